@@ -1,0 +1,1 @@
+"""retraced: transform torch.export programs on a server."""

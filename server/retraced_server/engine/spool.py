@@ -1,0 +1,89 @@
+"""Holds an archive while it is uploaded: in memory while it is small, in an unlinked file when it is not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+from retraced_server.errors import Reason, RetracedError
+
+_COPY_BYTES = 1 << 20
+
+
+class Spool:
+    """Bytes behind one file descriptor, which a worker can be handed.
+
+    Up to `memory_bytes` they are in an anonymous memory file, beyond that in a file without a name in `directory`, so that nothing
+    is left behind whichever way the server ends.
+    """
+
+    def __init__(self, directory: Path, memory_bytes: int) -> None:
+        self._directory = directory
+        self._memory_bytes = memory_bytes
+        self._fd = os.memfd_create("retraced-spool", os.MFD_CLOEXEC)
+        self._on_disk = False
+        self._size = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self._size
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the bytes are in a file on disk."""
+        return self._on_disk
+
+    def fileno(self) -> int:
+        """The descriptor; its offset is undefined."""
+        return self._fd
+
+    def write(self, data: bytes) -> None:
+        """Appends.
+
+        Raises:
+            RetracedError: STORAGE_FULL.
+        """
+        try:
+            if not self._on_disk and self._size + len(data) > self._memory_bytes:
+                self._move_to_disk()
+            view = memoryview(data)
+            while view:
+                written = os.pwrite(self._fd, view, self._size)
+                self._size += written
+                view = view[written:]
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise RetracedError(
+                    Reason.STORAGE_FULL, f"the server cannot store the archive: {os.strerror(error.errno)}", retry_after=10.0
+                ) from error
+            raise
+
+    def close(self) -> None:
+        """Gives the bytes up. May be called twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _move_to_disk(self) -> None:
+        with tempfile.TemporaryFile(dir=self._directory) as file:
+            disk = os.dup(file.fileno())
+        try:
+            offset = 0
+            while offset < self._size:
+                offset += os.sendfile(disk, self._fd, offset, _COPY_BYTES)
+        except BaseException:
+            os.close(disk)
+            raise
+        os.close(self._fd)
+        self._fd = disk
+        self._on_disk = True

@@ -1,0 +1,1 @@
+"""Pipeline text and the pass catalogue as data. Never imports torch."""

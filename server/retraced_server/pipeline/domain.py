@@ -1,0 +1,57 @@
+"""What is said of a pass that ran, and of a request as a whole, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class RetraceMode(Enum):
+    """How nodes that a pass left alone are treated; `full` executes every operator again and compares."""
+
+    FULL = "full"
+
+
+class NodeSelection(Enum):
+    """Which nodes' metadata is wanted."""
+
+    NONE = "none"
+    CHANGED = "changed"
+    ALL = "all"
+
+
+class OutputDelivery(Enum):
+    """When the output archive is sent."""
+
+    ALWAYS = "always"
+    IF_MODIFIED = "if-modified"
+    NEVER = "never"
+
+
+@dataclass(frozen=True)
+class TransformRequest:
+    """One request, as domain data. `pipeline` is text as the caller wrote it."""
+
+    pipeline: str
+    archive_size: int
+    archive_sha256: bytes = b""
+    node_metadata: NodeSelection = NodeSelection.NONE
+    validate_only: bool = False
+    mode: RetraceMode = RetraceMode.FULL
+    refuse_new_guards: bool = False
+    output: OutputDelivery = OutputDelivery.ALWAYS
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """What one pass of a pipeline did. `seconds` is wall time; nodes count the bodies of higher-order operators too."""
+
+    name: str
+    text: str
+    modified: bool
+    rewrites: int
+    seconds: float
+    nodes_before: int
+    nodes_after: int
+    remarks: tuple[str, ...] = ()
+    new_guards: tuple[str, ...] = ()
