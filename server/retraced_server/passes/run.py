@@ -1,0 +1,249 @@
+"""Runs a pipeline of passes on a program, in process. The workers call this, and so can a notebook."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import fx
+from torch.export import ExportedProgram
+
+from retraced_server.errors import Reason, RetracedError
+from retraced_server.passes.base import GraphPass, ProgramPass, kept_names
+from retraced_server.passes.provenance import ProvenanceLedger
+from retraced_server.passes.registry import RegistrationError, catalogue, create_pass
+from retraced_server.pipeline.domain import PassReport, Provenance, RetraceMode
+from retraced_server.pipeline.parse import parse_pipeline
+from retraced_server.retrace import ExportPass, ExportPassError, PassError
+from retraced_server.retrace.build_program import build_program
+from retraced_server.retrace.program_edit import ProgramEdit, outcome_by_name
+
+# How many nodes are visited between two calls of `progress`.
+_PROGRESS_NODES = 64
+
+AnyPass = GraphPass | ProgramPass
+
+
+class PipelineObserver(Protocol):
+    """Hears of a pipeline's progress."""
+
+    def pass_started(self, index: int, count: int, name: str, text: str) -> None:
+        """A pass begins. `index` counts from 0; `text` is canonical pipeline text."""
+
+    def progress(self, done: int, total: int) -> None:
+        """The running pass has visited `done` of `total` nodes."""
+
+    def pass_finished(self, index: int, report: PassReport) -> None:
+        """A pass has ended."""
+
+
+@dataclass(frozen=True)
+class PipelineResult:
+    """What a pipeline made of a program.
+
+    Attributes:
+        program: The program after the last pass: the input's own object where no pass modified it.
+        modified: Whether any pass modified it.
+        reports: What each pass did, in order.
+        provenance: For every node of `program` where it came from, by `name`, or `graph/path:name` in a body.
+        remarks: What had to be given up when the program was put together.
+    """
+
+    program: ExportedProgram
+    modified: bool
+    reports: tuple[PassReport, ...]
+    provenance: Mapping[str, Provenance]
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass
+class _Step:
+    """One pass of a pipeline."""
+
+    name: str
+    text: str
+    instance: AnyPass
+
+
+@dataclass
+class _Totals:
+    """What one pass reports besides what the runner sees."""
+
+    modified: bool
+    rewrites: int = 0
+    remarks: tuple[str, ...] = ()
+    new_guards: tuple[str, ...] = field(default=())
+
+
+def run_pipeline(
+    program: ExportedProgram,
+    pipeline: str | Sequence[str | AnyPass],
+    *,
+    mode: RetraceMode | str = RetraceMode.FULL,
+    refuse_new_guards: bool = False,
+    observer: PipelineObserver | None = None,
+) -> PipelineResult:
+    """Runs passes on a program, one after the other.
+
+    Args:
+        program: The program. It is left as it is, but for its shape environment: that learns what new nodes need.
+        pipeline: Pipeline text such as `decompose,cse,dce`, or a sequence of texts and pass objects.
+        mode: How nodes that a pass leaves alone are treated; `full` executes every operator again and compares.
+        refuse_new_guards: Fail when a pass's new nodes add guards on symbolic shapes, instead of reporting them.
+        observer: Hears of progress.
+
+    Raises:
+        RetracedError: PIPELINE_SYNTAX, PASS_UNKNOWN, OPTION_UNKNOWN or OPTION_INVALID for the text; PASS_FAILED where a pass raised
+            (its error is the `__cause__`), PASS_OUTPUT_INVALID where it made a program that is not valid, and NEW_GUARDS.
+            Nothing is left behind.
+    """
+    RetraceMode(mode)
+    return _Run(program, _steps(pipeline), refuse_new_guards, observer).run()
+
+
+def _steps(pipeline: str | Sequence[str | AnyPass]) -> list[_Step]:
+    steps = []
+    for item in [pipeline] if isinstance(pipeline, str) else pipeline:
+        if not isinstance(item, str):
+            name = type(item).__name__
+            steps.append(_Step(name, name, item))
+            continue
+        for call in parse_pipeline(item, catalogue()).passes:
+            try:
+                steps.append(_Step(call.info.name, str(call), create_pass(call)))
+            except RegistrationError as error:
+                raise RetracedError(Reason.OPTION_INVALID, str(error), metadata={"pass": call.info.name}) from error
+    return steps
+
+
+def count_nodes(module: fx.GraphModule) -> int:
+    """Counts a graph's nodes, bodies of higher-order operators included."""
+    return sum(len(child.graph.nodes) for child in module.modules() if isinstance(child, fx.GraphModule))
+
+
+class _Run:
+    """One run of a pipeline."""
+
+    def __init__(
+        self, program: ExportedProgram, steps: list[_Step], refuse_new_guards: bool, observer: PipelineObserver | None
+    ) -> None:
+        self._input = program
+        self._edit = ProgramEdit(program)
+        self._steps = steps
+        self._refuse_new_guards = refuse_new_guards
+        self._observer = observer
+        self._ledger = ProvenanceLedger()
+        self._remarks: list[str] = []
+
+    def run(self) -> PipelineResult:
+        start = self._edit
+        try:
+            reports = [self._step(index, step) for index, step in enumerate(self._steps)]
+            program = self._built(len(self._steps) - 1)
+        except BaseException:
+            start.discard()
+            raise
+        return PipelineResult(
+            program,
+            program is not self._input,
+            tuple(reports),
+            self._ledger.provenance(program.graph_module),
+            tuple(self._remarks),
+        )
+
+    def _step(self, index: int, step: _Step) -> PassReport:
+        before = count_nodes(self._edit.graph_module)
+        if self._observer is not None:
+            self._observer.pass_started(index, len(self._steps), step.name, step.text)
+        started = time.perf_counter()
+        try:
+            if isinstance(step.instance, ProgramPass):
+                totals = self._program_pass(index, step, step.instance)
+            else:
+                totals = self._graph_pass(index, step, step.instance, before)
+        except RetracedError:
+            raise
+        except Exception as error:
+            raise self._failure(Reason.PASS_FAILED, index, error) from error
+        if totals.new_guards and self._refuse_new_guards:
+            guards = ", ".join(totals.new_guards)
+            raise self._failure(Reason.NEW_GUARDS, index, ExportPassError(f"new nodes add guards, which are refused: {guards}"))
+        report = PassReport(
+            step.name,
+            step.text,
+            totals.modified,
+            totals.rewrites,
+            time.perf_counter() - started,
+            before,
+            count_nodes(self._edit.graph_module),
+            totals.remarks,
+            totals.new_guards,
+        )
+        if self._observer is not None:
+            self._observer.pass_finished(index, report)
+        return report
+
+    def _graph_pass(self, index: int, step: _Step, instance: GraphPass, nodes: int) -> _Totals:
+        edit = self._edit
+        if hasattr(instance, "keep"):
+            renamed = (edit.renamed.get(name) for name in kept_names(edit.program))
+            instance.keep = frozenset(name for name in renamed if name is not None)
+        if isinstance(instance, ExportPass) and self._observer is not None:
+            instance.on_progress = self._progress(nodes)
+        result = instance(edit.graph_module)
+        remarks = tuple(getattr(instance, "remarks", ()))
+        if not result.modified:
+            return _Totals(False, 0, remarks)
+        outcome = instance.outcome if isinstance(instance, ExportPass) else None
+        if outcome is None:
+            outcome = outcome_by_name(edit.graph_module, result.graph_module)
+        try:
+            lifted = edit.apply(result.graph_module, outcome)
+        except ExportPassError as error:
+            raise self._failure(Reason.PASS_OUTPUT_INVALID, index, error) from error
+        self._ledger.record(step.text, outcome.origins, outcome.copied, lifted)
+        rewrites = getattr(instance, "rewrites", None)
+        return _Totals(
+            True, outcome.new_nodes if rewrites is None else rewrites, remarks, tuple(getattr(instance, "new_guards", ()))
+        )
+
+    def _program_pass(self, index: int, step: _Step, instance: ProgramPass) -> _Totals:
+        program = self._built(index)
+        result = instance.run(program)
+        if result.modified:
+            self._ledger.record(step.text, result.origins, frozenset(), {})
+        self._edit = ProgramEdit(result.program)
+        return _Totals(result.modified, result.rewrites, result.remarks)
+
+    def _built(self, index: int) -> ExportedProgram:
+        try:
+            program, remarks = build_program(self._edit)
+        except ExportPassError as error:
+            raise self._failure(Reason.PASS_OUTPUT_INVALID, max(index, 0), error) from error
+        self._remarks.extend(remarks)
+        return program
+
+    def _progress(self, total: int) -> object:
+        observer = self._observer
+
+        def progress(done: int) -> None:
+            if observer is not None and (done % _PROGRESS_NODES == 0 or done == total):
+                observer.progress(min(done, total), total)
+
+        return progress
+
+    def _failure(self, reason: Reason, index: int, error: Exception) -> RetracedError:
+        step = self._steps[index]
+        metadata = {
+            "pass": step.name,
+            "pass_index": str(index),
+            "completed_pipeline": ",".join(done.text for done in self._steps[:index]),
+            "remaining_pipeline": ",".join(left.text for left in self._steps[index:]),
+        }
+        if isinstance(error, PassError):
+            facts = {"node": error.node, "graph": error.graph or None, "target": error.target, "source": error.source}
+            metadata.update({key: value for key, value in facts.items() if value is not None})
+        message = str(error) or type(error).__name__
+        return RetracedError(reason, f"pass {index + 1} of {len(self._steps)}, `{step.text}`: {message}", metadata=metadata)

@@ -1,0 +1,25 @@
+"""The retrace engine: passes that visit a program's nodes under fake tensors. It knows neither gRPC nor processes.
+
+Write a pass as a subclass of `ExportPass`, and run it on a graph module, or on a whole program with
+`retraced_server.passes.run_pipeline`.
+"""
+
+from retraced_server.retrace._torch import PassBase, PassResult
+from retraced_server.retrace.arguments import Argument
+from retraced_server.retrace.errors import ExportPassError, PassError
+from retraced_server.retrace.export_pass import ExportPass
+from retraced_server.retrace.node_metadata import NodeMetadata
+from retraced_server.retrace.outcome import RetraceOutcome
+from retraced_server.retrace.proxy_value import ProxyValue
+
+__all__ = [
+    "Argument",
+    "ExportPass",
+    "ExportPassError",
+    "NodeMetadata",
+    "PassBase",
+    "PassError",
+    "PassResult",
+    "ProxyValue",
+    "RetraceOutcome",
+]

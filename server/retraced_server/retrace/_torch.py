@@ -1,0 +1,93 @@
+"""The private parts of torch that the engine needs, in one place. Checked with torch 2.13.0."""
+
+from __future__ import annotations
+
+from torch._C import _jit_resolve_packet as jit_resolve_packet
+from torch._export.verifier import SpecViolationError
+from torch._dispatch.python import enable_python_dispatcher
+from torch._guards import detect_fake_mode
+from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, UnsupportedFakeTensorException
+from torch.fx._lazy_graph_module import _LazyGraphModule as LazyGraphModule
+from torch.fx.experimental.symbolic_shapes import ShapeEnv, compute_unbacked_bindings
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
+from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
+from torch.utils import _pytree as pytree
+
+__all__ = [
+    "FakeTensor",
+    "FakeTensorMode",
+    "HigherOrderOperator",
+    "LazyGraphModule",
+    "OpOverload",
+    "OpOverloadPacket",
+    "PassBase",
+    "PassResult",
+    "ShapeEnv",
+    "SpecViolationError",
+    "TensorMetadata",
+    "UnsupportedFakeTensorException",
+    "compute_unbacked_bindings",
+    "detect_fake_mode",
+    "enable_python_dispatcher",
+    "extract_tensor_metadata",
+    "jit_resolve_packet",
+    "pytree",
+]
+
+extract_tensor_metadata = _extract_tensor_metadata
+
+# What a ShapeEnv knows, by the names of its attributes; the rest is logs and settings.
+SHAPE_ENV_CONTAINERS = (
+    "guards",
+    "axioms",
+    "unique_ids",
+    "backed_var_to_val",
+    "real_tensor_prop_unbacked_vals",
+    "var_to_range",
+    "var_to_range_sloc",
+    "source_name_to_debug_name",
+    "var_to_sources",
+    "unbacked_inputs",
+    "var_to_stack",
+    "var_to_hint_override",
+    "source_to_var",
+    "replacements",
+    "replacements_slocs",
+    "unbacked_renamings",
+    "divisible",
+    "size_like",
+    "val_to_var",
+    "counter",
+    "symbol_guard_counter",
+    "pending_fresh_unbacked_symbols",
+    "ignorable_fresh_unbacked_symbols",
+    "source_to_symbol",
+    "unbacked_alloc_order",
+    "specialization_stacks",
+    "specializations",
+    "_shape_id_to_unbacked_symbol",
+)
+SHAPE_ENV_SCALARS = (
+    "unbacked_symfloat_counter",
+    "unbacked_symint_counter",
+    "num_deferred_runtime_asserts",
+    "frozen",
+    "runtime_asserts_frozen",
+    "_version_counter",
+    "_prev_cache_key",
+    "_replacements_version_counter",
+    "_resimplify_floor_div_axioms",
+    "_equality_graph",
+    "_unbacked_replacements",
+)
+# Methods of ShapeEnv whose results torch caches by `_version_counter`.
+SHAPE_ENV_CACHES = (
+    "get_axioms",
+    "_maybe_evaluate_static",
+    "replace",
+    "_update_divisible",
+    "simplify",
+    "_find",
+    "_simplify_floor_div",
+)

@@ -1,0 +1,83 @@
+"""Arguments of nodes: nested containers of values, walked without pytree, which costs more than the retrace itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+from torch.fx.immutable_collections import immutable_dict, immutable_list
+
+from retraced_server.retrace.proxy_value import ProxyValue
+
+# An argument of a hook: a ProxyValue, a constant, a module, or a nested container of these.
+Argument = Any
+
+
+def map_leaves(value: Argument, leaf_type: type, change: Callable[[Any], Any]) -> Argument:
+    """Rebuilds nested containers with every leaf of exactly `leaf_type` changed; named tuples and slices are containers too."""
+    kind = type(value)
+    if kind is leaf_type:
+        return change(value)
+    if kind is tuple:
+        return tuple([map_leaves(item, leaf_type, change) for item in value])
+    if kind is list or kind is immutable_list:
+        return [map_leaves(item, leaf_type, change) for item in value]
+    if kind is dict or kind is immutable_dict:
+        return {key: map_leaves(item, leaf_type, change) for key, item in value.items()}
+    if kind is slice:
+        return slice(
+            map_leaves(value.start, leaf_type, change),
+            map_leaves(value.stop, leaf_type, change),
+            map_leaves(value.step, leaf_type, change),
+        )
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return kind(*[map_leaves(item, leaf_type, change) for item in value])
+    if isinstance(value, leaf_type):
+        return change(value)
+    return value
+
+
+def data_of(value: Argument) -> Argument:
+    """Replaces every ProxyValue by its data."""
+    return map_leaves(value, ProxyValue, lambda proxy: proxy.data)
+
+
+def same_arguments(new: Argument, old: Any, same_node: Callable[[Argument, fx.Node], bool]) -> bool:
+    """Whether a hook's arguments are those of a node.
+
+    Args:
+        new: What the hook gave: ProxyValues, constants, modules, containers.
+        old: What the node has: nodes, constants, containers.
+        same_node: Says whether a leaf of `new` is the counterpart of a node of `old`.
+    """
+    if isinstance(old, fx.Node):
+        return same_node(new, old)
+    if isinstance(old, (tuple, list)):
+        # Operators take either; hooks often make a list of a tuple.
+        if not isinstance(new, (tuple, list)) or len(new) != len(old):
+            return False
+        return all(same_arguments(a, b, same_node) for a, b in zip(new, old, strict=True))
+    if isinstance(old, dict):
+        return (
+            isinstance(new, dict) and list(new) == list(old) and all(same_arguments(new[key], old[key], same_node) for key in old)
+        )
+    if isinstance(old, slice):
+        return isinstance(new, slice) and all(
+            same_arguments(a, b, same_node)
+            for a, b in ((new.start, old.start), (new.stop, old.stop), (new.step, old.step))
+        )
+    return same_constant(new, old)
+
+
+def same_constant(new: Any, old: Any) -> bool:
+    """Whether two constants are the same: type and value, so that 1, 1.0 and True differ, as do 0.0 and -0.0."""
+    if new is old:
+        return True
+    if type(new) is not type(old):
+        return False
+    if isinstance(new, (float, complex)):
+        return repr(new) == repr(old)
+    if isinstance(new, (int, str, bytes)) or type(new).__module__ == "torch":
+        return bool(new == old)
+    return False

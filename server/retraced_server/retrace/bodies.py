@@ -1,0 +1,132 @@
+"""Which operands of a higher-order operator its bodies see, and which bodies have been visited."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+
+from retraced_server.retrace._torch import PassResult
+from retraced_server.retrace.arguments import Argument
+from retraced_server.retrace.graph_retrace import GraphRetrace
+from retraced_server.retrace.proxy_value import ProxyValue
+from retraced_server.retrace.values import same_metadata
+
+
+class _Unchanged:
+    """Stands for an input of a body that is what it was when the body was recorded."""
+
+
+UNCHANGED = _Unchanged()
+
+
+def find_bodies(value: Argument) -> Iterator[fx.GraphModule]:
+    """Every graph module among arguments, in order."""
+    if isinstance(value, fx.GraphModule):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from find_bodies(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from find_bodies(item)
+
+
+def replace_bodies(value: Argument, new: dict[fx.GraphModule, fx.GraphModule]) -> Argument:
+    """Puts other graph modules in the place of some among arguments."""
+    if isinstance(value, fx.GraphModule):
+        return new.get(value, value)
+    if type(value) in (tuple, list):
+        return type(value)(replace_bodies(item, new) for item in value)
+    if type(value) is dict:
+        return {key: replace_bodies(item, new) for key, item in value.items()}
+    return value
+
+
+def trailing_operands(args: Sequence[Argument], body: fx.GraphModule) -> tuple[Argument, ...] | None:
+    """The operands of an operator that calls its one body with all that follows it, as wrap_with_set_grad_enabled does.
+
+    Returns:
+        The operands, or None where what follows the body does not fit its placeholders.
+    """
+    position = next((at for at, argument in enumerate(args) if argument is body), None)
+    if position is None:
+        return None
+    operands = tuple(args[position + 1 :])
+    wanted = sum(1 for node in body.graph.nodes if node.op == "placeholder")
+    # invoke_subgraph has the subgraph's identifier in between.
+    if len(operands) == wanted + 1 and isinstance(operands[0], str):
+        operands = operands[1:]
+    return operands if len(operands) == wanted else None
+
+
+def slices(operands: Sequence[Argument], retrace: GraphRetrace) -> list[Argument]:
+    """What one step of a map or a scan sees of stacked operands: a slice along the first dimension."""
+    return [UNCHANGED if retrace.is_recorded(operand) else _first_slice(operand) for operand in operands]
+
+
+def _first_slice(operand: Argument) -> Any:
+    data = operand.data if isinstance(operand, ProxyValue) else operand
+    return data[0] if isinstance(data, torch.Tensor) else data
+
+
+class VisitedBodies:
+    """The graphs that one call of a pass has visited, so that each is visited once however often it is called."""
+
+    def __init__(self) -> None:
+        self._results: dict[fx.GraphModule, list[tuple[tuple[Any, ...], PassResult]]] = {}
+
+    def find(self, module: fx.GraphModule, inputs: tuple[Any, ...]) -> PassResult | None:
+        """The result of an earlier visit with inputs that say the same."""
+        for known, result in self._results.get(module, []):
+            if len(known) == len(inputs) and all(map(same_metadata, known, inputs)):
+                return result
+        return None
+
+    def keep(self, module: fx.GraphModule, inputs: tuple[Any, ...], result: PassResult) -> None:
+        """Notes a visit."""
+        self._results.setdefault(module, []).append((inputs, result))
+
+
+def settle_inputs(module: fx.GraphModule, inputs: Sequence[Argument], caller: GraphRetrace | None) -> tuple[Any, ...]:
+    """Turns what a graph is called with into data: the recorded value of a placeholder where the input is what it was.
+
+    Args:
+        module: The graph module.
+        inputs: ProxyValues, data, or `UNCHANGED`.
+        caller: The graph that calls it; None for the root.
+    """
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+    return tuple(
+        _settled(given, placeholders[at] if at < len(placeholders) else None, caller) for at, given in enumerate(inputs)
+    )
+
+
+def _settled(given: Argument, placeholder: fx.Node | None, caller: GraphRetrace | None) -> Any:
+    recorded = None if placeholder is None else placeholder.meta.get("val")
+    data = given.data if isinstance(given, ProxyValue) else given
+    if caller is None or recorded is None:
+        return None if data is UNCHANGED else data
+    if data is UNCHANGED or (isinstance(given, ProxyValue) and caller.is_recorded(given)):
+        return recorded
+    if same_metadata(data, recorded, requires_grad=False) or _is_carried_symbol(recorded):
+        return recorded
+    return data
+
+
+def _is_carried_symbol(recorded: Any) -> bool:
+    # A loop begins with a number, but its body must hold for every later one: it is recorded with a symbol of its own.
+    return isinstance(recorded, torch.SymInt) and isinstance(recorded.node.expr, sympy.Symbol)
+
+
+def body_path(module: fx.GraphModule, caller: GraphRetrace | None) -> str:
+    """The path of a body in the program: the caller's path and the attribute that holds it."""
+    if caller is None:
+        return ""
+    name = next((name for name, child in caller.module.named_modules(remove_duplicate=False) if name and child is module), None)
+    if name is None:
+        return caller.path
+    return f"{caller.path}.{name}" if caller.path else name

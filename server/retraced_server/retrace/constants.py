@@ -1,0 +1,190 @@
+"""Turns tensors that a pass made attributes into inputs: a program that is saved may hold no tensor attributes.
+
+Follows torch/_export/passes/lift_constants_pass.py for the root graph; out of bodies of higher-order operators, tensors go as operands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx
+
+from retraced_server.retrace._torch import FakeTensor, HigherOrderOperator, LazyGraphModule
+from retraced_server.retrace.errors import ExportPassError
+
+# Where operands can be added: the position of the argument that lists them. All other operators take them last.
+_OPERANDS = {"cond": 3, "while_loop": 3, "map_impl": 2, "scan": 3}
+_TRAILING = frozenset(
+    {
+        "wrap_with_set_grad_enabled",
+        "wrap_with_autocast",
+        "tag_activation_checkpoint",
+        "wrap_activation_checkpoint",
+        "invoke_subgraph",
+        "strict_mode",
+        "hints_wrapper",
+    }
+)
+
+
+def has_tensor_attributes(module: fx.GraphModule) -> bool:
+    """Whether a graph or a body of it reads a tensor attribute."""
+    return any(True for graph_module in _graph_modules(module) for _ in _tensor_nodes(graph_module))
+
+
+def _graph_modules(module: fx.GraphModule) -> Iterator[fx.GraphModule]:
+    return (child for child in module.modules() if isinstance(child, fx.GraphModule))
+
+
+def _attribute(module: fx.GraphModule, target: str) -> Any:
+    value: Any = module
+    for part in target.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _tensor_nodes(module: fx.GraphModule) -> Iterator[tuple[fx.Node, torch.Tensor]]:
+    for node in module.graph.nodes:
+        if node.op == "get_attr" and isinstance(value := _attribute(module, str(node.target)), torch.Tensor):
+            yield node, value
+
+
+def copy_graph_module(module: fx.GraphModule) -> fx.GraphModule:
+    """Copies a graph, with names and metadata; attributes are shared."""
+    graph, copies = fx.Graph(), {}
+    graph.set_codegen(module.graph._codegen)
+    for node in module.graph.nodes:
+        copy = copies[node] = graph.node_copy(node, copies.__getitem__)
+        copy.name = node.name
+        copy.meta = dict(node.meta)
+    result = LazyGraphModule(module, graph)
+    result.meta.update(module.meta)
+    return result
+
+
+def pull_out_of_bodies(module: fx.GraphModule) -> fx.GraphModule:
+    """Makes tensor attributes of bodies attributes of the graph, given to the bodies as operands.
+
+    Returns:
+        A new graph module, or the one that was given where no body has any.
+
+    Raises:
+        ExportPassError: A body's operator is not known to take further operands.
+    """
+    if not any(True for child in _graph_modules(module) if child is not module for _ in _tensor_nodes(child)):
+        return module
+    module = copy_graph_module(module)
+    changed: dict[fx.GraphModule, tuple[fx.GraphModule, list[torch.Tensor], list[Any]]] = {}
+    for node in list(module.graph.nodes):
+        if node.op != "call_function" or not isinstance(node.target, HigherOrderOperator):
+            continue
+        attributes = [n for n in node.all_input_nodes if n.op == "get_attr"]
+        bodies = {n: b for n in attributes if isinstance(b := _attribute(module, str(n.target)), fx.GraphModule)}
+        tensors: list[torch.Tensor] = []
+        values: list[Any] = []
+        for body in bodies.values():
+            inner = pull_out_of_bodies(body)
+            for attribute, tensor in _tensor_nodes(inner):
+                if not any(tensor is known for known in tensors):
+                    tensors.append(tensor)
+                    values.append(attribute.meta.get("val"))
+        if not tensors:
+            continue
+        for attribute, body in bodies.items():
+            if body not in changed:
+                changed[body] = (_with_operands(pull_out_of_bodies(body), tensors, values), tensors, values)
+                _set_attribute(module, str(attribute.target), changed[body][0])
+        _add_operands(module, node, tensors, values)
+    return module
+
+
+def _with_operands(body: fx.GraphModule, tensors: list[torch.Tensor], values: list[Any]) -> fx.GraphModule:
+    body = copy_graph_module(body)
+    inputs = [node for node in body.graph.nodes if node.op == "placeholder"]
+    first_other = next(node for node in body.graph.nodes if node.op != "placeholder")
+    readers = list(_tensor_nodes(body))
+    for tensor, value in zip(tensors, values, strict=True):
+        with body.graph.inserting_after(inputs[-1]) if inputs else body.graph.inserting_before(first_other):
+            operand = body.graph.placeholder(f"lifted_tensor_{len(inputs)}")
+        operand.target = operand.name
+        operand.meta["val"] = value
+        inputs.append(operand)
+        for reader, read in readers:
+            if read is tensor:
+                reader.replace_all_uses_with(operand)
+                body.graph.erase_node(reader)
+    result = LazyGraphModule(body, body.graph)
+    result.meta.update(body.meta)
+    return result
+
+
+def _add_operands(module: fx.GraphModule, node: fx.Node, tensors: list[torch.Tensor], values: list[Any]) -> None:
+    with module.graph.inserting_before(node):
+        operands = [_read(module, tensor, value) for tensor, value in zip(tensors, values, strict=True)]
+    name = node.target.name() if isinstance(node.target, HigherOrderOperator) else str(node.target)
+    if name in _OPERANDS:
+        args = list(node.args)
+        at = _OPERANDS[name]
+        args[at] = type(args[at])([*args[at], *operands])  # type: ignore[call-arg, arg-type, misc]
+        node.args = tuple(args)
+    elif name in _TRAILING:
+        node.args = (*node.args, *operands)
+    else:
+        raise ExportPassError(
+            f"a pass made a tensor constant in a body of {name} (node '{node.name}'), which takes no further operands: "
+            "give the body the value as an input instead"
+        )
+
+
+def _read(module: fx.GraphModule, tensor: torch.Tensor, value: Any) -> fx.Node:
+    for node, known in _tensor_nodes(module):
+        if known is tensor:
+            return node
+    number = 0
+    while hasattr(module, f"_tensor_constant{number}"):
+        number += 1
+    module.register_buffer(f"_tensor_constant{number}", tensor.detach())
+    node = module.graph.get_attr(f"_tensor_constant{number}")
+    node.meta["val"] = value
+    return node
+
+
+def _set_attribute(module: fx.GraphModule, target: str, value: torch.nn.Module) -> None:
+    *path, name = target.split(".")
+    module.get_submodule(".".join(path)).add_module(name, value)
+
+
+def lift_to_inputs(
+    module: fx.GraphModule, first_user_input: fx.Node, taken: set[str]
+) -> list[tuple[fx.Node, str, torch.Tensor, fx.Node]]:
+    """Makes the root graph's tensor attributes inputs, right before the first user input. Changes the graph module.
+
+    Args:
+        module: The graph module.
+        first_user_input: Before which node they go.
+        taken: Names of constants that exist; the new ones are added.
+
+    Returns:
+        For each the placeholder, the constant's name, its data, and the node that read the attribute, which is gone.
+    """
+    lifted: list[tuple[fx.Node, str, torch.Tensor, fx.Node]] = []
+    for node, tensor in list(_tensor_nodes(module)):
+        known = next((placeholder for placeholder, _, data, _ in lifted if data is tensor), None)
+        if known is None:
+            number = sum(1 for name in taken if name.startswith("lifted_tensor_"))
+            while f"lifted_tensor_{number}" in taken:
+                number += 1
+            name = f"lifted_tensor_{number}"
+            taken.add(name)
+            with module.graph.inserting_before(first_user_input):
+                known = module.graph.placeholder(f"c_{name}")
+            known.target = known.name
+            known.meta["val"] = node.meta["val"]
+            if isinstance(known.meta["val"], FakeTensor) and known.meta["val"].constant is None:
+                known.meta["val"].constant = tensor.detach()
+            lifted.append((known, name, tensor, node))
+        node.replace_all_uses_with(known)
+        module.graph.erase_node(node)
+    return lifted

@@ -1,0 +1,346 @@
+"""One graph under retrace: what each old node became, and how new nodes are made.
+
+A node is *unchanged* when a hook calls the same operator on the counterparts of the same inputs, and each of these still has its recorded
+value. Then the old node is copied with all its metadata, and executed again only to compare. Any other node is new: it is executed with
+guards recorded, and its value is recorded; where that says the same as the value recorded before, the old object is kept.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import sympy
+import torch
+from torch import fx
+from torch.fx.immutable_collections import immutable_list
+
+from retraced_server.retrace._torch import FakeTensor, OpOverload, OpOverloadPacket
+from retraced_server.retrace.arguments import Argument, data_of, map_leaves, same_arguments
+from retraced_server.retrace.compare import Comparison
+from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.execute import execute, may_alias, resolve_packet, states_facts
+from retraced_server.retrace.node_metadata import PROTECTED_KEYS, NodeMetadata
+from retraced_server.retrace.proxy_value import ProxyValue
+from retraced_server.retrace.tracer import ExportTracer
+from retraced_server.retrace.unbacked import means_the_same
+from retraced_server.retrace.values import rename_symbols, same_metadata
+
+if TYPE_CHECKING:
+    from retraced_server.retrace.session import Session
+
+
+class GraphRetrace:
+    """The state of one graph under retrace.
+
+    Attributes:
+        session: What the graphs of one call of a pass share.
+        module: The old graph module.
+        path: Its path in the program, empty for the root graph.
+        tracer: What builds the new graph.
+        results: What the hook returned for each old node.
+        modified: Whether anything differs from the old graph.
+        origins: For each new node the old nodes that it came from.
+        placeholders: The new graph's inputs, with the old placeholder that each stands for.
+        outputs: The old position of each output of the new graph, None for a new one; None as a whole if they are as they were.
+    """
+
+    def __init__(self, session: Session, module: fx.GraphModule, path: str, tracer: ExportTracer) -> None:
+        self.session = session
+        self.module = module
+        self.path = path
+        self.tracer = tracer
+        self.results: dict[fx.Node, Any] = {}
+        self.modified = False
+        self.origins: dict[fx.Node, list[fx.Node]] = {}
+        self.placeholders: dict[fx.Node, fx.Node | None] = {}
+        self.outputs: list[int | None] | None = None
+        self.current: fx.Node | None = None
+        # Old nodes whose value is still the recorded one, with the new nodes that compute it.
+        self._kept: dict[fx.Node, fx.Node] = {}
+        self._recorded: set[fx.Node] = set()
+        self._copies: set[fx.Node] = set()
+        # Values whose sizes or strides an operator has changed in place, as later operators see them.
+        self._written: dict[fx.Node, torch.Tensor] = {}
+        # New nodes that have a name of their own making; the name of an old node is theirs when they stand for it.
+        self._unnamed: dict[fx.Node, str] = {}
+        self._made: list[fx.Node] = []
+        self._copied = False
+        self._symbols_taken: set[sympy.Symbol] = set()
+        self._hook_outputs: Argument = None
+
+    # -- visiting old nodes ------------------------------------------------------------------------------------------------------
+
+    def begin(self, node: fx.Node, outputs: Argument = None) -> None:
+        """An old node is about to be handed to its hook. For the output node, `outputs` is what the hook will be given."""
+        self.current = node
+        self._copied = False
+        self._made = []
+        self._symbols_taken = set()
+        self._hook_outputs = outputs
+
+    def end(self, node: fx.Node, result: Argument) -> None:
+        """The hook returned. The value that it returned stands for the node, and has its name."""
+        is_copy = self._copied and len(self._made) == 1 and isinstance(result, ProxyValue) and result.node is self._made[0]
+        if not is_copy:
+            self.modified = True
+            if isinstance(result, ProxyValue) and node.op != "output":
+                result = self._adopt(node, result)
+        self.results[node] = result
+        self.current = None
+
+    def _adopt(self, node: fx.Node, result: ProxyValue[Any]) -> ProxyValue[Any]:
+        new = result.node
+        if new in self._made:
+            result = self._rebind_returned(node, result)
+        elif node not in (origins := self.origins.setdefault(new, [])):
+            origins.append(node)
+        if node.op == "placeholder" and new.op == "placeholder":
+            self.placeholders[new] = node
+        own_name = self._unnamed.pop(new, None)
+        if own_name is not None and new.name == own_name:
+            new.name = node.name
+        recorded = node.meta.get("val")
+        if recorded is None or self._kept.get(node) is new or not same_metadata(result.data, recorded):
+            return result
+        if new.target is not node.target and (may_alias(new.target) or may_alias(node.target)):
+            return result
+        if new in self._made:
+            new.meta["val"] = recorded
+            result = ProxyValue(recorded, result.proxy_or_node)
+        self._kept[node] = new
+        self._recorded.add(new)
+        return result
+
+    def _rebind_returned(self, node: fx.Node, result: ProxyValue[Any]) -> ProxyValue[Any]:
+        bindings = result.node.meta.get("unbacked_bindings")
+        fresh = {symbol: path for symbol, path in (bindings or {}).items() if symbol not in self._symbols_taken}
+        if not fresh:
+            return result
+        _, kept, renaming = self.session.unbacked.rebind(node, result.data, fresh, self._symbols_taken)
+        env = self.session.transaction.env
+        if not renaming or env is None:
+            return result
+        for made in self._made:
+            if "val" in made.meta:
+                made.meta["val"] = rename_symbols(made.meta["val"], renaming, env)
+        result.node.meta["unbacked_bindings"] = {**{s: p for s, p in (bindings or {}).items() if s not in fresh}, **kept}
+        return ProxyValue(rename_symbols(result.data, renaming, env), result.proxy_or_node)
+
+    # -- making new nodes --------------------------------------------------------------------------------------------------------
+
+    def placeholder(self, name: str, arg: Argument, meta: NodeMetadata) -> ProxyValue[Any]:
+        """Makes an input. With the old one's name and value it is the old one."""
+        old = self.current
+        if old is not None and old.op == "placeholder" and not self._copied and name == old.target and _is_recorded(arg, old):
+            node = self._copy(old, meta)
+            self.placeholders[node] = old
+            return self._value(old.meta["val"] if old.meta.get("val") is not None else arg, node)
+        node = self.tracer.graph.create_node("placeholder", name, (), {})
+        node.name = self._placeholder_name(node, name)
+        node.meta = dict(meta.data)
+        self.tracer.set_metadata(node, arg)
+        self._track(node)
+        del self._unnamed[node]
+        self.placeholders[node] = None
+        fake = node.meta["val"]
+        return self._value(fake if isinstance(arg, torch.Tensor) and fake is not None else arg, node)
+
+    def _placeholder_name(self, node: fx.Node, name: str) -> str:
+        if self.current is not None and name == self.current.target:
+            return self.current.name
+        # fx would rename `input` and `id`, since they are Python's builtins; as inputs they are legal.
+        return node.name if name in self.tracer.taken_names else name
+
+    def output(self, results: Argument, meta: NodeMetadata) -> ProxyValue[Any]:
+        """Makes the output node.
+
+        Raises:
+            ExportPassError: It is not the output node that is visited.
+        """
+        old = self.current
+        if old is None or old.op != "output":
+            raise ExportPassError("output() can only be called while the output node is visited")
+        data = data_of(results)
+        if not self._made and same_arguments(results, old.args[0], self._is_kept):
+            return self._value(data, self._copy(old, meta))
+        arguments = self.tracer.node_argument(results)
+        node = self.tracer.graph.create_node("output", "output", (arguments,), {})
+        node.name = old.name
+        node.meta = dict(meta.data)
+        self._track(node)
+        self.outputs = _positions(results, self._hook_outputs)
+        return self._value(data, node)
+
+    def call_function(
+        self, target: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata
+    ) -> ProxyValue[Any]:
+        """Makes a call of an operator or function, and executes it.
+
+        Raises:
+            ExportPassError: The node is as it was, and its recorded value is not what executing it gives.
+        """
+        if isinstance(target, OpOverloadPacket):
+            target = resolve_packet(target, data_of(args), data_of(kwargs))
+        old = self.current
+        if (
+            old is not None
+            and old.op == "call_function"
+            and target is old.target
+            and not self._copied
+            and same_arguments(args, old.args, self._is_kept)
+            and same_arguments(kwargs, old.kwargs, self._is_kept)
+        ):
+            return self._repeat(old, args, kwargs, meta)
+        return self._make(target, args, kwargs, meta)
+
+    def _repeat(self, old: fx.Node, args: Any, kwargs: Any, meta: NodeMetadata) -> ProxyValue[Any]:
+        transaction, unbacked = self.session.transaction, self.session.unbacked
+        recorded = old.meta.get("val")
+        pending = unbacked.pending()
+        with transaction.repeating(asserts=states_facts(old.target)):
+            executed = self._execute(old.target, args, kwargs)
+        fresh = unbacked.pending() - pending
+        if recorded is not None:
+            comparison = Comparison(transaction.env, fresh)
+            with transaction.repeating(asserts=False):
+                comparison.compare(recorded, executed)
+            if comparison.error is not None:
+                raise ExportPassError(f"the recorded value is not what the node computes: {comparison.error}")
+            for kind in comparison.remarks:
+                self.session.differences.add(kind, old.name)
+        unbacked.drop(fresh)
+        return self._value(executed if recorded is None else recorded, self._copy(old, meta))
+
+    def _make(self, target: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> ProxyValue[Any]:
+        old, unbacked = self.current, self.session.unbacked
+        with self.session.transaction.learning(asserts=states_facts(target)):
+            value = self._execute(target, args, kwargs)
+        bindings = unbacked.bindings(value)
+        if bindings and old is not None and means_the_same(target, old.target):
+            value, bindings, _ = unbacked.rebind(old, value, bindings, self._symbols_taken)
+        name = target.overloadpacket.__name__ if isinstance(target, OpOverload) else None
+        arguments = self.tracer.node_argument(args), self.tracer.node_argument(kwargs)
+        node = self.tracer.graph.create_node("call_function", target, *arguments, name)
+        node.meta = dict(meta.data)
+        node.meta.pop("unbacked_bindings", None)
+        if bindings:
+            node.meta["unbacked_bindings"] = bindings
+        self.tracer.set_metadata(node, value)
+        self._track(node)
+        return self._value(value, node)
+
+    # -- attributes --------------------------------------------------------------------------------------------------------------
+
+    def get_attr(self, old: fx.Node, value: Any) -> None:
+        """Copies an attribute and the node that reads it. Hooks are given the attribute itself."""
+        self.current = None
+        self.tracer.set_attribute(str(old.target), value)
+        node = self._copy(old, NodeMetadata({}))
+        if isinstance(value, torch.nn.Module):
+            self.tracer.submodules[value] = node
+        elif isinstance(value, torch.Tensor):
+            self.tracer.attribute_nodes[id(value)] = (value, node)
+        self.results[old] = value
+
+    def attribute_node(self, old: fx.Node) -> fx.Node | None:
+        """The new node that reads the attribute that an old node read."""
+        return self._kept.get(old) if old.op == "get_attr" else None
+
+    def is_copy(self, node: fx.Node) -> bool:
+        """Whether a new node is an old one with its name and metadata."""
+        return node in self._copies
+
+    def drop_unused_bodies(self) -> None:
+        """Removes bodies that the old graph called and the new one does not."""
+        for old, node in list(self._kept.items()):
+            if old.op == "get_attr" and old.users and not node.users and isinstance(self.results[old], torch.nn.Module):
+                self.tracer.drop_attribute(str(node.target))
+                self.tracer.graph.erase_node(node)
+
+    def replace_body(self, old: fx.GraphModule, new: fx.GraphModule) -> None:
+        """A body was changed: where the old one is an attribute of this graph, the new one takes its place and its name."""
+        node = self.tracer.submodules.get(old)
+        if node is not None and new is not old:
+            self.tracer.set_attribute(str(node.target), new)
+            del self.tracer.submodules[old]
+            self.tracer.submodules[new] = node
+
+    # -- helpers -----------------------------------------------------------------------------------------------------------------
+
+    def is_recorded(self, value: Argument) -> bool:
+        """Whether a value says what the program has recorded for the old node that it stands for."""
+        return not isinstance(value, ProxyValue) or value.node in self._recorded
+
+    def _is_kept(self, new: Argument, old: fx.Node) -> bool:
+        if isinstance(new, ProxyValue):
+            return self._kept.get(old) is new.node
+        return old.op == "get_attr" and new is self.results.get(old)
+
+    def _execute(self, target: Any, args: Any, kwargs: Any) -> Any:
+        given: dict[int, fx.Node] = {}
+
+        def data(proxy: ProxyValue[Any]) -> Any:
+            value = self._written.get(proxy.node, proxy.data)
+            given[id(value)] = proxy.node
+            return value
+
+        execution = execute(target, map_leaves(args, ProxyValue, data), map_leaves(kwargs, ProxyValue, data))
+        for original, changed in execution.written:
+            if id(original) in given:
+                self._written[given[id(original)]] = changed
+        return execution.value
+
+    def _copy(self, old: fx.Node, meta: NodeMetadata) -> fx.Node:
+        """Copies an old node with its name and metadata; what a hook has added to the metadata is added."""
+        args, kwargs = fx.node.map_arg(old.args, self._new_node), fx.node.map_arg(old.kwargs, self._new_node)
+        node = self.tracer.graph.create_node(old.op, old.target, args, kwargs, old.name, old.type)
+        node.name = old.name
+        node.meta = dict(old.meta)
+        for key, value in meta.data.items():
+            if key not in PROTECTED_KEYS and (key not in old.meta or old.meta[key] is not value):
+                node.meta[key] = value
+                self.modified = True
+        self._copied = True
+        self._made.append(node)
+        self._kept[old] = node
+        self._recorded.add(node)
+        self._copies.add(node)
+        self.origins[node] = [old]
+        return node
+
+    def _new_node(self, old: fx.Node) -> fx.Node:
+        kept = self._kept.get(old)
+        return kept if kept is not None else self.tracer.node_argument(self.results[old])
+
+    def _track(self, node: fx.Node) -> None:
+        self._made.append(node)
+        self._unnamed[node] = node.name
+        self.origins[node] = [] if self.current is None else [self.current]
+
+    def _value(self, data: Any, node: fx.Node) -> ProxyValue[Any]:
+        return ProxyValue(data, fx.Proxy(node, self.tracer))
+
+
+def _is_recorded(arg: Argument, old: fx.Node) -> bool:
+    recorded = old.meta.get("val")
+    if arg is recorded:
+        return True
+    if isinstance(recorded, FakeTensor) and recorded.constant is not None and arg is recorded.constant:
+        return True
+    return recorded is not None and same_metadata(arg, recorded)
+
+
+def _positions(results: Argument, given: Argument) -> list[int | None] | None:
+    """For each output the position that it had in what the hook was given: the same place if their number is the same."""
+    if not isinstance(results, (tuple, list)) or not isinstance(given, (tuple, list)):
+        return None
+    if len(results) == len(given):
+        return list(range(len(given)))
+    positions: list[int | None] = []
+    start = 0
+    for result in results:
+        found = next((at for at in range(start, len(given)) if given[at] is result), None)
+        positions.append(found)
+        if found is not None:
+            start = found + 1
+    return positions

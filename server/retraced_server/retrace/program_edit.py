@@ -1,0 +1,160 @@
+"""A program whose graph passes rewrite, until an ExportedProgram is made of it: once for a pipeline, not once for each pass.
+
+Follows `ExportedProgram._transform_do_not_use` in torch/export/exported_program.py, which refuses added and removed inputs and outputs,
+forgets guards, and collects symbols that the graph does not have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, InputSpec, OutputSpec, TensorArgument
+
+from retraced_server.retrace._torch import SpecViolationError
+from retraced_server.retrace.call_specs import positional_leaves
+from retraced_server.retrace.constants import copy_graph_module, has_tensor_attributes, lift_to_inputs, pull_out_of_bodies
+from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.outcome import RetraceOutcome
+from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
+
+
+@dataclass
+class EditedInput:
+    """An input of the graph as it stands. `spec` is the program's own, or that of a lifted constant; None for one that a pass added."""
+
+    name: str
+    spec: InputSpec | None
+
+    @property
+    def is_user_input(self) -> bool:
+        """Whether the caller of the program gives it."""
+        return self.spec is None or self.spec.kind is InputKind.USER_INPUT
+
+
+class ProgramEdit:
+    """A program being rewritten. The program itself is left as it is.
+
+    Attributes:
+        program: The program.
+        graph_module: The graph as it stands, to be given to the next pass.
+        modified: Whether any pass has changed it.
+        inputs: The inputs of the graph as it stands.
+        outputs: For each output of the graph as it stands the program's own spec; None for one that a pass added.
+        renamed: For each node of the program's root graph the name of the node that has its value now; None if none has.
+        constants: Constants that passes made.
+    """
+
+    def __init__(self, program: ExportedProgram) -> None:
+        self.program = program
+        self.graph_module: fx.GraphModule = program.graph_module
+        self.modified = False
+        placeholders = [node.name for node in program.graph.nodes if node.op == "placeholder"]
+        specs = program.graph_signature.input_specs
+        self.inputs = [EditedInput(name, spec) for name, spec in zip(placeholders, specs, strict=True)]
+        self.outputs: list[OutputSpec | None] = list(program.graph_signature.output_specs)
+        self.renamed: dict[str, str | None] = {node.name: node.name for node in program.graph.nodes}
+        self.constants: dict[str, torch.Tensor] = {}
+        self._transaction = ShapeEnvTransaction(shape_env_of(program.graph_module))
+
+    def discard(self) -> None:
+        """Gives the edit up: the program's shape environment forgets what passes taught it."""
+        self._transaction.roll_back()
+
+    def apply(self, graph_module: fx.GraphModule, outcome: RetraceOutcome) -> dict[str, str]:
+        """Takes over a graph that a pass has made, and checks it.
+
+        Args:
+            graph_module: The new graph.
+            outcome: What became of the nodes.
+
+        Returns:
+            For each new input that is a lifted constant, by name, the name of the node that read the constant.
+
+        Raises:
+            ExportPassError: The graph is not one that a program may have.
+        """
+        specs = {entry.name: entry.spec for entry in self.inputs}
+        self.inputs = [EditedInput(name, None if old is None else specs[old]) for name, old in outcome.placeholders]
+        if outcome.outputs is not None:
+            self.outputs = [None if at is None else self.outputs[at] for at in outcome.outputs]
+        self.renamed = {name: None if now is None else outcome.renamed.get(now) for name, now in self.renamed.items()}
+        self.graph_module, self.modified = graph_module, True
+        lifted = self._lift_constants()
+        self._order_inputs()
+        self._check()
+        return lifted
+
+    def _lift_constants(self) -> dict[str, str]:
+        if not has_tensor_attributes(self.graph_module):
+            return {}
+        module = copy_graph_module(pull_out_of_bodies(self.graph_module))
+        user_inputs = {entry.name for entry in self.inputs if entry.is_user_input}
+        first = next(node for node in module.graph.nodes if node.op != "placeholder" or node.name in user_inputs)
+        taken = {*self.program.constants, *self.constants, *self.program.state_dict}
+        lifted = lift_to_inputs(module, first, taken)
+        at = next((i for i, entry in enumerate(self.inputs) if entry.is_user_input), len(self.inputs))
+        for placeholder, name, tensor, _ in reversed(lifted):
+            self.constants[name] = tensor.detach()
+            spec = InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(placeholder.name), name)
+            self.inputs.insert(at, EditedInput(placeholder.name, spec))
+        self.graph_module = module
+        return {placeholder.name: reader.name for placeholder, _, _, reader in lifted}
+
+    def _order_inputs(self) -> None:
+        """Moves inputs that a pass added behind the last positional argument, where the tree spec of the arguments gets them."""
+        added = [entry for entry in self.inputs if entry.spec is None]
+        if not added:
+            return
+        positional = self._positional_specs()
+        keywords = [
+            entry
+            for entry in self.inputs
+            if entry.spec is not None and entry.is_user_input and not any(entry.spec is spec for spec in positional)
+        ]
+        wanted = [entry for entry in self.inputs if entry.spec is not None and entry not in keywords] + added + keywords
+        if wanted == self.inputs:
+            return
+        self.inputs = wanted
+        module = copy_graph_module(self.graph_module)
+        nodes = {node.name: node for node in module.graph.nodes if node.op == "placeholder"}
+        cursor = module.graph._root
+        for entry in wanted:
+            cursor.append(nodes[entry.name])
+            cursor = nodes[entry.name]
+        self.graph_module = module
+
+    def _positional_specs(self) -> list[InputSpec]:
+        user = [spec for spec in self.program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
+        in_spec = self.program.call_spec.in_spec
+        return user if in_spec is None else user[: positional_leaves(in_spec)]
+
+    def _check(self) -> None:
+        try:
+            for verifier in self.program.verifiers:
+                verifier()._check_graph_module(self.graph_module)
+        except (SpecViolationError, RuntimeError, AttributeError) as error:
+            raise ExportPassError(f"the graph is not valid: {error}") from error
+        names = [node.name for node in self.graph_module.graph.nodes if node.op == "placeholder"]
+        if names != [entry.name for entry in self.inputs]:
+            raise ExportPassError(f"the graph's inputs are {names}, but the pass made {[entry.name for entry in self.inputs]}")
+
+
+def outcome_by_name(old: fx.GraphModule, new: fx.GraphModule) -> RetraceOutcome:
+    """What became of nodes in a pass that is not an ExportPass: a node that has the name of an old one stands for it.
+
+    Raises:
+        ExportPassError: The number of outputs changed, so that it cannot be told which is which.
+    """
+    outcome = RetraceOutcome()
+    outcome.add_by_name(old, new)
+    names = [node.name for node in old.graph.nodes if node.op == "placeholder"]
+    outcome.placeholders = [(n.name, n.name if n.name in names else None) for n in new.graph.nodes if n.op == "placeholder"]
+    before, after = (len(list(module.graph.nodes)[-1].args[0]) for module in (old, new))  # type: ignore[arg-type]
+    if before != after:
+        raise ExportPassError(
+            f"the pass changed the number of outputs from {before} to {after}; only a subclass of ExportPass can, through output()"
+        )
+    return outcome

@@ -1,0 +1,84 @@
+"""A value under retrace: its data under fake tensors, and the node that computes it. Follows torch/_export/pass_infra/proxy_value.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import fx
+
+from retraced_server.retrace.errors import ExportPassError
+
+_T = TypeVar("_T")
+
+
+class ProxyValue(Generic[_T]):
+    """The result of a node of the graph under construction.
+
+    Attributes:
+        data: A fake tensor, a symbolic or plain number, or a nested sequence of these.
+        proxy_or_node: The `fx.Proxy` or `fx.Node` that stands for it in the graph.
+    """
+
+    __slots__ = ("data", "proxy_or_node")
+
+    # `data` is whatever an operator returns.
+    def __init__(self, data: Any, proxy: fx.Proxy | fx.Node) -> None:
+        self.data = data
+        self.proxy_or_node = proxy
+
+    @property
+    def node(self) -> fx.Node:
+        """The node that computes the value."""
+        return self.proxy_or_node if isinstance(self.proxy_or_node, fx.Node) else self.proxy_or_node.node
+
+    @property
+    def proxy(self) -> fx.Proxy:
+        """The proxy that stands for the value.
+
+        Raises:
+            RuntimeError: The value was made with a bare node.
+        """
+        if isinstance(self.proxy_or_node, fx.Proxy):
+            return self.proxy_or_node
+        raise RuntimeError(f"ProxyValue doesn't have attached Proxy object. Node: {self.proxy_or_node.format_node()}")
+
+    def to_tensor(self) -> torch.Tensor:
+        """Gives the data as a tensor.
+
+        Raises:
+            AssertionError: It is not a tensor.
+        """
+        if not isinstance(self.data, torch.Tensor):
+            raise AssertionError(f"expected Tensor, got {type(self.data)}")
+        return self.data
+
+    def is_tensor(self) -> bool:
+        """Whether the data is a tensor."""
+        return isinstance(self.data, torch.Tensor)
+
+    def __iter__(self) -> Iterator[_T]:
+        yield from self.data
+
+    def __bool__(self) -> bool:
+        return bool(self._concrete("bool"))
+
+    def __int__(self) -> int:
+        return int(self._concrete("int"))
+
+    def __float__(self) -> float:
+        return float(self._concrete("float"))
+
+    def __repr__(self) -> str:
+        return f"ProxyValue({self.node.name}: {self.data!r})"
+
+    def _concrete(self, kind: str) -> Any:
+        if isinstance(self.data, (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool)):
+            what = "a tensor" if isinstance(self.data, torch.Tensor) else f"the symbolic expression {self.data}"
+            raise ExportPassError(
+                f"{kind}() of '{self.node.name}' would specialise the program: its value is {what}, which is not known before the "
+                "program runs. Decide by facts that hold for every input (dtype, rank, a size that is a plain number), or "
+                "compute with it through call_operator or call_sym"
+            )
+        return self.data

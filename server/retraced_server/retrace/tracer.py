@@ -1,0 +1,192 @@
+"""Builds the new graph of a retrace: nodes, names, attributes, recorded values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+from torch.fx.graph import CodeGen
+
+from retraced_server.retrace._torch import (
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    extract_tensor_metadata,
+    pytree,
+)
+from retraced_server.retrace.arguments import Argument, map_leaves
+from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.proxy_value import ProxyValue
+from retraced_server.retrace.values import SYMBOLIC
+
+if TYPE_CHECKING:
+    from retraced_server.retrace.export_pass import ExportPass
+
+_NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool, str)
+
+
+class ExportTracer(fx.Tracer):
+    """Makes the nodes of one graph. It never traces by itself.
+
+    Args:
+        callback: The pass; its `on_attr` hears of new attributes.
+        codegen: How the graph's code is generated.
+        reserved: Names that only the nodes they belong to may have.
+        attributes: Attributes of the old module, which new ones must not shadow.
+    """
+
+    def __init__(
+        self, callback: ExportPass, codegen: CodeGen, reserved: Iterable[str] = (), attributes: torch.nn.Module | None = None
+    ) -> None:
+        super().__init__(autowrap_modules=())
+        self.callback = callback
+        self.root = torch.nn.Module()
+        self.graph = fx.Graph()
+        self.graph.set_codegen(codegen)
+        self.graph._graph_namespace._used_names.update(reserved)
+        self.fake_tensor_mode: FakeTensorMode | None = None
+        self._attributes = attributes
+        # Modules and tensors by identity; the old graph's are put here when its get_attr nodes are visited.
+        self.submodules: dict[torch.nn.Module, fx.Node] = {}
+        self.attribute_nodes: dict[int, tuple[Any, fx.Node]] = {}
+
+    def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
+        """Refuses: nodes are made by `create_proxy` and `create_node`."""
+        raise ExportPassError("ExportTracer doesn't support trace().")
+
+    @property
+    def taken_names(self) -> set[str]:
+        """Names that nodes have, or that are reserved for them."""
+        return self.graph._graph_namespace._used_names
+
+    def set_attribute(self, target: str, value: Any) -> None:
+        """Sets an attribute of the new module by its dotted path, making modules on the way."""
+        *path, name = target.split(".")
+        module = self.root
+        for part in path:
+            if not hasattr(module, part):
+                module.add_module(part, torch.nn.Module())
+            module = getattr(module, part)
+        if isinstance(value, torch.nn.Module):
+            module.add_module(name, value)
+        else:
+            setattr(module, name, value)
+
+    def drop_attribute(self, target: str) -> None:
+        """Removes an attribute of the new module by its dotted path."""
+        *path, name = target.split(".")
+        delattr(self.root.get_submodule(".".join(path)), name)
+
+    def fresh_attribute(self, prefix: str) -> str:
+        """Finds an attribute name that neither the old module nor the new one has."""
+        number = 0
+        while hasattr(self.root, f"{prefix}{number}") or (
+            self._attributes is not None and hasattr(self._attributes, f"{prefix}{number}")
+        ):
+            number += 1
+        return f"{prefix}{number}"
+
+    # The argument and the result are fx's own open types.
+    def create_arg(self, a: Argument) -> Any:
+        """Turns a value into what a node can hold, adding attributes for modules and tensors.
+
+        Raises:
+            ExportPassError: The value is a fake tensor or a symbolic number without a node that computes it.
+        """
+        if isinstance(a, ProxyValue):
+            return a.node
+        if isinstance(a, torch.nn.Module):
+            return self._module(a)
+        if isinstance(a, FakeTensor):
+            if a.constant is None:
+                raise ExportPassError(
+                    f"a fake tensor of shape {tuple(a.shape)} was given as an argument, but no node computes it: give the ProxyValue "
+                    "instead of its data, or make the value with call_operator"
+                )
+            return self._tensor(a.constant)
+        if isinstance(a, torch.Tensor):
+            return self._tensor(a)
+        if isinstance(a, SYMBOLIC):
+            if a.node.constant is not None:
+                return a.node.constant
+            raise ExportPassError(
+                f"the symbolic number {a} was given as an argument, but no node computes it: give the ProxyValue instead of its data, "
+                "or compute the size with call_operator(torch.ops.aten.sym_size.int, ...)"
+            )
+        return super().create_arg(a)
+
+    def node_argument(self, value: Argument) -> Any:
+        """`create_arg` for whole arguments, quick for what hooks usually give."""
+        kind = type(value)
+        if kind is ProxyValue:
+            return value.node
+        if value is None or kind is int or kind is str or kind is bool or kind is float:
+            return value
+        if kind is tuple:
+            return tuple([self.node_argument(item) for item in value])
+        if kind is list:
+            return [self.node_argument(item) for item in value]
+        if kind is dict:
+            return {key: self.node_argument(item) for key, item in value.items()}
+        if isinstance(value, (ProxyValue, tuple, list, dict)):
+            return map_leaves(value, ProxyValue, lambda proxy: proxy.node)
+        return self.create_arg(value)
+
+    def _module(self, module: torch.nn.Module) -> fx.Node:
+        if module not in self.submodules:
+            name = self.fresh_attribute("submodule_")
+            self.root.add_module(name, module)
+            self.submodules[module] = self.graph.create_node("get_attr", name, (), {})
+        return self.submodules[module]
+
+    def _tensor(self, tensor: torch.Tensor) -> fx.Node:
+        known = self.attribute_nodes.get(id(tensor))
+        if known is not None:
+            return known[1]
+        name = self.fresh_attribute("_param_constant" if isinstance(tensor, torch.nn.Parameter) else "_tensor_constant")
+        if isinstance(tensor, torch.nn.Parameter):
+            self.root.register_parameter(name, tensor)
+        else:
+            self.root.register_buffer(name, tensor)
+        node = self.graph.create_node("get_attr", name, (), {})
+        self.attribute_nodes[id(tensor)] = (tensor, node)
+        self.set_metadata(node, tensor)
+        self.callback.on_attr(ProxyValue(tensor, node))
+        return node
+
+    def set_metadata(self, node: fx.Node, value: Argument) -> None:
+        """Records a value: `val`, and `tensor_meta` for tensors that cannot be faked or where the node had it already."""
+        unfakeable: list[torch.Tensor] = []
+
+        def recorded(leaf: Any) -> Any:
+            if isinstance(leaf, FakeTensor):
+                return leaf
+            if isinstance(leaf, torch.Tensor):
+                try:
+                    return self._fake(leaf)
+                except UnsupportedFakeTensorException:
+                    unfakeable.append(leaf)
+                    return None
+            return leaf if isinstance(leaf, _NUMBERS) else None
+
+        node.meta["val"] = val = pytree.tree_map(recorded, value)
+        if unfakeable:
+            node.meta["tensor_meta"] = pytree.tree_map(
+                lambda leaf: extract_tensor_metadata(leaf) if any(leaf is one for one in unfakeable) else None, value
+            )
+        elif isinstance(val, FakeTensor) and "tensor_meta" in node.meta:
+            with val.fake_mode.shape_env.suppress_guards() if val.fake_mode.shape_env else torch.no_grad():
+                node.meta["tensor_meta"] = extract_tensor_metadata(val)
+        else:
+            node.meta.pop("tensor_meta", None)
+
+    def _fake(self, tensor: torch.Tensor) -> FakeTensor:
+        if self.fake_tensor_mode is None:
+            raise ExportPassError("the tracer has no fake tensor mode")
+        if tensor.is_quantized:
+            # A fake tensor has no quantizer; what operators see of the value is its dequantized form.
+            tensor = torch.dequantize(tensor)
+        # Attributes have the sizes that they have: a symbol for one would be a symbol of nothing.
+        return self.fake_tensor_mode.from_tensor(tensor, static_shapes=True)

@@ -1,0 +1,90 @@
+"""Keeps unbacked symbols: what an operator makes again is called what the program calls it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sympy
+from torch import fx
+
+from retraced_server.retrace._torch import FakeTensorMode, OpOverload, compute_unbacked_bindings
+from retraced_server.retrace.shape_env import ShapeEnvTransaction
+from retraced_server.retrace.values import match_symbols, rename_symbols
+
+_ITEM = frozenset({"item", "_local_scalar_dense"})
+
+
+def means_the_same(target: Any, old: Any) -> bool:
+    """Whether a new call's fresh symbols are those of the old call by what the operators mean."""
+    if target is old:
+        return True
+    return (
+        isinstance(target, OpOverload) and isinstance(old, OpOverload) and target._opname in _ITEM and old._opname in _ITEM
+    )
+
+
+class UnbackedSymbols:
+    """The unbacked symbols of one retrace.
+
+    Args:
+        transaction: What happens to the shape environment.
+        fake_mode: The fake mode, whose tensors remember the symbols that operators made of them.
+    """
+
+    def __init__(self, transaction: ShapeEnvTransaction, fake_mode: FakeTensorMode) -> None:
+        self._transaction = transaction
+        self._fake_mode = fake_mode
+
+    def pending(self) -> set[sympy.Symbol]:
+        """Symbols that were made and not bound yet."""
+        return set(self._transaction.pending())
+
+    def drop(self, symbols: set[sympy.Symbol]) -> None:
+        """Forgets symbols, and that tensors remember them."""
+        if symbols:
+            self._transaction.forget(symbols)
+            self._fake_mode.epoch += 1
+
+    def bindings(self, value: Any) -> dict[sympy.Symbol, Any]:
+        """Where in a value the pending symbols are found; they are pending no longer."""
+        env = self._transaction.env
+        if env is None or not env.pending_fresh_unbacked_symbols:
+            return {}
+        self._fake_mode.epoch += 1
+        return compute_unbacked_bindings(env, value) or {}
+
+    def rebind(
+        self, old: fx.Node, value: Any, bindings: dict[sympy.Symbol, Any], taken: set[sympy.Symbol]
+    ) -> tuple[Any, dict[sympy.Symbol, Any], dict[sympy.Symbol, sympy.Expr]]:
+        """Renames fresh symbols in a value to those that stand in the same places of an old node's recorded value.
+
+        Args:
+            old: The old node.
+            value: The new value.
+            bindings: The fresh symbols and where they are in the value.
+            taken: Old symbols that have been given away for this node; those given now are added.
+
+        Returns:
+            The value, its bindings, and the renaming.
+        """
+        env = self._transaction.env
+        recorded = old.meta.get("val")
+        if env is None or not bindings or recorded is None:
+            return value, bindings, {}
+        backed = env.backed_var_to_val
+        renaming = match_symbols(
+            set(bindings), value, recorded, accept=lambda symbol: symbol not in backed and symbol not in taken
+        )
+        if not renaming:
+            return value, bindings, {}
+        taken |= set(renaming.values())
+        bound_before = old.meta.get("unbacked_bindings") or {}
+        kept = {}
+        for symbol, path in bindings.items():
+            name = renaming.get(symbol, symbol)
+            # The old node may have had the symbol from another node's result, by a memo of the tensor; then it is bound there.
+            if symbol not in renaming or name in bound_before:
+                kept[name] = path
+        renamed = rename_symbols(value, renaming, env)
+        self.drop(set(renaming))
+        return renamed, kept, renaming
