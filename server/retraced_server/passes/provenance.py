@@ -30,7 +30,11 @@ class ProvenanceLedger:
         for key, olds in {**origins, **{name: origins.get(reader, ()) for name, reader in lifted.items()}}.items():
             made_by = self._of(olds[0]).made_by if key in copied and olds else text
             # Most nodes come from one; a dict keeps the order of those that come from several.
-            found = self._of(olds[0]).from_nodes if len(olds) == 1 else tuple(dict.fromkeys(n for o in olds for n in self._of(o).from_nodes))
+            found = (
+                self._of(olds[0]).from_nodes
+                if len(olds) == 1
+                else tuple(dict.fromkeys(n for o in olds for n in self._of(o).from_nodes))
+            )
             entries[key] = Provenance(found, made_by)
         self._entries = entries
 

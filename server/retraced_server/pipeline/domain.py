@@ -55,3 +55,16 @@ class PassReport:
     nodes_after: int
     remarks: tuple[str, ...] = ()
     new_guards: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a node of the output program came from.
+
+    Attributes:
+        from_nodes: The nodes of the input program that it came from, each `graph/path:name`, or `name` in the root graph.
+        made_by: The canonical pipeline text of the pass that made it; None where it is a node of the input program, unchanged.
+    """
+
+    from_nodes: tuple[str, ...]
+    made_by: str | None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from torch._C import _jit_resolve_packet as jit_resolve_packet
-from torch._export.verifier import SpecViolationError
 from torch._dispatch.python import enable_python_dispatcher
+from torch._export.verifier import SpecViolationError
 from torch._guards import detect_fake_mode
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, UnsupportedFakeTensorException

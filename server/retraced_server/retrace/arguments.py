@@ -60,12 +60,13 @@ def same_arguments(new: Argument, old: Any, same_node: Callable[[Argument, fx.No
         return all(same_arguments(a, b, same_node) for a, b in zip(new, old, strict=True))
     if isinstance(old, dict):
         return (
-            isinstance(new, dict) and list(new) == list(old) and all(same_arguments(new[key], old[key], same_node) for key in old)
+            isinstance(new, dict)
+            and list(new) == list(old)
+            and all(same_arguments(new[key], old[key], same_node) for key in old)
         )
     if isinstance(old, slice):
         return isinstance(new, slice) and all(
-            same_arguments(a, b, same_node)
-            for a, b in ((new.start, old.start), (new.stop, old.stop), (new.step, old.step))
+            same_arguments(a, b, same_node) for a, b in ((new.start, old.start), (new.stop, old.stop), (new.step, old.step))
         )
     return same_constant(new, old)
 

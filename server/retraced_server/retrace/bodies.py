@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import sympy
@@ -60,7 +61,17 @@ def trailing_operands(args: Sequence[Argument], body: fx.GraphModule) -> tuple[A
     # invoke_subgraph has the subgraph's identifier in between.
     if len(operands) == wanted + 1 and isinstance(operands[0], str):
         operands = operands[1:]
-    return operands if len(operands) == wanted else None
+    nested = any(isinstance(operand, (tuple, list, dict, fx.GraphModule)) for operand in operands)
+    return operands if len(operands) == wanted and not nested else None
+
+
+# The operator's arguments are of many types.
+def body_context(target: Any, args: Sequence[Any]) -> AbstractContextManager[Any]:
+    """The state in which an operator runs its body, where that decides what the body's operators compute."""
+    if target is torch.ops.higher_order.wrap_with_autocast:
+        device_type, dtype, enabled, cache_enabled = args[:4]
+        return torch.autocast(device_type, dtype, enabled, cache_enabled)
+    return nullcontext()
 
 
 def slices(operands: Sequence[Argument], retrace: GraphRetrace) -> list[Argument]:

@@ -21,6 +21,7 @@ from torch.export.graph_signature import (
     SymFloatArgument,
     SymIntArgument,
     TensorArgument,
+    TokenArgument,
 )
 
 from retraced_server.retrace._torch import SpecViolationError
@@ -108,7 +109,9 @@ class _Builder:
             if spec is None:
                 specs.append(OutputSpec(OutputKind.USER_OUTPUT, argument, None))
                 continue
-            if type(argument) is type(spec.arg) and not isinstance(argument, ConstantArgument):
+            if isinstance(spec.arg, TokenArgument) or (
+                type(argument) is type(spec.arg) and not isinstance(argument, ConstantArgument)
+            ):
                 argument = replace(spec.arg, name=argument.name)
             target = spec.target
             if spec.kind in (OutputKind.USER_INPUT_MUTATION, OutputKind.GRADIENT_TO_USER_INPUT) and target is not None:

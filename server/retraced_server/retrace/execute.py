@@ -12,7 +12,13 @@ from retraced_server.retrace.arguments import Argument, map_leaves
 from retraced_server.retrace.errors import ExportPassError
 
 # Operators that state facts about symbols instead of computing.
-_FACTS = ("_assert_scalar", "sym_constrain_range", "sym_constrain_range_for_size", "_assert_async", "_functional_sym_constrain_range")
+_FACTS = (
+    "_assert_scalar",
+    "sym_constrain_range",
+    "sym_constrain_range_for_size",
+    "_assert_async",
+    "_functional_sym_constrain_range",
+)
 
 
 def states_facts(target: Any) -> bool:
@@ -42,7 +48,9 @@ def resolve_packet(packet: OpOverloadPacket, args: Any, kwargs: Any) -> OpOverlo
     try:
         name = jit_resolve_packet(packet._qualified_op_name, *args, **kwargs)
     except RuntimeError as error:
-        raise ExportPassError(f"no overload of {packet} takes these arguments; name one, for example {packet}.default") from error
+        raise ExportPassError(
+            f"no overload of {packet} takes these arguments; name one, for example {packet}.default"
+        ) from error
     return getattr(packet, name or "default")
 
 
@@ -85,7 +93,10 @@ def _settled(tensor: torch.Tensor, taken: set[int]) -> torch.Tensor:
 
 
 def _copy_written(
-    target: OpOverload, args: tuple[Argument, ...], kwargs: dict[str, Argument], copies: dict[int, tuple[torch.Tensor, torch.Tensor]]
+    target: OpOverload,
+    args: tuple[Argument, ...],
+    kwargs: dict[str, Argument],
+    copies: dict[int, tuple[torch.Tensor, torch.Tensor]],
 ) -> tuple[tuple[Argument, ...], dict[str, Argument]]:
     def copy(value: Any) -> Any:
         return map_leaves(value, torch.Tensor, lambda tensor: _scratch(tensor, copies))

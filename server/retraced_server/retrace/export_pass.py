@@ -15,6 +15,7 @@ from retraced_server.retrace._torch import FakeTensor, FakeTensorMode, LazyGraph
 from retraced_server.retrace.arguments import Argument
 from retraced_server.retrace.bodies import (
     VisitedBodies,
+    body_context,
     body_path,
     find_bodies,
     replace_bodies,
@@ -109,6 +110,13 @@ class ExportPass(PassBase):
         return self.retrace.path
 
     # -- running -----------------------------------------------------------------------------------------------------------------
+
+    def __call__(self, graph_module: fx.GraphModule) -> PassResult:
+        """Runs `requires`, `call` and `ensures`, the checks on the module that was given, as PassBase does: see `call`."""
+        self.requires(graph_module)
+        result = self.call(graph_module)
+        self.ensures(graph_module)
+        return result
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
         """Runs the pass on a graph module, which is left as it is.
@@ -226,7 +234,9 @@ class ExportPass(PassBase):
         return self.retrace.placeholder(name, arg, meta)
 
     # Operators are of several unrelated types in torch: overloads and overload packets.
-    def call_operator(self, op: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata) -> ProxyValue[Any]:
+    def call_operator(
+        self, op: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata
+    ) -> ProxyValue[Any]:
         """A call of an operator."""
         return self._fx("call_function", op, args, kwargs, meta)
 
@@ -289,14 +299,15 @@ class ExportPass(PassBase):
 
     # Higher-order operators take whatever they like.
     def call_higher_order(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], meta: NodeMetadata) -> ProxyValue[Any]:
-        """Any other higher-order operator: visits each body among its arguments, with the operands that follow it or with its recorded inputs."""
+        """Any other higher-order operator: visits each body among its arguments, with the operands that follow it or its recorded inputs."""
         visited: dict[fx.GraphModule, fx.GraphModule] = {}
         for body in find_bodies((args, kwargs)):
             if body not in visited:
                 operands = trailing_operands(args, body)
                 if operands is None:
                     operands = tuple(node.meta.get("val") for node in body.graph.nodes if node.op == "placeholder")
-                visited[body] = self.call_submodule(body, operands).graph_module
+                with body_context(op, args):
+                    visited[body] = self.call_submodule(body, operands).graph_module
         new_args, new_kwargs = replace_bodies((args, kwargs), visited)
         return self._fx("call_function", op, new_args, new_kwargs, meta)
 

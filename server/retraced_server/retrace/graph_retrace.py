@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import sympy
 import torch
 from torch import fx
-from torch.fx.immutable_collections import immutable_list
 
-from retraced_server.retrace._torch import FakeTensor, OpOverload, OpOverloadPacket
+from retraced_server.retrace._torch import FakeTensor, HigherOrderOperator, OpOverload, OpOverloadPacket
 from retraced_server.retrace.arguments import Argument, data_of, map_leaves, same_arguments
 from retraced_server.retrace.compare import Comparison
 from retraced_server.retrace.errors import ExportPassError
@@ -23,7 +22,7 @@ from retraced_server.retrace.node_metadata import PROTECTED_KEYS, NodeMetadata
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.tracer import ExportTracer
 from retraced_server.retrace.unbacked import means_the_same
-from retraced_server.retrace.values import rename_symbols, same_metadata
+from retraced_server.retrace.values import free_symbols, rename_symbols, same_metadata
 
 if TYPE_CHECKING:
     from retraced_server.retrace.session import Session
@@ -100,7 +99,7 @@ class GraphRetrace:
         if own_name is not None and new.name == own_name:
             new.name = node.name
         recorded = node.meta.get("val")
-        if recorded is None or self._kept.get(node) is new or not same_metadata(result.data, recorded):
+        if recorded is None or self._kept.get(node) is new or not self._says_what_is_recorded(node, result, recorded):
             return result
         if new.target is not node.target and (may_alias(new.target) or may_alias(node.target)):
             return result
@@ -110,6 +109,26 @@ class GraphRetrace:
         self._kept[node] = new
         self._recorded.add(new)
         return result
+
+    def _says_what_is_recorded(self, node: fx.Node, result: ProxyValue[Any], recorded: Any) -> bool:
+        if same_metadata(result.data, recorded):
+            return True
+        # Where executing the old node gives the same other strides or offset, it is not the pass that changed them.
+        if result.node.target is not node.target or result.node not in self._made:
+            return False
+        comparison = Comparison(self.session.transaction.env, set())
+        with self.session.transaction.repeating(asserts=False):
+            comparison.compare(recorded, result.data)
+            if comparison.error is not None or not comparison.remarks:
+                return False
+            pending = self.session.unbacked.pending()
+            args, kwargs = (fx.node.map_arg(a, self._recorded_data) for a in (node.args, node.kwargs))
+            before = execute(node.target, tuple(args), dict(kwargs)).value  # type: ignore[arg-type]
+        self.session.unbacked.drop(self.session.unbacked.pending() - pending)
+        return same_metadata(result.data, before)
+
+    def _recorded_data(self, node: fx.Node) -> Any:
+        return self.results[node] if node.op == "get_attr" else node.meta.get("val")
 
     def _rebind_returned(self, node: fx.Node, result: ProxyValue[Any]) -> ProxyValue[Any]:
         bindings = result.node.meta.get("unbacked_bindings")
@@ -212,13 +231,18 @@ class GraphRetrace:
         return self._value(executed if recorded is None else recorded, self._copy(old, meta))
 
     def _make(self, target: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> ProxyValue[Any]:
-        old, unbacked = self.current, self.session.unbacked
-        with self.session.transaction.learning(asserts=states_facts(target)):
+        old, unbacked, transaction = self.current, self.session.unbacked, self.session.transaction
+        known = transaction.symbol_count()
+        with transaction.learning(asserts=states_facts(target)):
             value = self._execute(target, args, kwargs)
+        # An operator that runs its bodies makes symbols of its own for them.
+        unbacked.drop(transaction.symbols_since(known) - free_symbols(value).keys())
         bindings = unbacked.bindings(value)
         if bindings and old is not None and means_the_same(target, old.target):
             value, bindings, _ = unbacked.rebind(old, value, bindings, self._symbols_taken)
         name = target.overloadpacket.__name__ if isinstance(target, OpOverload) else None
+        if old is not None and isinstance(target, HigherOrderOperator):
+            args = self._with_body_nodes(args, old.args)
         arguments = self.tracer.node_argument(args), self.tracer.node_argument(kwargs)
         node = self.tracer.graph.create_node("call_function", target, *arguments, name)
         node.meta = dict(meta.data)
@@ -229,12 +253,23 @@ class GraphRetrace:
         self._track(node)
         return self._value(value, node)
 
+    def _with_body_nodes(self, args: Argument, old_args: Any) -> Argument:
+        """Puts nodes in the place of bodies where the old node had its own node for the body, since several may read one body."""
+        if isinstance(args, torch.nn.Module) and isinstance(old_args, fx.Node) and old_args.op == "get_attr":
+            node = self._kept[old_args]
+            return node if self.tracer.attribute(str(node.target)) is args else args
+        if type(args) in (tuple, list) and isinstance(old_args, (tuple, list)) and len(args) == len(old_args):
+            return type(args)(self._with_body_nodes(a, b) for a, b in zip(args, old_args, strict=True))
+        return args
+
     # -- attributes --------------------------------------------------------------------------------------------------------------
 
     def get_attr(self, old: fx.Node, value: Any) -> None:
         """Copies an attribute and the node that reads it. Hooks are given the attribute itself."""
         self.current = None
-        self.tracer.set_attribute(str(old.target), value)
+        # Several nodes may read one body, which may have been replaced since the first.
+        if not self.tracer.has_attribute(str(old.target)):
+            self.tracer.set_attribute(str(old.target), value)
         node = self._copy(old, NodeMetadata({}))
         if isinstance(value, torch.nn.Module):
             self.tracer.submodules[value] = node
@@ -254,8 +289,9 @@ class GraphRetrace:
         """Removes bodies that the old graph called and the new one does not."""
         for old, node in list(self._kept.items()):
             if old.op == "get_attr" and old.users and not node.users and isinstance(self.results[old], torch.nn.Module):
-                self.tracer.drop_attribute(str(node.target))
                 self.tracer.graph.erase_node(node)
+                if not any(other.target == node.target for other in self.tracer.graph.find_nodes(op="get_attr")):
+                    self.tracer.drop_attribute(str(node.target))
 
     def replace_body(self, old: fx.GraphModule, new: fx.GraphModule) -> None:
         """A body was changed: where the old one is an attribute of this graph, the new one takes its place and its name."""

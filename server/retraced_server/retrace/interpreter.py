@@ -14,7 +14,6 @@ from retraced_server.retrace.arguments import Argument, map_leaves
 from retraced_server.retrace.errors import ExportPassError, PassError, innermost_source_line
 from retraced_server.retrace.graph_retrace import GraphRetrace
 from retraced_server.retrace.node_metadata import NodeMetadata
-from retraced_server.retrace.proxy_value import ProxyValue
 
 if TYPE_CHECKING:
     from retraced_server.retrace.export_pass import ExportPass
@@ -140,7 +139,9 @@ class ExportInterpreter:
             combine, init, xs, *rest = args
             return callback.call_scan(combine, init, xs, rest[0] if rest else (), meta)
         if target.name() == "executorch_call_delegate":
-            raise ExportPassError("executorch_call_delegate is not supported: a delegate's program is opaque; run passes before lowering")
+            raise ExportPassError(
+                "executorch_call_delegate is not supported: a delegate's program is opaque; run passes before lowering"
+            )
         return callback.call_higher_order(target, args, kwargs, meta)
 
 

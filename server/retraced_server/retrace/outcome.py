@@ -42,7 +42,9 @@ class RetraceOutcome:
         alive = dict.fromkeys(retrace.tracer.graph.nodes)
         for node in alive:
             # Attributes that became nodes on the way came from what reads them.
-            olds = retrace.origins.get(node) or next((retrace.origins[user] for user in node.users if user in retrace.origins), [])
+            olds = retrace.origins.get(node) or next(
+                (retrace.origins[user] for user in node.users if user in retrace.origins), []
+            )
             key = node_key(path, node.name)
             self.origins[key] = tuple(node_key(path, old.name) for old in olds)
             if retrace.is_copy(node):

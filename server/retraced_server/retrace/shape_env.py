@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, cast
 
 import sympy
@@ -173,6 +174,14 @@ class ShapeEnvTransaction:
         """The unbacked symbols that operators made and no node has bound yet."""
         return [] if self._env is None else list(self._env.pending_fresh_unbacked_symbols)
 
+    def symbol_count(self) -> int:
+        """How many symbols there are: a mark for `symbols_since`."""
+        return 0 if self._env is None else len(self._env.var_to_range)
+
+    def symbols_since(self, count: int) -> set[sympy.Symbol]:
+        """The symbols made since there were `count`."""
+        return set() if self._env is None else set(islice(self._env.var_to_range, count, None))
+
     def forget(self, symbols: set[sympy.Symbol]) -> None:
         """Drops symbols that an operator made, when old ones stand in for them or nothing keeps them."""
         env = self._env
@@ -185,6 +194,8 @@ class ShapeEnvTransaction:
         self._size_like -= symbols
         for waiting in (env.pending_fresh_unbacked_symbols, env.ignorable_fresh_unbacked_symbols):
             waiting[:] = [symbol for symbol in waiting if symbol not in symbols]
+        self._guards = [guard for guard in self._guards if not guard.expr.free_symbols & symbols]
+        self._asserts = [(symbol, check) for symbol, check in self._asserts if not check.expr.free_symbols & symbols]
         self._facts = None
 
     def roll_back(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,18 @@ class ExportTracer(fx.Tracer):
         else:
             setattr(module, name, value)
 
+    def attribute(self, target: str) -> Any:
+        """Gives an attribute of the new module by its dotted path."""
+        return operator.attrgetter(target)(self.root)
+
+    def has_attribute(self, target: str) -> bool:
+        """Whether the new module has an attribute at a dotted path."""
+        try:
+            self.attribute(target)
+        except AttributeError:
+            return False
+        return True
+
     def drop_attribute(self, target: str) -> None:
         """Removes an attribute of the new module by its dotted path."""
         *path, name = target.split(".")
@@ -97,6 +110,8 @@ class ExportTracer(fx.Tracer):
         """
         if isinstance(a, ProxyValue):
             return a.node
+        if isinstance(a, fx.Node):
+            return a
         if isinstance(a, torch.nn.Module):
             return self._module(a)
         if isinstance(a, FakeTensor):

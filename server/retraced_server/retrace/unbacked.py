@@ -18,9 +18,7 @@ def means_the_same(target: Any, old: Any) -> bool:
     """Whether a new call's fresh symbols are those of the old call by what the operators mean."""
     if target is old:
         return True
-    return (
-        isinstance(target, OpOverload) and isinstance(old, OpOverload) and target._opname in _ITEM and old._opname in _ITEM
-    )
+    return isinstance(target, OpOverload) and isinstance(old, OpOverload) and target._opname in _ITEM and old._opname in _ITEM
 
 
 class UnbackedSymbols:

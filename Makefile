@@ -1,0 +1,74 @@
+# Needs Python 3.11 and its pip; everything else is installed into .venv.
+#
+# Variables: EXTRA_INDEX_URL (a further package index, for example one with a CPU build of torch), PIP_ARGS (further arguments of
+# pip install), ARGS (further arguments of pytest, the benchmark or the server).
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRA_INDEX_URL ?=
+PIP_ARGS ?=
+ARGS ?=
+IMAGE ?= retraced
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: venv
+venv: $(STAMP) ## Make .venv, with everything that the other targets need
+
+# The stubs are made from proto/ while the package is installed. Debian's python3 has no ensurepip without python3-venv: there its own
+# pip puts one into .venv.
+$(STAMP): pyproject.toml constraints.txt hatch_build.py $(shell find proto -name '*.proto')
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+		{ $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+	$(BIN)/python -m pip install --disable-pip-version-check $(if $(EXTRA_INDEX_URL),--extra-index-url $(EXTRA_INDEX_URL)) $(PIP_ARGS) \
+		-c constraints.txt -e '.[dev]'
+	@touch $@
+
+.PHONY: demo
+demo: $(STAMP) ## Export a model, transform it on a server, and show what changed
+	@$(BIN)/python demo/demo.py
+
+.PHONY: test
+test: $(STAMP) ## Run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: check
+check: $(STAMP) ## Check format, lint, types, imports, the wire contract and the Dockerfile
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/buf format --diff --exit-code
+	$(BIN)/buf lint
+	@.ci/buf-breaking $(BIN)/buf
+	$(BIN)/hadolint Dockerfile
+
+.PHONY: format
+format: $(STAMP) ## Format the code, and fix what the linter can fix
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+	$(BIN)/buf format --write
+
+.PHONY: bench
+bench: $(STAMP) ## Compare with stock torch on this machine
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: serve
+serve: $(STAMP) ## Start a server on port 50051
+	@$(BIN)/python -m retraced_server $(ARGS)
+
+.PHONY: image
+image: ## Build the container image
+	docker build --build-arg EXTRA_INDEX_URL=$(EXTRA_INDEX_URL) -t $(IMAGE) .
+
+.PHONY: clean
+clean: ## Remove .venv, the stubs and every cache
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf client/retraced/v1 server/retraced_server/worker/v1
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,200 @@
+"""Wire messages to and from domain objects. Only this module and `_convert_nodes` touch generated messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TypeVar
+
+from retraced import events, program, reports, server_info
+from retraced._options import TransformOptions
+from retraced.v1 import graph_transform_pb2 as pb
+from retraced.v1 import passes_pb2, program_pb2
+
+_Enum = TypeVar("_Enum", bound=StrEnum)
+_Number = TypeVar("_Number")
+
+_SELECTIONS = {
+    "none": pb.NODE_METADATA_SELECTION_NONE,
+    "changed": pb.NODE_METADATA_SELECTION_CHANGED,
+    "all": pb.NODE_METADATA_SELECTION_ALL,
+}
+_MODES = {None: pb.RETRACE_MODE_UNSPECIFIED, "full": pb.RETRACE_MODE_FULL}
+
+
+def spec_request(pipeline: str, options: TransformOptions, archive_size: int, *, can_reread: bool) -> pb.TransformGraphRequest:
+    """The first message of a request."""
+    if not options.want_output:
+        output = pb.OUTPUT_DELIVERY_NEVER
+    elif can_reread:
+        output = pb.OUTPUT_DELIVERY_IF_MODIFIED
+    else:
+        output = pb.OUTPUT_DELIVERY_ALWAYS
+    return pb.TransformGraphRequest(
+        spec=pb.TransformSpec(
+            pipeline=pipeline,
+            options=pb.TransformOptions(
+                node_metadata=_SELECTIONS[options.node_metadata],
+                validate_only=options.validate_only,
+                mode=_MODES[options.mode],
+                refuse_new_guards=options.refuse_new_guards,
+                output=output,
+            ),
+            archive_size=archive_size,
+        )
+    )
+
+
+def chunk_request(chunk: bytes) -> pb.TransformGraphRequest:
+    """A message with the next bytes of the archive."""
+    return pb.TransformGraphRequest(archive_chunk=chunk)
+
+
+def accepted(message: pb.Accepted) -> events.Accepted:
+    """The request was taken."""
+    return events.Accepted(message.request_id, message.queue_position)
+
+
+def progress(message: pb.Progress) -> events.Progress:
+    """How far the work is."""
+    stage = enum_value(pb.Stage.Name, message.stage, "STAGE_", events.Stage.UNKNOWN)
+    return events.Progress(stage, message.done, message.total)
+
+
+def pass_started(message: pb.PassStarted) -> events.PassStarted:
+    """A pass begins."""
+    return events.PassStarted(message.index, message.count, message.name, message.text)
+
+
+def pass_finished(message: pb.PassFinished) -> events.PassFinished:
+    """A pass has ended."""
+    return events.PassFinished(message.index, pass_report(message.report))
+
+
+def pass_report(message: passes_pb2.PassReport) -> reports.PassReport:
+    """What one pass did."""
+    return reports.PassReport(
+        name=message.name,
+        text=message.text,
+        modified=message.modified,
+        rewrites=message.rewrites,
+        seconds=message.seconds,
+        nodes_before=message.nodes_before,
+        nodes_after=message.nodes_after,
+        remarks=tuple(message.remarks),
+        new_guards=tuple(message.new_guards),
+    )
+
+
+def summary(message: pb.Summary) -> reports.Summary:
+    """What came out."""
+    timings = message.timings
+    return reports.Summary(
+        modified=message.modified,
+        input=program_info(message.input),
+        output=program_info(message.output) if message.HasField("output") else None,
+        output_size=message.output_size,
+        output_sha256=message.output_sha256,
+        pipeline=message.pipeline,
+        timings=reports.Timings(timings.queued, timings.reading, timings.running, timings.describing, timings.writing),
+        remarks=tuple(message.remarks),
+    )
+
+
+def program_info(message: program_pb2.ProgramInfo) -> program.ProgramInfo:
+    """A program as a whole."""
+    return program.ProgramInfo(
+        inputs=tuple(map(_input_spec, message.signature.inputs)),
+        outputs=tuple(map(_output_spec, message.signature.outputs)),
+        symbols=tuple(map(_symbol, message.symbols)),
+        schema_version=(
+            (message.schema_version.major, message.schema_version.minor) if message.HasField("schema_version") else None
+        ),
+        torch_version=message.torch_version,
+        node_count=message.node_count,
+        graph_count=message.graph_count,
+        dialect=message.dialect,
+        guards=tuple(message.guards),
+        targets={target.target: target.count for target in message.targets},
+    )
+
+
+def pass_info(message: passes_pb2.Pass) -> server_info.PassInfo:
+    """A pass that a server can run."""
+    return server_info.PassInfo(
+        name=message.name,
+        summary=message.summary,
+        description=message.description,
+        options=tuple(map(_pass_option, message.options)),
+        needs_weights=message.needs_weights,
+        ir_level=enum_value(passes_pb2.IrLevel.Name, message.ir_level, "IR_LEVEL_", server_info.IrLevel.UNKNOWN),
+        provider=message.provider,
+    )
+
+
+def info(message: pb.GetServerInfoResponse) -> server_info.ServerInfo:
+    """What a server is."""
+    limits = message.limits
+    return server_info.ServerInfo(
+        version=message.version,
+        torch_version=message.torch_version,
+        python_version=message.python_version,
+        schema_version=(message.schema_version.major, message.schema_version.minor),
+        imports=tuple(server_info.ImportedModule(module.name, module.version) for module in message.imports),
+        limits=server_info.Limits(
+            max_archive_bytes=limits.max_archive_bytes,
+            max_queued=limits.max_queued,
+            workers=limits.workers,
+            job_timeout_seconds=limits.job_timeout_seconds,
+            worker_memory_bytes=limits.worker_memory_bytes,
+        ),
+        running=message.running,
+        queued=message.queued,
+        uptime_seconds=message.uptime_seconds,
+    )
+
+
+def enum_value(name_of: Callable[[_Number], str], number: _Number, prefix: str, unknown: _Enum) -> _Enum:
+    """The domain's value of a wire enum's number; `unknown` for one that this client does not know."""
+    try:
+        return type(unknown)(name_of(number).removeprefix(prefix).lower())
+    except ValueError:
+        return unknown
+
+
+def _input_spec(message: program_pb2.InputSpec) -> program.InputSpec:
+    return program.InputSpec(
+        kind=enum_value(program_pb2.InputKind.Name, message.kind, "INPUT_KIND_", program.InputKind.UNKNOWN),
+        name=message.name,
+        target=message.target,
+        persistent=message.persistent if message.HasField("persistent") else None,
+        constant=message.constant if message.HasField("constant") else None,
+    )
+
+
+def _output_spec(message: program_pb2.OutputSpec) -> program.OutputSpec:
+    return program.OutputSpec(
+        kind=enum_value(program_pb2.OutputKind.Name, message.kind, "OUTPUT_KIND_", program.OutputKind.UNKNOWN),
+        name=message.name,
+        target=message.target,
+        constant=message.constant if message.HasField("constant") else None,
+    )
+
+
+def _symbol(message: program_pb2.Symbol) -> program.Symbol:
+    return program.Symbol(
+        name=message.name,
+        lower=message.lower if message.HasField("lower") else None,
+        upper=message.upper if message.HasField("upper") else None,
+        hint=message.hint if message.HasField("hint") else None,
+    )
+
+
+def _pass_option(message: passes_pb2.PassOption) -> server_info.PassOption:
+    return server_info.PassOption(
+        name=message.name,
+        summary=message.summary,
+        type=enum_value(passes_pb2.OptionType.Name, message.type, "OPTION_TYPE_", server_info.OptionType.UNKNOWN),
+        default=message.default_value if message.HasField("default_value") else None,
+        choices=tuple(message.choices),
+    )

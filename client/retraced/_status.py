@@ -1,0 +1,132 @@
+"""gRPC statuses to this package's errors: the one place that reads `grpc-status-details-bin`."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+
+from retraced import errors
+
+_M = TypeVar("_M", bound=Message)
+
+_DOMAIN = "retraced.dev"
+_BY_REASON: dict[str, type[errors.RetracedError]] = {
+    kind.reason: kind
+    for kind in (
+        errors.ProtocolViolation,
+        errors.ArchiveMismatch,
+        errors.ArchiveInvalid,
+        errors.ProgramTooLarge,
+        errors.ProgramMissing,
+        errors.ProgramInvalid,
+        errors.SchemaUnsupported,
+        errors.PipelineSyntax,
+        errors.PassUnknown,
+        errors.OptionUnknown,
+        errors.OptionInvalid,
+        errors.PassFailed,
+        errors.PassOutputInvalid,
+        errors.NewGuards,
+        errors.QueueFull,
+        errors.ServerDraining,
+        errors.WorkersUnavailable,
+        errors.WorkerCrashed,
+        errors.WorkerExited,
+        errors.WorkerKilled,
+        errors.WorkerOutOfMemory,
+        errors.JobTimedOut,
+        errors.StorageFull,
+        errors.InternalError,
+    )
+}
+
+
+def error_from_status(error: grpc.RpcError | grpc.aio.AioRpcError, *, address: str, request_id: str) -> errors.RetracedError:
+    """The error that a failed call stands for. The caller raises it from `error`.
+
+    Args:
+        error: What gRPC raised: a call with a code, details and trailing metadata.
+        address: The server's, for messages.
+        request_id: The id that was sent; the server's own, where it names one, goes before it.
+    """
+    code, text = _code(error), _text(error)
+    details = _details(error)
+    info = _unpack(details, error_details_pb2.ErrorInfo())
+    if info is None or info.domain != _DOMAIN:
+        return _without_reason(code, text, address=address, request_id=request_id)
+    metadata = dict(info.metadata)
+    bad_request = _unpack(details, error_details_pb2.BadRequest())
+    retry = _unpack(details, error_details_pb2.RetryInfo())
+    violations = [
+        errors.FieldViolation(violation.field, violation.description)
+        for violation in (bad_request.field_violations if bad_request else ())
+    ]
+    retry_after = retry.retry_delay.ToTimedelta().total_seconds() if retry else None
+    request_id = metadata.pop("request_id", request_id)
+    known = _BY_REASON.get(info.reason)
+    if known is None:
+        return errors.ServerError(
+            text, reason=info.reason, metadata=metadata, violations=violations, retry_after=retry_after, request_id=request_id
+        )
+    return known(text, metadata=metadata, violations=violations, retry_after=retry_after, request_id=request_id)
+
+
+def _without_reason(code: grpc.StatusCode, text: str, *, address: str, request_id: str) -> errors.RetracedError:
+    match code:
+        case grpc.StatusCode.UNAVAILABLE:
+            return errors.ServerUnreachable(
+                f"no connection to the server at {address}: {text}. Is it running, and is the address right?",
+                request_id=request_id,
+            )
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return errors.DeadlineExceeded(
+                f"the server at {address} did not finish within the call's timeout", request_id=request_id
+            )
+        case grpc.StatusCode.CANCELLED:
+            return errors.Cancelled(f"the call to {address} was cancelled", request_id=request_id)
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return errors.ServerError(
+                f"the server at {address} does not offer this call; is it a retraced server? ({text})",
+                reason=code.name,
+                request_id=request_id,
+            )
+        case _:
+            return errors.ServerError(
+                f"the server at {address} answered {code.name}: {text}", reason=code.name, request_id=request_id
+            )
+
+
+def _code(error: grpc.RpcError | grpc.aio.AioRpcError) -> grpc.StatusCode:
+    code = error.code() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else None
+    return code or grpc.StatusCode.UNKNOWN
+
+
+def _text(error: grpc.RpcError | grpc.aio.AioRpcError) -> str:
+    text = error.details() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else str(error)
+    return text or "no details"
+
+
+def _details(error: grpc.RpcError | grpc.aio.AioRpcError) -> status_pb2.Status:
+    status = status_pb2.Status()
+    trailing = error.trailing_metadata() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else None
+    for key, value in trailing or ():
+        if key == "grpc-status-details-bin" and isinstance(value, bytes):
+            try:
+                status.ParseFromString(value)
+            except DecodeError:
+                # A proxy may have mangled it; the code and its text are still there.
+                return status_pb2.Status()
+    return status
+
+
+def _unpack(status: status_pb2.Status, message: _M) -> _M | None:
+    for detail in status.details:
+        if detail.Is(message.DESCRIPTOR):
+            try:
+                return message if detail.Unpack(message) else None
+            except DecodeError:
+                return None
+    return None

@@ -1,0 +1,135 @@
+"""One transform without input or output: makes the requests, folds the responses. Both clients drive it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from retraced import _convert, events
+from retraced._convert_nodes import decode_nodes
+from retraced._options import TransformOptions
+from retraced._output import Output
+from retraced._source import Source
+from retraced.errors import ResponseInvalid
+from retraced.reports import PassReport, Summary
+from retraced.results import TransformResult
+from retraced.v1 import graph_transform_pb2 as pb
+from retraced.v1 import node_metadata_pb2
+
+CHUNK_BYTES = 1 << 20
+
+
+class Transform:
+    """The state of one call.
+
+    `requests` and `receive` may run in different threads; each by itself runs in one.
+    """
+
+    def __init__(self, source: Source, pipeline: str, options: TransformOptions, request_id: str) -> None:
+        self._source = source
+        self._pipeline = pipeline
+        self._options = options
+        self.request_id = request_id
+        self._bytes_sent = 0
+        self._bytes_received = 0
+        self._passes: list[PassReport] = []
+        self._batches: list[node_metadata_pb2.NodeMetadataBatch] = []
+        self._node_count = 0
+        self._output = Output()
+        self._summary: Summary | None = None
+
+    def requests(self) -> Iterator[tuple[pb.TransformGraphRequest, events.Uploaded]]:
+        """The request stream, read from the source as it is wanted, and what is to be told once each message is sent.
+
+        Raises:
+            SourceNotReadable: The source cannot be read, or changed.
+        """
+        source = self._source
+        first = _convert.spec_request(self._pipeline, self._options, source.size, can_reread=source.can_reread)
+        yield self._sent(first), events.Uploaded(0, source.size)
+        for offset in range(0, source.size, CHUNK_BYTES):
+            chunk = source.read_at(offset, min(CHUNK_BYTES, source.size - offset))
+            yield self._sent(_convert.chunk_request(chunk)), events.Uploaded(offset + len(chunk), source.size)
+
+    def receive(self, message: pb.TransformGraphResponse) -> events.Event | None:
+        """Takes one response, and gives what is to be told of it.
+
+        Raises:
+            OutputNotWritable: There is no room for the output.
+            ResponseInvalid: The response cannot come here.
+        """
+        self._bytes_received += message.ByteSize()
+        if self._summary is not None:
+            raise self._invalid("a message after the summary")
+        match message.WhichOneof("message"):
+            case "accepted":
+                accepted = _convert.accepted(message.accepted)
+                self.request_id = accepted.request_id or self.request_id
+                return accepted
+            case "progress":
+                return _convert.progress(message.progress)
+            case "pass_started":
+                return _convert.pass_started(message.pass_started)
+            case "pass_finished":
+                finished = _convert.pass_finished(message.pass_finished)
+                self._passes.append(finished.report)
+                return finished
+            case "node_metadata":
+                self._batches.append(message.node_metadata)
+                self._node_count += len(message.node_metadata.nodes)
+                return events.NodesReceived(self._node_count)
+            case "output_chunk":
+                self._output.append(message.output_chunk)
+                return events.Downloaded(self._output.size)
+            case "summary":
+                self._summary = _convert.summary(message.summary)
+                return None
+            case None:
+                # A later version may tell of more; what it adds may be ignored.
+                return None
+
+    @staticmethod
+    def writes_file(message: pb.TransformGraphResponse) -> bool:
+        """Whether `receive` may take long for this response, since it hashes and may write to a disk."""
+        return message.HasField("output_chunk")
+
+    def finish(self) -> TransformResult:
+        """The result, once the stream has ended well. The result owns the source from here on.
+
+        Raises:
+            ResponseInvalid: There was no summary, or the output is not what the summary says.
+        """
+        summary = self._summary
+        if summary is None:
+            raise self._invalid("no summary")
+        output: Output | Source | None = None
+        if self._output.size or summary.output_sha256:
+            self._output.check(summary.output_size, summary.output_sha256, self.request_id)
+            output = self._output
+        elif self._options.want_output and not self._options.validate_only:
+            if summary.modified or not self._source.can_reread:
+                raise self._invalid("no output")
+            output = self._source
+        if output is not self._source:
+            self._source.close()
+        return TransformResult(
+            request_id=self.request_id,
+            summary=summary,
+            passes=tuple(self._passes),
+            decode_nodes=partial(decode_nodes, self._batches, self.request_id),
+            output=output,
+            bytes_sent=self._bytes_sent,
+            bytes_received=self._bytes_received,
+        )
+
+    def close(self) -> None:
+        """Gives everything up, when there is to be no result. May be called twice."""
+        self._source.close()
+        self._output.close()
+
+    def _sent(self, message: pb.TransformGraphRequest) -> pb.TransformGraphRequest:
+        self._bytes_sent += message.ByteSize()
+        return message
+
+    def _invalid(self, what: str) -> ResponseInvalid:
+        return ResponseInvalid(f"the server's answer cannot be used: {what}", request_id=self.request_id)

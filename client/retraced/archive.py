@@ -1,0 +1,116 @@
+"""The `.pt2` archive: a zip whose records lie under one root directory. Standard library only.
+
+The root is only the file's name when it was written, so records are named without it: `models/model.json`. The layout is that
+of torch/export/pt2_archive/constants.py.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO
+
+from retraced.errors import ArchiveInvalid, ProgramMissing, SourceNotReadable
+
+MODELS = "models/"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One entry of an archive: its name without the root, and the bytes it has, and takes in the archive."""
+
+    name: str
+    size: int
+    stored_size: int
+
+
+class Archive:
+    """An archive, open for reading; a context manager.
+
+    Raises:
+        SourceNotReadable: The file cannot be opened.
+        ArchiveInvalid: It is empty, not a zip, or cut off.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = os.fspath(path)
+        try:
+            file = open(self._path, "rb")  # noqa: SIM115 - closed by close()
+        except OSError as error:
+            raise SourceNotReadable(f"{self._path} cannot be read: {error.strerror}") from error
+        self._file: IO[bytes] = file
+        try:
+            self._zip = zipfile.ZipFile(file)
+            self._entries = self._without_root(self._zip.infolist())
+        except BaseException as error:
+            file.close()
+            if isinstance(error, zipfile.BadZipFile | struct.error | ValueError | NotImplementedError | UnicodeError):
+                raise ArchiveInvalid(f"{self._path} {self._fault()}") from error
+            if isinstance(error, OSError):
+                raise SourceNotReadable(f"{self._path} cannot be read: {error.strerror}") from error
+            raise
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return os.fstat(self._file.fileno()).st_size
+
+    def records(self) -> tuple[Record, ...]:
+        """The records, in the order of the archive's directory."""
+        return tuple(Record(name, entry.file_size, entry.compress_size) for name, entry in self._entries.items())
+
+    def read(self, name: str) -> bytes:
+        """One record's bytes, checked against its CRC.
+
+        Args:
+            name: Without the root.
+
+        Raises:
+            ArchiveInvalid: The record is not there, or is damaged.
+        """
+        if name not in self._entries:
+            raise ArchiveInvalid(f"{self._path} has no record {name}")
+        try:
+            return self._zip.read(self._entries[name])
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error) as error:
+            raise ArchiveInvalid(f"{self._path}: record {name} is damaged: {error}") from error
+
+    def model_name(self) -> str:
+        """The name of the record that holds the program: the only one, or the one that `torch.export.save` calls `model`.
+
+        Raises:
+            ProgramMissing: No record holds an exported program.
+        """
+        models = [name for name in self._entries if name.startswith(MODELS) and name.endswith(".json")]
+        if not models:
+            raise ProgramMissing(f"{self._path} is a zip, but holds no exported program (no record models/*.json)")
+        return "models/model.json" if "models/model.json" in models else models[0]
+
+    def close(self) -> None:
+        """Closes the file. May be called twice."""
+        self._zip.close()
+        self._file.close()
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _without_root(self, entries: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
+        files = [entry for entry in entries if not entry.is_dir()]
+        roots = {entry.filename.partition("/")[0] for entry in files}
+        prefix = f"{roots.pop()}/" if len(roots) == 1 else ""
+        return {entry.filename.removeprefix(prefix): entry for entry in files}
+
+    def _fault(self) -> str:
+        if os.path.getsize(self._path) == 0:
+            return "is empty"
+        with open(self._path, "rb") as file:
+            if file.read(4) == b"PK\x03\x04":
+                return "is a zip that was cut off or damaged"
+        return "is not a .pt2 archive: it is not a zip"

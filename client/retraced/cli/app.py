@@ -1,0 +1,81 @@
+"""The command `retraced` as a whole: its commands, and how it ends."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+
+import click
+
+from retraced.cli.failure import ExitCode, exit_code, report
+from retraced.cli.inspect import inspect
+from retraced.cli.serve import serve
+from retraced.cli.server import info, passes
+from retraced.cli.session import Session
+from retraced.cli.transform import transform
+from retraced.errors import RetracedError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(importlib.metadata.version("retraced"), prog_name="retraced")
+def cli() -> None:
+    """Transform torch.export programs: what mlir-opt is to MLIR.
+
+    \b
+    Example:
+      retraced inspect model.pt2
+      retraced passes
+      retraced transform model.pt2 -p 'decompose{table=core-aten},cse,dce' -o out.pt2
+
+    \b
+    A server does the work: the one that --server or the environment variable
+    RETRACED_SERVER names, or else one that is started for the call, which needs
+    pip install 'retraced[server]'.
+
+    \b
+    Exit status:
+      0    done
+      1    the transform failed
+      2    wrong usage, bad input, or a file that cannot be read or written
+      3    no server, or it is too busy
+      130  interrupted
+      143  terminated
+    """
+
+
+for _command in (transform, inspect, passes, info, serve):
+    cli.add_command(_command)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command, and gives its exit status. Errors are reported, not raised."""
+    session = Session()
+    # So that a partial file and an embedded server are cleaned up as for Ctrl-C.
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        status = cli.main(list(arguments), prog_name="retraced", standalone_mode=False, obj=session)
+        return status if isinstance(status, int) else ExitCode.OK
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.USAGE
+    except RetracedError as error:
+        if session.debug:
+            traceback.print_exc()
+        report(session, error)
+        return exit_code(error)
+    except (KeyboardInterrupt, click.Abort):
+        session.err.print("retraced: interrupted; nothing was written")
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone, as `head` does. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    sys.exit(ExitCode.TERMINATED)

@@ -1,0 +1,96 @@
+"""Says why a command failed, in one message: what, where, what to do."""
+
+from __future__ import annotations
+
+import enum
+
+from rich.text import Text
+
+from retraced.cli.session import Session, printable
+from retraced.errors import LocalError, RequestInvalid, RetracedError, ServerUnavailable
+
+
+class ExitCode(enum.IntEnum):
+    """The command's statuses, which `retraced --help` documents."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    UNAVAILABLE = 3
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+_WHERE = {
+    "pass": "pass",
+    "pass_index": "place in the pipeline, from 0",
+    "node": "node",
+    "target": "target",
+    "source": "source",
+    "remaining_pipeline": "still to run",
+}
+_ADVICE = {
+    "ADDRESS_MISSING": "name a running server with --server or RETRACED_SERVER, or pip install 'retraced[server]'",
+    "SERVER_UNREACHABLE": "start a server with `retraced serve`, or leave --server and RETRACED_SERVER out to have one started",
+    "EMBEDDED_SERVER_FAILED": "`retraced serve` shows the server's whole log",
+    "PASS_UNKNOWN": "`retraced passes` lists the passes",
+    "OPTION_UNKNOWN": "`retraced passes NAME` lists a pass's options",
+    "OPTION_INVALID": "`retraced passes NAME` lists a pass's options and what they take",
+    "PIPELINE_SYNTAX": "a pipeline is written like decompose{table=core-aten},cse,dce",
+    "PROGRAM_TOO_LARGE": "`retraced info` shows the server's limits",
+    "DEADLINE_EXCEEDED": "give it longer with --timeout",
+    "JOB_TIMED_OUT": "`retraced info` shows the server's limits",
+    "NEW_GUARDS": "leave out --refuse-new-guards to have them reported instead",
+    "QUEUE_FULL": "try again later",
+    "SERVER_DRAINING": "try again later, or another server",
+    "WORKERS_UNAVAILABLE": "try again later",
+    "STORAGE_FULL": "try again later",
+}
+
+
+def exit_code(error: RetracedError) -> ExitCode:
+    """The status that an error ends the command with."""
+    match error:
+        case RequestInvalid() | LocalError():
+            return ExitCode.USAGE
+        case ServerUnavailable():
+            return ExitCode.UNAVAILABLE
+        case _:
+            return ExitCode.FAILED
+
+
+def report(session: Session, error: RetracedError) -> None:
+    """Prints an error: for people on standard error, and with `--json` as an object on standard output."""
+    if session.as_json:
+        session.print_json(
+            {
+                "error": {
+                    "reason": error.reason,
+                    "message": error.message,
+                    "metadata": error.metadata,
+                    "violations": error.violations,
+                    "retry_after": error.retry_after,
+                    "request_id": error.request_id,
+                }
+            }
+        )
+    message = Text()
+    message.append(f"retraced: {error.reason}", style="bold red")
+    message.append(f": {printable(error.message)}")
+    for violation in error.violations:
+        _line(message, violation.field, violation.description)
+    for key, label in _WHERE.items():
+        if error.metadata.get(key):
+            _line(message, label, error.metadata[key])
+    if error.retry_after is not None:
+        _line(message, "retry after", f"{error.retry_after:g} s")
+    if error.request_id:
+        _line(message, "request", error.request_id)
+    if error.reason in _ADVICE:
+        _line(message, "what to do", _ADVICE[error.reason])
+    session.err.print(message, soft_wrap=True)
+
+
+def _line(message: Text, label: str, text: str) -> None:
+    message.append(f"\n  {label}: ", style="bold")
+    message.append(printable(text).replace("\n", "\n    "))

@@ -1,0 +1,65 @@
+"""`retraced inspect`: what an archive holds, without a server and without torch."""
+
+from __future__ import annotations
+
+import click
+
+from retraced.archive import Archive, Record
+from retraced.cli.render import byte_count, facts, histogram, signature, symbols, table
+from retraced.cli.session import Session, debug_option, json_option, printable
+from retraced.inspection import program_info
+from retraced.program import ProgramInfo
+
+# Weights beyond this many are summed up.
+_MAX_RECORDS = 20
+
+
+@click.command()
+@click.argument("path", metavar="IN.pt2", type=click.Path())
+@json_option
+@debug_option
+@click.pass_obj
+def inspect(session: Session, path: str) -> None:
+    """Show what IN.pt2 holds: records, versions, signature, symbols and operators.
+
+    It is read here: no server and no torch are needed, and nothing in the file is run.
+
+    \b
+    Example:
+      retraced inspect model.pt2
+      retraced inspect model.pt2 --json | jq '.program.targets'
+    """
+    with Archive(path) as archive:
+        records = archive.records()
+        model = archive.model_name()
+        program = program_info(archive.read(model))
+        size = archive.size
+    if session.as_json:
+        session.print_json({"path": path, "size": size, "model": model, "records": records, "program": program})
+        return
+    _print(session, path, size, records, program)
+
+
+def _print(session: Session, path: str, size: int, records: tuple[Record, ...], program: ProgramInfo) -> None:
+    schema = "" if program.schema_version is None else ".".join(map(str, program.schema_version))
+    bodies = program.graph_count - 1
+    session.out.print(
+        facts(
+            ("archive", f"{path}, {byte_count(size)}, {len(records)} records"),
+            ("written by", f"torch {program.torch_version or 'of unknown version'}, schema {schema}"),
+            ("dialect", program.dialect),
+            ("nodes", f"{program.node_count}" + (f", in the root graph and {bodies} bodies" if bodies else "")),
+            ("guards", str(len(program.guards))),
+        )
+    )
+    session.out.print(signature(program.inputs, program.outputs))
+    if program.symbols:
+        session.out.print(symbols(program.symbols))
+    session.out.print(histogram(program.targets))
+    rows = table("bytes", "record", right=("bytes",), title="records")
+    largest = sorted(records, key=lambda record: -record.size)
+    for record in largest[:_MAX_RECORDS]:
+        rows.add_row(f"{record.size:,}", printable(record.name))
+    if rest := largest[_MAX_RECORDS:]:
+        rows.add_row(f"{sum(record.size for record in rest):,}", f"{len(rest)} more (--json lists all)")
+    session.out.print(rows)

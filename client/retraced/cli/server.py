@@ -1,0 +1,124 @@
+"""`retraced passes` and `retraced info`: what a server offers."""
+
+from __future__ import annotations
+
+import difflib
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from retraced.cli.render import byte_count, facts, table
+from retraced.cli.session import Session, debug_option, json_option, printable, server_option
+from retraced.server_info import PassInfo
+
+
+@click.command()
+@click.argument("name", required=False)
+@server_option
+@json_option
+@debug_option
+@click.pass_obj
+def passes(session: Session, name: str | None, server: str | None) -> None:
+    """List the passes that a server can run, or describe the pass NAME.
+
+    \b
+    Example:
+      retraced passes
+      retraced passes decompose
+    """
+    with session.client(server) as client:
+        found = client.passes()
+    if name is None:
+        if session.as_json:
+            session.print_json(found)
+        else:
+            session.out.print(_list(found))
+        return
+    one = next((candidate for candidate in found if candidate.name == name), None)
+    if one is None:
+        near = difflib.get_close_matches(name, [candidate.name for candidate in found])
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; `retraced passes` lists them"
+        raise click.BadParameter(f"the server has no pass {name!r}{hint}", param_hint="NAME")
+    if session.as_json:
+        session.print_json(one)
+        return
+    _describe(session, one)
+
+
+@click.command()
+@server_option
+@json_option
+@debug_option
+@click.pass_obj
+def info(session: Session, server: str | None) -> None:
+    """Show a server's versions, limits, imported modules and load.
+
+    \b
+    Example:
+      retraced info --server 127.0.0.1:50051
+    """
+    with session.client(server) as client:
+        found = client.info()
+        address = client.address
+    if session.as_json:
+        session.print_json(found)
+        return
+    limits = found.limits
+    memory = byte_count(limits.worker_memory_bytes) if limits.worker_memory_bytes else "no limit"
+    session.out.print(
+        facts(
+            ("server", address),
+            ("retraced", found.version),
+            ("torch", found.torch_version),
+            ("Python", found.python_version),
+            ("schema version", ".".join(map(str, found.schema_version))),
+            ("up for", f"{found.uptime_seconds:.0f} s"),
+            ("requests", f"{found.running} running, {found.queued} waiting"),
+            ("workers", str(limits.workers)),
+            ("queue", str(limits.max_queued)),
+            ("largest archive", byte_count(limits.max_archive_bytes)),
+            ("longest job", f"{limits.job_timeout_seconds:g} s"),
+            ("worker memory", memory),
+            *((f"imports {module.name}", module.version or "no version") for module in found.imports),
+        )
+    )
+
+
+def _list(found: tuple[PassInfo, ...]) -> Table:
+    rows = table("pass", "summary", "weights", "takes", "from")
+    for one in found:
+        needs = "read" if one.needs_weights else "not read"
+        rows.add_row(_usage(one), *map(printable, (one.summary, needs, one.ir_level.value, one.provider)))
+    return rows
+
+
+def _usage(one: PassInfo) -> Text:
+    """The pass as a pipeline would have it, with the defaults of its options."""
+    text = Text(printable(one.name), style="bold")
+    if one.options:
+        options = ",".join(f"{option.name}={option.default or '...'}" for option in one.options)
+        text.append(printable(f"{{{options}}}"), style="not bold")
+    return text
+
+
+def _describe(session: Session, one: PassInfo) -> None:
+    session.out.print(_usage(one))
+    session.out.print(printable(one.summary))
+    if one.description:
+        session.out.print(f"\n{printable(one.description)}")
+    session.out.print()
+    session.out.print(
+        facts(
+            ("takes", f"{one.ir_level.value} programs"),
+            ("weights", "read" if one.needs_weights else "not read"),
+            ("from", printable(one.provider)),
+        )
+    )
+    if one.options:
+        rows = table("option", "type", "default", "summary")
+        for option in one.options:
+            kind = "|".join(option.choices) if option.choices else option.type.value
+            default = "must be given" if option.default is None else option.default
+            rows.add_row(*map(printable, (option.name, kind, default, option.summary)))
+        session.out.print(rows)

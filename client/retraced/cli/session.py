@@ -1,0 +1,144 @@
+"""What all commands share: the consoles, the common options, and a way to a server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+
+import retraced
+from retraced.client import Client
+from retraced.embedded import EmbeddedServer, missing_server_modules
+from retraced.errors import AddressMissing
+
+_Command = TypeVar("_Command", bound=Callable[..., object])
+
+# Wide enough that a table in a log file is not folded at a terminal's 80 columns.
+_WIDTH_OF_A_FILE = 160
+
+
+def _console(*, stderr: bool) -> Console:
+    # Program text goes to the console: it is neither markup nor emoji.
+    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = _WIDTH_OF_A_FILE
+    return console
+
+
+@dataclass
+class Session:
+    """One run of the command."""
+
+    out: Console = field(default_factory=lambda: _console(stderr=False))
+    err: Console = field(default_factory=lambda: _console(stderr=True))
+    as_json: bool = False
+    quiet: bool = False
+    debug: bool = False
+
+    @property
+    def lively(self) -> bool:
+        """Whether somebody watches: progress is shown."""
+        return self.err.is_terminal and not self.quiet
+
+    def print_json(self, value: object) -> None:
+        """Writes a value as JSON to standard output."""
+        json.dump(plain(value), sys.stdout, indent=2, allow_nan=False)
+        sys.stdout.write("\n")
+
+    @contextlib.contextmanager
+    def client(self, server: str | None) -> Iterator[Client]:
+        """A client of the server named, or of RETRACED_SERVER, or of one that is started for this call.
+
+        Raises:
+            AddressMissing: No server is named, and none can be started.
+            EmbeddedServerFailed: It did not start.
+        """
+        address = server or os.environ.get("RETRACED_SERVER")
+        with contextlib.ExitStack() as stack:
+            if not address:
+                if missing := missing_server_modules():
+                    raise AddressMissing(
+                        f"no server: none was named, and none can be started here ({', '.join(missing)} not installed)"
+                    )
+                embedded = EmbeddedServer()
+                stack.callback(embedded.stop)
+                with self.busy("starting a server for this call (--server or RETRACED_SERVER name a running one)"):
+                    embedded.start()
+                address = embedded.address
+                if self.debug:
+                    stack.callback(lambda: self.err.print(embedded.log, end=""))
+            yield stack.enter_context(retraced.Client(address))
+
+    @contextlib.contextmanager
+    def busy(self, text: str) -> Iterator[None]:
+        """Shows that something is going on."""
+        if self.lively:
+            with self.err.status(text):
+                yield
+        else:
+            yield
+
+
+def printable(text: str) -> str:
+    """Text of others with its control characters written out, so that it cannot command the terminal."""
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else ascii(character)[1:-1] for character in text
+    )
+
+
+def plain(value: object) -> object:
+    """A dataclass as what JSON has: its fields by name, bytes as hex."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, bytes):
+        return value.hex()
+    return value
+
+
+def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def callback(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+        if value:
+            setattr(context.ensure_object(Session), name, True)
+
+    return callback
+
+
+def json_option(command: _Command) -> _Command:
+    """`--json`, which sets `Session.as_json`."""
+    return click.option(
+        "--json", is_flag=True, expose_value=False, callback=_set("as_json"), help="Print JSON on standard output."
+    )(command)
+
+
+def quiet_option(command: _Command) -> _Command:
+    """`--quiet`, which sets `Session.quiet`."""
+    return click.option(
+        "--quiet", "-q", is_flag=True, expose_value=False, callback=_set("quiet"), help="Print nothing but errors."
+    )(command)
+
+
+def debug_option(command: _Command) -> _Command:
+    """`--debug`, which sets `Session.debug`."""
+    return click.option(
+        "--debug", is_flag=True, expose_value=False, callback=_set("debug"), help="Show a traceback when it fails."
+    )(command)
+
+
+def server_option(command: _Command) -> _Command:
+    """`--server`, which is handed to the command."""
+    return click.option(
+        "--server",
+        metavar="HOST:PORT",
+        help="The server. Without it: that of RETRACED_SERVER, or else one that is started for this call.",
+    )(command)

@@ -1,0 +1,160 @@
+"""`retraced transform`: a program through a pipeline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Literal
+
+import click
+
+from retraced._node_json import node_to_json
+from retraced._output import check_writable, write_atomically
+from retraced.cli.progress import TransformProgress
+from retraced.cli.render import byte_count, facts, histogram_change, seconds, table
+from retraced.cli.session import Session, debug_option, json_option, printable, quiet_option, server_option
+from retraced.nodes import NodeMetadata
+from retraced.results import TransformResult
+
+
+@click.command()
+@click.argument("path", metavar="IN.pt2", type=click.Path())
+@click.option("--pipeline", "-p", required=True, metavar="PIPELINE", help="The passes, for example 'decompose,cse,dce'.")
+@click.option("--output", "-o", metavar="OUT.pt2", type=click.Path(), help="Where the transformed program goes.")
+@click.option("--metadata", metavar="FILE.jsonl", type=click.Path(), help="Where nodes' metadata goes, one JSON object a line.")
+@click.option(
+    "--node-metadata",
+    type=click.Choice(["changed", "all"]),
+    help="Whose metadata: every node's, or only that of new and changed ones. With --metadata only.  [default: all]",
+)
+@click.option("--validate-only", is_flag=True, help="Check the pipeline and the program, and run no pass.")
+@click.option("--refuse-new-guards", is_flag=True, help="Fail when a pass adds guards on symbolic shapes.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="How long it may take.")
+@server_option
+@json_option
+@quiet_option
+@debug_option
+@click.pass_obj
+def transform(
+    session: Session,
+    path: str,
+    pipeline: str,
+    output: str | None,
+    metadata: str | None,
+    node_metadata: Literal["changed", "all"] | None,
+    validate_only: bool,
+    refuse_new_guards: bool,
+    timeout: float | None,
+    server: str | None,
+) -> None:
+    """Run the program IN.pt2 through a pipeline of passes, and say what each did.
+
+    \b
+    Example:
+      retraced transform model.pt2 -p 'decompose{table=core-aten},cse,dce' -o out.pt2
+      retraced transform model.pt2 -p cse --metadata nodes.jsonl --node-metadata changed
+      retraced transform model.pt2 -p decompose,dce --validate-only
+
+    Files are written whole or not at all, also when interrupted.
+
+    Each line of FILE.jsonl is a node, with the fields graph, name, op, target, args, and where there is any: kwargs, users,
+    value, unbacked_bindings, stack_trace, nn_module_stack, source_fn_stack, torch_fn, custom, from_nodes, made_by, other.
+    """
+    if not (output or metadata or validate_only):
+        raise click.UsageError("say what is wanted: -o OUT.pt2, --metadata FILE.jsonl or --validate-only")
+    if output and validate_only:
+        raise click.UsageError("--validate-only makes no output: leave out -o or --validate-only")
+    if node_metadata and not metadata:
+        raise click.UsageError("--node-metadata says what goes into --metadata FILE.jsonl, which is missing")
+    for target in (output, metadata):
+        if target:
+            check_writable(target)
+    with session.client(server) as client:
+        with TransformProgress(session) as progress:
+            result = client.transform(
+                path,
+                pipeline,
+                on_event=progress,
+                timeout=timeout,
+                node_metadata=(node_metadata or "all") if metadata else "none",
+                validate_only=validate_only,
+                refuse_new_guards=refuse_new_guards,
+                want_output=output is not None,
+            )
+        with result:
+            if metadata:
+                write_atomically(metadata, _lines(result.nodes))
+            if output:
+                result.save(output)
+    if session.as_json:
+        session.print_json(_as_json(result, output, metadata))
+    elif not session.quiet:
+        _print(session, result, output, metadata)
+
+
+def _lines(nodes: tuple[NodeMetadata, ...]) -> Iterator[bytes]:
+    for node in nodes:
+        yield json.dumps(node_to_json(node), allow_nan=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _as_json(result: TransformResult, output: str | None, metadata: str | None) -> dict[str, object]:
+    return {
+        "request_id": result.request_id,
+        "modified": result.modified,
+        "passes": result.passes,
+        "summary": result.summary,
+        "bytes_sent": result.bytes_sent,
+        "bytes_received": result.bytes_received,
+        "output": output,
+        "metadata": metadata,
+    }
+
+
+def _print(session: Session, result: TransformResult, output: str | None, metadata: str | None) -> None:
+    summary = result.summary
+    if summary.output is None:
+        session.out.print(f"valid: {summary.pipeline} can run on this program of {summary.input.node_count} nodes")
+        _print_remarks(session, summary.remarks)
+        return
+    numbers = ("rewrites", "time", "nodes before", "after")
+    rows = table("pass", "modified", *numbers, right=numbers)
+    for report in result.passes:
+        rows.add_row(
+            printable(report.text),
+            "yes" if report.modified else "no",
+            str(report.rewrites),
+            seconds(report.seconds),
+            str(report.nodes_before),
+            str(report.nodes_after),
+        )
+    session.out.print(rows)
+    for report in result.passes:
+        _print_remarks(session, (*report.remarks, *(f"new guard: {guard}" for guard in report.new_guards)), f"{report.text}: ")
+    _print_remarks(session, summary.remarks)
+    if changes := histogram_change(summary.input.targets, summary.output.targets):
+        session.out.print(changes)
+    session.out.print(_outcome(result, output, metadata))
+
+
+def _print_remarks(session: Session, remarks: tuple[str, ...], about: str = "") -> None:
+    for remark in remarks:
+        session.out.print(printable(f"  {about}{remark}"))
+
+
+def _outcome(result: TransformResult, output: str | None, metadata: str | None) -> object:
+    summary = result.summary
+    timings = summary.timings
+    pairs = [
+        ("program", "modified" if result.modified else "not modified: the output is the input, byte for byte"),
+        (
+            "server time",
+            f"{seconds(timings.queued)} queued, {seconds(timings.reading)} reading, {seconds(timings.running)} running, "
+            f"{seconds(timings.describing)} describing, {seconds(timings.writing)} writing",
+        ),
+        ("transfer", f"{byte_count(result.bytes_sent)} sent, {byte_count(result.bytes_received)} received"),
+    ]
+    if output:
+        pairs.append(("output", f"{output}, {byte_count(summary.output_size)}"))
+    if metadata:
+        pairs.append(("metadata", f"{metadata}, {len(result.nodes)} nodes"))
+    return facts(*pairs)

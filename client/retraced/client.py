@@ -1,0 +1,214 @@
+"""The client that blocks. `retraced.aio` has the same shape for asyncio."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import grpc
+
+from retraced import _convert
+from retraced._options import (
+    NodeMetadataSelection,
+    RetraceMode,
+    TransformOptions,
+    all_channel_options,
+    call_metadata,
+    new_request_id,
+    server_address,
+)
+from retraced._source import open_source
+from retraced._status import error_from_status
+from retraced._transform import Transform
+from retraced.events import Event
+from retraced.results import TransformResult
+from retraced.server_info import PassInfo, ServerInfo
+from retraced.v1 import graph_transform_pb2 as pb
+from retraced.v1.graph_transform_pb2_grpc import GraphTransformServiceStub
+
+if TYPE_CHECKING:
+    from retraced._source import AnySource
+
+
+class Client:
+    """A connection to a server. It connects at the first call, may be used from several threads, and is a context manager.
+
+    Args:
+        address: The server's, for example `127.0.0.1:50051` or `unix:/run/retraced.sock`; None: that of the environment
+            variable RETRACED_SERVER. The connection is not encrypted.
+        timeout: Seconds that a call may take, where the call itself does not say; None: as long as it needs.
+        channel_options: gRPC channel options that go before this client's own, by name, for example
+            `{"grpc.max_receive_message_length": 1 << 28}`.
+
+    Raises:
+        AddressMissing: There is no address.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        timeout: float | None = None,
+        channel_options: Mapping[str, str | int] | None = None,
+    ) -> None:
+        self.address = server_address(address)
+        self._timeout = timeout
+        self._channel = grpc.insecure_channel(self.address, options=all_channel_options(self.address, channel_options))
+        self._stub: GraphTransformServiceStub | None = GraphTransformServiceStub(self._channel)
+
+    def transform(
+        self,
+        source: AnySource,
+        pipeline: str,
+        on_event: Callable[[Event], object] | None = None,
+        timeout: float | None = None,
+        *,
+        node_metadata: NodeMetadataSelection = "none",
+        validate_only: bool = False,
+        refuse_new_guards: bool = False,
+        mode: RetraceMode | None = None,
+        want_output: bool = True,
+        request_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> TransformResult:
+        """Transforms a program by a pipeline of passes.
+
+        Args:
+            source: A `.pt2` archive as a path, as bytes, or as a file object opened in binary mode (read from where it stands
+                to its end); or a `torch.export.ExportedProgram`.
+            pipeline: The passes, for example `decompose{table=core-aten},cse,dce`.
+            on_event: Called with each event as it comes, one at a time. What it raises ends the call, and is raised here.
+            timeout: Seconds that the call may take; None: the client's.
+            node_metadata: Whose metadata is wanted: no node's, that of nodes that are new or changed, or every node's.
+            validate_only: Check the pipeline and the program, and stop there: no pass runs and there is no output.
+            refuse_new_guards: Fail when a pass adds guards on symbolic shapes, instead of reporting them.
+            mode: `full` executes every operator again and compares; None: as the server is configured.
+            want_output: False: only reports and metadata are wanted, and no archive is sent back.
+            request_id: Names the request in the server's logs, up to 128 printable ASCII characters; None: a new one.
+            traceparent: W3C Trace Context for the server's logs.
+
+        Returns:
+            The transformed program, reports and nodes.
+
+        Raises:
+            RequestInvalid: The program, the pipeline or an option is at fault; a subclass says which.
+            TransformFailed: A pass or a worker failed, the call took too long, or the answer cannot be used; a subclass says
+                which.
+            ServerUnavailable: The server is not there, or too busy; a subclass says which.
+            SourceNotReadable: The source cannot be read, or was changed meanwhile.
+            OutputNotWritable: There is no room for the output in the directory for temporary files.
+            ValueError: An option is not one of its values, or the client is closed.
+            TypeError: The source is none of the above.
+        """
+        options = TransformOptions(node_metadata, validate_only, mode, refuse_new_guards, want_output)
+        request_id = new_request_id(request_id)
+        metadata = call_metadata(request_id, traceparent)
+        transform = Transform(open_source(source), pipeline, options, request_id)
+        try:
+            feed = _Feed(transform, on_event)
+            call = self._open_stub().TransformGraph(iter(feed), timeout=self._seconds(timeout), metadata=metadata)
+            feed.started(call.cancel)
+            try:
+                for response in call:
+                    feed.tell(transform.receive(response))
+            except grpc.RpcError as error:
+                if feed.failure is None:
+                    raise error_from_status(error, address=self.address, request_id=transform.request_id) from error
+            except BaseException:
+                call.cancel()
+                raise
+            if feed.failure is not None:
+                raise feed.failure
+            return transform.finish()
+        except BaseException:
+            transform.close()
+            raise
+
+    def passes(self, timeout: float | None = None) -> tuple[PassInfo, ...]:
+        """The passes that the server can run, by name.
+
+        Args:
+            timeout: Seconds that the call may take; None: the client's.
+
+        Raises:
+            ServerUnavailable: The server is not there, or too busy.
+            TransformFailed: The call took too long, or the answer cannot be used.
+        """
+        request_id = new_request_id(None)
+        try:
+            response = self._open_stub().ListPasses(
+                pb.ListPassesRequest(), timeout=self._seconds(timeout), metadata=call_metadata(request_id)
+            )
+        except grpc.RpcError as error:
+            raise error_from_status(error, address=self.address, request_id=request_id) from error
+        return tuple(map(_convert.pass_info, response.passes))
+
+    def info(self, timeout: float | None = None) -> ServerInfo:
+        """What the server is: versions, limits, imported modules, load.
+
+        Args:
+            timeout: Seconds that the call may take; None: the client's.
+
+        Raises:
+            ServerUnavailable: The server is not there, or too busy.
+            TransformFailed: The call took too long, or the answer cannot be used.
+        """
+        request_id = new_request_id(None)
+        try:
+            response = self._open_stub().GetServerInfo(
+                pb.GetServerInfoRequest(), timeout=self._seconds(timeout), metadata=call_metadata(request_id)
+            )
+        except grpc.RpcError as error:
+            raise error_from_status(error, address=self.address, request_id=request_id) from error
+        return _convert.info(response)
+
+    def close(self) -> None:
+        """Closes the connection; calls that run end with `Cancelled`. May be called twice."""
+        self._stub = None
+        self._channel.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _seconds(self, timeout: float | None) -> float | None:
+        return self._timeout if timeout is None else timeout
+
+    def _open_stub(self) -> GraphTransformServiceStub:
+        if self._stub is None:
+            raise ValueError("the client is closed")
+        return self._stub
+
+
+class _Feed:
+    """Gives gRPC the request stream, which it reads in a thread of its own, and tells of events, from either thread."""
+
+    def __init__(self, transform: Transform, on_event: Callable[[Event], object] | None) -> None:
+        # What ended the request stream too early.
+        self.failure: Exception | None = None
+        self._transform = transform
+        self._on_event = on_event
+        self._telling = threading.Lock()
+        self._cancel: Future[Callable[[], object]] = Future()
+
+    def started(self, cancel: Callable[[], object]) -> None:
+        self._cancel.set_result(cancel)
+
+    def tell(self, event: Event | None) -> None:
+        if event is not None and self._on_event is not None:
+            with self._telling:
+                self._on_event(event)
+
+    def __iter__(self) -> Iterator[pb.TransformGraphRequest]:
+        try:
+            for request, event in self._transform.requests():
+                yield request
+                self.tell(event)
+        except Exception as error:  # noqa: BLE001 - gRPC would log it and lose it; the caller's thread raises it instead
+            self.failure = error
+            self._cancel.result()()

@@ -1,0 +1,199 @@
+"""A node of a transformed program, with everything that is recorded of it.
+
+The classes mirror `retraced/v1/node_metadata.proto` with its tables resolved: a string is a string, a tensor is a tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class NodeOp(StrEnum):
+    """The operation of a node, as in torch.fx."""
+
+    PLACEHOLDER = "placeholder"
+    CALL_FUNCTION = "call_function"
+    GET_ATTR = "get_attr"
+    OUTPUT = "output"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A symbolic expression.
+
+    Attributes:
+        text: For example `2*s77 + 1`.
+        hint: Its value at export, where one is known.
+        lower: The smallest value it can have; None: no bound, or not an integer.
+        upper: The largest value it can have; None: no bound, or not an integer.
+    """
+
+    text: str
+    hint: int | float | bool | None = None
+    lower: int | None = None
+    upper: int | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Dim = int | Expression
+
+
+@dataclass(frozen=True)
+class TensorValue:
+    """A tensor without its data.
+
+    Attributes:
+        dtype: The element type as torch names it, for example `float32`.
+        shape: The size of each dimension.
+        strides: The stride of each dimension, in elements; empty for layouts without strides.
+        storage_offset: The offset of the first element in the storage, in elements; None for layouts without storage.
+        device: As torch names it, for example `cuda:0`.
+        layout: As torch names it, for example `strided`.
+        requires_grad: Whether gradients are tracked.
+    """
+
+    dtype: str
+    shape: tuple[Dim, ...]
+    strides: tuple[Dim, ...]
+    storage_offset: Dim | None
+    device: str
+    layout: str
+    requires_grad: bool
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class SymbolicValue:
+    """A SymInt, SymFloat or SymBool: `type` is `int`, `float` or `bool`."""
+
+    type: str
+    expression: Expression
+
+    def __str__(self) -> str:
+        return f"Sym{self.type.capitalize()}({self.expression})"
+
+
+@dataclass(frozen=True)
+class OpaqueValue:
+    """A value of another kind, a script object for example, as text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class NoValue:
+    """No value is recorded for the node. A recorded None is None."""
+
+
+Value = TensorValue | SymbolicValue | OpaqueValue | int | float | bool | str | None | tuple["Value", ...]
+
+
+@dataclass(frozen=True)
+class NodeRef:
+    """An argument that is the value of another node of the same graph."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"%{self.name}"
+
+
+class ConstantKind(StrEnum):
+    """What a `Constant` is."""
+
+    DTYPE = "dtype"
+    DEVICE = "device"
+    LAYOUT = "layout"
+    MEMORY_FORMAT = "memory_format"
+    OPERATOR = "operator"
+    OPAQUE = "opaque"
+
+
+@dataclass(frozen=True)
+class Constant:
+    """An argument that is a torch object, or another constant as Python writes it."""
+
+    kind: ConstantKind
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Argument = (
+    NodeRef | Constant | int | float | bool | str | None | list["Argument"] | tuple["Argument", ...] | dict[str, "Argument"]
+)
+
+
+@dataclass(frozen=True)
+class ModuleFrame:
+    """One frame of a module stack: the key that torch gives it, the module's path and its class."""
+
+    key: str
+    path: str
+    type: str
+
+
+@dataclass(frozen=True)
+class SourceFn:
+    """One frame of a source function stack: the name torch gives the call, and what was called."""
+
+    name: str
+    target: str
+
+
+@dataclass(frozen=True)
+class UnbackedBinding:
+    """A symbol that a node's value defines, and the path in the value at which it is found, as torch writes it."""
+
+    symbol: str
+    path: str
+
+
+@dataclass(frozen=True)
+class NodeMetadata:
+    """A node.
+
+    Attributes:
+        graph: The path of the graph that it is in: empty for the root graph, `true_graph_0` for a body.
+        name: Its name.
+        op: Its operation.
+        target: An operator, a placeholder's name, an attribute.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        users: Names of the nodes that use it, in the same graph.
+        value: Its recorded value.
+        unbacked_bindings: The symbols that its value defines.
+        stack_trace: Its stack trace; empty where there is none. It is text of the program's author.
+        nn_module_stack: The modules it was traced in, outermost first.
+        source_fn_stack: The source-level calls it was traced in, outermost first.
+        torch_fn: The pair that torch records as `torch_fn`; empty where there is none.
+        custom: Its `custom` metadata as JSON text; empty where there is none.
+        from_nodes: The nodes of the input program that it came from, each `graph/path:name`, or `name` in the root graph.
+        made_by: The pass that made it, as canonical pipeline text; empty for a node of the input program.
+        other: Metadata under any other key as JSON text; empty where there is none.
+    """
+
+    graph: str
+    name: str
+    op: NodeOp
+    target: str
+    args: tuple[Argument, ...] = ()
+    kwargs: tuple[tuple[str, Argument], ...] = ()
+    users: tuple[str, ...] = ()
+    value: Value | NoValue = NoValue()
+    unbacked_bindings: tuple[UnbackedBinding, ...] = ()
+    stack_trace: str = ""
+    nn_module_stack: tuple[ModuleFrame, ...] = ()
+    source_fn_stack: tuple[SourceFn, ...] = ()
+    torch_fn: tuple[str, ...] = ()
+    custom: str = ""
+    from_nodes: tuple[str, ...] = ()
+    made_by: str = ""
+    other: str = ""

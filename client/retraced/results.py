@@ -1,0 +1,137 @@
+"""What a caller gets back from a transform."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from retraced._output import Output, write_atomically
+from retraced._source import Source
+from retraced.errors import OutputMissing
+from retraced.nodes import NodeMetadata
+from retraced.reports import PassReport, Summary
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+_READ_BYTES = 1 << 20
+
+
+class TransformResult:
+    """A transformed program, what each pass did, and its nodes.
+
+    It may hold a temporary file, or the source open; `close` gives that up at once, and so does leaving it as a context
+    manager. Without either it is given up with the object. Reports and nodes stay.
+
+    When no pass modified the program and the source was a path, bytes or an ExportedProgram, the output was not sent: it is the
+    source's own bytes, read again when they are wanted.
+
+    Attributes:
+        request_id: The request's id in the server's logs.
+        summary: What came out, as a whole.
+        passes: What each pass did, in the order of the pipeline.
+        bytes_sent: Bytes of the messages sent, before gRPC's framing.
+        bytes_received: Bytes of the messages received, before gRPC's framing.
+    """
+
+    def __init__(
+        self,
+        *,
+        request_id: str,
+        summary: Summary,
+        passes: tuple[PassReport, ...],
+        decode_nodes: Callable[[], tuple[NodeMetadata, ...]],
+        output: Output | Source | None,
+        bytes_sent: int,
+        bytes_received: int,
+    ) -> None:
+        self.request_id = request_id
+        self.summary = summary
+        self.passes = passes
+        self.bytes_sent = bytes_sent
+        self.bytes_received = bytes_received
+        self._decode_nodes = decode_nodes
+        self._output = output
+
+    @property
+    def modified(self) -> bool:
+        """Whether any pass modified the program. If not, the output is the input, byte for byte."""
+        return self.summary.modified
+
+    @cached_property
+    def nodes(self) -> tuple[NodeMetadata, ...]:
+        """The nodes that were asked for with `node_metadata`, decoded when they are first read.
+
+        Each graph's are in order, and a body comes right after the graph that holds it.
+
+        Raises:
+            ResponseInvalid: The server's tables contradict themselves.
+        """
+        return self._decode_nodes()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the output archive, a `.pt2`. The path holds all of it, or what it held before; nothing else is left.
+
+        Raises:
+            OutputNotWritable: It cannot be written.
+            OutputMissing: There is no output.
+            SourceNotReadable: The output is the source, which was changed since.
+        """
+        write_atomically(path, self._chunks())
+
+    def to_bytes(self) -> bytes:
+        """The output archive, a `.pt2`.
+
+        Raises:
+            OutputMissing: There is no output.
+            SourceNotReadable: The output is the source, which was changed since.
+        """
+        return b"".join(self._chunks())
+
+    def exported_program(self) -> ExportedProgram:
+        """The output as torch loads it. `torch.export.load` runs code from the file: the server must be one you trust.
+
+        Raises:
+            TorchMissing: Torch is not installed.
+            OutputMissing: There is no output.
+            SourceNotReadable: The output is the source, which was changed since.
+        """
+        from retraced import _torch
+
+        with tempfile.TemporaryFile() as file:
+            file.writelines(self._chunks())
+            file.seek(0)
+            return _torch.load(file)
+
+    def close(self) -> None:
+        """Gives the output up. May be called twice."""
+        if self._output is not None:
+            self._output.close()
+            self._output = None
+
+    def __enter__(self) -> TransformResult:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return (
+            f"<TransformResult {self.summary.pipeline!r}: {'modified' if self.modified else 'not modified'}, "
+            f"{self.summary.output_size} bytes, request {self.request_id}>"
+        )
+
+    def _chunks(self) -> Iterator[bytes]:
+        output = self._output
+        if output is None:
+            raise OutputMissing(
+                "this result has no output: it was only validated, or no output was wanted, or it is closed",
+                request_id=self.request_id,
+            )
+        if isinstance(output, Output):
+            return output.chunks()
+        return (output.read_at(offset, min(_READ_BYTES, output.size - offset)) for offset in range(0, output.size, _READ_BYTES))

@@ -1,0 +1,260 @@
+"""Which node of a program stands for which of the program that it was made of, after torch has traced it anew."""
+
+from __future__ import annotations
+
+import operator
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from retraced_server.passes._keys import Unkeyed, call_key
+from retraced_server.passes._working_copy import TAG, body_of, child_path, inlined_body
+from retraced_server.retrace.outcome import node_key
+
+ASSERT_SCALAR = torch.ops.aten._assert_scalar.default
+"""An assertion that torch derives again; its message has the name of a node."""
+
+
+@dataclass
+class GraphMatch:
+    """A graph and the graph that it became.
+
+    Attributes:
+        path: The path of the graph in the old program; empty for the root graph.
+        old: The graph module in the old program.
+        new: The graph module in the new program.
+        values: For a node of the old graph, or of a body that was inlined into it, the new node with its value.
+        sources: For a node of the new graph, the old node that its metadata is of.
+        origins: For a node of the new graph, all old nodes that it came from.
+        inlined: Whether a body was inlined into it.
+    """
+
+    path: str
+    old: fx.GraphModule
+    new: fx.GraphModule
+    values: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    sources: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    origins: dict[fx.Node, tuple[fx.Node, ...]] = field(default_factory=dict)
+    inlined: bool = False
+
+    def derive(self, new: fx.Node, source: fx.Node, *others: fx.Node) -> None:
+        """Records where a new node comes from."""
+        self.sources[new] = source
+        self.origins[new] = (source, *others)
+
+
+class Correspondence:
+    """Compares a program with what torch made of its `working_copy`.
+
+    Args:
+        old: The root graph module of the program.
+        new: The root graph module of the result, whose nodes carry tags.
+        placeholders: For each placeholder of the old root graph its counterpart in the new one.
+    """
+
+    def __init__(self, old: fx.GraphModule, new: fx.GraphModule, placeholders: Mapping[fx.Node, fx.Node]) -> None:
+        self.graphs: list[GraphMatch] = []
+        self.keys: dict[fx.Node, str] = {}
+        self._by_key: dict[str, fx.Node] = {}
+        # Of inlined bodies: a placeholder is the operand, an item of the results is the result.
+        self._aliases: dict[fx.Node, fx.Node] = {}
+        for path, module in graphs(old):
+            for node in module.graph.nodes:
+                self.keys[node] = node_key(path, node.name)
+                self._by_key[self.keys[node]] = node
+        self._match("", old, new, placeholders)
+
+    @property
+    def identical(self) -> bool:
+        """Whether the two programs compute the same by the same calls, whatever the names and the order of independent nodes."""
+        return all(_identical(match) for match in self.graphs)
+
+    def rewritten(self) -> int:
+        """Counts the calls of the old program that are not in the new one as they were."""
+        count = 0
+        for match in self.graphs:
+            back = self._back(match)
+            for node in self._old_nodes(match.old):
+                counterpart = match.values.get(node)
+                if node.op != "call_function" or node in self._aliases:
+                    continue
+                if counterpart is None or _key(node, self._aliases) != _key(counterpart, back):
+                    count += 1
+        return count
+
+    def _back(self, match: GraphMatch) -> dict[fx.Node, fx.Node]:
+        return {new: self._aliases.get(old, old) for old, new in match.values.items()}
+
+    def _match(self, path: str, old: fx.GraphModule, new: fx.GraphModule, placeholders: Mapping[fx.Node, fx.Node]) -> None:
+        match = GraphMatch(path, old, new, dict(placeholders))
+        self.graphs.append(match)
+        groups: dict[fx.Node, list[fx.Node]] = defaultdict(list)
+        for node in new.graph.nodes:
+            origin = self._by_key.get(str(node.meta.get(TAG)))
+            if origin is not None and node.op == "call_function":
+                groups[origin].append(node)
+                match.derive(node, origin)
+        for before, after in placeholders.items():
+            match.derive(after, before)
+        nodes = list(self._old_nodes(old))
+        match.inlined = any(node.graph is not old.graph for node in nodes)
+        for node in nodes:
+            self._match_node(match, node, groups)
+        self._match_untagged(match, nodes)
+        match.values[old.graph.output_node()] = new.graph.output_node()
+        match.derive(new.graph.output_node(), old.graph.output_node())
+
+    def _match_node(self, match: GraphMatch, node: fx.Node, groups: Mapping[fx.Node, list[fx.Node]]) -> None:
+        body = inlined_body(match.old, node) if node.op == "call_function" else None
+        if body is not None:
+            self._match_inlined(match, node, body)
+            return
+        group = groups.get(node, [])
+        found = _choose(node, group, match)
+        if found is not None:
+            match.values[node] = found
+            self._match_bodies(match, node, found)
+        elif node.target is operator.getitem and isinstance(node.args[0], fx.Node) and node not in match.values:
+            self._match_item(match, node, groups.get(node.args[0], []))
+
+    def _match_inlined(self, match: GraphMatch, node: fx.Node, body: fx.GraphModule) -> None:
+        results = body.graph.output_node().args[0]
+        assert isinstance(results, (tuple, list))
+        for user in node.users:
+            result = results[user.args[1]]  # type: ignore[index]  # `inlined_body` saw that users are items
+            if not isinstance(result, fx.Node):
+                continue
+            self._aliases[user] = self._aliases.get(result, result)
+            if result in match.values:
+                match.values[user] = match.values[result]
+
+    def _match_item(self, match: GraphMatch, node: fx.Node, group: list[fx.Node]) -> None:
+        """Finds an item of a tuple among the nodes that the tuple's operator became."""
+        parent = node.args[0]
+        assert isinstance(parent, fx.Node)
+        counterpart = match.values.get(parent)
+        items = [n for n in group if n.target is operator.getitem and n.args == (counterpart, node.args[1])]
+        found = items[-1] if items else _choose(node, group, match) if counterpart is None else None
+        if found is not None:
+            match.values[node] = found
+            match.derive(found, node, parent)
+
+    def _match_bodies(self, match: GraphMatch, old: fx.Node, new: fx.Node) -> None:
+        old_bodies, new_bodies = list(_bodies(match.old, old)), list(_bodies(match.new, new))
+        if len(old_bodies) != len(new_bodies):
+            return
+        matched = {id(graph.new) for graph in self.graphs}
+        for (old_attribute, old_body), (new_attribute, new_body) in zip(old_bodies, new_bodies, strict=True):
+            match.values[old_attribute] = new_attribute
+            match.derive(new_attribute, old_attribute)
+            if id(new_body) not in matched:
+                path = child_path(match.path, old_attribute.target)
+                self._match(path, old_body, new_body, _body_placeholders(old_body, new_body))
+
+    def _match_untagged(self, match: GraphMatch, nodes: list[fx.Node]) -> None:
+        """Matches assertions and sizes that torch derived anew with those of the old graph that compute the same."""
+        waiting: dict[Hashable, list[fx.Node]] = defaultdict(list)
+        for node in nodes:
+            if node.op == "call_function" and node not in match.values:
+                waiting[_key(node, self._aliases)].append(node)
+        back = self._back(match)
+        for node in match.new.graph.nodes:
+            if node.op != "call_function" or node in match.origins:
+                continue
+            same = waiting.get(_key(node, back))
+            if same:
+                old = same.pop(0)
+                match.values[old] = node
+                match.derive(node, old)
+                back[node] = old
+            else:
+                made_of = [origin for value in node.all_input_nodes for origin in match.origins.get(value, ())]
+                match.origins[node] = tuple(dict.fromkeys(made_of))
+
+    def _old_nodes(self, old: fx.GraphModule) -> Iterator[fx.Node]:
+        """Yields the nodes of a graph in order, those of bodies that were inlined before the node that calls them."""
+        for node in old.graph.nodes:
+            body = inlined_body(old, node) if node.op == "call_function" else None
+            if body is not None:
+                operands = zip(body.graph.find_nodes(op="placeholder"), node.args[2:], strict=True)
+                self._aliases.update((inner, self._aliases.get(outer, outer)) for inner, outer in operands)
+                yield from (n for n in self._old_nodes(body) if n.op == "call_function")
+            yield node
+
+
+def graphs(module: fx.GraphModule, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, fx.GraphModule]]:
+    """Yields a graph module and the bodies in it, each once, with their paths."""
+    seen = set() if seen is None else seen
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    yield path, module
+    for node in module.graph.find_nodes(op="get_attr"):
+        body = body_of(module, node)
+        if body is not None:
+            yield from graphs(body, child_path(path, node.target), seen)
+
+
+def _bodies(module: fx.GraphModule, node: fx.Node) -> Iterator[tuple[fx.Node, fx.GraphModule]]:
+    for argument in node.all_input_nodes:
+        body = body_of(module, argument)
+        if body is not None:
+            yield argument, body
+
+
+def _body_placeholders(old: fx.GraphModule, new: fx.GraphModule) -> dict[fx.Node, fx.Node]:
+    before, after = old.graph.find_nodes(op="placeholder"), new.graph.find_nodes(op="placeholder")
+    if len(before) == len(after):
+        return dict(zip(before, after, strict=True))
+    named = {node.name: node for node in after}
+    return {node: named[node.name] for node in before if node.name in named}
+
+
+def _choose(node: fx.Node, group: list[fx.Node], match: GraphMatch) -> fx.Node | None:
+    """Finds the node of a group that has the value of the old node: the last that others use, those first that its users became."""
+    taken = set(match.values.values())
+    found = [n for n in group if n not in taken and _same_value(node.meta.get("val"), n.meta.get("val"))]
+    if node.meta.get("val") is None:
+        found = [n for n in found if n.target == node.target]
+    members = set(group)
+    used = [n for n in found if any(user not in members for user in n.users)]
+    expected = set(node.users)
+    wanted = [n for n in used if any(not expected.isdisjoint(match.origins.get(user, ())) for user in n.users)]
+    pool = wanted or used or found
+    return pool[-1] if pool else None
+
+
+def _same_value(old: Any, new: Any) -> bool:
+    if isinstance(old, torch.Tensor) or isinstance(new, torch.Tensor):
+        if not (isinstance(old, torch.Tensor) and isinstance(new, torch.Tensor)):
+            return False
+        return old.dtype == new.dtype and old.device == new.device and _same_value(tuple(old.shape), tuple(new.shape))
+    if isinstance(old, (tuple, list)):
+        return isinstance(new, (tuple, list)) and len(old) == len(new) and all(map(_same_value, old, new))
+    return str(old) == str(new)
+
+
+def _key(node: fx.Node, back: Mapping[fx.Node, fx.Node]) -> Hashable:
+    """Gives a key of a call with its inputs taken back to the old program."""
+    args = node.args[:1] if node.target is ASSERT_SCALAR else node.args
+    try:
+        return call_key(
+            node.target, args, node.kwargs, lambda value: back.get(value, value) if isinstance(value, fx.Node) else None
+        )
+    except Unkeyed:
+        return node
+
+
+def _identical(match: GraphMatch) -> bool:
+    # Dead code alone is no difference: reading a program from a file adds unused items of tuples.
+    live = {node for node in match.old.graph.nodes if node in match.values}
+    if match.inlined or len(live) != len(match.new.graph.nodes):
+        return False
+    if any(user in live for node in match.old.graph.nodes if node not in live for user in node.users):
+        return False
+    back = {new: old for old, new in match.values.items()}
+    return all(node.op in ("placeholder", "get_attr") or _key(node, {}) == _key(match.values[node], back) for node in live)

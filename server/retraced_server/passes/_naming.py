@@ -1,0 +1,127 @@
+"""Gives the nodes of a program that torch has traced anew the names and the metadata of the nodes that they stand for."""
+
+from __future__ import annotations
+
+import re
+from itertools import count
+from typing import Any
+
+from torch import fx
+from torch.fx.graph import _Namespace
+
+from retraced_server.passes._correspondence import ASSERT_SCALAR, Correspondence, GraphMatch, graphs
+from retraced_server.passes._working_copy import TAG, body_of, set_attribute
+from retraced_server.retrace.outcome import node_key
+
+# Metadata of the value that a node has, and not of where it comes from.
+_OF_THE_VALUE = ("val", "tensor_meta", "unbacked_bindings")
+# What a tracing adds to say where a node comes from and when it was made.
+_OF_THE_TRACING = ("from_node", "original_aten", "seq_nr", "is_functional_regenerated", "desc", TAG)
+_SUFFIX = re.compile(r"_\d+$")
+_NODE_NAME = re.compile(r"on node '(\w+)'")
+
+
+def adopt(correspondence: Correspondence) -> dict[str, str]:
+    """Renames and describes all nodes of the new program, in place.
+
+    A node that has the value of an old node gets its name; no other node does, even where the old node is gone. A node has the
+    metadata of the node that it was traced from, and no more keys than that node had.
+
+    Returns:
+        For each node of the new root graph, by its name before, its name after.
+    """
+    with_tensor_meta = any("tensor_meta" in node.meta for match in correspondence.graphs for node in match.old.graph.nodes)
+    renamed: dict[str, str] = {}
+    for match in correspondence.graphs:
+        names = _names(match)
+        if not match.path:
+            renamed = {node.name: name for node, name in names.items()}
+        for node in match.new.graph.nodes:
+            node.meta = _metadata(match, node, with_tensor_meta)
+        _restore_messages(match, {node.name: name for node, name in names.items()})
+        _rename_nodes(match.new.graph, names)
+        _rename_bodies(match)
+        match.new.meta = dict(match.old.meta)
+    return renamed
+
+
+def origins(correspondence: Correspondence, root: fx.GraphModule) -> dict[str, tuple[str, ...]]:
+    """Says for each node of the new program, by its key, which nodes of the old one it came from."""
+    came_from = {node: keys for match in correspondence.graphs for node, keys in match.origins.items()}
+    return {
+        node_key(path, node.name): tuple(correspondence.keys[old] for old in came_from.get(node, ()))
+        for path, module in graphs(root)
+        for node in module.graph.nodes
+    }
+
+
+def _names(match: GraphMatch) -> dict[fx.Node, str]:
+    """Decides the names of the new nodes of a graph, in order."""
+    namespace = _Namespace()
+    namespace._used_names.update(node.name for node in match.old.graph.nodes)
+    stands_for: dict[fx.Node, str] = {}
+    inlined: dict[fx.Node, str] = {}
+    for old, new in match.values.items():
+        (stands_for if old.graph is match.old.graph else inlined).setdefault(new, old.name)
+    return {
+        node: stands_for[node]
+        if node in stands_for
+        else namespace.create_name(inlined.get(node, _SUFFIX.sub("", node.name)), None)
+        for node in match.new.graph.nodes
+    }
+
+
+def _rename_nodes(graph: fx.Graph, names: dict[fx.Node, str]) -> None:
+    # fx would not give a node the name of a builtin, such as `input`; torch.export too sets such names past it.
+    graph._graph_namespace = _Namespace()
+    for node, name in names.items():
+        if node.op == "placeholder":
+            node.target = name
+        node.name = name
+        graph._graph_namespace._used_names.add(name)
+        graph._graph_namespace.associate_name_with_obj(name, node)
+
+
+def _restore_messages(match: GraphMatch, before: dict[str, str]) -> None:
+    """Makes the messages of assertions name nodes by their names now; `before` has them by their names in torch's graph."""
+    for node in match.new.graph.find_nodes(op="call_function", target=ASSERT_SCALAR):
+        old = match.sources.get(node)
+        if old is not None and old.target is ASSERT_SCALAR:
+            message = old.args[1]
+        else:
+            message = _NODE_NAME.sub(lambda found: f"on node '{before.get(found[1], found[1])}'", str(node.args[1]))
+        node.args = (node.args[0], message)
+
+
+def _rename_bodies(match: GraphMatch) -> None:
+    """Gives the bodies of a graph module the names of the attributes that their counterparts have."""
+    nodes = match.new.graph.find_nodes(op="get_attr")
+    bodies = {str(node.target): body for node in nodes if (body := body_of(match.new, node)) is not None}
+    targets = {str(node.target): str(match.sources[node].target) for node in nodes if node in match.sources}
+    for target in bodies:
+        delattr(match.new, target)
+    taken = {*targets.values(), *dir(match.new)}
+    for target, body in bodies.items():
+        if target not in targets:
+            stem = _SUFFIX.sub("", target)
+            targets[target] = next(name for k in count() if (name := f"{stem}_{k}") not in taken)
+            taken.add(targets[target])
+        set_attribute(match.new, targets[target], body)
+    for node in nodes:
+        node.target = targets.get(str(node.target), node.target)
+
+
+def _metadata(match: GraphMatch, node: fx.Node, with_tensor_meta: bool) -> dict[str, Any]:
+    source = match.sources.get(node)
+    if source is None:
+        return {key: value for key, value in node.meta.items() if key not in _OF_THE_TRACING}
+    if node.op == "placeholder" and not match.path:
+        return dict(source.meta)
+    meta = {key: value for key, value in source.meta.items() if key not in _OF_THE_VALUE}
+    if "val" in source.meta and source.target == node.target:
+        # Operators without a result have a recorded value in some programs and not in others.
+        meta["val"] = None
+    for key in _OF_THE_VALUE:
+        if key in node.meta and (key != "tensor_meta" or with_tensor_meta):
+            meta[key] = node.meta[key]
+    return meta

@@ -1,0 +1,158 @@
+"""A copy of a program that torch's own transformations can be let loose on, each node tagged with the node it is a copy of."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram, ModuleCallEntry
+from torch.export.graph_signature import ConstantArgument, ExportGraphSignature, OutputKind, OutputSpec
+
+from retraced_server.retrace.outcome import node_key
+
+# Of the metadata that torch's tracer copies from the node being run to the nodes it makes, the one key that neither export
+# nor AOTAutograd reads.
+TAG = "partitioner_tag"
+
+# The stand-in of a node: a node, or the tuple of results of an inlined body.
+_Env = dict[fx.Node, Any]
+
+
+def working_copy(program: ExportedProgram) -> ExportedProgram:
+    """Copies a program's graphs and signature; weights, constants and values are shared.
+
+    - Every node has, under `TAG`, the key of the node that it is a copy of.
+    - Nodes have names that fx itself would give: torch loses track of inputs called `input` or `id` when it copies a graph.
+    - The bodies of `wrap_with_set_grad_enabled(False, ...)` are inlined, as AOTAutograd would do with the loss of all metadata.
+    - Guards, sample inputs and preserved module signatures are left out: guards are code, which is not to be compiled, and
+      torch's own update of signatures refuses programs that it need not.
+    """
+    graph_module, names = _copy_graph_module(program.graph_module, "")
+    result = copy.copy(program)
+    result._graph_module = graph_module
+    result._graph_signature = _renamed(program.graph_signature, names)
+    result._state_dict = dict(program.state_dict)
+    result._constants = dict(program.constants)
+    result._range_constraints = dict(program.range_constraints)
+    result._guards_code = []
+    result._example_inputs = None
+    result._module_call_graph = [
+        ModuleCallEntry(entry.fqn, None) if entry.fqn else entry for entry in program.module_call_graph
+    ]
+    return result
+
+
+def body_of(graph_module: torch.nn.Module, node: object) -> fx.GraphModule | None:
+    """Gives the graph module that a `get_attr` node stands for, or None where the argument is anything else."""
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return None
+    found = _attribute(graph_module, str(node.target))
+    return found if isinstance(found, fx.GraphModule) else None
+
+
+def child_path(path: str, target: object) -> str:
+    """Gives the path of a body from the path of the graph that it belongs to and the target of its `get_attr` node."""
+    step = str(target).replace(".", "/")
+    return f"{path}/{step}" if path else step
+
+
+def inlined_body(graph_module: torch.nn.Module, node: fx.Node) -> fx.GraphModule | None:
+    """Gives the body of a node that `working_copy` inlines, or None."""
+    if node.target is not torch.ops.higher_order.wrap_with_set_grad_enabled or node.args[0] is not False:
+        return None
+    if any(user.target is not operator.getitem for user in node.users):
+        return None
+    body = body_of(graph_module, node.args[1])
+    return body if body is not None and isinstance(body.graph.output_node().args[0], (tuple, list)) else None
+
+
+def _copy_graph_module(source: fx.GraphModule, path: str) -> tuple[fx.GraphModule, dict[str, str]]:
+    """Copies a graph module with its bodies; gives the new names of its nodes too."""
+    copier = _Copier()
+    env: _Env = {}
+    copier.copy_nodes(source, path, "", env)
+    output = source.graph.output_node()
+    copied = copier.graph.output(fx.map_arg(output.args[0], env.__getitem__))
+    copied.meta = _tagged(output, path)
+    result = fx.GraphModule(copier.root, copier.graph)
+    result.meta = dict(source.meta)
+    return result, {old.name: new.name for old, new in env.items() if isinstance(new, fx.Node)}
+
+
+class _Copier:
+    """Makes one graph of a graph and the bodies that are inlined into it."""
+
+    def __init__(self) -> None:
+        self.graph = fx.Graph()
+        self.root = torch.nn.Module()
+
+    def copy_nodes(self, source: fx.GraphModule, path: str, prefix: str, env: _Env) -> None:
+        """Copies all nodes but the output, and placeholders that have a stand-in; attributes go under `prefix`."""
+        for node in source.graph.nodes:
+            if node.op == "output" or node in env:
+                continue
+            inlined = inlined_body(source, node)
+            if inlined is not None:
+                env[node] = self._inline(node, inlined, path, prefix, env)
+            elif node.target is operator.getitem and isinstance(env[node.args[0]], tuple):
+                env[node] = env[node.args[0]][node.args[1]]
+            elif node.op != "get_attr" or not node.users or any(inlined_body(source, user) is None for user in node.users):
+                env[node] = self._copy_node(source, node, path, prefix, env)
+
+    def _inline(self, node: fx.Node, body: fx.GraphModule, path: str, prefix: str, env: _Env) -> tuple[Any, ...]:
+        target = node.args[1].target  # type: ignore[union-attr]  # `inlined_body` saw that it is a node
+        inner: _Env = dict(zip(body.graph.find_nodes(op="placeholder"), (env[a] for a in node.args[2:]), strict=True))
+        self.copy_nodes(body, child_path(path, target), f"{prefix}{target}.", inner)
+        return tuple(fx.map_arg(body.graph.output_node().args[0], inner.__getitem__))
+
+    def _copy_node(self, source: fx.GraphModule, node: fx.Node, path: str, prefix: str, env: _Env) -> fx.Node:
+        copied = self.graph.node_copy(node, env.__getitem__)
+        copied.meta = _tagged(node, path)
+        if node.op == "get_attr":
+            copied.target = f"{prefix}{node.target}"
+            if _attribute(self.root, copied.target) is None:
+                body = body_of(source, node)
+                value = _attribute(source, str(node.target)) if body is None else None
+                made = _copy_graph_module(body, child_path(path, node.target))[0] if body is not None else value
+                set_attribute(self.root, copied.target, made)
+        return copied
+
+
+def _tagged(node: fx.Node, path: str) -> dict[str, Any]:
+    # Origins of an earlier tracing would be taken for origins in this program.
+    return {key: value for key, value in node.meta.items() if key != "from_node"} | {TAG: node_key(path, node.name)}
+
+
+def _attribute(module: torch.nn.Module, target: str) -> Any:
+    found: Any = module
+    for part in target.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def set_attribute(module: torch.nn.Module, target: str, value: Any) -> None:
+    """Sets an attribute by its dotted name; modules on the way are made."""
+    *parents, name = target.split(".")
+    for parent in parents:
+        if getattr(module, parent, None) is None:
+            module.add_module(parent, torch.nn.Module())
+        module = getattr(module, parent)
+    setattr(module, name, value)
+
+
+def _renamed(signature: ExportGraphSignature, names: dict[str, str]) -> ExportGraphSignature:
+    # A specialised input or output is a constant: its name is not that of a node.
+    def rename(argument: Any) -> Any:
+        return argument if isinstance(argument, ConstantArgument) else dataclasses.replace(argument, name=names[argument.name])
+
+    def target(spec: OutputSpec) -> str | None:
+        return names[spec.target] if spec.kind is OutputKind.USER_INPUT_MUTATION and spec.target else spec.target
+
+    return ExportGraphSignature(
+        [dataclasses.replace(spec, arg=rename(spec.arg)) for spec in signature.input_specs],
+        [OutputSpec(spec.kind, rename(spec.arg), target(spec)) for spec in signature.output_specs],
+    )

@@ -1,0 +1,66 @@
+"""What a pass is: a callable on graph modules, or a `ProgramPass` on whole programs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch.export import ExportedProgram
+from torch.export.graph_signature import OutputKind
+from torch.fx import GraphModule
+
+from retraced_server.retrace import PassResult
+
+GraphPass = Callable[[GraphModule], PassResult]
+"""A pass on graph modules: an `ExportPass`, a `PassBase` of torch's, or any callable of this type.
+
+It leaves its input as it was; when it changes nothing it gives the same object with `modified=False`. It may have the
+attributes `rewrites` (int) and `remarks` (list[str]), which are of its last run, and `keep` (frozenset[str]): names of nodes
+of the root graph that something beside the graph refers to, set before it runs (see `kept_names`).
+"""
+
+_MUTATIONS = frozenset({OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION, OutputKind.USER_INPUT_MUTATION})
+
+
+@dataclass(frozen=True)
+class ProgramPassResult:
+    """What a `ProgramPass` gives back.
+
+    Attributes:
+        program: The program after the pass: the input's own object where nothing changed.
+        modified: Whether anything changed.
+        rewrites: How many nodes of the input were rewritten or removed.
+        remarks: What the pass wants to say, one sentence each.
+        origins: For each node of `program`, the nodes of the input that it came from. A key is a node's name, or
+            `graph/path:name` in the body of a higher-order operator. Empty where nothing changed.
+    """
+
+    program: ExportedProgram
+    modified: bool
+    rewrites: int = 0
+    remarks: tuple[str, ...] = ()
+    origins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class ProgramPass(ABC):
+    """A pass that needs the whole program: its signature, its state or its range constraints.
+
+    It leaves its input as it was, the shape environment too; when it changes nothing it gives the input's own object.
+    """
+
+    @abstractmethod
+    def run(self, program: ExportedProgram) -> ProgramPassResult:
+        """Runs the pass."""
+
+
+def kept_names(program: ExportedProgram) -> frozenset[str]:
+    """Gives the nodes of the root graph whose values must stay values of their own.
+
+    They are the inputs and outputs of modules whose call signature is preserved, and the outputs that are written back to
+    buffers, parameters and inputs: a user output merged with one of these would change when the program runs again.
+    """
+    entries = [entry.signature for entry in program.module_call_graph if entry.fqn and entry.signature is not None]
+    called = {argument.name for signature in entries for argument in (*signature.inputs, *signature.outputs)}
+    mutations = {spec.arg.name for spec in program.graph_signature.output_specs if spec.kind in _MUTATIONS}
+    return frozenset(called | mutations)

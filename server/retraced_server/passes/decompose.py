@@ -1,0 +1,245 @@
+"""Decompositions, by torch's own tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+import sympy
+import torch
+from torch import fx
+from torch._C import DispatchKey
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.export import ExportedProgram, ModuleCallEntry, ModuleCallSignature, default_decompositions
+from torch.export.graph_signature import ConstantArgument, ExportGraphSignature, InputKind, OutputKind
+from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbols
+
+from retraced_server.passes._correspondence import Correspondence, graphs
+from retraced_server.passes._naming import adopt, origins
+from retraced_server.passes._rebinding import rebind
+from retraced_server.passes._working_copy import TAG, working_copy
+from retraced_server.passes.base import ProgramPass, ProgramPassResult
+from retraced_server.passes.registry import Option, register_pass
+from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.shape_env import ShapeEnvTransaction
+
+_T = TypeVar("_T")
+
+# What torch keeps beside the graph's own entries in a decomposition table.
+_Table = dict[Any, Callable[..., Any]]
+
+
+@register_pass("decompose")
+class Decompose(ProgramPass):
+    """Rewrite operators as simpler ones by torch's decomposition tables, and make the program functional.
+
+    What it computes is what `ExportedProgram.run_decompositions` gives (torch/export/exported_program.py): operators that mutate
+    become functional ones with the mutation as an output, operators without effect vanish, dead code too. Beyond that, a value that
+    a node of the input had keeps that node's name, metadata is that of the node that a new node came from, unbacked symbols keep
+    their names, guards stay, and a program with nothing to decompose comes back as it was.
+
+    Tables: `core-aten` leaves operators of the Core ATen set (torch/export/decomp_utils.py); `aten` rewrites only operators that are
+    composite in ATen, such as `linear`; `none` rewrites none and only makes the program functional.
+    """
+
+    def __init__(
+        self,
+        table: Annotated[Literal["core-aten", "aten", "none"], Option("Which operators to rewrite.")] = "core-aten",
+    ) -> None:
+        self._table = table
+
+    def run(self, program: ExportedProgram) -> ProgramPassResult:
+        """Runs the pass.
+
+        Raises:
+            ExportPassError: The program computes gradients; torch has no decompositions for such programs.
+        """
+        if program.graph_signature.backward_signature is not None:
+            raise ExportPassError("decompose: the program has a backward signature; only inference programs can be decomposed")
+        env = _shape_env(program)
+        transaction = ShapeEnvTransaction(env)
+        try:
+            with transaction.learning(asserts=True):
+                known, guards = (set(), 0) if env is None else (set(env.var_to_range), len(env.guards))
+                traced = _trace(program, self._table)
+                correspondence = Correspondence(program.graph_module, traced.graph_module, _placeholders(program, traced))
+                if correspondence.identical:
+                    transaction.roll_back()
+                    return ProgramPassResult(program, modified=False)
+                rewrites = correspondence.rewritten()
+                stale = set() if env is None else {s for s in env.var_to_range if s not in known and s in env.replacements}
+                if env is not None and stale:
+                    rebind(traced.graph_module, env, stale)
+                ranges = _range_constraints(program, traced.graph_module, env)
+                new_guards = [] if env is None else [str(guard.expr) for guard in env.guards[guards:]]
+            if new_guards or ranges.keys() - program.range_constraints.keys():
+                transaction.forget(stale)
+                transaction.commit()
+            else:
+                # What torch has learned, it has learned of operators and assertions that the program had before.
+                transaction.roll_back()
+            result = _assemble(program, traced, correspondence, ranges)
+        except BaseException:
+            transaction.roll_back()
+            raise
+        remarks = tuple(f"a decomposition added the guard {guard}" for guard in new_guards)
+        return ProgramPassResult(result, True, rewrites, remarks, origins(correspondence, result.graph_module))
+
+
+def _trace(program: ExportedProgram, table: str) -> ExportedProgram:
+    with warnings.catch_warnings():
+        # torch warns of its own deprecated use of LeafSpec.
+        warnings.simplefilter("ignore", FutureWarning)
+        traced = working_copy(program).run_decompositions(_decompositions(table))
+    _drop_copies(traced)
+    return traced
+
+
+def _drop_copies(traced: ExportedProgram) -> None:
+    """Drops the copy of a new value of an input that torch makes each time it traces a program; it drops those of buffers itself."""
+    output = traced.graph.output_node()
+    results = list(output.args[0])  # type: ignore[arg-type]  # the output of a program is a tuple
+    for place, spec in enumerate(traced.graph_signature.output_specs):
+        node = results[place]
+        if (
+            spec.kind is not OutputKind.USER_INPUT_MUTATION
+            or node.target is not torch.ops.aten.copy.default
+            or len(node.users) > 1
+        ):
+            continue
+        old, new = node.args[:2]
+        # No node of the program was traced to it, and it changes neither dtype nor shape.
+        if (
+            TAG not in node.meta
+            and old.meta["val"].dtype == new.meta["val"].dtype
+            and old.meta["val"].shape == new.meta["val"].shape
+        ):
+            results[place] = new
+            output.args = (tuple(results),)
+            traced.graph.erase_node(node)
+            spec.arg = dataclasses.replace(spec.arg, name=new.name)
+
+
+def _decompositions(table: str) -> _Table:
+    if table == "none":
+        return {}
+    default = default_decompositions()
+    if table == "aten":
+        return {operator: default[operator] for operator in default if _is_composite(operator)}
+    return default
+
+
+def _is_composite(operator: Any) -> bool:
+    return isinstance(operator, OpOverload) and operator.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd)
+
+
+def _shape_env(program: ExportedProgram) -> ShapeEnv | None:
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, FakeTensor):
+            return value.fake_mode.shape_env
+        if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return value.node.shape_env
+    return None
+
+
+def _placeholders(program: ExportedProgram, traced: ExportedProgram) -> dict[fx.Node, fx.Node]:
+    """Pairs the inputs of two programs."""
+    old = _by_role(program, program.graph.find_nodes(op="placeholder"))
+    new = _by_role(traced, traced.graph.find_nodes(op="placeholder"))
+    return {node: new[role] for role, node in old.items() if role in new}
+
+
+def _by_role(program: ExportedProgram, of_inputs: Iterable[_T]) -> dict[tuple[InputKind, str | int], _T]:
+    """Keys something of each input by what is lifted there, or by its place among the user inputs or tokens."""
+    places: Counter[InputKind] = Counter()
+    result: dict[tuple[InputKind, str | int], _T] = {}
+    for spec, item in zip(program.graph_signature.input_specs, of_inputs, strict=True):
+        result[spec.kind, places[spec.kind] if spec.target is None else spec.target] = item
+        places[spec.kind] += 1
+    return result
+
+
+def _range_constraints(program: ExportedProgram, root: fx.GraphModule, env: ShapeEnv | None) -> dict[sympy.Symbol, Any]:
+    """Keeps the program's constraints, but for unbacked symbols that are gone, and adds those of symbols that are new."""
+    if env is None:
+        return dict(program.range_constraints)
+    used = {
+        symbol
+        for _, module in graphs(root)
+        for node in module.graph.nodes
+        for symbol in free_unbacked_symbols(node.meta.get("val"))
+    }
+    kept = {s: r for s, r in program.range_constraints.items() if s in used or not free_unbacked_symbols(s)}
+    return kept | {s: env.var_to_range[s] for s in sorted(used - kept.keys(), key=str) if s in env.var_to_range}
+
+
+def _assemble(
+    program: ExportedProgram,
+    traced: ExportedProgram,
+    correspondence: Correspondence,
+    ranges: dict[sympy.Symbol, Any],
+) -> ExportedProgram:
+    """Builds the new program of what torch traced, which gets its final names here."""
+    signature = _signature(program, traced, adopt(correspondence))
+    result = ExportedProgram(
+        root=traced.graph_module,
+        graph=traced.graph,
+        graph_signature=signature,
+        state_dict=traced.state_dict,
+        range_constraints=ranges,
+        module_call_graph=_module_call_graph(program, correspondence),
+        example_inputs=program.example_inputs,
+        constants=traced.constants,
+        verifiers=program.verifiers,
+    )
+    # The constructor makes them of the shape environment, which does not know those that were read from a file.
+    result._guards_code = list(dict.fromkeys([*program._guards_code, *result._guards_code]))
+    return result
+
+
+def _signature(program: ExportedProgram, traced: ExportedProgram, renamed: Mapping[str, str]) -> ExportGraphSignature:
+    known = _by_role(program, program.graph_signature.input_specs)
+
+    def rename(spec: Any) -> Any:
+        mutates_input = spec.kind is OutputKind.USER_INPUT_MUTATION
+        return dataclasses.replace(
+            spec,
+            arg=spec.arg
+            if isinstance(spec.arg, ConstantArgument)
+            else dataclasses.replace(spec.arg, name=renamed[spec.arg.name]),
+            target=renamed[spec.target] if mutates_input else spec.target,
+        )
+
+    inputs = _by_role(traced, traced.graph_signature.input_specs)
+    return ExportGraphSignature(
+        [dataclasses.replace(known[role]) if role in known else rename(spec) for role, spec in inputs.items()],
+        [rename(spec) for spec in traced.graph_signature.output_specs],
+    )
+
+
+def _module_call_graph(program: ExportedProgram, correspondence: Correspondence) -> list[ModuleCallEntry]:
+    """Copies the entries, with the signatures that are preserved naming the nodes that have the values now."""
+    values = correspondence.graphs[0].values
+    nodes = {node.name: node for node in program.graph.nodes}
+
+    def renamed(argument: Any) -> Any:
+        node = nodes.get(argument.name)
+        # An operator without effect is gone; its value is that of its input.
+        while node is not None and node not in values and node.all_input_nodes:
+            node = node.all_input_nodes[0]
+        return dataclasses.replace(argument, name=values[node].name) if node in values else argument
+
+    def copied(signature: ModuleCallSignature) -> ModuleCallSignature:
+        return dataclasses.replace(
+            signature, inputs=[renamed(a) for a in signature.inputs], outputs=[renamed(a) for a in signature.outputs]
+        )
+
+    return [
+        ModuleCallEntry(entry.fqn, None if entry.signature is None else copied(entry.signature))
+        for entry in program.module_call_graph
+    ]

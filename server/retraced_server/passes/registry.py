@@ -1,0 +1,237 @@
+"""The passes that pipelines can name: registered by a decorator, described as data, created from a call in a pipeline."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import metadata
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from retraced_server.passes.base import GraphPass, ProgramPass
+from retraced_server.pipeline.catalogue import IrLevel, OptionInfo, OptionType, OptionValue, PassInfo
+from retraced_server.pipeline.parse import PassCall
+
+PLUGIN_GROUP = "retraced.passes"
+"""The entry-point group of plugins. An entry point names a module whose import registers passes."""
+
+_NAME = re.compile(r"[a-z][a-z0-9-]*")
+_OWN_PACKAGE = "retraced_server"
+_OWN_PROVIDER = "retraced"
+_TYPES = {bool: OptionType.BOOL, int: OptionType.INT, float: OptionType.FLOAT, str: OptionType.STRING}
+
+_P = TypeVar("_P", bound="type[GraphPass] | type[ProgramPass]")
+
+
+class RegistrationError(Exception):
+    """A pass or a plugin cannot be registered; the message says which, and what to change."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """The one-line summary of an option, given with its type: `fuse: Annotated[bool, Option("Fuse into the producer.")] = True`."""
+
+    summary: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    info: PassInfo
+    factory: type[GraphPass] | type[ProgramPass]
+    # The name of an option in a pipeline -> the name of the constructor's parameter.
+    parameters: Mapping[str, str]
+
+
+_entries: dict[str, _Entry] = {}
+
+
+def register_pass(
+    name: str,
+    *,
+    summary: str | None = None,
+    needs_weights: bool = False,
+    ir_level: IrLevel = IrLevel.ANY,
+    provider: str | None = None,
+) -> Callable[[_P], _P]:
+    """Makes a class a pass that pipelines can name.
+
+    The class is an `ExportPass`, a `PassBase` of torch's, a `ProgramPass`, or any class whose instances take a graph module and
+    give a `PassResult`. Its options are the parameters of its constructor (of a dataclass, its fields), each with a type: `bool`,
+    `int`, `float`, `str` or a `Literal` of strings, with `Annotated[..., Option("...")]` where it has a summary. A parameter
+    `max_size` is the option `max-size`. A parameter without default must be given in the pipeline.
+
+    Args:
+        name: The name in pipelines: lower-case letters, digits and hyphens.
+        summary: One line; by default the first line of the class's docstring, the rest of which is the description.
+        needs_weights: Whether the pass reads the values of parameters, buffers or constants.
+        ir_level: The level of the intermediate representation that it takes.
+        provider: The distribution or module it comes from; by default found from the class's module.
+
+    Raises:
+        RegistrationError: The name is taken or no name, an option has no type or one that cannot be, or there is no summary.
+            A class of `__main__` may be registered again, so that a cell of a notebook can be run twice.
+    """
+
+    def register(pass_class: _P) -> _P:
+        where = f"pass `{name}`"
+        if not _NAME.fullmatch(name):
+            raise RegistrationError(f"{where}: a name has lower-case letters, digits and hyphens, a letter first")
+        if not inspect.isclass(pass_class) or not (
+            issubclass(pass_class, ProgramPass) or callable(getattr(pass_class, "__call__", None))
+        ):
+            raise RegistrationError(
+                f"{where}: {pass_class!r} is neither a ProgramPass nor a class of callables on graph modules"
+            )
+        taken = _entries.get(name)
+        if taken is not None and pass_class.__module__ != "__main__":
+            raise RegistrationError(
+                f"{where}: the name is taken by {taken.factory.__module__}.{taken.factory.__qualname__}, "
+                f"so {pass_class.__module__}.{pass_class.__qualname__} needs another"
+            )
+        first, rest = _documentation(pass_class)
+        options, parameters = _options(pass_class, where)
+        info = PassInfo(
+            name=name,
+            summary=summary or first,
+            description=rest,
+            options=options,
+            needs_weights=needs_weights,
+            ir_level=ir_level,
+            provider=provider or _provider(pass_class.__module__),
+        )
+        if not info.summary:
+            raise RegistrationError(f"{where}: it needs a summary, or a docstring whose first line is one")
+        _entries[name] = _Entry(info, pass_class, parameters)
+        return pass_class
+
+    return register
+
+
+def catalogue() -> dict[str, PassInfo]:
+    """Describes the registered passes, sorted by name."""
+    return {name: _entries[name].info for name in sorted(_entries)}
+
+
+def create_pass(call: PassCall) -> GraphPass | ProgramPass:
+    """Makes an instance of the pass that a pipeline calls, with its options.
+
+    Raises:
+        RegistrationError: The call is of a pass that is not registered here, or its constructor refuses the options.
+    """
+    entry = _entries.get(call.info.name)
+    if entry is None:
+        raise RegistrationError(f"pass `{call.info.name}` is not registered in this process")
+    values = {entry.parameters[option]: value for option, value in call.options.items()}
+    try:
+        created: GraphPass | ProgramPass = entry.factory(**values)
+    except Exception as error:
+        raise RegistrationError(f"pass `{call}` could not be created: {error}") from error
+    return created
+
+
+def load_plugins() -> tuple[str, ...]:
+    """Imports the plugins that are installed, each an entry point of the group `retraced.passes`.
+
+    Returns:
+        The names of the entry points, sorted.
+
+    Raises:
+        RegistrationError: A plugin could not be imported, or one of its passes not be registered.
+    """
+    found = sorted(metadata.entry_points(group=PLUGIN_GROUP), key=lambda point: (point.name, point.value))
+    for point in found:
+        try:
+            point.load()
+        except Exception as error:
+            source = point.dist.name if point.dist is not None else point.value
+            raise RegistrationError(
+                f"plugin `{point.name}` of {source} ({point.value}) could not be loaded: {error}"
+            ) from error
+    return tuple(point.name for point in found)
+
+
+def _documentation(pass_class: type) -> tuple[str, str]:
+    text = inspect.cleandoc(pass_class.__doc__ or "")
+    # A dataclass without a docstring gets its signature as one.
+    if dataclasses.is_dataclass(pass_class) and text.startswith(f"{pass_class.__name__}("):
+        return "", ""
+    first, _, rest = text.partition("\n")
+    return first.strip(), rest.strip()
+
+
+def _options(pass_class: type, where: str) -> tuple[tuple[OptionInfo, ...], dict[str, str]]:
+    # The constructor's signature covers dataclasses too: their fields are its parameters.
+    constructor: Any = pass_class.__init__
+    if constructor is object.__init__:
+        return (), {}
+    parameters = list(inspect.signature(constructor).parameters.values())[1:]
+    # A dataclass's generated constructor has no module of its own to look names up in.
+    hints = _hints(pass_class if dataclasses.is_dataclass(pass_class) else constructor, pass_class, where)
+    options, names = [], {}
+    for parameter in parameters:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        option = _option(parameter, hints.get(parameter.name), where)
+        options.append(option)
+        names[option.name] = parameter.name
+    return tuple(options), names
+
+
+def _hints(annotated: Any, pass_class: type, where: str) -> dict[str, Any]:
+    try:
+        return get_type_hints(annotated, vars(sys.modules[pass_class.__module__]), include_extras=True)
+    except NameError as error:
+        raise RegistrationError(
+            f"{where}: the types of its options are written with a name that is not there: {error}"
+        ) from error
+
+
+def _option(parameter: inspect.Parameter, annotation: Any, where: str) -> OptionInfo:
+    name = parameter.name.replace("_", "-")
+    place = f"{where}, option `{name}`"
+    if not _NAME.fullmatch(name) or parameter.kind is parameter.POSITIONAL_ONLY:
+        raise RegistrationError(
+            f"{place}: an option is a parameter that can be given by name, in lower-case letters and digits"
+        )
+    help_text = ""
+    if get_origin(annotation) is Annotated:
+        annotation, *extras = get_args(annotation)
+        help_text = next((extra.summary for extra in extras if isinstance(extra, Option)), "")
+    choices: tuple[str, ...] = ()
+    if get_origin(annotation) is Literal and all(isinstance(choice, str) for choice in get_args(annotation)):
+        option_type, choices = OptionType.CHOICE, get_args(annotation)
+    elif annotation in _TYPES:
+        option_type = _TYPES[annotation]
+    else:
+        found = "no type" if annotation is None or annotation is NoneType else f"the type {annotation}"
+        raise RegistrationError(f"{place}: it has {found}; it can be bool, int, float, str or a Literal of strings")
+    default = None if parameter.default is parameter.empty else _default(parameter.default, option_type, choices, place)
+    return OptionInfo(name, help_text, option_type, default, choices)
+
+
+def _default(value: object, option_type: OptionType, choices: tuple[str, ...], place: str) -> OptionValue:
+    if option_type is OptionType.CHOICE and isinstance(value, str) and value in choices:
+        return value
+    if option_type is OptionType.FLOAT and type(value) in (int, float):
+        assert isinstance(value, (int, float))
+        return float(value)
+    if isinstance(value, (bool, int, str)) and _TYPES.get(type(value)) is option_type:
+        return value
+    raise RegistrationError(f"{place}: the default {value!r} is no {option_type.value}" + (f" of {choices}" if choices else ""))
+
+
+def _provider(module: str) -> str:
+    package = module.partition(".")[0]
+    if package == _OWN_PACKAGE:
+        return _OWN_PROVIDER
+    distributions = _distributions().get(package)
+    return distributions[0] if distributions else package
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()

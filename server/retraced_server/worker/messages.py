@@ -1,0 +1,338 @@
+"""What the front end, the zygote and the workers say to each other: from domain objects to serialized messages and back.
+
+With `responses`, which makes what a caller receives, this is the only place that touches generated messages in workers and engine.
+It imports neither torch nor grpc.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+
+from retraced.v1 import graph_transform_pb2, passes_pb2, program_pb2
+from retraced_server.errors import FieldViolation, Reason, RetracedError
+from retraced_server.pipeline.catalogue import Catalogue, IrLevel, OptionInfo, OptionType, OptionValue, PassInfo
+from retraced_server.pipeline.domain import NodeSelection, OutputDelivery, RetraceMode, TransformRequest
+from retraced_server.pipeline.syntax import parse_syntax, quote
+from retraced_server.worker.v1 import messages_pb2
+
+
+class MessageError(Exception):
+    """A frame is not the message that it should be."""
+
+
+@dataclass(frozen=True)
+class StartJob:
+    """Fork a worker. `memory_bytes` is beyond what it shares with the zygote; 0 is no limit."""
+
+    job_id: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class KillJob:
+    """Kill a worker, if it still runs."""
+
+    job_id: int
+
+
+@dataclass(frozen=True)
+class ZygoteReady:
+    """Torch is imported and warm. `imports` are names and versions of the operator's modules."""
+
+    catalogue: Catalogue
+    torch_version: str
+    python_version: str
+    schema_version: tuple[int, int]
+    imports: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class ZygoteFailed:
+    """The zygote cannot start."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class WorkerStarted:
+    """A worker was forked."""
+
+    job_id: int
+    pid: int
+
+
+@dataclass(frozen=True)
+class WorkerEnded:
+    """A worker has ended and was reaped. With neither status nor signal it could not be forked."""
+
+    job_id: int
+    exit_status: int | None = None
+    signal: int | None = None
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What a worker is to do. `queued_seconds` is how long the request waited for it."""
+
+    request_id: str
+    request: TransformRequest
+    queued_seconds: float
+
+
+@dataclass(frozen=True)
+class JobDone:
+    """The summary was sent."""
+
+
+ZygoteCommand = StartJob | KillJob
+ZygoteEvent = ZygoteReady | ZygoteFailed | WorkerStarted | WorkerEnded
+JobEvent = bytes | RetracedError | JobDone
+"""A serialized `TransformGraphResponse`, or why the job failed, or that it is done."""
+
+
+def encode_command(command: ZygoteCommand) -> bytes:
+    """Serializes a command to the zygote."""
+    if isinstance(command, StartJob):
+        start = messages_pb2.StartJob(job_id=command.job_id, memory_bytes=command.memory_bytes)
+        return messages_pb2.ZygoteCommand(start_job=start).SerializeToString()
+    return messages_pb2.ZygoteCommand(kill_job=messages_pb2.KillJob(job_id=command.job_id)).SerializeToString()
+
+
+def decode_command(data: bytes) -> ZygoteCommand:
+    """Reads a command to the zygote.
+
+    Raises:
+        MessageError: It is none.
+    """
+    message = messages_pb2.ZygoteCommand()
+    _parse(message, data)
+    if message.HasField("start_job"):
+        return StartJob(message.start_job.job_id, message.start_job.memory_bytes)
+    if message.HasField("kill_job"):
+        return KillJob(message.kill_job.job_id)
+    raise MessageError("the command to the zygote is empty")
+
+
+def encode_event(event: ZygoteEvent) -> bytes:
+    """Serializes an event from the zygote."""
+    match event:
+        case ZygoteReady():
+            major, minor = event.schema_version
+            ready = messages_pb2.ZygoteReady(
+                passes=[_encode_pass(info) for info in event.catalogue.values()],
+                torch_version=event.torch_version,
+                python_version=event.python_version,
+                schema_version=program_pb2.SchemaVersion(major=major, minor=minor),
+                imports=[graph_transform_pb2.ImportedModule(name=name, version=version) for name, version in event.imports],
+            )
+            message = messages_pb2.ZygoteEvent(ready=ready)
+        case ZygoteFailed():
+            message = messages_pb2.ZygoteEvent(failed=messages_pb2.ZygoteFailed(message=event.message))
+        case WorkerStarted():
+            message = messages_pb2.ZygoteEvent(worker_started=messages_pb2.WorkerStarted(job_id=event.job_id, pid=event.pid))
+        case WorkerEnded():
+            ended = messages_pb2.WorkerEnded(job_id=event.job_id, exit_status=event.exit_status, signal=event.signal)
+            message = messages_pb2.ZygoteEvent(worker_ended=ended)
+    return message.SerializeToString()
+
+
+def decode_event(data: bytes) -> ZygoteEvent:
+    """Reads an event from the zygote.
+
+    Raises:
+        MessageError: It is none.
+    """
+    message = messages_pb2.ZygoteEvent()
+    _parse(message, data)
+    match message.WhichOneof("event"):
+        case "ready":
+            ready = message.ready
+            return ZygoteReady(
+                catalogue={info.name: info for info in map(_decode_pass, ready.passes)},
+                torch_version=ready.torch_version,
+                python_version=ready.python_version,
+                schema_version=(ready.schema_version.major, ready.schema_version.minor),
+                imports=tuple((module.name, module.version) for module in ready.imports),
+            )
+        case "failed":
+            return ZygoteFailed(message.failed.message)
+        case "worker_started":
+            return WorkerStarted(message.worker_started.job_id, message.worker_started.pid)
+        case "worker_ended":
+            ended = message.worker_ended
+            return WorkerEnded(
+                ended.job_id,
+                ended.exit_status if ended.HasField("exit_status") else None,
+                ended.signal if ended.HasField("signal") else None,
+            )
+        case None:
+            raise MessageError("the event from the zygote is empty")
+
+
+def encode_job_request(job: JobRequest) -> bytes:
+    """Serializes what a worker is to do."""
+    request = job.request
+    options = graph_transform_pb2.TransformOptions(
+        node_metadata=graph_transform_pb2.NodeMetadataSelection.Value(f"NODE_METADATA_SELECTION_{request.node_metadata.name}"),
+        validate_only=request.validate_only,
+        mode=graph_transform_pb2.RetraceMode.Value(f"RETRACE_MODE_{request.mode.name}"),
+        refuse_new_guards=request.refuse_new_guards,
+        output=graph_transform_pb2.OutputDelivery.Value(f"OUTPUT_DELIVERY_{request.output.name}"),
+    )
+    spec = graph_transform_pb2.TransformSpec(
+        pipeline=request.pipeline,
+        options=options,
+        archive_size=request.archive_size,
+        archive_sha256=request.archive_sha256,
+    )
+    message = messages_pb2.JobRequest(request_id=job.request_id, spec=spec, queued_seconds=job.queued_seconds)
+    return message.SerializeToString()
+
+
+def decode_job_request(data: bytes) -> JobRequest:
+    """Reads what a worker is to do. Every option has to be set: the front end has filled in what its caller left out.
+
+    Raises:
+        MessageError: It is none.
+    """
+    message = messages_pb2.JobRequest()
+    _parse(message, data)
+    options = message.spec.options
+    try:
+        request = TransformRequest(
+            pipeline=message.spec.pipeline,
+            archive_size=message.spec.archive_size,
+            archive_sha256=message.spec.archive_sha256,
+            node_metadata=NodeSelection[_suffix(graph_transform_pb2.NodeMetadataSelection.Name(options.node_metadata), 3)],
+            validate_only=options.validate_only,
+            mode=RetraceMode[_suffix(graph_transform_pb2.RetraceMode.Name(options.mode), 2)],
+            refuse_new_guards=options.refuse_new_guards,
+            output=OutputDelivery[_suffix(graph_transform_pb2.OutputDelivery.Name(options.output), 2)],
+        )
+    except (KeyError, ValueError) as error:
+        raise MessageError(f"the job request has an option without a value: {error}") from error
+    return JobRequest(message.request_id, request, message.queued_seconds)
+
+
+def encode_job_event(event: JobEvent) -> bytes:
+    """Serializes an event from a worker."""
+    if isinstance(event, bytes):
+        return messages_pb2.JobEvent(response=event).SerializeToString()
+    if isinstance(event, JobDone):
+        return messages_pb2.JobEvent(done=messages_pb2.JobDone()).SerializeToString()
+    error = messages_pb2.JobError(
+        reason=event.reason.value,
+        message=_encodable(event.message),
+        metadata={key: _encodable(value) for key, value in event.metadata.items()},
+        violations=[
+            messages_pb2.FieldViolation(field=violation.field, description=_encodable(violation.description))
+            for violation in event.violations
+        ],
+    )
+    return messages_pb2.JobEvent(error=error).SerializeToString()
+
+
+def decode_job_event(data: bytes) -> JobEvent:
+    """Reads an event from a worker.
+
+    Raises:
+        MessageError: It is none.
+    """
+    message = messages_pb2.JobEvent()
+    _parse(message, data)
+    match message.WhichOneof("event"):
+        case "response":
+            return message.response
+        case "done":
+            return JobDone()
+        case "error":
+            error = message.error
+            try:
+                reason = Reason(error.reason)
+            except ValueError as fault:
+                raise MessageError(f"the worker names a reason that there is not: {error.reason[:80]!r}") from fault
+            violations = [FieldViolation(violation.field, violation.description) for violation in error.violations]
+            return RetracedError(reason, error.message, metadata=error.metadata, violations=violations)
+        case None:
+            raise MessageError("the event from the worker is empty")
+
+
+def _parse(
+    message: messages_pb2.ZygoteCommand | messages_pb2.ZygoteEvent | messages_pb2.JobRequest | messages_pb2.JobEvent,
+    data: bytes,
+) -> None:
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise MessageError(f"{len(data)} bytes are no {type(message).__name__}") from error
+
+
+def _suffix(name: str, words: int) -> str:
+    # The generated names of enum values begin with the enum's name: `OUTPUT_DELIVERY_IF_MODIFIED`.
+    return name.split("_", words)[words]
+
+
+def _encodable(text: str) -> str:
+    # Names and messages from a program may hold lone surrogates, which no proto string can.
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _encode_pass(info: PassInfo) -> passes_pb2.Pass:
+    return passes_pb2.Pass(
+        name=info.name,
+        summary=info.summary,
+        description=info.description,
+        options=[_encode_option(option) for option in info.options],
+        needs_weights=info.needs_weights,
+        ir_level=passes_pb2.IrLevel.Value(f"IR_LEVEL_{info.ir_level.name}"),
+        provider=info.provider,
+    )
+
+
+def _decode_pass(message: passes_pb2.Pass) -> PassInfo:
+    return PassInfo(
+        name=message.name,
+        summary=message.summary,
+        description=message.description,
+        options=tuple(_decode_option(option) for option in message.options),
+        needs_weights=message.needs_weights,
+        ir_level=IrLevel[_suffix(passes_pb2.IrLevel.Name(message.ir_level), 2)],
+        provider=message.provider,
+    )
+
+
+def _encode_option(option: OptionInfo) -> passes_pb2.PassOption:
+    return passes_pb2.PassOption(
+        name=option.name,
+        summary=option.summary,
+        type=passes_pb2.OptionType.Value(f"OPTION_TYPE_{option.type.name}"),
+        default_value=None if option.default is None else _encode_default(option.default),
+        choices=option.choices,
+    )
+
+
+def _decode_option(message: passes_pb2.PassOption) -> OptionInfo:
+    option_type = OptionType[_suffix(passes_pb2.OptionType.Name(message.type), 2)]
+    default = _decode_default(option_type, message.default_value) if message.HasField("default_value") else None
+    return OptionInfo(message.name, message.summary, option_type, default, tuple(message.choices))
+
+
+def _encode_default(value: OptionValue) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return quote(value) if isinstance(value, str) else repr(value)
+
+
+def _decode_default(option_type: OptionType, text: str) -> OptionValue:
+    match option_type:
+        case OptionType.BOOL:
+            return text == "true"
+        case OptionType.INT:
+            return int(text)
+        case OptionType.FLOAT:
+            return float(text)
+        case OptionType.STRING | OptionType.CHOICE:
+            (call,) = parse_syntax(f"p{{o={text}}}")
+            return call.options[0].text

@@ -1,0 +1,107 @@
+"""What a caller receives, as serialized `TransformGraphResponse` messages. Imports neither torch nor grpc."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from retraced.v1 import graph_transform_pb2, node_metadata_pb2, passes_pb2, program_pb2
+from retraced_server.pipeline.domain import PassReport
+
+
+class Stage(Enum):
+    """What is being done with a request. The values are the names of `retraced.v1.Stage` without their prefix."""
+
+    QUEUED = "QUEUED"
+    READING = "READING"
+    RUNNING = "RUNNING"
+    WRITING = "WRITING"
+
+
+@dataclass
+class Timings:
+    """How long the stages of a request took, in seconds of wall time."""
+
+    queued: float = 0.0
+    reading: float = 0.0
+    running: float = 0.0
+    describing: float = 0.0
+    writing: float = 0.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came out. `output` is None when only validating; `output_size` is 0 where there is no output archive."""
+
+    modified: bool
+    input: program_pb2.ProgramInfo
+    output: program_pb2.ProgramInfo | None
+    output_size: int
+    output_sha256: bytes
+    pipeline: str
+    timings: Timings
+    remarks: Sequence[str]
+
+
+def progress(stage: Stage, done: int, total: int = 0) -> bytes:
+    """Says how far the work is, in the stage's unit; a `total` of 0 is not known."""
+    message = graph_transform_pb2.Progress(
+        stage=graph_transform_pb2.Stage.Value(f"STAGE_{stage.value}"), done=done, total=total
+    )
+    return graph_transform_pb2.TransformGraphResponse(progress=message).SerializeToString()
+
+
+def pass_started(index: int, count: int, name: str, text: str) -> bytes:
+    """Says that a pass begins."""
+    message = graph_transform_pb2.PassStarted(index=index, count=count, name=name, text=text)
+    return graph_transform_pb2.TransformGraphResponse(pass_started=message).SerializeToString()
+
+
+def pass_finished(index: int, report: PassReport) -> bytes:
+    """Says what a pass did."""
+    encoded = passes_pb2.PassReport(
+        name=report.name,
+        text=report.text,
+        modified=report.modified,
+        rewrites=report.rewrites,
+        seconds=report.seconds,
+        nodes_before=report.nodes_before,
+        nodes_after=report.nodes_after,
+        remarks=report.remarks,
+        new_guards=report.new_guards,
+    )
+    message = graph_transform_pb2.PassFinished(index=index, report=encoded)
+    return graph_transform_pb2.TransformGraphResponse(pass_finished=message).SerializeToString()
+
+
+def node_metadata(batch: node_metadata_pb2.NodeMetadataBatch) -> bytes:
+    """Carries metadata of nodes."""
+    return graph_transform_pb2.TransformGraphResponse(node_metadata=batch).SerializeToString()
+
+
+def output_chunk(data: bytes) -> bytes:
+    """Carries the next bytes of the output archive."""
+    return graph_transform_pb2.TransformGraphResponse(output_chunk=data).SerializeToString()
+
+
+def summary(result: Summary) -> bytes:
+    """Says what came out."""
+    timings = result.timings
+    message = graph_transform_pb2.Summary(
+        modified=result.modified,
+        input=result.input,
+        output=result.output,
+        output_size=result.output_size,
+        output_sha256=result.output_sha256,
+        pipeline=result.pipeline,
+        timings=graph_transform_pb2.Timings(
+            queued=timings.queued,
+            reading=timings.reading,
+            running=timings.running,
+            describing=timings.describing,
+            writing=timings.writing,
+        ),
+        remarks=result.remarks,
+    )
+    return graph_transform_pb2.TransformGraphResponse(summary=message).SerializeToString()

@@ -1,0 +1,28 @@
+"""Parametrises tests over the test programs: a test that takes one of these fixtures runs once per program."""
+
+from __future__ import annotations
+
+import pytest
+
+#: Fixture name -> tag of the programs it stands for; None for all.
+_CASE_FIXTURES = {
+    "any_case": None,
+    "real_case": "architecture",
+    "higher_order_case": "higher-order",
+    "unbacked_case": "unbacked",
+    "in_place_case": "in-place",
+    "serializable_case": None,
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    for fixture, tag in _CASE_FIXTURES.items():
+        if fixture not in metafunc.fixturenames:
+            continue
+        # Imported only here: most tests need no torch, and importing it takes seconds.
+        from tests.support.models import ALL_CASES, by_tag
+
+        cases = ALL_CASES if tag is None else by_tag(tag)
+        if fixture == "serializable_case":
+            cases = tuple(case for case in cases if case.serializable)
+        metafunc.parametrize(fixture, cases, ids=str)

@@ -1,0 +1,139 @@
+"""A pass that changes nothing is the identity, on every program."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from retraced_server.passes import run_pipeline
+from retraced_server.retrace import Argument, ExportPass, NodeMetadata, ProxyValue
+from tests.support.case import ProgramCase
+from tests.support.compare import (
+    assert_identical_programs,
+    assert_same_results,
+    assert_shape_env_unchanged,
+    loaded,
+    shape_env_snapshot,
+    validate,
+)
+from tests.support.describe import alias_sets, describe_program, graphs
+from tests.support.models import LLAMA_LIKE, by_name
+
+
+class Marks(ExportPass):
+    """Marks every operator's metadata, so that every graph is built anew and nothing else is changed."""
+
+    def call_operator(self, op: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata) -> ProxyValue:
+        meta["marked"] = True
+        return super().call_operator(op, args, kwargs, meta)
+
+
+class RelaysEverything(ExportPass):
+    """Overrides hooks to hand on equal arguments in containers of its own."""
+
+    def call_operator(self, op: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata) -> ProxyValue:
+        copied = tuple(list(argument) if isinstance(argument, list) else argument for argument in args)
+        return super().call_operator(op, copied, dict(kwargs), meta.copy())
+
+    def call_sym(self, target: Any, args: tuple[Argument, ...], meta: NodeMetadata) -> ProxyValue:
+        return super().call_sym(target, tuple(args), meta.copy())
+
+    def output(self, results: list[Argument], meta: NodeMetadata) -> ProxyValue:
+        return super().output(type(results)(results), meta.copy())
+
+
+@pytest.mark.parametrize("pass_type", [ExportPass, RelaysEverything])
+def test_unchanging_pass_returns_the_graph_module_it_was_given(any_case: ProgramCase, pass_type: type[ExportPass]) -> None:
+    program = any_case.program
+    program_before, aliases_before = describe_program(program), alias_sets(program)
+    env_before = shape_env_snapshot(program)
+    unchanging = pass_type()
+    result = unchanging(program.graph_module)
+    assert result.graph_module is program.graph_module
+    assert result.modified is False
+    assert unchanging.rewrites == 0
+    assert list(unchanging.new_guards) == []
+    assert_shape_env_unchanged(env_before, program)
+    assert describe_program(program) == program_before
+    assert alias_sets(program) == aliases_before
+
+
+@pytest.mark.parametrize("pipeline", ["retrace", ",".join(["retrace"] * 10)], ids=["once", "ten in a row"])
+def test_retrace_pipeline_returns_the_program_it_was_given(any_case: ProgramCase, pipeline: str) -> None:
+    program = any_case.program
+    env_before = shape_env_snapshot(program)
+    result = run_pipeline(program, pipeline)
+    assert result.program is program
+    assert result.modified is False
+    assert [(report.name, report.modified, report.rewrites) for report in result.reports] == [
+        ("retrace", False, 0) for _ in pipeline.split(",")
+    ]
+    assert all(report.nodes_before == report.nodes_after > 0 and not report.new_guards for report in result.reports)
+    assert_shape_env_unchanged(env_before, program)
+
+
+def test_program_read_from_a_file_is_unchanged_too(serializable_case: ProgramCase) -> None:
+    program = loaded(serializable_case.archive)
+    env_before = shape_env_snapshot(program)
+    result = run_pipeline(program, "retrace")
+    assert result.program is program
+    assert result.modified is False
+    assert_shape_env_unchanged(env_before, program)
+
+
+def test_rebuilt_program_differs_only_where_the_pass_changed_it(any_case: ProgramCase) -> None:
+    program = any_case.program
+    env_before = shape_env_snapshot(program)
+    result = run_pipeline(program, [Marks()])
+    operators = [
+        node
+        for _, module in graphs(program.graph_module)
+        for node in module.graph.nodes
+        if isinstance(node.target, torch._ops.OpOverload)
+    ]
+    assert result.modified is bool(operators)
+    assert result.program is not program or not operators
+    assert_shape_env_unchanged(env_before, program)
+    marked = 0
+    for _, module in graphs(result.program.graph_module):
+        for node in module.graph.nodes:
+            marked += node.meta.pop("marked", False)
+    assert marked == len(operators)
+    assert_identical_programs(program, result.program)
+    validate(result.program)
+
+
+def test_rebuilt_program_computes_the_same(any_case: ProgramCase) -> None:
+    result = run_pipeline(any_case.program, [Marks()])
+    assert_same_results(any_case.program, result.program, any_case.inputs(), exact=True)
+
+
+def test_rebuilt_program_keeps_the_value_objects(any_case: ProgramCase) -> None:
+    result = run_pipeline(any_case.program, [Marks()])
+    for (_, before), (_, after) in zip(graphs(any_case.program.graph_module), graphs(result.program.graph_module), strict=True):
+        for old, new in zip(before.graph.nodes, after.graph.nodes, strict=True):
+            assert new.meta.get("val") is old.meta.get("val"), old.name
+
+
+def test_input_program_is_never_changed(any_case: ProgramCase) -> None:
+    program = any_case.program
+    before, aliases = describe_program(program), alias_sets(program)
+    run_pipeline(program, [Marks()])
+    assert describe_program(program) == before
+    assert alias_sets(program) == aliases
+
+
+def test_one_pass_object_runs_on_many_programs() -> None:
+    unchanging = ExportPass()
+    for name in ("bert", "everything", "no_tensor_inputs", "bert"):
+        module = by_name(name).program.graph_module
+        assert unchanging(module).graph_module is module
+
+
+def test_program_of_many_nodes_is_unchanged() -> None:
+    program = LLAMA_LIKE.program
+    env_before = shape_env_snapshot(program)
+    assert run_pipeline(program, "retrace").program is program
+    assert_shape_env_unchanged(env_before, program)
