@@ -65,6 +65,10 @@ class Output:
         """Gives it up. May be called twice."""
         self._file.close()
 
+    def __del__(self) -> None:
+        # A result may be given up without being closed; the file would warn of it.
+        self.close()
+
 
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Says early what `write_atomically` would say late, as far as can be known.
@@ -83,8 +87,8 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> None:
     """Writes a file so that the path holds all of it or what it held before.
 
-    The bytes go to a hidden file in the same directory, which is then renamed. A link is followed. A device or pipe, which
-    cannot be renamed over, is written to as it is.
+    The bytes go to a hidden file in the same directory, which is then renamed. A link is followed. A file that was there before
+    passes its permissions on. A device or pipe, which cannot be renamed over, is written to as it is.
 
     Raises:
         OutputNotWritable: It cannot be written.
@@ -97,6 +101,8 @@ def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> N
             _write(file, chunks)
         return
     with _beside(target) as (file, name), _as_typed(target):
+        with contextlib.suppress(FileNotFoundError):
+            os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
         _write(file, chunks)
         os.replace(name, os.path.realpath(target))
 

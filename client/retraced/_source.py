@@ -103,6 +103,10 @@ class FileSource:
         with self._lock:
             self._file.close()
 
+    def __del__(self) -> None:
+        # A result may be given up without being closed; the file would warn of it.
+        self._file.close()
+
     def _now(self) -> tuple[int, int]:
         status = os.fstat(self._file.fileno())
         return status.st_size, status.st_mtime_ns

@@ -112,6 +112,8 @@ class Transform:
             output = self._source
         if output is not self._source:
             self._source.close()
+        if output is not self._output:
+            self._output.close()
         return TransformResult(
             request_id=self.request_id,
             summary=summary,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from retraced import _convert
+from retraced._feed import Feed, StatusKept, TransformCall
 from retraced._options import (
     NodeMetadataSelection,
     RetraceMode,
@@ -60,6 +61,7 @@ class AsyncClient:
         self._timeout = timeout
         self._channel_options = all_channel_options(self.address, channel_options)
         self._channel: grpc.aio.Channel | None = None
+        self._calls: set[TransformCall] = set()
         self._closed = False
 
     async def transform(
@@ -111,28 +113,31 @@ class AsyncClient:
         metadata = call_metadata(request_id, traceparent)
         transform = Transform(await asyncio.to_thread(open_source, source), pipeline, options, request_id)
         try:
-            feed = _Feed(transform, on_event)
-            call = self._open_stub().TransformGraph(feed.requests(), timeout=self._seconds(timeout), metadata=metadata)
+            call = self._open_stub().TransformGraph(timeout=self._seconds(timeout), metadata=metadata)
+            status = StatusKept(call)
+            self._calls.add(call)
+            feed = Feed(transform, on_event, call)
             try:
                 async for response in call:
                     if transform.writes_file(response):
                         feed.tell(await asyncio.to_thread(transform.receive, response))
                     else:
                         feed.tell(transform.receive(response))
-            except grpc.aio.AioRpcError as error:
-                if feed.failure is None:
+            except grpc.aio.AioRpcError as raised:
+                error = await status.error(raised)
+                if feed.failure is None and error is not None:
                     raise error_from_status(error, address=self.address, request_id=transform.request_id) from error
             except asyncio.CancelledError as error:
-                call.cancel()
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
                 # gRPC's own, for a call that was ended here: by a failing feed, or by closing the client.
                 if feed.failure is None:
                     raise Cancelled(f"the call to {self.address} was cancelled", request_id=transform.request_id) from error
-            except BaseException:
+            finally:
+                self._calls.discard(call)
                 call.cancel()
-                raise
+                await feed.stopped()
             if feed.failure is not None:
                 raise feed.failure
             return transform.finish()
@@ -181,6 +186,9 @@ class AsyncClient:
     async def close(self) -> None:
         """Closes the connection; calls that run end with `Cancelled`. May be called twice."""
         self._closed = True
+        # A channel that is closed ends only those of its calls that it happens to find among the event loop's tasks.
+        for call in tuple(self._calls):
+            call.cancel()
         if self._channel is not None:
             await self._channel.close()
 
@@ -202,29 +210,3 @@ class AsyncClient:
             # A channel belongs to the event loop that runs when it is made.
             self._channel = grpc.aio.insecure_channel(self.address, options=self._channel_options)
         return GraphTransformServiceStub(self._channel)
-
-
-class _Feed:
-    """Gives gRPC the request stream, read off the event loop, and tells of events."""
-
-    def __init__(self, transform: Transform, on_event: Callable[[Event], object] | None) -> None:
-        # What ended the request stream too early.
-        self.failure: Exception | None = None
-        self._transform = transform
-        self._on_event = on_event
-
-    def tell(self, event: Event | None) -> None:
-        if event is not None and self._on_event is not None:
-            self._on_event(event)
-
-    async def requests(self) -> AsyncIterator[pb.TransformGraphRequest]:
-        steps = self._transform.requests()
-        try:
-            while (step := await asyncio.to_thread(next, steps, None)) is not None:
-                request, event = step
-                yield request
-                self.tell(event)
-        except Exception as error:
-            # gRPC cancels the call and loses what was raised; the caller's task raises it instead.
-            self.failure = error
-            raise

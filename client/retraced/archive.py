@@ -18,6 +18,10 @@ from retraced.errors import ArchiveInvalid, ProgramMissing, SourceNotReadable
 
 MODELS = "models/"
 
+# The record at a zip's end, before the comment: its signature, and the bytes it has.
+_END = b"PK\x05\x06"
+_END_BYTES = 22
+
 
 @dataclass(frozen=True)
 class Record:
@@ -45,6 +49,7 @@ class Archive:
         self._file: IO[bytes] = file
         try:
             self._zip = zipfile.ZipFile(file)
+            self._check_end()
             self._entries = self._without_root(self._zip.infolist())
         except BaseException as error:
             file.close()
@@ -106,6 +111,16 @@ class Archive:
         roots = {entry.filename.partition("/")[0] for entry in files}
         prefix = f"{roots.pop()}/" if len(roots) == 1 else ""
         return {entry.filename.removeprefix(prefix): entry for entry in files}
+
+    def _check_end(self) -> None:
+        """Refuses an archive that does not end where its directory does.
+
+        Records may be zips themselves, and zipfile takes the last directory that it finds: that of a record, in an archive that
+        was cut off.
+        """
+        self._file.seek(-_END_BYTES - len(self._zip.comment), os.SEEK_END)
+        if self._file.read(len(_END)) != _END:
+            raise zipfile.BadZipFile("the end of the directory is not the end of the file")
 
     def _fault(self) -> str:
         if os.path.getsize(self._path) == 0:

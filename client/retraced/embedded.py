@@ -55,6 +55,11 @@ class EmbeddedServer:
         return self._address
 
     @property
+    def pid(self) -> int | None:
+        """The process that listens; None while it does not run."""
+        return None if self._process is None else self._process.pid
+
+    @property
     def log(self) -> str:
         """What it has written to its standard error so far."""
         if self._log is None:

@@ -1,6 +1,7 @@
-"""Asks a server's standard health service whether it serves: `python -m retraced_server.healthcheck [HOST:PORT]`.
+"""Asks a server's standard health service whether it serves: `python -m retraced_server.healthcheck [ADDRESS]`.
 
-For container health checks. Exits 0 if it serves, 1 if it does not or cannot be reached.
+For container health checks: without an address it asks the server that the environment's RETRACED_HOST and RETRACED_PORT make. Exits 0
+if it serves, 1 if it does not or cannot be reached.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _TIMEOUT_SECONDS = 3.0
 
 def main(arguments: list[str]) -> int:
     """Prints the server's state, and returns the exit status."""
-    address = arguments[0] if arguments else f"127.0.0.1:{os.environ.get('RETRACED_PORT', '50051')}"
+    address = arguments[0] if arguments else _address(os.environ.get("RETRACED_HOST", ""), os.environ.get("RETRACED_PORT", ""))
     with grpc.insecure_channel(address) as channel:
         # Not `HealthStub`: its published types leave its methods out.
         check = channel.unary_unary(
@@ -31,6 +32,15 @@ def main(arguments: list[str]) -> int:
             return 1
     print(f"{address}: {health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)}")
     return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
+
+
+def _address(host: str, port: str) -> str:
+    if host.startswith("unix:"):
+        return host
+    bare = host.removeprefix("[").removesuffix("]")
+    # A server that listens on every address listens on this one.
+    bare = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(bare, bare)
+    return f"[{bare}]:{port or 50051}" if ":" in bare else f"{bare}:{port or 50051}"
 
 
 if __name__ == "__main__":

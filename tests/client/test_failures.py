@@ -234,9 +234,11 @@ def _waits(entered: threading.Event, ended: threading.Event) -> Behaviour:
     def transform(
         requests: Iterator[pb.TransformGraphRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.TransformGraphResponse]:
-        context.add_callback(ended.set)
-        yield accepted()
+        if not context.add_callback(ended.set):
+            # It had ended before it was waited for.
+            ended.set()
         entered.set()
+        yield accepted()
         ended.wait(30)
 
     return transform
@@ -261,13 +263,15 @@ def test_the_clients_timeout_holds_for_calls_without_one() -> None:
 
 def test_what_on_event_raises_is_raised_and_ends_the_call(failure: Any) -> None:
     for kind in (events.Accepted, events.Uploaded):
-        ended = threading.Event()
+        entered, ended = threading.Event(), threading.Event()
 
-        def on_event(event: events.Event, kind: type = kind) -> None:
+        def on_event(event: events.Event, kind: type = kind, entered: threading.Event = entered) -> None:
             if isinstance(event, kind):
+                # A call that is cancelled before the server has taken it never reaches the server's code.
+                assert entered.wait(10)
                 raise KeyError("mine")
 
-        error = failure(_waits(threading.Event(), ended), on_event=on_event)
+        error = failure(_waits(entered, ended), on_event=on_event)
         assert type(error) is KeyError
         assert ended.wait(10)
 
@@ -341,3 +345,12 @@ def test_a_path_that_shrinks_while_it_is_sent_is_not_readable(failure: Any, tmp_
 
     error = failure(answers(OUTPUT), path, on_event=on_event)
     assert type(error) is errors.SourceNotReadable
+
+
+async def test_a_refusal_is_heard_however_far_the_upload_has_got() -> None:
+    refuses = fails(grpc.StatusCode.INVALID_ARGUMENT, "too large", reason="PROGRAM_TOO_LARGE")
+    with FakeServer(refuses) as server:
+        async with AsyncClient(server.address) as client:
+            for size in (0, 1, 100_000, 4 << 20) * 10:
+                with pytest.raises(errors.ProgramTooLarge):
+                    await client.transform(bytes(size), "cse")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from typing import Any
 
 import torch
 
@@ -53,7 +54,7 @@ def test_description_matches_the_program(any_case: ProgramCase) -> None:
 
 def test_constants_of_the_signature_are_written_as_python_writes_them() -> None:
     inputs = describe("only_a_constant_input").signature.inputs
-    assert [(entry.name, entry.constant) for entry in inputs if entry.HasField("constant")] == [("x", "3")]
+    assert [(entry.name, entry.constant) for entry in inputs if entry.HasField("constant")] == [("n", "3")]
     outputs = describe("odd_outputs").signature.outputs
     constants = [entry.constant for entry in outputs if entry.HasField("constant")]
     specs = by_name("odd_outputs").program.graph_signature.output_specs
@@ -64,8 +65,8 @@ def test_constants_of_the_signature_are_written_as_python_writes_them() -> None:
 def test_symbols_have_ranges_and_hints() -> None:
     class Sized(torch.nn.Module):
         def forward(self, x: torch.Tensor, y: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
-            k = int(n.item())
-            torch._check(k >= 3)  # type: ignore[no-untyped-call]
+            k: Any = n.item()
+            torch._check(k >= 3)
             return x.sum() + y.sum() + torch.ones(k).sum()
 
     shapes = ({0: torch.export.Dim("batch", min=2, max=64)}, {0: torch.export.Dim.AUTO}, None)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-import os
 import signal
-import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 import click
@@ -16,7 +15,7 @@ from retraced.cli.failure import ExitCode, exit_code, report
 from retraced.cli.inspect import inspect
 from retraced.cli.serve import serve
 from retraced.cli.server import info, passes
-from retraced.cli.session import Session
+from retraced.cli.session import Session, drop_standard_output
 from retraced.cli.transform import transform
 from retraced.errors import RetracedError
 
@@ -43,6 +42,7 @@ def cli() -> None:
       1    the transform failed
       2    wrong usage, bad input, or a file that cannot be read or written
       3    no server, or it is too busy
+      129  hung up
       130  interrupted
       143  terminated
     """
@@ -53,29 +53,54 @@ for _command in (transform, inspect, passes, info, serve):
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs the command, and gives its exit status. Errors are reported, not raised."""
+    """Runs the command, and gives its exit status. Errors are reported, not raised. Only for the main thread."""
     session = Session()
-    # So that a partial file and an embedded server are cleaned up as for Ctrl-C.
-    signal.signal(signal.SIGTERM, _terminate)
+    with _signals_as_exceptions():
+        try:
+            status = cli.main(list(arguments), prog_name="retraced", standalone_mode=False, obj=session)
+            return status if isinstance(status, int) else ExitCode.OK
+        except click.ClickException as error:
+            error.show()
+            return ExitCode.USAGE
+        except RetracedError as error:
+            if session.debug:
+                traceback.print_exc()
+            report(session, error)
+            return exit_code(error)
+        except _Ended as ended:
+            session.err.print(f"retraced: {ended.status.name.lower().replace('_', ' ')}")
+            return ended.status
+        except (KeyboardInterrupt, click.Abort):
+            session.err.print("retraced: interrupted")
+            return ExitCode.INTERRUPTED
+        except BrokenPipeError:
+            # The reader has gone, as `head` does.
+            drop_standard_output()
+            return ExitCode.FAILED
+
+
+class _Ended(BaseException):
+    """The process is told to end. No handler of errors on the way takes it for one."""
+
+    def __init__(self, status: ExitCode) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+@contextlib.contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """Makes SIGTERM and SIGHUP exceptions, so that a partial file and an embedded server are cleaned up as for Ctrl-C."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise _Ended(ExitCode(128 + number))
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        # Left alone where it is ignored, as under nohup.
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, end)
     try:
-        status = cli.main(list(arguments), prog_name="retraced", standalone_mode=False, obj=session)
-        return status if isinstance(status, int) else ExitCode.OK
-    except click.ClickException as error:
-        error.show()
-        return ExitCode.USAGE
-    except RetracedError as error:
-        if session.debug:
-            traceback.print_exc()
-        report(session, error)
-        return exit_code(error)
-    except (KeyboardInterrupt, click.Abort):
-        session.err.print("retraced: interrupted; nothing was written")
-        return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone, as `head` does. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.FAILED
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    sys.exit(ExitCode.TERMINATED)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

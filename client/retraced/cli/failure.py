@@ -17,22 +17,27 @@ class ExitCode(enum.IntEnum):
     FAILED = 1
     USAGE = 2
     UNAVAILABLE = 3
+    HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
 
 
 _WHERE = {
     "pass": "pass",
-    "pass_index": "place in the pipeline, from 0",
+    "graph": "graph",
     "node": "node",
     "target": "target",
     "source": "source",
-    "remaining_pipeline": "still to run",
+    "completed_pipeline": "done before",
+    "remaining_pipeline": "not done",
 }
 _ADVICE = {
     "ADDRESS_MISSING": "name a running server with --server or RETRACED_SERVER, or pip install 'retraced[server]'",
     "SERVER_UNREACHABLE": "start a server with `retraced serve`, or leave --server and RETRACED_SERVER out to have one started",
     "EMBEDDED_SERVER_FAILED": "`retraced serve` shows the server's whole log",
+    "ARCHIVE_INVALID": "give a file that torch.export.save has written",
+    "PROGRAM_MISSING": "give a file that torch.export.save has written",
+    "PROGRAM_INVALID": "export the program again, and write it with torch.export.save",
     "PASS_UNKNOWN": "`retraced passes` lists the passes",
     "OPTION_UNKNOWN": "`retraced passes NAME` lists a pass's options",
     "OPTION_INVALID": "`retraced passes NAME` lists a pass's options and what they take",
@@ -78,7 +83,8 @@ def report(session: Session, error: RetracedError) -> None:
     message.append(f"retraced: {error.reason}", style="bold red")
     message.append(f": {printable(error.message)}")
     for violation in error.violations:
-        _line(message, violation.field, violation.description)
+        if violation.description not in error.message:
+            _line(message, violation.field, violation.description)
     for key, label in _WHERE.items():
         if error.metadata.get(key):
             _line(message, label, error.metadata[key])

@@ -5,16 +5,13 @@ from __future__ import annotations
 import click
 
 from retraced.archive import Archive, Record
-from retraced.cli.render import byte_count, facts, histogram, signature, symbols, table
+from retraced.cli.render import MAX_ROWS, byte_count, counted, facts, histogram, signature, symbols, table
 from retraced.cli.session import Session, debug_option, json_option, printable
 from retraced.inspection import program_info
 from retraced.program import ProgramInfo
 
-# Weights beyond this many are summed up.
-_MAX_RECORDS = 20
 
-
-@click.command()
+@click.command(short_help="Show what a .pt2 file holds.")
 @click.argument("path", metavar="IN.pt2", type=click.Path())
 @json_option
 @debug_option
@@ -43,23 +40,26 @@ def inspect(session: Session, path: str) -> None:
 def _print(session: Session, path: str, size: int, records: tuple[Record, ...], program: ProgramInfo) -> None:
     schema = "" if program.schema_version is None else ".".join(map(str, program.schema_version))
     bodies = program.graph_count - 1
-    session.out.print(
+    session.print(
         facts(
-            ("archive", f"{path}, {byte_count(size)}, {len(records)} records"),
+            ("archive", f"{path}, {byte_count(size)}, {counted(len(records), 'record', 'records')}"),
             ("written by", f"torch {program.torch_version or 'of unknown version'}, schema {schema}"),
             ("dialect", program.dialect),
-            ("nodes", f"{program.node_count}" + (f", in the root graph and {bodies} bodies" if bodies else "")),
+            (
+                "nodes",
+                f"{program.node_count}" + (f", in the root graph and {counted(bodies, 'body', 'bodies')}" if bodies else ""),
+            ),
             ("guards", str(len(program.guards))),
         )
     )
-    session.out.print(signature(program.inputs, program.outputs))
+    session.print(signature(program.inputs, program.outputs))
     if program.symbols:
-        session.out.print(symbols(program.symbols))
-    session.out.print(histogram(program.targets))
+        session.print(symbols(program.symbols))
+    session.print(histogram(program.targets))
     rows = table("bytes", "record", right=("bytes",), title="records")
     largest = sorted(records, key=lambda record: -record.size)
-    for record in largest[:_MAX_RECORDS]:
+    for record in largest[:MAX_ROWS]:
         rows.add_row(f"{record.size:,}", printable(record.name))
-    if rest := largest[_MAX_RECORDS:]:
+    if rest := largest[MAX_ROWS:]:
         rows.add_row(f"{sum(record.size for record in rest):,}", f"{len(rest)} more (--json lists all)")
-    session.out.print(rows)
+    session.print(rows)

@@ -8,7 +8,10 @@ from rich import box
 from rich.table import Table
 
 from retraced.cli.session import printable
-from retraced.program import InputSpec, OutputSpec, Symbol
+from retraced.program import InputKind, InputSpec, OutputSpec, ProgramInfo, Symbol
+
+# Parameters, records and the like beyond this many are summed up.
+MAX_ROWS = 20
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -24,7 +27,12 @@ def byte_count(size: float) -> str:
 
 def seconds(duration: float) -> str:
     """A duration as people read it: `12 ms`, `3.4 s`."""
-    return f"{duration * 1000:.0f} ms" if duration < 1 else f"{duration:.1f} s"
+    return f"{duration * 1000:.0f} ms" if duration < 0.9995 else f"{duration:.1f} s"
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """A number of things: `1 body`, `2 bodies`."""
+    return f"{number} {one if number == 1 else many}"
 
 
 def table(*columns: str, right: Iterable[str] = (), title: str | None = None) -> Table:
@@ -47,11 +55,16 @@ def facts(*pairs: tuple[str, str]) -> Table:
 
 
 def signature(inputs: Iterable[InputSpec], outputs: Iterable[OutputSpec]) -> Table:
-    """The inputs and outputs of a program."""
+    """The inputs and outputs of a program; of very many parameters and the like only the first."""
     made = table("", "node", "stands for", "name", title="signature")
+    lifted = 0
     for number, item in enumerate(inputs):
-        kind = item.kind.value + (", not persistent" if item.persistent is False else "")
-        made.add_row(f"in {number}", printable(item.name), kind, printable(_name(item)))
+        lifted += item.kind is not InputKind.USER_INPUT
+        if item.kind is InputKind.USER_INPUT or lifted <= MAX_ROWS:
+            kind = item.kind.value + (", not persistent" if item.persistent is False else "")
+            made.add_row(f"in {number}", printable(item.name), kind, printable(_name(item)))
+    if lifted > MAX_ROWS:
+        made.add_row("", f"{lifted - MAX_ROWS} more (--json lists all)", "parameters and the like")
     for number, result in enumerate(outputs):
         made.add_row(f"out {number}", printable(result.name), result.kind.value, printable(_name(result)))
     return made
@@ -74,19 +87,32 @@ def histogram(targets: Mapping[str, int]) -> Table:
     return made
 
 
-def histogram_change(before: Mapping[str, int], after: Mapping[str, int]) -> Table | None:
-    """The targets that are called more or less often than before; None if there are none."""
-    changed = {
-        target: (before.get(target, 0), after.get(target, 0))
-        for target in {*before, *after}
-        if before.get(target, 0) != after.get(target, 0)
+def program_change(before: ProgramInfo, after: ProgramInfo) -> Table:
+    """A program before and after: its nodes, and what else is counted and differs."""
+    rows = [("nodes", before.node_count, after.node_count)]
+    others = {
+        "bodies": (before.graph_count - 1, after.graph_count - 1),
+        "inputs": (len(before.inputs), len(after.inputs)),
+        "outputs": (len(before.outputs), len(after.outputs)),
+        "symbols": (len(before.symbols), len(after.symbols)),
+        "guards": (len(before.guards), len(after.guards)),
     }
-    if not changed:
-        return None
+    rows += [(name, old, new) for name, (old, new) in others.items() if old != new]
+    return _changes("program", rows)
+
+
+def operator_change(before: Mapping[str, int], after: Mapping[str, int]) -> Table | None:
+    """The operators that are called more or less often than before, the greatest change first; None if there are none."""
+    counts = [(target, before.get(target, 0), after.get(target, 0)) for target in {*before, *after}]
+    rows = sorted((row for row in counts if row[1] != row[2]), key=lambda row: (-abs(row[2] - row[1]), row[0]))
+    return _changes("operator", rows) if rows else None
+
+
+def _changes(what: str, rows: Iterable[tuple[str, int, int]]) -> Table:
     numbers = ("before", "after", "change")
-    made = table("operator", *numbers, right=numbers, title="operators that changed")
-    for target, (old, new) in sorted(changed.items(), key=lambda item: (-abs(item[1][1] - item[1][0]), item[0])):
-        made.add_row(printable(target), str(old), str(new), f"{new - old:+}")
+    made = table(what, *numbers, right=numbers)
+    for name, old, new in rows:
+        made.add_row(printable(name), str(old), str(new), f"{new - old:+}" if new != old else "")
     return made
 
 

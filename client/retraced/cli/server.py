@@ -13,7 +13,7 @@ from retraced.cli.session import Session, debug_option, json_option, printable, 
 from retraced.server_info import PassInfo
 
 
-@click.command()
+@click.command(short_help="List a server's passes, or describe one.")
 @click.argument("name", required=False)
 @server_option
 @json_option
@@ -33,7 +33,7 @@ def passes(session: Session, name: str | None, server: str | None) -> None:
         if session.as_json:
             session.print_json(found)
         else:
-            session.out.print(_list(found))
+            session.print(_list(found))
         return
     one = next((candidate for candidate in found if candidate.name == name), None)
     if one is None:
@@ -46,7 +46,7 @@ def passes(session: Session, name: str | None, server: str | None) -> None:
     _describe(session, one)
 
 
-@click.command()
+@click.command(short_help="Show a server's versions, limits and load.")
 @server_option
 @json_option
 @debug_option
@@ -66,7 +66,7 @@ def info(session: Session, server: str | None) -> None:
         return
     limits = found.limits
     memory = byte_count(limits.worker_memory_bytes) if limits.worker_memory_bytes else "no limit"
-    session.out.print(
+    session.print(
         facts(
             ("server", address),
             ("retraced", found.version),
@@ -103,12 +103,12 @@ def _usage(one: PassInfo) -> Text:
 
 
 def _describe(session: Session, one: PassInfo) -> None:
-    session.out.print(_usage(one))
-    session.out.print(printable(one.summary))
+    session.print(_usage(one))
+    session.print(printable(one.summary))
     if one.description:
-        session.out.print(f"\n{printable(one.description)}")
-    session.out.print()
-    session.out.print(
+        session.print(f"\n{printable(one.description)}")
+    session.print()
+    session.print(
         facts(
             ("takes", f"{one.ir_level.value} programs"),
             ("weights", "read" if one.needs_weights else "not read"),
@@ -121,4 +121,4 @@ def _describe(session: Session, one: PassInfo) -> None:
             kind = "|".join(option.choices) if option.choices else option.type.value
             default = "must be given" if option.default is None else option.default
             rows.add_row(*map(printable, (option.name, kind, default, option.summary)))
-        session.out.print(rows)
+        session.print(rows)

@@ -16,7 +16,7 @@ from rich.console import Console
 import retraced
 from retraced.client import Client
 from retraced.embedded import EmbeddedServer, missing_server_modules
-from retraced.errors import AddressMissing
+from retraced.errors import AddressMissing, OutputNotWritable
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
@@ -47,10 +47,25 @@ class Session:
         """Whether somebody watches: progress is shown."""
         return self.err.is_terminal and not self.quiet
 
+    def print(self, *renderables: object) -> None:
+        """Writes tables and lines of text to standard output.
+
+        Raises:
+            OutputNotWritable: It cannot be written.
+        """
+        with _writing_standard_output():
+            for renderable in renderables:
+                self.out.print(renderable)
+
     def print_json(self, value: object) -> None:
-        """Writes a value as JSON to standard output."""
-        json.dump(plain(value), sys.stdout, indent=2, allow_nan=False)
-        sys.stdout.write("\n")
+        """Writes a value as JSON to standard output.
+
+        Raises:
+            OutputNotWritable: It cannot be written.
+        """
+        with _writing_standard_output():
+            json.dump(plain(value), sys.stdout, indent=2, allow_nan=False)
+            sys.stdout.write("\n")
 
     @contextlib.contextmanager
     def client(self, server: str | None) -> Iterator[Client]:
@@ -84,6 +99,25 @@ class Session:
                 yield
         else:
             yield
+
+
+@contextlib.contextmanager
+def _writing_standard_output() -> Iterator[None]:
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop_standard_output()
+        raise OutputNotWritable(f"standard output cannot be written: {error.strerror}") from error
+
+
+def drop_standard_output() -> None:
+    """Lets what is written to standard output from here on vanish: Python would complain again when it flushes at exit."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    os.close(nothing)
 
 
 def printable(text: str) -> str:

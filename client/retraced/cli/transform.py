@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import click
 
 from retraced._node_json import node_to_json
+from retraced._options import RetraceMode
 from retraced._output import check_writable, write_atomically
 from retraced.cli.progress import TransformProgress
-from retraced.cli.render import byte_count, facts, histogram_change, seconds, table
+from retraced.cli.render import byte_count, counted, facts, operator_change, program_change, seconds, table
 from retraced.cli.session import Session, debug_option, json_option, printable, quiet_option, server_option
 from retraced.nodes import NodeMetadata
 from retraced.results import TransformResult
 
 
-@click.command()
+@click.command(short_help="Run a program through a pipeline of passes.")
 @click.argument("path", metavar="IN.pt2", type=click.Path())
 @click.option("--pipeline", "-p", required=True, metavar="PIPELINE", help="The passes, for example 'decompose,cse,dce'.")
 @click.option("--output", "-o", metavar="OUT.pt2", type=click.Path(), help="Where the transformed program goes.")
@@ -28,6 +30,11 @@ from retraced.results import TransformResult
     help="Whose metadata: every node's, or only that of new and changed ones. With --metadata only.  [default: all]",
 )
 @click.option("--validate-only", is_flag=True, help="Check the pipeline and the program, and run no pass.")
+@click.option(
+    "--mode",
+    type=click.Choice(get_args(RetraceMode)),
+    help="full: execute every operator again, and compare with what was recorded.  [default: as the server is configured]",
+)
 @click.option("--refuse-new-guards", is_flag=True, help="Fail when a pass adds guards on symbolic shapes.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="How long it may take.")
 @server_option
@@ -43,6 +50,7 @@ def transform(
     metadata: str | None,
     node_metadata: Literal["changed", "all"] | None,
     validate_only: bool,
+    mode: RetraceMode | None,
     refuse_new_guards: bool,
     timeout: float | None,
     server: str | None,
@@ -66,6 +74,8 @@ def transform(
         raise click.UsageError("--validate-only makes no output: leave out -o or --validate-only")
     if node_metadata and not metadata:
         raise click.UsageError("--node-metadata says what goes into --metadata FILE.jsonl, which is missing")
+    if output and metadata and os.path.realpath(output) == os.path.realpath(metadata):
+        raise click.UsageError(f"-o and --metadata name the same file: {output}")
     for target in (output, metadata):
         if target:
             check_writable(target)
@@ -78,6 +88,7 @@ def transform(
                 timeout=timeout,
                 node_metadata=(node_metadata or "all") if metadata else "none",
                 validate_only=validate_only,
+                mode=mode,
                 refuse_new_guards=refuse_new_guards,
                 want_output=output is not None,
             )
@@ -113,7 +124,7 @@ def _as_json(result: TransformResult, output: str | None, metadata: str | None) 
 def _print(session: Session, result: TransformResult, output: str | None, metadata: str | None) -> None:
     summary = result.summary
     if summary.output is None:
-        session.out.print(f"valid: {summary.pipeline} can run on this program of {summary.input.node_count} nodes")
+        session.print(f"valid: {summary.pipeline} can run on this program of {summary.input.node_count} nodes")
         _print_remarks(session, summary.remarks)
         return
     numbers = ("rewrites", "time", "nodes before", "after")
@@ -127,18 +138,20 @@ def _print(session: Session, result: TransformResult, output: str | None, metada
             str(report.nodes_before),
             str(report.nodes_after),
         )
-    session.out.print(rows)
+    session.print(rows)
     for report in result.passes:
         _print_remarks(session, (*report.remarks, *(f"new guard: {guard}" for guard in report.new_guards)), f"{report.text}: ")
     _print_remarks(session, summary.remarks)
-    if changes := histogram_change(summary.input.targets, summary.output.targets):
-        session.out.print(changes)
-    session.out.print(_outcome(result, output, metadata))
+    if result.modified:
+        session.print(program_change(summary.input, summary.output))
+        if operators := operator_change(summary.input.targets, summary.output.targets):
+            session.print(operators)
+    session.print(_outcome(result, output, metadata))
 
 
 def _print_remarks(session: Session, remarks: tuple[str, ...], about: str = "") -> None:
     for remark in remarks:
-        session.out.print(printable(f"  {about}{remark}"))
+        session.print(printable(f"  {about}{remark}"))
 
 
 def _outcome(result: TransformResult, output: str | None, metadata: str | None) -> object:
@@ -156,5 +169,5 @@ def _outcome(result: TransformResult, output: str | None, metadata: str | None) 
     if output:
         pairs.append(("output", f"{output}, {byte_count(summary.output_size)}"))
     if metadata:
-        pairs.append(("metadata", f"{metadata}, {len(result.nodes)} nodes"))
+        pairs.append(("metadata", f"{metadata}, {counted(len(result.nodes), 'node', 'nodes')}"))
     return facts(*pairs)

@@ -73,6 +73,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def ready(self) -> bool:
+        """Whether a job can run now: False before it has started, while what workers are forked from is replaced, and once it drains."""
+        ...
+
+    @property
     def facts(self) -> WorkerFacts:
         """What the workers are."""
         ...

@@ -83,3 +83,9 @@ def backed_values(shape_env: ShapeEnv | None) -> Mapping[sympy.Symbol, sympy.Bas
 def guards_code(program: torch.export.ExportedProgram) -> list[str]:
     """The guards of a program as Python expressions. Text; never evaluated here."""
     return program._guards_code
+
+
+def start_no_progress_monitor() -> None:
+    """Keeps torch from starting the monitor thread of its progress bars, which it makes even where it shows none."""
+    # Either the library's, or a stand-in of torch's own, for which it means nothing.
+    vars(torch.hub)["tqdm"].monitor_interval = 0

@@ -56,7 +56,7 @@ def describe_nodes(
 
     Args:
         program: The program. It must not change while this runs.
-        provenance: For every node of the program, by `graph/path:name` (`name` in the root graph), where it came from.
+        provenance: For every node of the program, by `name` (`true_graph_0:name` in a body), where it came from.
         selection: Which nodes; CHANGED are those that a pass made.
         batch_size: The largest number of nodes in a batch.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from types import BuiltinFunctionType
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ def class_text(target: Any) -> str:  # Any: a class or a function, which share o
 
 
 def constant_text(value: object) -> str:
-    """Write a constant as Python does; where that would not be stable or safe, name its class."""
+    """Write a constant as Python does, name a function or a class; where neither is stable or safe, name its class."""
     if value is None or value is ... or isinstance(value, bool | int | float | complex | str | bytes | range):
         return repr(value)
     if isinstance(value, slice):
@@ -62,6 +62,8 @@ def constant_text(value: object) -> str:
         return str(expression_of(value))
     if isinstance(value, torch.dtype | torch.device | torch.layout | torch.memory_format):
         return str(value)
+    if isinstance(value, type | FunctionType | BuiltinFunctionType):
+        return class_text(value)
     return object_text(value)
 
 

@@ -121,7 +121,7 @@ def encode_event(event: ZygoteEvent) -> bytes:
         case ZygoteReady():
             major, minor = event.schema_version
             ready = messages_pb2.ZygoteReady(
-                passes=[_encode_pass(info) for info in event.catalogue.values()],
+                passes=[encode_pass(info) for info in event.catalogue.values()],
                 torch_version=event.torch_version,
                 python_version=event.python_version,
                 schema_version=program_pb2.SchemaVersion(major=major, minor=minor),
@@ -279,7 +279,8 @@ def _encodable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _encode_pass(info: PassInfo) -> passes_pb2.Pass:
+def encode_pass(info: PassInfo) -> passes_pb2.Pass:
+    """A pass as a message."""
     return passes_pb2.Pass(
         name=info.name,
         summary=info.summary,

@@ -1,0 +1,167 @@
+"""Who may come in, and who is next: a bounded queue before a number of slots. Knows nothing of processes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from retraced_server.errors import Reason, RetracedError
+
+_SHORTEST_RETRY, _LONGEST_RETRY = 0.5, 30.0
+# What a job's time counts for in the running mean.
+_WEIGHT = 0.2
+
+
+class Admission:
+    """Hands out places.
+
+    Args:
+        slots: Places that may run at a time.
+        max_waiting: Places that may wait besides.
+    """
+
+    def __init__(self, slots: int, max_waiting: int) -> None:
+        self._slots = slots
+        self._max_waiting = max_waiting
+        # All that were handed out and not given back, in order; and those of them that have a slot, or want one.
+        self._places: dict[Place, None] = {}
+        self._running: set[Place] = set()
+        self._ready: dict[Place, None] = {}
+        self._mean_seconds = 1.0
+        self._closed: RetracedError | None = None
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @property
+    def running(self) -> int:
+        """Places that have a slot."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Places that have none yet."""
+        return len(self._places) - len(self._running)
+
+    def enter(self) -> Place:
+        """Hands out a place.
+
+        Raises:
+            RetracedError: QUEUE_FULL, or what `close` was given.
+        """
+        if self._closed is not None:
+            raise self._closed
+        if len(self._places) >= self._slots + self._max_waiting:
+            retry = self._mean_seconds * (self.waiting + 1) / self._slots
+            raise RetracedError(
+                Reason.QUEUE_FULL,
+                f"{self.running} requests run and {self.waiting} wait, which is all that this server takes; try again later",
+                metadata={"running": str(self.running), "queued": str(self.waiting)},
+                retry_after=min(max(retry, _SHORTEST_RETRY), _LONGEST_RETRY),
+            )
+        place = Place(self, max(0, len(self._places) - self._slots + 1))
+        self._places[place] = None
+        self._empty.clear()
+        return place
+
+    def close(self, error: RetracedError) -> None:
+        """Hands out no more."""
+        self._closed = error
+
+    def turn_away(self, error: RetracedError) -> None:
+        """Fails the places that have no slot yet, now or when they ask for one."""
+        self.close(error)
+        for place in list(self._places):
+            if place not in self._running:
+                place.fail(error)
+
+    async def emptied(self) -> None:
+        """Waits until every place is given back."""
+        await self._empty.wait()
+
+    def request(self, place: Place) -> None:
+        """Puts a place in line for a slot."""
+        self._ready[place] = None
+        self._grant()
+
+    def position(self, place: Place) -> int:
+        """How many must end before a place that is in line has its slot."""
+        return list(self._ready).index(place) + 1
+
+    def has_slot(self, place: Place) -> bool:
+        """Whether a place has its slot."""
+        return place in self._running
+
+    def leave(self, place: Place, seconds: float | None) -> None:
+        """Takes a place back; `seconds` is how long it ran, None where it did not. Twice is once."""
+        if place not in self._places:
+            return
+        del self._places[place]
+        self._ready.pop(place, None)
+        self._running.discard(place)
+        if seconds is not None:
+            self._mean_seconds += _WEIGHT * (seconds - self._mean_seconds)
+        if not self._places:
+            self._empty.set()
+        self._grant()
+
+    def _grant(self) -> None:
+        while self._ready and len(self._running) < self._slots:
+            place = next(iter(self._ready))
+            del self._ready[place]
+            self._running.add(place)
+            place.wake()
+        for place in self._ready:
+            place.wake()
+
+
+class Place:
+    """A place in the queue, and later a slot.
+
+    Args:
+        admission: Who handed it out.
+        position: How many had to end before it could run, when it was handed out.
+    """
+
+    def __init__(self, admission: Admission, position: int) -> None:
+        self._admission = admission
+        self._changed = asyncio.Event()
+        self._error: RetracedError | None = None
+        self._granted_at: float | None = None
+        self.first_position = position
+
+    async def slot(self) -> AsyncIterator[int]:
+        """Waits for a slot, and yields how many must end before whenever that changes; not at all if there is one.
+
+        Raises:
+            RetracedError: It was turned away.
+        """
+        if self._error is None:
+            self._admission.request(self)
+        told = None
+        while True:
+            if self._error is not None:
+                raise self._error
+            if self._admission.has_slot(self):
+                self._granted_at = asyncio.get_running_loop().time()
+                return
+            position = self._admission.position(self)
+            if position != told:
+                told = position
+                yield position
+                continue
+            self._changed.clear()
+            await self._changed.wait()
+
+    def leave(self) -> None:
+        """Gives it back. Twice is once."""
+        now = asyncio.get_running_loop().time()
+        self._admission.leave(self, None if self._granted_at is None else now - self._granted_at)
+
+    def fail(self, error: RetracedError) -> None:
+        """Has `slot` raise."""
+        self._error = error
+        self.wake()
+
+    def wake(self) -> None:
+        """Has `slot` look again."""
+        self._changed.set()

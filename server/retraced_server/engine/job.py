@@ -1,0 +1,147 @@
+"""One job in a worker, as the front end has it: its socket, its time, its log, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator
+
+from retraced_server.engine.cgroup import oom_kills
+from retraced_server.engine.endings import ending_error, zygote_gone
+from retraced_server.engine.log_pipe import LogPipe
+from retraced_server.engine.spool import Spool
+from retraced_server.engine.zygote import Worker, Zygote
+from retraced_server.errors import Reason, RetracedError
+from retraced_server.worker.frames import FrameError, encode_frame, read_frame
+from retraced_server.worker.messages import JobDone, JobRequest, MessageError, decode_job_event, encode_job_request
+
+# What is read ahead for a caller that is slower than its worker.
+_READ_AHEAD_BYTES = 1 << 20
+_LOGGED_BYTES = 1 << 16
+# How long the zygote may take to fork, a worker that has closed its socket to end, and a killed one to be reaped.
+_FORK_SECONDS = 60.0
+_END_SECONDS = 1.0
+_KILL_SECONDS = 10.0
+
+_log = logging.getLogger("retraced.worker")
+
+
+class Job:
+    """A job that was given to a zygote. Made by `start`; `close` ends it."""
+
+    def __init__(self, worker: Worker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.worker = worker
+        self._reader = reader
+        self._writer = writer
+        self._oom_kills = oom_kills()
+        # Why this server killed the worker.
+        self._cause: RetracedError | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @staticmethod
+    async def start(zygote: Zygote, request: JobRequest, archive: Spool, memory_bytes: int) -> Job:
+        """Gives a job to a zygote.
+
+        Args:
+            zygote: Who forks the worker.
+            request: What is to be done.
+            archive: The archive.
+            memory_bytes: The worker's memory beyond what it shares; 0 is no limit.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_READ_AHEAD_BYTES)
+            log = LogPipe(lambda line: _log.info("%s", line), _LOGGED_BYTES)
+            worker = zygote.start_worker(memory_bytes, (theirs.fileno(), archive.fileno(), log.fileno()))
+        log.handed_over()
+        # Its last lines are read when it is gone, whoever still holds the job then.
+        worker.ended.add_done_callback(lambda _: log.close())
+        writer.write(encode_frame(encode_job_request(request)))
+        return Job(worker, reader, writer)
+
+    async def started(self, timeout: float) -> bool:
+        """Waits until the worker is there; False where the zygote ended before it had forked, and nothing was begun.
+
+        Args:
+            timeout: How many seconds the worker may take from then on.
+
+        Raises:
+            RetracedError: WORKERS_UNAVAILABLE: it could not be forked.
+        """
+        started, ended = self.worker.started, self.worker.ended
+        await asyncio.wait((started, ended), timeout=_FORK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if not started.done():
+            self.worker.give_up_zygote()
+            await asyncio.wait((ended,))
+        if not started.cancelled():
+            self._timer = asyncio.get_running_loop().call_later(timeout, self.kill, _timed_out(timeout))
+            return True
+        self.close()
+        how = ended.result()
+        if how is None:
+            return False
+        raise self._cause or ending_error(how, out_of_memory=False)
+
+    def kill(self, cause: RetracedError) -> None:
+        """Kills the worker, and has `responses` raise `cause`."""
+        if self._cause is None:
+            self._cause = cause
+        self.worker.kill()
+
+    async def responses(self) -> AsyncIterator[bytes]:
+        """Yields what the worker answers, serialized, and ends when the job is done.
+
+        Raises:
+            RetracedError: The job failed, or its worker did.
+        """
+        fault = None
+        try:
+            while (frame := await read_frame(self._reader)) is not None:
+                event = decode_job_event(frame)
+                if isinstance(event, JobDone):
+                    return
+                if isinstance(event, RetracedError):
+                    raise event
+                yield event
+        except (FrameError, MessageError, OSError) as error:
+            fault = error
+        raise await self._ending(fault)
+
+    def close(self) -> None:
+        """Ends it: kills the worker if it still runs, and lets go of what it held."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.worker.kill()
+        self._writer.close()
+        if not self.worker.ended.done():
+            self._expect_end()
+
+    async def _ending(self, fault: Exception | None) -> RetracedError:
+        """Finds out why there are no more answers."""
+        ended = self.worker.ended
+        await asyncio.wait((ended,), timeout=_END_SECONDS)
+        if not ended.done():
+            said = "its answers end, but it does not" if fault is None else f"its answers are none: {fault}"
+            self.kill(RetracedError(Reason.INTERNAL, f"the worker broke the protocol and was killed: {said}"))
+            self._expect_end()
+            await asyncio.wait((ended,))
+        if self._cause is not None:
+            return self._cause
+        result = ended.result()
+        if result is None:
+            return zygote_gone()
+        return ending_error(result, out_of_memory=oom_kills() > self._oom_kills)
+
+    def _expect_end(self) -> None:
+        """Sees to it that a worker that was killed is gone before long."""
+        late = asyncio.get_running_loop().call_later(_KILL_SECONDS, self.worker.give_up_zygote)
+        self.worker.ended.add_done_callback(lambda _: late.cancel())
+
+
+def _timed_out(seconds: float) -> RetracedError:
+    return RetracedError(
+        Reason.JOB_TIMED_OUT,
+        f"the job took longer than the {seconds:g} seconds that this server allows",
+        metadata={"job_timeout_seconds": f"{seconds:g}"},
+    )

@@ -1,0 +1,169 @@
+"""The engine of one machine: a zygote, and workers forked from it, some at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from retraced_server.engine.admission import Admission, Place
+from retraced_server.engine.base import Load, WorkerFacts
+from retraced_server.engine.job import Job
+from retraced_server.engine.spool import Spool
+from retraced_server.engine.supervisor import Supervisor
+from retraced_server.errors import Reason, RetracedError
+from retraced_server.pipeline.domain import TransformRequest
+from retraced_server.worker.messages import JobRequest
+from retraced_server.worker.responses import Stage, progress
+
+_DRAIN_RETRY_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class LocalEngineConfig:
+    """How a local engine is set up.
+
+    Attributes:
+        workers: Jobs that run at a time.
+        max_queued: Requests that may wait besides.
+        job_timeout: Seconds of wall time that a job may take.
+        worker_memory_bytes: Memory of a worker beyond what it shares with the others; 0 is no limit.
+        imports: Modules that are loaded into the zygote, and so are in every worker: operator libraries, passes.
+        spool_dir: Where workers' temporary files go.
+    """
+
+    workers: int = 2
+    max_queued: int = 64
+    job_timeout: float = 600.0
+    worker_memory_bytes: int = 0
+    imports: tuple[str, ...] = ()
+    spool_dir: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
+
+
+class LocalEngine:
+    """Runs jobs in processes on this machine.
+
+    Args:
+        config: How it is set up.
+    """
+
+    def __init__(self, config: LocalEngineConfig) -> None:
+        self.config = config
+        self.supervisor = Supervisor(config.imports, config.spool_dir)
+        self._admission = Admission(config.workers, config.max_queued)
+        self._tickets: set[LocalTicket] = set()
+        self._draining = False
+
+    async def start(self) -> WorkerFacts:
+        """Starts the zygote, and waits until it is warm.
+
+        Raises:
+            RetracedError: WORKERS_UNAVAILABLE, with what the zygote said.
+        """
+        return await self.supervisor.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a job can run now: there is a zygote, and the engine does not drain."""
+        return self.supervisor.ready and not self._draining
+
+    @property
+    def facts(self) -> WorkerFacts:
+        """What the workers are.
+
+        Raises:
+            RetracedError: WORKERS_UNAVAILABLE: it was never started.
+        """
+        return self.supervisor.facts
+
+    @property
+    def load(self) -> Load:
+        """How busy it is now."""
+        return Load(self._admission.running, self._admission.waiting)
+
+    def admit(self, request_id: str) -> LocalTicket:
+        """Takes a place in the queue.
+
+        Raises:
+            RetracedError: QUEUE_FULL, SERVER_DRAINING or WORKERS_UNAVAILABLE.
+        """
+        if not self._draining and self.supervisor.failure is not None:
+            raise self.supervisor.failure
+        ticket = LocalTicket(self, request_id, self._admission.enter())
+        self._tickets.add(ticket)
+        return ticket
+
+    async def drain(self, grace: float) -> None:
+        """Admits nothing more, waits up to `grace` seconds for every request that it has admitted, and ends the rest. Twice is once."""
+        self._draining = True
+        error = RetracedError(Reason.SERVER_DRAINING, "the server is shutting down", retry_after=_DRAIN_RETRY_SECONDS)
+        self._admission.close(error)
+        try:
+            async with asyncio.timeout(grace):
+                await self._admission.emptied()
+        except TimeoutError:
+            pass
+        finally:
+            self._admission.turn_away(error)
+            for ticket in self._tickets:
+                ticket.end(error)
+            await self.supervisor.stop(error)
+
+    def forget(self, ticket: LocalTicket) -> None:
+        """Notes that a ticket was given back."""
+        self._tickets.discard(ticket)
+
+
+class LocalTicket:
+    """A place in the queue of a local engine. Made by `admit`."""
+
+    def __init__(self, engine: LocalEngine, request_id: str, place: Place) -> None:
+        self._engine = engine
+        self._request_id = request_id
+        self._place = place
+        self._job: Job | None = None
+
+    @property
+    def queue_position(self) -> int:
+        """Requests that had to end before this one could run, when it was admitted; 0 if a worker is free for it."""
+        return self._place.first_position
+
+    async def run(self, request: TransformRequest, archive: Spool) -> AsyncIterator[bytes]:
+        """Queues the job, and yields its serialized `TransformGraphResponse` messages as they are made.
+
+        Raises:
+            RetracedError: The job failed, or its worker did.
+        """
+        now = asyncio.get_running_loop().time
+        queued_at = now()
+        async for position in self._place.slot():
+            yield progress(Stage.QUEUED, position)
+        config = self._engine.config
+        while True:
+            zygote = await self._engine.supervisor.zygote()
+            job_request = JobRequest(self._request_id, request, now() - queued_at)
+            self._job = job = await Job.start(zygote, job_request, archive, config.worker_memory_bytes)
+            if await job.started(config.job_timeout):
+                break
+            # The zygote ended before it had forked, and nothing was begun; the next one takes the job.
+        async for response in job.responses():
+            yield response
+
+    def end(self, error: RetracedError) -> None:
+        """Ends the job, if there is one, and has `run` raise `error`."""
+        if self._job is not None:
+            self._job.kill(error)
+
+    async def __aenter__(self) -> LocalTicket:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._engine.forget(self)
+        if self._job is None:
+            self._place.leave()
+            return
+        # The slot is free when the worker is gone, not before.
+        self._job.worker.ended.add_done_callback(lambda _: self._place.leave())
+        self._job.close()

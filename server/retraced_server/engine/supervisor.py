@@ -1,0 +1,120 @@
+"""Keeps a zygote running: starts one, and another when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from retraced_server.engine.base import WorkerFacts
+from retraced_server.engine.zygote import Zygote
+from retraced_server.errors import Reason, RetracedError
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+
+_log = logging.getLogger("retraced.zygote")
+
+
+class Supervisor:
+    """The zygote that there is now.
+
+    Args:
+        imports: Modules that it loads.
+        spool_dir: Where its temporary files go.
+    """
+
+    def __init__(self, imports: Sequence[str], spool_dir: Path) -> None:
+        self._imports = imports
+        self._spool_dir = spool_dir
+        self._zygote: Zygote | None = None
+        self._facts: WorkerFacts | None = None
+        self._failure: RetracedError | None = RetracedError(Reason.WORKERS_UNAVAILABLE, "the engine has not been started")
+        self._changed = asyncio.Event()
+        self._keeping: asyncio.Task[None] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a zygote."""
+        return self._zygote is not None and not self._zygote.ended.done()
+
+    @property
+    def failure(self) -> RetracedError | None:
+        """Why there is none, when the last attempt to start one failed."""
+        return self._failure
+
+    @property
+    def facts(self) -> WorkerFacts:
+        """What the workers are, or were when there last was a zygote.
+
+        Raises:
+            RetracedError: WORKERS_UNAVAILABLE: there never was one.
+        """
+        if self._facts is None:
+            raise self._failure or RetracedError(Reason.WORKERS_UNAVAILABLE, "no zygote is ready yet", retry_after=_FIRST_PAUSE)
+        return self._facts
+
+    async def start(self) -> WorkerFacts:
+        """Starts the first zygote.
+
+        Raises:
+            RetracedError: WORKERS_UNAVAILABLE, with what it said.
+        """
+        zygote = await Zygote.start(self._imports, self._spool_dir)
+        self._set(zygote)
+        self._keeping = asyncio.create_task(self._keep(zygote), name="zygote-supervisor")
+        return zygote.facts
+
+    async def zygote(self) -> Zygote:
+        """Gives the zygote, after it was replaced if it has to be.
+
+        Raises:
+            RetracedError: WORKERS_UNAVAILABLE: none could be started.
+        """
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            if self._zygote is not None and not self._zygote.ended.done():
+                return self._zygote
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def stop(self, failure: RetracedError) -> None:
+        """Ends the zygote and its workers; whoever asks for one hears of `failure`. Twice is once."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeping
+        self._fail(failure)
+        if self._zygote is not None:
+            await self._zygote.stop()
+            self._zygote = None
+
+    async def _keep(self, zygote: Zygote) -> None:
+        while True:
+            await asyncio.shield(zygote.ended)
+            _log.warning("the zygote is gone and is started anew")
+            self._zygote = None
+            zygote = await self._restart()
+            self._set(zygote)
+
+    async def _restart(self) -> Zygote:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await Zygote.start(self._imports, self._spool_dir)
+            except RetracedError as error:
+                _log.error("%s; the next attempt is in %.0f seconds", error.message, pause)
+                self._fail(RetracedError(error.reason, error.message, retry_after=pause))
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _set(self, zygote: Zygote) -> None:
+        _log.info("zygote %d is ready", zygote.pid)
+        self._zygote, self._facts, self._failure = zygote, zygote.facts, None
+        self._changed.set()
+
+    def _fail(self, failure: RetracedError) -> None:
+        self._failure = failure
+        self._changed.set()

@@ -1,0 +1,309 @@
+"""The zygote as the front end has it: a process that is started, told to fork and to kill, and listened to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from retraced_server.engine.base import ImportedModule, WorkerFacts
+from retraced_server.engine.environment import zygote_environment
+from retraced_server.engine.log_pipe import LogPipe
+from retraced_server.errors import Reason, RetracedError
+from retraced_server.worker.frames import FrameError, encode_frame, read_frame
+from retraced_server.worker.messages import (
+    KillJob,
+    MessageError,
+    StartJob,
+    WorkerEnded,
+    WorkerStarted,
+    ZygoteCommand,
+    ZygoteEvent,
+    ZygoteFailed,
+    ZygoteReady,
+    decode_event,
+    encode_command,
+)
+
+_START_SECONDS = 180.0
+_STOP_SECONDS = 5.0
+_MODULE = "retraced_server.worker.zygote"
+
+_log = logging.getLogger("retraced.zygote")
+
+
+class Worker:
+    """A worker of a zygote.
+
+    Attributes:
+        started: Done when it was forked: its process id. Cancelled when it never will be.
+        ended: Done when it was reaped: how it ended; None when its zygote ended, and it with it.
+    """
+
+    def __init__(self, zygote: Zygote, job_id: int) -> None:
+        loop = asyncio.get_running_loop()
+        self._zygote = zygote
+        self._job_id = job_id
+        self.started: asyncio.Future[int] = loop.create_future()
+        self.ended: asyncio.Future[WorkerEnded | None] = loop.create_future()
+
+    def kill(self) -> None:
+        """Kills it and whatever it started, if it still runs."""
+        if not self.ended.done():
+            self._zygote.command(KillJob(self._job_id))
+
+    def give_up_zygote(self) -> None:
+        """Kills its zygote, and so every worker of it: for when it does not do what it is told."""
+        if not self.ended.done():
+            _log.error("the zygote does not answer and is killed")
+            self._zygote.kill()
+
+    def has_started(self, pid: int) -> None:
+        """Notes that it was forked."""
+        if not self.started.done():
+            self.started.set_result(pid)
+
+    def has_ended(self, ended: WorkerEnded | None) -> None:
+        """Notes that it is no more."""
+        self.started.cancel()
+        self.ended.set_result(ended)
+
+
+@dataclass(frozen=True)
+class _Control:
+    """The socket to a zygote: read as a stream, and written to with descriptors, which a stream cannot."""
+
+    reader: asyncio.StreamReader
+    _writer: asyncio.StreamWriter
+    _socket: socket.socket
+
+    @staticmethod
+    async def open() -> tuple[_Control, socket.socket]:
+        """Opens it, and gives the other end too."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        try:
+            # The stream closes the descriptor that it is given.
+            reader, writer = await asyncio.open_unix_connection(sock=ours.dup())
+        except BaseException:
+            ours.close()
+            theirs.close()
+            raise
+        return _Control(reader, writer, ours), theirs
+
+    def send(self, frame: bytes, fds: Sequence[int]) -> None:
+        """Sends a frame of a few bytes, which the kernel takes whole or not at all: not when nothing was read for long.
+
+        Raises:
+            OSError: It was not taken.
+        """
+        socket.send_fds(self._socket, [frame], fds)
+
+    def end(self) -> None:
+        """Lets the other end see the end of the stream."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Closes it."""
+        self._socket.close()
+        self._writer.close()
+
+
+class Zygote:
+    """A zygote that is ready. Made by `start`.
+
+    Attributes:
+        facts: What its workers are.
+        ended: Done when its process was reaped.
+    """
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, control: _Control, log: LogPipe, temporary: TemporaryDirectory[str]
+    ) -> None:
+        self._process = process
+        self._control = control
+        self._log = log
+        self._temporary = temporary
+        self._workers: dict[int, Worker] = {}
+        self._job_ids = itertools.count(1)
+        self._killed = False
+        self.facts: WorkerFacts
+        self.ended: asyncio.Task[None]
+
+    @staticmethod
+    async def start(imports: Sequence[str], spool_dir: Path) -> Zygote:
+        """Starts a zygote, and waits until it can fork.
+
+        Args:
+            imports: Modules that it loads.
+            spool_dir: Where it has a folder for temporary files while it runs.
+
+        Raises:
+            RetracedError: WORKERS_UNAVAILABLE, with what it said.
+        """
+        control, theirs = await _Control.open()
+        try:
+            # What torch and passes leave there goes with the zygote.
+            temporary = TemporaryDirectory(prefix="retraced-", dir=spool_dir, ignore_cleanup_errors=True)
+        except OSError as error:
+            control.close()
+            theirs.close()
+            raise _unavailable(f"no folder can be made in {spool_dir}: {error.strerror}") from error
+        log = LogPipe(lambda line: _log.info("%s", line))
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())),
+                    *(f"--import={name}" for name in imports),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log.fileno(),
+                    stderr=log.fileno(),
+                    pass_fds=(theirs.fileno(),),
+                    env=zygote_environment(os.environ, Path(temporary.name)),
+                    # A Ctrl-C in the server's terminal is for the server, which drains.
+                    start_new_session=True,
+                )
+        except BaseException as error:
+            control.close()
+            log.close()
+            temporary.cleanup()
+            if isinstance(error, OSError):
+                raise _unavailable(f"{sys.executable} could not be run: {error}") from error
+            raise
+        log.handed_over()
+        zygote = Zygote(process, control, log, temporary)
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await zygote._become_ready()
+        except BaseException as error:
+            zygote.kill()
+            await zygote._reap()
+            if isinstance(error, TimeoutError):
+                raise _unavailable(f"the zygote was not ready after {_START_SECONDS:.0f} seconds") from error
+            raise
+        return zygote
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    def start_worker(self, memory_bytes: int, fds: Sequence[int]) -> Worker:
+        """Has a worker forked.
+
+        Args:
+            memory_bytes: Its memory beyond what it shares; 0 is no limit.
+            fds: Its end of the job's socket, the archive, and where its lines go. They stay open here.
+        """
+        job_id = next(self._job_ids)
+        worker = Worker(self, job_id)
+        if self.ended.done():
+            worker.has_ended(None)
+        else:
+            self._workers[job_id] = worker
+            self.command(StartJob(job_id, memory_bytes), fds)
+        return worker
+
+    def command(self, command: ZygoteCommand, fds: Sequence[int] = ()) -> None:
+        """Tells it something. One that no longer listens is killed, and its workers end with it."""
+        frame = encode_frame(encode_command(command))
+        try:
+            self._control.send(frame, fds)
+        except OSError as error:
+            _log.error("the zygote takes no commands (%s) and is killed", error)
+            self.kill()
+
+    def kill(self) -> None:
+        """Kills it. Its workers die with it."""
+        self._killed = True
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def stop(self) -> None:
+        """Ends it and its workers."""
+        # It ends when its socket does.
+        self._control.end()
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await asyncio.shield(self.ended)
+        except TimeoutError:
+            self.kill()
+            await asyncio.shield(self.ended)
+        except asyncio.CancelledError:
+            self.kill()
+            raise
+
+    async def _become_ready(self) -> None:
+        try:
+            event = await self._receive()
+        except (FrameError, MessageError, OSError) as error:
+            raise _unavailable(f"the zygote does not speak as it should: {error}") from error
+        match event:
+            case ZygoteReady():
+                imports = tuple(ImportedModule(name, version) for name, version in event.imports)
+                self.facts = WorkerFacts(
+                    event.catalogue, event.torch_version, event.python_version, event.schema_version, imports
+                )
+                self.ended = asyncio.create_task(self._listen(), name="zygote")
+            case ZygoteFailed(message):
+                raise _unavailable(message)
+            case _:
+                status = await self._process.wait()
+                self._log.close()
+                said = f"; its last line: {self._log.tail[-1]}" if self._log.tail else ""
+                raise _unavailable(f"the zygote ended with {_status_text(status)} before it was ready{said}")
+
+    async def _receive(self) -> ZygoteEvent | None:
+        frame = await read_frame(self._control.reader)
+        return None if frame is None else decode_event(frame)
+
+    async def _listen(self) -> None:
+        try:
+            while (event := await self._receive()) is not None:
+                if isinstance(event, WorkerStarted):
+                    self._workers[event.job_id].has_started(event.pid)
+                elif isinstance(event, WorkerEnded):
+                    self._workers.pop(event.job_id).has_ended(event)
+        except (FrameError, MessageError, OSError, KeyError) as error:
+            _log.error("the zygote does not speak as it should (%s) and is killed", error)
+            self.kill()
+        finally:
+            await self._reap()
+
+    async def _reap(self) -> None:
+        if self._process.returncode is None:
+            try:
+                async with asyncio.timeout(_STOP_SECONDS):
+                    await self._process.wait()
+            except TimeoutError:
+                self.kill()
+                await self._process.wait()
+        status = self._process.returncode
+        if status and not self._killed:
+            _log.error("the zygote ended with %s", _status_text(status))
+        for worker in self._workers.values():
+            worker.has_ended(None)
+        self._workers.clear()
+        self._control.close()
+        self._log.close()
+        self._temporary.cleanup()
+
+
+def _unavailable(why: str) -> RetracedError:
+    return RetracedError(Reason.WORKERS_UNAVAILABLE, f"the workers cannot be started: {why}")
+
+
+def _status_text(status: int | None) -> str:
+    if status is None or status >= 0:
+        return f"status {status}"
+    return signal.Signals(-status).name

@@ -1,0 +1,102 @@
+"""The command line: `python -m retraced_server`. Its options are the fields of `Settings`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar, get_args
+
+import click
+from pydantic import ByteSize, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import SettingsError
+
+from retraced_server.service import logs
+from retraced_server.service.run import StartError, serve
+from retraced_server.service.settings import Settings
+
+_Function = TypeVar("_Function", bound=Callable[..., object])
+
+_EPILOG = """
+\b
+Sizes take units: 512MiB, 4GiB. An option goes before its environment variable.
+Prints `retraced: listening on HOST:PORT` on standard output once requests are
+served; everything else goes to standard error. The first SIGTERM or SIGINT lets
+running requests end, the second ends at once.
+
+\b
+Examples:
+  python -m retraced_server
+  python -m retraced_server --host 0.0.0.0 --port 8080 --workers 8
+  python -m retraced_server --host unix:/run/retraced.sock
+  python -m retraced_server --import my_operators --import my_passes
+  RETRACED_LOG_FORMAT=json RETRACED_WORKER_MEMORY=8GiB python -m retraced_server
+"""
+
+
+def _option_name(field: str) -> str:
+    return "--import" if field == "imports" else "--" + field.replace("_", "-")
+
+
+def _variable(field: str) -> str:
+    return "RETRACED_" + _option_name(field)[2:].replace("-", "_").upper()
+
+
+def _metavar(info: FieldInfo) -> str:
+    choices = get_args(info.annotation)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return "|".join(choices)
+    names = {int: "N", float: "SECONDS", ByteSize: "SIZE", str: "ADDRESS"}
+    if info.annotation in names:
+        return names[info.annotation]
+    return "MODULE" if choices else "FOLDER"
+
+
+def _default(info: FieldInfo) -> str:
+    value = info.get_default(call_default_factory=True, validated_data={})
+    if isinstance(value, ByteSize):
+        return value.human_readable(separator="") if value else "0"
+    return f"{value:g}" if isinstance(value, float) else str(value or "none")
+
+
+def _options(function: _Function) -> _Function:
+    for field, info in reversed(Settings.model_fields.items()):
+        function = click.option(
+            _option_name(field),
+            field,
+            metavar=_metavar(info),
+            multiple=field == "imports",
+            help=f"{info.description}  [{_variable(field)}; default: {_default(info)}]",
+        )(function)
+    return function
+
+
+@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="retraced", message="retraced %(version)s")
+@_options
+def main(**given: Any) -> None:
+    """Serve graph transforms of torch.export programs over gRPC.
+
+    Every option can also be set by the environment variable beside it.
+    """
+    settings = _settings({field: value for field, value in given.items() if value not in (None, ())})
+    logs.configure(settings.log_format, settings.log_level)
+    try:
+        asyncio.run(serve(settings))
+    except StartError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    # pydantic-settings knows a field with an alias by its alias only.
+    named = {"RETRACED_IMPORT" if field == "imports" else field: value for field, value in given.items()}
+    try:
+        return Settings(**named)
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        location = str(first["loc"][0])
+        field = "imports" if location == "RETRACED_IMPORT" else location
+        name = _option_name(field) if field in given else _variable(field)
+        raise click.UsageError(f"{name} is {first['input']!r}: {first['msg']}") from error

@@ -1,0 +1,63 @@
+"""The gRPC server of one engine: our service, health and reflection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import grpc.aio
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from retraced_server.engine.base import Engine
+from retraced_server.service import convert, health
+from retraced_server.service.calls import Calls
+from retraced_server.service.instance import GraphTransforms, Limits
+from retraced_server.service.listen import listen
+from retraced_server.service.servicer import GraphTransformServicer
+
+# A chunk that is too long, but not by far, is read, so that its caller hears of it as of every other error.
+_MAX_REQUEST_BYTES = 4 << 20
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
+    # Two servers on one port would each get some of the calls.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_concurrent_streams", 1000),
+    # A caller that vanishes without a word is noticed, and its job ended, after 80 s.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+)
+# What has ended by then has sent its status.
+_STOP_SECONDS = 1.0
+
+
+class FrontEnd:
+    """Answers calls. It may start before its engine, which it does not start or stop: until `open`, callers are told to come later."""
+
+    def __init__(self, engine: Engine, limits: Limits, spool_dir: Path, spool_memory: int) -> None:
+        self._transforms = GraphTransforms(engine, limits, spool_dir, spool_memory)
+        self._calls = Calls()
+        self._health = health.HealthServicer((convert.SERVICE,), lambda: self._transforms.ready)
+        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server.add_generic_rpc_handlers((GraphTransformServicer(self._transforms, self._calls).handler(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((convert.SERVICE, health.SERVICE, reflection.SERVICE_NAME), self._server)
+
+    def listen(self, host: str, port: int) -> str:
+        """Takes an address; see `listen.listen`."""
+        return listen(self._server, host, port)
+
+    async def start(self) -> None:
+        """Begins to answer."""
+        await self._server.start()
+
+    def open(self) -> None:
+        """Takes requests from now on: the engine has started."""
+        self._transforms.open()
+
+    async def stop(self) -> None:
+        """Ends what still runs, and answers nothing more. The engine has drained before."""
+        self._health.close()
+        await self._server.stop(_STOP_SECONDS)
+        await self._calls.ended()

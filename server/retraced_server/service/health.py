@@ -1,0 +1,58 @@
+"""The standard health service, `grpc.health.v1`: whether requests would be taken now."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Collection
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+"""The service's full name."""
+
+_Response = health_pb2.HealthCheckResponse
+_Context = grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, _Response]
+_WATCH_SECONDS = 0.2
+
+
+class HealthServicer(health_pb2_grpc.HealthServicer):
+    """Answers for the whole server, whose name is empty, and for its services.
+
+    The servicer of grpcio-health-checking forgets every watcher of a service when one of them leaves.
+
+    Args:
+        services: The services' names.
+        serving: Says whether they serve.
+    """
+
+    def __init__(self, services: Collection[str], serving: Callable[[], bool]) -> None:
+        self._services = {"", *services}
+        self._serving = serving
+        self._closed = asyncio.Event()
+
+    def close(self) -> None:
+        """Ends the calls that watch: the server stops."""
+        self._closed.set()
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: _Context) -> _Response:  # noqa: N802 - gRPC's name
+        """The state now. NOT_FOUND for another service."""
+        if request.service not in self._services:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service here")
+        return _Response(status=self._status())
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: _Context) -> None:  # noqa: N802 - gRPC's name
+        """The state now, and whenever it is another."""
+        told: int | None = None
+        while not self._closed.is_set():
+            status = self._status() if request.service in self._services else _Response.SERVICE_UNKNOWN
+            if status != told:
+                await context.write(_Response(status=status))
+                told = status
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closed.wait(), _WATCH_SECONDS)
+
+    def _status(self) -> int:
+        return _Response.SERVING if self._serving() else _Response.NOT_SERVING

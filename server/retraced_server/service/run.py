@@ -1,0 +1,133 @@
+"""The life of one server: it takes its address, warms its workers, serves, drains, and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import signal
+import tempfile
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from retraced_server.engine.local import LocalEngine, LocalEngineConfig
+from retraced_server.errors import RetracedError
+from retraced_server.service.front_end import FrontEnd
+from retraced_server.service.instance import Limits
+from retraced_server.service.listen import AddressError
+from retraced_server.service.settings import Settings
+
+_log = structlog.stdlib.get_logger("retraced")
+
+
+class StartError(Exception):
+    """The server cannot start; the message says why, in one line."""
+
+
+async def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT, and then lets what runs end.
+
+    Prints `retraced: listening on HOST:PORT` on standard output, once requests are served.
+
+    Raises:
+        StartError: The address, the spool folder, a module or the workers cannot be used.
+    """
+    _check_folder(settings.spool_dir)
+    _check_imports(settings.imports)
+    engine = LocalEngine(
+        LocalEngineConfig(
+            workers=settings.workers,
+            max_queued=settings.max_queued,
+            job_timeout=settings.job_timeout,
+            worker_memory_bytes=settings.worker_memory,
+            imports=settings.imports,
+            spool_dir=settings.spool_dir,
+        )
+    )
+    limits = Limits(
+        max_archive_bytes=settings.max_archive_size,
+        max_queued=settings.max_queued,
+        workers=settings.workers,
+        job_timeout=settings.job_timeout,
+        worker_memory_bytes=settings.worker_memory,
+        upload_idle_timeout=settings.upload_idle_timeout,
+    )
+    front_end = FrontEnd(engine, limits, settings.spool_dir, settings.spool_memory)
+    try:
+        address = front_end.listen(settings.host, settings.port)
+    except AddressError as error:
+        raise StartError(str(error)) from error
+    signals = _Signals()
+    await front_end.start()
+    try:
+        if not await _unless(signals.stop, engine.start()):
+            return
+        front_end.open()
+        print(f"retraced: listening on {address}", flush=True)
+        _log.info("listening", address=address, workers=settings.workers)
+        await signals.stop.wait()
+        _log.info("draining", grace=settings.drain_grace, running=engine.load.running, queued=engine.load.queued)
+        if not await _unless(signals.stop_at_once, engine.drain(settings.drain_grace)):
+            _log.warning("draining cut short by a second signal")
+    except RetracedError as error:
+        raise StartError(error.message) from error
+    finally:
+        await engine.drain(0.0)
+        await front_end.stop()
+        _log.info("stopped")
+
+
+class _Signals:
+    """SIGTERM and SIGINT, counted: the first asks to stop, the second to stop at once."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        self.stop_at_once = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._came)
+
+    def _came(self) -> None:
+        (self.stop_at_once if self.stop.is_set() else self.stop).set()
+
+
+async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:
+    """Does some work, and drops it when an event comes. Whether it was done.
+
+    Raises:
+        Exception: What the work raised.
+    """
+    working, waiting = asyncio.create_task(work), asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+            return True
+        return False
+    finally:
+        for task in (working, waiting):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StartError(f"cannot write to the spool folder {folder}: {error.strerror}") from error
+
+
+def _check_imports(names: Sequence[str]) -> None:
+    """Finds what is plainly not there. Nothing is imported here: the rest shows when the workers load it."""
+    for name in names:
+        try:
+            found = importlib.util.find_spec(name.partition(".")[0])
+        except ValueError:
+            found = None
+        if found is None:
+            raise StartError(f"cannot import {name!r}: there is no module of that name on the path")

@@ -1,0 +1,77 @@
+"""The methods of `retraced.v1.GraphTransformService`: messages in, messages out. What they do is `instance`'s."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import structlog
+
+from retraced_server.service import convert
+from retraced_server.service.calls import Call, Calls, Context
+from retraced_server.service.instance import GraphTransforms
+
+_LOGGED_CHARACTERS = 300
+
+
+class GraphTransformServicer:
+    """Answers the calls of one server.
+
+    Messages are read and made in `convert`, not by gRPC: one that cannot be read is an error like any other, and what a worker
+    sends goes to the caller as it is.
+    """
+
+    def __init__(self, transforms: GraphTransforms, calls: Calls) -> None:
+        self._transforms = transforms
+        self._calls = calls
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The service, as gRPC takes it."""
+        served = self._calls.served
+        return grpc.method_handlers_generic_handler(
+            convert.SERVICE,
+            {
+                "TransformGraph": grpc.stream_stream_rpc_method_handler(served("TransformGraph", self._transform_graph)),
+                "ListPasses": grpc.unary_unary_rpc_method_handler(served("ListPasses", self._list_passes)),
+                "GetServerInfo": grpc.unary_unary_rpc_method_handler(served("GetServerInfo", self._get_server_info)),
+            },
+        )
+
+    async def _transform_graph(self, _: object, context: Context, call: Call) -> None:
+        request = await self._read(context)
+        if request is None or isinstance(request, bytes):
+            what = "ended without a spec" if request is None else "began with a chunk"
+            raise convert.violation("spec", f"the stream {what}; {convert.DESCRIPTION}")
+        pipeline = self._transforms.check(request)
+        structlog.contextvars.bind_contextvars(pipeline=str(pipeline)[:_LOGGED_CHARACTERS], archive_bytes=request.archive_size)
+        async with self._transforms.admit(call.request_id) as ticket:
+            await context.write(convert.accepted(call.request_id, ticket.queue_position))
+            with self._transforms.upload(request) as upload:
+                while (chunk := await self._read(context)) is not None:
+                    if not isinstance(chunk, bytes):
+                        raise convert.violation("spec", f"a second spec came, after {upload.spool.size} bytes of the archive")
+                    await upload.write(chunk)
+                upload.finish()
+                async for response in ticket.run(request, upload.spool):
+                    await context.write(response)
+
+    async def _read(self, context: Context) -> convert.Request | None:
+        """The next message of the request stream; None at its end."""
+        seconds = self._transforms.limits.upload_idle_timeout
+        try:
+            async with asyncio.timeout(seconds):
+                # Not only bytes, as gRPC's types have it: a constant of its own at the end.
+                message: object = await context.read()
+        except TimeoutError as error:
+            raise convert.violation(
+                "message", f"nothing came for {seconds:g} s; the stream ends with the client's half-close"
+            ) from error
+        return convert.read_request(message) if isinstance(message, bytes) else None
+
+    async def _list_passes(self, request: bytes, context: Context, call: Call) -> bytes:
+        convert.read_list_passes(request)
+        return convert.passes(self._transforms.facts.catalogue)
+
+    async def _get_server_info(self, request: bytes, context: Context, call: Call) -> bytes:
+        convert.read_get_server_info(request)
+        return convert.server_info(self._transforms.info())

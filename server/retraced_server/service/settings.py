@@ -1,0 +1,69 @@
+"""What an operator can set: environment variables with the prefix RETRACED_, or the options of `python -m retraced_server`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, ByteSize, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_GIB = 1 << 30
+_MIB = 1 << 20
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _split(value: object) -> object:
+    return [name for name in map(str.strip, value.split(",")) if name] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""Import names; one text with commas between them in an environment variable."""
+
+
+class Settings(BaseSettings):
+    """The settings of one server. A field is an option `--field-name` and a variable `RETRACED_FIELD_NAME`.
+
+    Raises:
+        pydantic.ValidationError: A value is not one that its setting takes.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="RETRACED_", frozen=True)
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on: a name, an IP address or unix:/PATH.")
+    port: int = Field(50051, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
+    workers: int = Field(
+        default_factory=_processors, ge=1, le=4096, description="Jobs that run at a time, each in a process of its own."
+    )
+    max_queued: int = Field(64, ge=0, description="Requests that may wait for a worker; more are told to come later.")
+    job_timeout: float = Field(600.0, gt=0, allow_inf_nan=False, description="Seconds that one job may run.")
+    worker_memory: ByteSize = Field(
+        ByteSize(0), ge=0, description="Memory of one worker beyond what it shares with the others; 0 is no limit."
+    )
+    max_archive_size: ByteSize = Field(ByteSize(4 * _GIB), ge=1, description="Largest archive that is taken.")
+    spool_dir: Path = Field(
+        default_factory=lambda: Path(tempfile.gettempdir()), description="Folder for archives that are too large for memory."
+    )
+    spool_memory: ByteSize = Field(
+        ByteSize(8 * _MIB), ge=0, description="Size up to which an archive is kept in memory while it is uploaded."
+    )
+    imports: Names = Field(
+        (),
+        validation_alias="RETRACED_IMPORT",
+        description="Module to load into the workers: operators, passes. May be given several times.",
+    )
+    upload_idle_timeout: float = Field(
+        60.0, gt=0, allow_inf_nan=False, description="Seconds that an upload may stand still before its request is ended."
+    )
+    drain_grace: float = Field(
+        30.0, ge=0, allow_inf_nan=False, description="Seconds that running requests have to end after SIGTERM or SIGINT."
+    )
+    log_format: Literal["text", "json"] = Field("text", description="How log lines are written to standard error.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log lines that are written."
+    )

@@ -1,0 +1,242 @@
+"""One job, from a request and an archive to the events that answer it. Knows nothing of processes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, cast
+
+from retraced.v1 import program_pb2
+from retraced_server.errors import Reason, RetracedError
+from retraced_server.passes import PipelineResult, RegistrationError, catalogue, create_pass, run_pipeline
+from retraced_server.pipeline.domain import NodeSelection, OutputDelivery, PassReport
+from retraced_server.pipeline.parse import parse_pipeline
+from retraced_server.program import SCHEMA_VERSION, TORCH_VERSION, ReadProgram, read_program, write_program
+from retraced_server.worker import responses
+from retraced_server.worker.describe import describe_nodes, describe_program
+from retraced_server.worker.messages import JobDone, JobEvent, JobRequest
+from retraced_server.worker.output import CHUNK_BYTES, OutputStream
+from retraced_server.worker.responses import Stage, Summary, Timings
+
+Emit = Callable[[JobEvent], None]
+
+# How torch's allocators and the C++ library say it, as the text of a RuntimeError.
+_ALLOCATION_FAILURES = ("can't allocate memory", "not enough memory", "bad_alloc", "Cannot allocate memory")
+_LONGEST_CAUSE = 500
+# Faults of a pass: who wrote it needs the whole traceback, which the caller is not sent.
+_LOGGED = (Reason.PASS_FAILED, Reason.PASS_OUTPUT_INVALID)
+
+
+def run_job(
+    job: JobRequest,
+    archive: IO[bytes],
+    emit: Emit,
+    *,
+    memory_bytes: int = 0,
+    on_memory_error: Callable[[], None] = lambda: None,
+) -> None:
+    """Runs a job.
+
+    Args:
+        job: What is to be done.
+        archive: The archive, a file with a descriptor.
+        emit: Takes each event as it is made; the last is `JobDone` or the error.
+        memory_bytes: The bound of this process's memory, for the error's text; 0 if there is none.
+        on_memory_error: Called when memory ran out, before the error is made.
+
+    Raises:
+        OSError: `emit` raised it: nobody listens any more.
+        BaseException: A pass raised something that is no Exception, such as SystemExit.
+    """
+    last: JobEvent = JobDone()
+    try:
+        _Job(job, archive, emit).run()
+    except Exception as error:  # noqa: BLE001 - whatever went wrong becomes the job's error
+        if is_out_of_memory(error):
+            on_memory_error()
+            last = _out_of_memory(error, memory_bytes)
+        elif isinstance(error, RetracedError):
+            if error.reason in _LOGGED:
+                traceback.print_exception(error, file=sys.stderr)
+            last = error
+        else:
+            last = _internal(error)
+    # Not in the handler above: there the error would still hold the job's frames, and with them its memory.
+    emit(last)
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Says whether an error, or one that it came from, is that memory could not be had."""
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return True
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            return True
+        if isinstance(error, RuntimeError) and any(text in str(error) for text in _ALLOCATION_FAILURES):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+class _Job:
+    """A job that runs."""
+
+    def __init__(self, job: JobRequest, archive: IO[bytes], emit: Emit) -> None:
+        self._request = job.request
+        self._archive = archive
+        self._archive_size = os.fstat(archive.fileno()).st_size
+        self._emit = emit
+        self._timings = Timings(queued=job.queued_seconds)
+
+    def run(self) -> None:
+        """Runs it to its summary."""
+        pipeline = _check_pipeline(self._request.pipeline)
+        read = self._read()
+        with self._timed("describing"):
+            given = describe_program(read.program, schema_version=read.schema_version, torch_version=read.torch_version)
+        if self._request.validate_only:
+            self._emit(responses.summary(Summary(False, given, None, 0, b"", pipeline, self._timings, ())))
+            return
+        with self._timed("running"):
+            result = run_pipeline(
+                read.program,
+                self._request.pipeline,
+                mode=self._request.mode,
+                refuse_new_guards=self._request.refuse_new_guards,
+                observer=_Observer(self._emit),
+            )
+        made = self._describe(result, given)
+        size, digest = self._output(read, result)
+        self._emit(
+            responses.summary(Summary(result.modified, given, made, size, digest, pipeline, self._timings, result.remarks))
+        )
+
+    def _read(self) -> ReadProgram:
+        self._emit(responses.progress(Stage.READING, 0, self._archive_size))
+        with self._timed("reading"):
+            read = read_program(self._archive)
+        self._emit(responses.progress(Stage.READING, self._archive_size, self._archive_size))
+        return read
+
+    def _describe(self, result: PipelineResult, given: program_pb2.ProgramInfo) -> program_pb2.ProgramInfo:
+        with self._timed("describing"):
+            selection = self._request.node_metadata
+            if selection is not NodeSelection.NONE:
+                for batch in describe_nodes(result.program, provenance=result.provenance, selection=selection):
+                    self._emit(responses.node_metadata(batch))
+            if not result.modified:
+                return given
+            return describe_program(result.program, schema_version=SCHEMA_VERSION, torch_version=TORCH_VERSION)
+
+    def _output(self, read: ReadProgram, result: PipelineResult) -> tuple[int, bytes]:
+        delivery = self._request.output
+        wanted = delivery is OutputDelivery.ALWAYS or (delivery is OutputDelivery.IF_MODIFIED and result.modified)
+        if not result.modified and not wanted:
+            return self._archive_size, b""
+        expected = 0 if result.modified else self._archive_size
+        self._emit(responses.progress(Stage.WRITING, 0, expected))
+        stream = OutputStream(self._send_chunk if wanted else None)
+        with self._timed("writing"):
+            if result.modified:
+                self._write(read, result, stream)
+            else:
+                self._copy(stream)
+            stream.finish()
+        self._emit(responses.progress(Stage.WRITING, stream.size, stream.size))
+        return stream.size, stream.sha256
+
+    def _write(self, read: ReadProgram, result: PipelineResult, stream: OutputStream) -> None:
+        try:
+            # Of a file the writer uses `write` only.
+            write_program(result.program, cast(IO[bytes], stream), name=read.name, records=read.carried())
+        except RetracedError:
+            raise
+        # torch raises nearly anything when a program has no serialized form.
+        except Exception as error:
+            raise _unwritable(error, result.reports) from error
+
+    def _copy(self, stream: OutputStream) -> None:
+        offset = 0
+        while data := os.pread(self._archive.fileno(), CHUNK_BYTES, offset):
+            stream.write(data)
+            offset += len(data)
+
+    def _send_chunk(self, chunk: bytes) -> None:
+        self._emit(responses.output_chunk(chunk))
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self._timings, stage, getattr(self._timings, stage) + time.perf_counter() - started)
+
+
+class _Observer:
+    """Turns what a pipeline reports into events."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+
+    def pass_started(self, index: int, count: int, name: str, text: str) -> None:
+        """A pass begins."""
+        self._emit(responses.pass_started(index, count, name, text))
+
+    def progress(self, done: int, total: int) -> None:
+        """The running pass has visited `done` of `total` nodes."""
+        self._emit(responses.progress(Stage.RUNNING, done, total))
+
+    def pass_finished(self, index: int, report: PassReport) -> None:
+        """A pass has ended."""
+        self._emit(responses.pass_finished(index, report))
+
+
+def _check_pipeline(text: str) -> str:
+    """Checks pipeline text down to the options that only a pass's constructor can judge, and gives it in canonical form."""
+    pipeline = parse_pipeline(text, catalogue())
+    for call in pipeline.passes:
+        try:
+            create_pass(call)
+        except RegistrationError as error:
+            raise RetracedError(Reason.OPTION_INVALID, str(error), metadata={"pass": call.info.name}) from error
+    return str(pipeline)
+
+
+def _unwritable(error: Exception, reports: tuple[PassReport, ...]) -> RetracedError:
+    index, report = [(index, report) for index, report in enumerate(reports) if report.modified][-1]
+    text = " ".join(str(error).split())
+    message = (
+        f"the program after pass {index + 1} of {len(reports)}, `{report.text}`, the last that modified it, cannot be written: "
+        f"{type(error).__name__}: {text[:_LONGEST_CAUSE]}"
+    )
+    metadata = {
+        "pass": report.name,
+        "pass_index": str(index),
+        "remaining_pipeline": ",".join(left.text for left in reports[index:]),
+    }
+    return RetracedError(Reason.PASS_OUTPUT_INVALID, message, metadata=metadata)
+
+
+def _out_of_memory(error: Exception, limit: int) -> RetracedError:
+    metadata = dict(error.metadata) if isinstance(error, RetracedError) else {}
+    message = "the worker ran out of memory"
+    if "pass" in metadata:
+        message += f" in pass `{metadata['pass']}`"
+    if limit:
+        message += f"; this server allows it {limit >> 20} MiB"
+        metadata["worker_memory_bytes"] = str(limit)
+    return RetracedError(Reason.WORKER_OUT_OF_MEMORY, message, metadata=metadata)
+
+
+def _internal(error: Exception) -> RetracedError:
+    # The error's text may hold anything, so it goes into the server's log only.
+    traceback.print_exception(error, file=sys.stderr)
+    return RetracedError(
+        Reason.INTERNAL, f"a fault of the server: {type(error).__name__}; its log says more under the id of this request"
+    )

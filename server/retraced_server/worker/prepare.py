@@ -1,0 +1,81 @@
+"""Makes the zygote ready to fork: torch with one thread, the operator's modules, the plugins, and everything run once."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import platform
+import sys
+import threading
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from retraced_server.passes import RegistrationError, catalogue, load_plugins
+from retraced_server.program import SCHEMA_VERSION, TORCH_VERSION
+
+# Named here though the zygote uses it later: what a worker runs is to be imported before the first fork.
+from retraced_server.worker import child  # noqa: F401
+from retraced_server.worker._torch_internals import start_no_progress_monitor
+from retraced_server.worker.messages import ZygoteReady
+from retraced_server.worker.warm_up import warm_up
+
+
+class PrepareError(Exception):
+    """The zygote cannot be made ready; the message says why, and what to change."""
+
+
+def prepare(imports: Sequence[str]) -> ZygoteReady:
+    """Imports, warms up, and freezes what there is, so that forked workers share it.
+
+    Args:
+        imports: The operator's modules.
+
+    Raises:
+        PrepareError: A module or a plugin cannot be imported, has started a thread, or the warm-up failed.
+    """
+    torch.set_num_threads(1)
+    torch.set_num_interop_threads(1)
+    start_no_progress_monitor()
+    loaded = tuple((name, _load(name)) for name in imports)
+    try:
+        load_plugins()
+    except RegistrationError as error:
+        raise PrepareError(str(error)) from error
+    warm_up()
+    _check_single_thread()
+    ready = ZygoteReady(catalogue(), TORCH_VERSION, platform.python_version(), SCHEMA_VERSION, loaded)
+    gc.collect()
+    # Collections in a worker then leave alone what it shares; touching it would copy it.
+    gc.freeze()
+    return ready
+
+
+def _load(name: str) -> str:
+    # As last, so that nothing in the working directory can stand before an installed module.
+    if (directory := str(Path.cwd())) not in sys.path:
+        sys.path.append(directory)
+    try:
+        importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise PrepareError(f"the module `{name}` cannot be imported: {type(error).__name__}: {error}") from error
+    package = name.partition(".")[0]
+    distributions = metadata.packages_distributions().get(package, [package])
+    try:
+        return metadata.version(distributions[0])
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _check_single_thread() -> None:
+    count = len(os.listdir("/proc/self/task"))
+    if count == 1:
+        return
+    known = ", ".join(thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
+    raise PrepareError(
+        f"{count - 1} thread(s) besides the main one run after the imports ({known or 'none of them Python threads'}); workers are forked, "
+        "and a fork has only one thread: a module that is imported here must start its threads when they are first needed"
+    )

@@ -1,0 +1,178 @@
+"""The zygote: `python -m retraced_server.worker.zygote FD [--import MODULE]...`, started by the engine.
+
+It imports and warms torch once, and then forks a worker for each job. FD is its end of a socket pair: commands come in as frames, a
+job's descriptors with them, and events go out. When the other end closes it kills its workers and ends. It never imports grpc, and has one
+thread: a fork copies no other, and leaves locked what the others had locked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import faulthandler
+import io
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+
+from retraced_server.worker.frames import FrameError, close_fds, receive_frame_with_fds, send_frame
+from retraced_server.worker.messages import (
+    KillJob,
+    StartJob,
+    WorkerEnded,
+    WorkerStarted,
+    ZygoteEvent,
+    ZygoteFailed,
+    decode_command,
+    encode_event,
+)
+from retraced_server.worker.process import adopt_orphans, die_with_parent, dump_no_core
+
+
+class Zygote:
+    """Forks, kills and reaps workers as it is told.
+
+    Args:
+        control: Its end of the socket pair.
+    """
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._pids: dict[int, int] = {}
+        self._jobs: dict[int, int] = {}
+        # A byte arrives here with each SIGCHLD.
+        self._wake, self._wake_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def serve(self) -> None:
+        """Serves until the other end closes, and kills all workers then."""
+        signal.set_wakeup_fd(self._wake_end, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        poll.register(self._control, select.POLLIN)
+        try:
+            while True:
+                ready = {fd for fd, _ in poll.poll()}
+                if self._wake in ready:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._wake, 4096)
+                    self._reap()
+                if self._control.fileno() in ready and not self._receive():
+                    return
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        finally:
+            for pid in self._jobs:
+                _kill_group(pid)
+
+    def _receive(self) -> bool:
+        received = receive_frame_with_fds(self._control)
+        if received is None:
+            return False
+        frame, fds = received
+        match decode_command(frame):
+            case StartJob(job_id, memory_bytes):
+                self._start(job_id, memory_bytes, fds)
+            case KillJob(job_id):
+                if job_id in self._pids:
+                    _kill_group(self._pids[job_id])
+        return True
+
+    def _start(self, job_id: int, memory_bytes: int, fds: list[int]) -> None:
+        # Imported with torch, long before; named here so that this module can say that torch is missing.
+        from retraced_server.worker.child import WorkerFds, become_worker
+
+        zygote = os.getpid()
+        try:
+            worker_fds = WorkerFds(*fds)
+            pid = os.fork()
+        except (OSError, TypeError):
+            traceback.print_exc()
+            close_fds(fds)
+            self._send(WorkerEnded(job_id))
+            return
+        if pid == 0:
+            become_worker(worker_fds, memory_bytes, zygote, [self._control.fileno(), self._wake, self._wake_end])
+        # The child does the same; whoever comes first, from here on it can be killed as a group. One that has ended has none.
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)
+        close_fds(fds)
+        self._pids[job_id], self._jobs[pid] = pid, job_id
+        self._send(WorkerStarted(job_id, pid))
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            # Others are orphans that a worker left behind.
+            job_id = self._jobs.pop(pid, None)
+            if job_id is None:
+                continue
+            del self._pids[job_id]
+            _kill_group(pid)
+            if os.WIFSIGNALED(status):
+                self._send(WorkerEnded(job_id, signal=os.WTERMSIG(status)))
+            else:
+                self._send(WorkerEnded(job_id, exit_status=os.WEXITSTATUS(status)))
+
+    def _send(self, event: ZygoteEvent) -> None:
+        send_frame(self._control, encode_event(event))
+
+
+def _kill_group(leader: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def _main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m retraced_server.worker.zygote", description="Started by the engine.")
+    parser.add_argument("fd", type=int)
+    parser.add_argument("--import", dest="imports", action="append", default=[])
+    options = parser.parse_args(arguments)
+    control = socket.socket(fileno=options.fd)
+    control.set_inheritable(False)
+    die_with_parent()
+    if _closed(control):
+        return 1
+    # Its lines go to the server's log, and a worker may end without flushing.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
+    faulthandler.enable()
+    dump_no_core()
+    adopt_orphans()
+    # The server's own interrupt from a terminal does not reach it: the engine gave it a session of its own.
+    try:
+        # Here, so that a torch that is missing or broken is an answer and not a traceback.
+        from retraced_server.worker.prepare import prepare
+
+        ready = prepare(options.imports)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - an operator's module may raise anything
+        traceback.print_exc()
+        send_frame(control, encode_event(ZygoteFailed(str(error) or type(error).__name__)))
+        return 1
+    send_frame(control, encode_event(ready))
+    try:
+        Zygote(control).serve()
+    except FrameError:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _closed(control: socket.socket) -> bool:
+    try:
+        return control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1:]))

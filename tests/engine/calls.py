@@ -1,0 +1,77 @@
+"""Calls an engine as the service does, and decodes what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from retraced.v1 import graph_transform_pb2 as pb
+from retraced_server.engine.local import LocalEngine, LocalEngineConfig
+from retraced_server.engine.spool import Spool
+from retraced_server.pipeline.domain import TransformRequest
+
+FAULTS = "tests.support.fault_passes"
+SPOOL_DIR = Path(tempfile.gettempdir())
+
+
+def spooled(archive: bytes) -> Spool:
+    spool = Spool(SPOOL_DIR, 1 << 26)
+    spool.write(archive)
+    return spool
+
+
+async def transform(
+    engine: LocalEngine,
+    archive: bytes,
+    pipeline: str,
+    **options: Any,  # Any: fields of TransformRequest.
+) -> list[pb.TransformGraphResponse]:
+    with spooled(archive) as spool:
+        async with engine.admit("id") as ticket:
+            request = TransformRequest(pipeline, len(archive), **options)
+            return [pb.TransformGraphResponse.FromString(data) async for data in ticket.run(request, spool)]
+
+
+async def begin(engine: LocalEngine, archive: bytes, pipeline: str) -> asyncio.Task[None]:
+    """Starts a job, and returns once its worker runs a pass."""
+    runs = asyncio.Event()
+
+    async def call() -> None:
+        with spooled(archive) as spool:
+            async with engine.admit("id") as ticket:
+                async for data in ticket.run(TransformRequest(pipeline, len(archive)), spool):
+                    if pb.TransformGraphResponse.FromString(data).HasField("pass_started"):
+                        runs.set()
+
+    task = asyncio.create_task(call())
+    await runs.wait()
+    return task
+
+
+async def remarks(engine: LocalEngine, archive: bytes, pipeline: str) -> list[str]:
+    """What the last pass remarked."""
+    responses = await transform(engine, archive, pipeline)
+    return list([response.pass_finished for response in responses if response.HasField("pass_finished")][-1].report.remarks)
+
+
+async def idle(engine: LocalEngine) -> None:
+    """Waits until every request was given back and every worker reaped."""
+    async with asyncio.timeout(30):
+        while engine.load.running or engine.load.queued:
+            await asyncio.sleep(0.01)
+    # What is closed in callbacks of the last worker's end.
+    await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running_engine(**config: Any) -> AsyncIterator[LocalEngine]:  # Any: fields of LocalEngineConfig.
+    engine = LocalEngine(LocalEngineConfig(**{"imports": (FAULTS,), "spool_dir": SPOOL_DIR, **config}))
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.drain(0.0)

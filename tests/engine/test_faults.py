@@ -1,0 +1,98 @@
+"""What becomes of a job whose worker is at fault: its own request learns the cause, and no other learns anything."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from retraced_server.engine.local import LocalEngine
+from retraced_server.errors import Reason, RetracedError
+from retraced_server.pipeline.domain import TransformRequest
+from tests.support.models import by_name
+from tests.support.processes import children_of, is_alive
+
+from .calls import begin, idle, remarks, running_engine, spooled, transform
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+ARCHIVE = by_name("everything").archive
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "metadata"),
+    [
+        ("fault-exit{status=0}", Reason.WORKER_EXITED, {"exit_status": "0"}),
+        ("fault-exit", Reason.WORKER_EXITED, {"exit_status": "3"}),
+        ("fault-sys-exit", Reason.WORKER_EXITED, {"exit_status": "7"}),
+        ("fault-signal", Reason.WORKER_KILLED, {"signal": "SIGKILL"}),
+        ("fault-signal{number=15}", Reason.WORKER_KILLED, {"signal": "SIGTERM"}),
+        ("fault-crash", Reason.WORKER_CRASHED, {"signal": "SIGSEGV"}),
+        ("fault-abort", Reason.WORKER_CRASHED, {"signal": "SIGABRT"}),
+        ("fault-allocate", Reason.WORKER_OUT_OF_MEMORY, {"pass": "fault-allocate"}),
+        ("fault-allocate{torch-tensors=true}", Reason.WORKER_OUT_OF_MEMORY, {"worker_memory_bytes": str(512 << 20)}),
+        ("fault-allocate{mebibytes=1}", Reason.WORKER_OUT_OF_MEMORY, {"pass": "fault-allocate"}),
+        ("fault-garble", Reason.INTERNAL, {}),
+    ],
+)
+async def test_fault_is_its_own_requests_error_with_its_cause(
+    engine: LocalEngine, fault: str, reason: Reason, metadata: dict[str, str]
+) -> None:
+    failing, beside = await asyncio.gather(
+        transform(engine, ARCHIVE, fault), transform(engine, ARCHIVE, "fault-sleep,retrace"), return_exceptions=True
+    )
+    assert isinstance(failing, RetracedError)
+    assert failing.reason is reason
+    assert failing.metadata.items() >= metadata.items()
+    assert isinstance(beside, list)
+    assert b"".join(response.output_chunk for response in beside) == ARCHIVE
+
+
+async def test_job_that_takes_too_long_is_killed() -> None:
+    async with running_engine(workers=1, job_timeout=0.5) as engine:
+        with pytest.raises(RetracedError) as caught:
+            await transform(engine, ARCHIVE, "fault-hang")
+        assert caught.value.reason is Reason.JOB_TIMED_OUT
+        assert caught.value.metadata["job_timeout_seconds"] == "0.5"
+        assert await transform(engine, ARCHIVE, "retrace", validate_only=True)
+
+
+async def test_caller_that_leaves_takes_its_worker_along(engine: LocalEngine) -> None:
+    before = children_of()
+    with spooled(ARCHIVE) as spool:
+        async with engine.admit("id") as ticket:
+            async for _ in ticket.run(TransformRequest("fault-hang", len(ARCHIVE)), spool):
+                break
+            assert len(children_of() - before) == 1
+    await idle(engine)
+    assert children_of() == before
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.005, 0.02, 0.1])
+async def test_cancelled_caller_takes_its_worker_along_whenever_it_is(engine: LocalEngine, seconds: float) -> None:
+    before = children_of()
+    task = asyncio.create_task(transform(engine, ARCHIVE, "fault-hang"))
+    await asyncio.sleep(seconds)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await idle(engine)
+    assert children_of() == before
+
+
+async def test_cancelled_while_it_waits_leaves_the_queue(engine: LocalEngine) -> None:
+    running = [await begin(engine, ARCHIVE, "fault-hang") for _ in range(2)]
+    waiting = asyncio.create_task(transform(engine, ARCHIVE, "retrace"))
+    while (engine.load.running, engine.load.queued) != (2, 1):
+        await asyncio.sleep(0.01)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    assert (engine.load.running, engine.load.queued) == (2, 0)
+    for task in running:
+        task.cancel()
+    await asyncio.wait(running)
+
+
+async def test_process_that_a_worker_leaves_behind_is_killed_with_it(engine: LocalEngine) -> None:
+    (pid,) = await remarks(engine, ARCHIVE, "fault-leave-child")
+    while is_alive(int(pid)):
+        await asyncio.sleep(0.01)

@@ -1,0 +1,144 @@
+"""Jobs in an engine with real processes: answered right, side by side, in turn, and contained."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from retraced.v1 import graph_transform_pb2 as pb
+from retraced_server.engine.local import LocalEngine
+from retraced_server.engine.spool import Spool
+from retraced_server.errors import Reason, RetracedError
+from retraced_server.pipeline.domain import NodeSelection, TransformRequest
+from tests.support.models import by_name
+from tests.support.processes import open_fds
+from tests.worker.jobs import run
+
+from .calls import FAULTS, idle, remarks, spooled, transform
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+ARCHIVE = by_name("everything").archive
+
+
+def without_times(responses: list[pb.TransformGraphResponse]) -> list[pb.TransformGraphResponse]:
+    for response in responses:
+        response.pass_finished.report.ClearField("seconds")
+        response.summary.ClearField("timings")
+    return [response for response in responses if not response.HasField("progress")]
+
+
+async def test_facts_are_those_of_the_zygote(engine: LocalEngine) -> None:
+    assert {"retrace", "decompose", "cse", "dce", "fault-hang"} <= engine.facts.catalogue.keys()
+    assert [module.name for module in engine.facts.imports] == [FAULTS]
+    assert engine.ready
+
+
+async def test_answer_is_that_of_the_job_in_process(engine: LocalEngine) -> None:
+    answer = await transform(engine, ARCHIVE, "decompose,cse,dce", node_metadata=NodeSelection.ALL)
+    expected = run(ARCHIVE, "decompose,cse,dce", node_metadata=NodeSelection.ALL).responses
+    assert without_times(answer) == without_times(expected)
+
+
+async def test_archive_on_disk_is_as_good_as_one_in_memory(engine: LocalEngine, tmp_path: Path) -> None:
+    with Spool(tmp_path, 0) as spool:
+        spool.write(ARCHIVE)
+        assert spool.on_disk
+        async with engine.admit("id") as ticket:
+            request = TransformRequest("retrace", len(ARCHIVE))
+            answer = [pb.TransformGraphResponse.FromString(data) async for data in ticket.run(request, spool)]
+    assert b"".join(response.output_chunk for response in answer) == ARCHIVE
+
+
+async def test_error_of_the_job_is_raised(engine: LocalEngine) -> None:
+    with pytest.raises(RetracedError) as caught:
+        await transform(engine, ARCHIVE, "retrace,fault-raise")
+    assert caught.value.reason is Reason.PASS_FAILED
+    assert caught.value.metadata["pass"] == "fault-raise"
+
+
+async def test_as_many_jobs_run_as_there_are_workers_and_the_rest_wait_their_turn(engine: LocalEngine) -> None:
+    loads, positions = [], []
+
+    async def one() -> None:
+        with spooled(ARCHIVE) as spool:
+            async with engine.admit("id") as ticket:
+                async for data in ticket.run(TransformRequest("fault-sleep", len(ARCHIVE)), spool):
+                    progress = pb.TransformGraphResponse.FromString(data).progress
+                    if progress.stage == pb.STAGE_QUEUED:
+                        positions.append(progress.done)
+                    loads.append(engine.load)
+
+    await asyncio.gather(*(one() for _ in range(5)))
+    assert max(load.running for load in loads) == 2
+    assert max(load.queued for load in loads) == 3
+    assert sorted(positions) == [1, 1, 1, 2, 2, 3]
+
+
+async def test_queue_position_is_known_at_admission(engine: LocalEngine) -> None:
+    async with engine.admit("a") as first, engine.admit("b") as second, engine.admit("c") as third:
+        assert [ticket.queue_position for ticket in (first, second, third)] == [0, 0, 1]
+
+
+async def test_worker_has_no_grpc_no_secrets_one_thread_and_one_socket(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = dict(remark.split("=", 1) for remark in await remarks(engine, ARCHIVE, "fault-report"))
+    assert facts["grpc"] == "False"
+    assert facts["threads"] == "1"
+    assert facts["sockets"] == "1"
+    assert set(facts["environment"].split(",")) <= {*os.environ, "TMPDIR", "OMP_NUM_THREADS"} | {
+        *("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "PYTHONHASHSEED"),
+        *("GRPC_ENABLE_FORK_SUPPORT", "CUDA_VISIBLE_DEVICES", "LC_CTYPE"),
+    }
+
+
+async def test_random_numbers_are_the_same_in_every_worker(engine: LocalEngine) -> None:
+    first = await remarks(engine, ARCHIVE, "fault-report")
+    second = await remarks(engine, ARCHIVE, "fault-report")
+    assert first == second
+
+
+async def test_lines_of_a_worker_go_to_the_log(engine: LocalEngine, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "retraced.worker")
+    await transform(engine, ARCHIVE, "fault-say{text=hello}")
+    await idle(engine)
+    assert [record.message for record in caplog.records if record.name == "retraced.worker"] == ["hello", "hello again"]
+
+
+async def test_worker_that_floods_the_log_is_answered_and_cut_short(
+    engine: LocalEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "retraced.worker")
+    await transform(engine, ARCHIVE, "fault-say{text=flood,times=200000}")
+    await idle(engine)
+    said = [record.message for record in caplog.records if record.name == "retraced.worker"]
+    assert said[-1] == "(it writes more than is logged)"
+    assert sum(map(len, said)) < 1 << 17
+
+
+async def test_slow_caller_holds_up_its_own_worker_and_loses_nothing(engine: LocalEngine) -> None:
+    model = by_name("bert").archive
+    with spooled(model) as spool:
+        async with engine.admit("slow") as ticket:
+            chunks = []
+            async for data in ticket.run(TransformRequest("retrace", len(model)), spool):
+                chunks.append(pb.TransformGraphResponse.FromString(data).output_chunk)
+                if len(chunks) == 1:
+                    await transform(engine, ARCHIVE, "retrace")
+    assert b"".join(chunks) == model
+
+
+async def test_nothing_stays_open_after_a_job(engine: LocalEngine) -> None:
+    await transform(engine, ARCHIVE, "retrace")
+    await idle(engine)
+    before = open_fds()
+    for pipeline in ("retrace", "fault-raise", "fault-exit"):
+        try:
+            await transform(engine, ARCHIVE, pipeline)
+        except RetracedError:
+            continue
+    await idle(engine)
+    assert open_fds() == before

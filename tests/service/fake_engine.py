@@ -1,0 +1,127 @@
+"""An engine whose jobs do what a test tells them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable
+from typing import Self
+
+from retraced.v1 import program_pb2
+from retraced_server.engine.base import ImportedModule, Load, WorkerFacts
+from retraced_server.engine.spool import Spool
+from retraced_server.errors import RetracedError
+from retraced_server.pipeline.catalogue import IrLevel, OptionInfo, OptionType, PassInfo
+from retraced_server.pipeline.domain import TransformRequest
+from retraced_server.worker import responses
+
+Job = Callable[[TransformRequest, Spool], AsyncIterator[bytes]]
+
+FACTS = WorkerFacts(
+    catalogue={
+        info.name: info
+        for info in (
+            PassInfo("retrace", "Changes nothing."),
+            PassInfo(
+                "decompose",
+                "Decomposes operators.",
+                options=(OptionInfo("table", "Which.", OptionType.CHOICE, "core-aten", ("core-aten", "none")),),
+                needs_weights=True,
+                ir_level=IrLevel.FUNCTIONAL,
+            ),
+        )
+    },
+    torch_version="2.13.0",
+    python_version="3.11.9",
+    schema_version=(8, 20),
+    imports=(ImportedModule("my_ops", "1.2"),),
+)
+
+
+class FakeTicket:
+    """A place in the fake engine. `ended` is set when the service gives it back."""
+
+    def __init__(self, engine: FakeEngine, request_id: str) -> None:
+        self.request_id = request_id
+        self.ended = asyncio.Event()
+        self.request: TransformRequest | None = None
+        self.archive = b""
+        self.spool: Spool | None = None
+        self._engine = engine
+
+    @property
+    def queue_position(self) -> int:
+        return self._engine.queue_position
+
+    async def run(self, request: TransformRequest, archive: Spool) -> AsyncIterator[bytes]:
+        self.request, self.spool = request, archive
+        self.archive = os.pread(archive.fileno(), archive.size, 0)
+        async for response in self._engine.job(request, archive):
+            yield response
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._engine.running.discard(self)
+        self.ended.set()
+
+
+class FakeEngine:
+    """Implements `Engine`. Tests set its attributes."""
+
+    def __init__(self) -> None:
+        self.job: Job = succeeds
+        self.queue_position = 0
+        self.refusal: RetracedError | None = None
+        self.ready = True
+        self.load = Load(running=1, queued=2)
+        self.facts = FACTS
+        self.tickets: list[FakeTicket] = []
+        self.running: set[FakeTicket] = set()
+
+    async def start(self) -> WorkerFacts:
+        return self.facts
+
+    def admit(self, request_id: str) -> FakeTicket:
+        if self.refusal is not None:
+            raise self.refusal
+        ticket = FakeTicket(self, request_id)
+        self.tickets.append(ticket)
+        self.running.add(ticket)
+        return ticket
+
+    async def drain(self, grace: float) -> None:
+        self.ready = False
+
+
+async def succeeds(request: TransformRequest, archive: Spool) -> AsyncIterator[bytes]:
+    """A job that sends one chunk and a summary."""
+    yield responses.output_chunk(b"output")
+    yield summary()
+
+
+def summary() -> bytes:
+    """The end of a job."""
+    program = program_pb2.ProgramInfo(node_count=4)
+    digest = hashlib.sha256(b"output").digest()
+    return responses.summary(
+        responses.Summary(True, program, program, len(b"output"), digest, "retrace", responses.Timings(), remarks=())
+    )
+
+
+def fails(error: Exception) -> Job:
+    """A job that raises."""
+
+    async def job(request: TransformRequest, archive: Spool) -> AsyncIterator[bytes]:
+        yield responses.progress(responses.Stage.READING, 0)
+        raise error
+
+    return job
+
+
+async def waits(request: TransformRequest, archive: Spool) -> AsyncIterator[bytes]:
+    """A job that begins, and does not end by itself."""
+    yield responses.pass_started(0, 1, "retrace", "retrace")
+    await asyncio.Event().wait()

@@ -1,0 +1,142 @@
+"""One job that fails: which error it sends, and that it sends nothing after it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import tests.support.fault_passes
+from retraced_server.errors import Reason, RetracedError
+from retraced_server.pipeline.domain import TransformRequest
+from retraced_server.worker import job
+from retraced_server.worker.messages import JobDone, JobRequest
+from tests.support.models import by_name
+
+from .jobs import archive_file, run
+
+ARCHIVE = by_name("everything").archive
+
+
+@pytest.mark.parametrize(
+    ("archive", "reason"),
+    [
+        (b"", Reason.ARCHIVE_INVALID),
+        (b"rubbish", Reason.ARCHIVE_INVALID),
+        (ARCHIVE[: len(ARCHIVE) // 2], Reason.ARCHIVE_INVALID),
+    ],
+)
+def test_bad_archive_is_the_callers_error(archive: bytes, reason: Reason) -> None:
+    ran = run(archive, "retrace")
+    assert ran.error.reason is reason
+    assert ran.kinds == ["progress"]
+
+
+@pytest.mark.parametrize("validate_only", [False, True])
+@pytest.mark.parametrize(
+    ("pipeline", "reason"),
+    [
+        ("retrace,,", Reason.PIPELINE_SYNTAX),
+        ("retracee", Reason.PASS_UNKNOWN),
+        ("retrace{x=1}", Reason.OPTION_UNKNOWN),
+        ("decompose{table=nope}", Reason.OPTION_INVALID),
+    ],
+)
+def test_bad_pipeline_is_found_before_the_program_is_read(pipeline: str, reason: Reason, validate_only: bool) -> None:
+    ran = run(b"rubbish", pipeline, validate_only=validate_only)
+    assert ran.error.reason is reason
+    assert ran.kinds == []
+
+
+def test_validating_reads_the_program() -> None:
+    assert run(b"rubbish", "retrace", validate_only=True).error.reason is Reason.ARCHIVE_INVALID
+
+
+def test_pass_that_raises_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    ran = run(ARCHIVE, "retrace,fault-raise,retrace")
+    assert ran.error.reason is Reason.PASS_FAILED
+    assert "the fault pass raised this" in ran.error.message
+    facts = {key: ran.error.metadata[key] for key in ("pass", "pass_index", "remaining_pipeline")}
+    assert facts == {"pass": "fault-raise", "pass_index": "1", "remaining_pipeline": "fault-raise,retrace"}
+    # Whoever wrote the pass finds the traceback in the server's log.
+    assert "fault_passes.py" in capfd.readouterr().err
+
+
+def test_program_that_cannot_be_written_is_the_fault_of_the_last_pass_that_modified_it() -> None:
+    ran = run(ARCHIVE, "fault-unwritable,retrace")
+    assert ran.error.reason is Reason.PASS_OUTPUT_INVALID
+    assert ran.error.metadata["pass"] == "fault-unwritable"
+    assert "cannot be written" in ran.error.message
+    assert "summary" not in ran.kinds
+
+
+def test_fault_of_the_server_is_logged_and_its_text_is_not_sent(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise KeyError("a secret")
+
+    monkeypatch.setattr(job, "describe_program", broken)
+    error = run(ARCHIVE, "retrace").error
+    assert error.reason is Reason.INTERNAL
+    assert "KeyError" in error.message
+    assert "secret" not in error.message + str(error.metadata)
+    assert "a secret" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+@pytest.mark.parametrize("where", ["read_program", "run_pipeline", "write_program"])
+def test_memory_that_cannot_be_had_is_out_of_memory_wherever_it_happens(
+    failure: Exception, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(job, where, fail)
+    error = run(ARCHIVE, "decompose", memory_bytes=1 << 30).error
+    assert error.reason is Reason.WORKER_OUT_OF_MEMORY
+    assert "1024 MiB" in error.message
+    assert error.metadata["worker_memory_bytes"] == str(1 << 30)
+
+
+def test_out_of_memory_in_a_pass_names_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(tests.support.fault_passes.Raise, "harm", fail)
+    error = run(ARCHIVE, "retrace,fault-raise").error
+    assert error.reason is Reason.WORKER_OUT_OF_MEMORY
+    assert error.metadata["pass"] == "fault-raise"
+
+
+def test_ordinary_errors_are_not_out_of_memory() -> None:
+    assert not job.is_out_of_memory(RuntimeError("shapes do not match"))
+    assert not job.is_out_of_memory(OSError(28, "No space left on device"))
+    assert not job.is_out_of_memory(None)
+
+
+def test_exit_of_a_pass_is_not_caught() -> None:
+    with pytest.raises(SystemExit):
+        run(ARCHIVE, "fault-sys-exit")
+
+
+def test_listener_that_is_gone_ends_the_job() -> None:
+    def gone(event: object) -> None:
+        raise BrokenPipeError
+
+    request = JobRequest("id", TransformRequest("retrace", len(ARCHIVE)), 0.0)
+    with archive_file(ARCHIVE) as file, pytest.raises(BrokenPipeError):
+        job.run_job(request, file, gone)
+
+
+def test_last_event_is_the_error_or_done_and_there_is_one() -> None:
+    for pipeline in ("retrace", "fault-raise"):
+        last = [event for event in run(ARCHIVE, pipeline).events if isinstance(event, RetracedError | JobDone)]
+        assert len(last) == 1

@@ -1,0 +1,37 @@
+"""The warm-up leaves nothing to import, so that a first request is as fast as the tenth."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.models import by_name
+
+_SOURCE = """
+import sys
+from retraced_server.pipeline.domain import NodeSelection, TransformRequest
+from retraced_server.worker.job import run_job
+from retraced_server.worker.messages import JobDone, JobRequest, encode_job_event
+from retraced_server.worker.warm_up import warm_up
+
+warm_up()
+before = set(sys.modules)
+events = []
+for path in sys.argv[1:]:
+    with open(path, "rb") as file:
+        request = TransformRequest("retrace,decompose,cse,dce", 1, node_metadata=NodeSelection.ALL)
+        run_job(JobRequest("id", request, 0.0), file, lambda event: events.append(event) or encode_job_event(event))
+    assert isinstance(events[-1], JobDone), events[-1]
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_job_after_the_warm_up_imports_nothing(tmp_path: Path) -> None:
+    paths = []
+    for name in ("everything", "llama", "residual_net"):
+        (path := tmp_path / f"{name}.pt2").write_bytes(by_name(name).archive)
+        paths.append(str(path))
+    ran = subprocess.run([sys.executable, "-c", _SOURCE, *paths], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == []
