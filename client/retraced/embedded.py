@@ -46,7 +46,8 @@ class EmbeddedServer:
         self._start_timeout = start_timeout
         self._stop_timeout = stop_timeout
         self._process: subprocess.Popen[bytes] | None = None
-        self._log: IO[bytes] | None = None
+        # A file while the server runs, and text afterwards.
+        self._log: IO[bytes] | str = ""
         self._address = ""
 
     @property
@@ -62,8 +63,8 @@ class EmbeddedServer:
     @property
     def log(self) -> str:
         """What it has written to its standard error so far."""
-        if self._log is None:
-            return ""
+        if isinstance(self._log, str):
+            return self._log
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
 
@@ -113,6 +114,9 @@ class EmbeddedServer:
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
                     pipe.close()
+            if not isinstance(self._log, str):
+                file, self._log = self._log, self.log
+                file.close()
 
     def __enter__(self) -> EmbeddedServer:
         self.start()

@@ -15,6 +15,8 @@ from retraced_server.engine.spool import Spool
 from retraced_server.pipeline.domain import TransformRequest
 
 FAULTS = "tests.support.fault_passes"
+#: A variable that the server has and its workers are not to have.
+SECRET = "SECRET_OF_THE_SERVER"
 SPOOL_DIR = Path(tempfile.gettempdir())
 
 

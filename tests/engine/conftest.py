@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from retraced_server.engine.local import LocalEngine
 
-from .calls import idle, running_engine
+from .calls import SECRET, idle, running_engine
 
 _ROOT = Path(__file__).parents[2]
 
@@ -20,6 +20,7 @@ _ROOT = Path(__file__).parents[2]
 def _zygotes_find_the_tests() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
+        patch.setenv(SECRET, "x")
         yield
 
 

@@ -106,7 +106,7 @@ async def test_leaving_twice_is_leaving_once() -> None:
     await admission.emptied()
 
 
-async def test_retry_is_later_when_jobs_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_retry_is_later_when_jobs_take_longer() -> None:
     def retry_after(seconds: float) -> float:
         admission = Admission(1, 0)
         admission.leave(admission.enter(), seconds)

@@ -47,6 +47,11 @@ async def test_fault_is_its_own_requests_error_with_its_cause(
     assert b"".join(response.output_chunk for response in beside) == ARCHIVE
 
 
+async def test_pass_that_takes_the_standard_streams_away_is_answered(engine: LocalEngine) -> None:
+    answer = await transform(engine, ARCHIVE, "fault-no-streams")
+    assert b"".join(response.output_chunk for response in answer) == ARCHIVE
+
+
 async def test_job_that_takes_too_long_is_killed() -> None:
     async with running_engine(workers=1, job_timeout=0.5) as engine:
         with pytest.raises(RetracedError) as caught:

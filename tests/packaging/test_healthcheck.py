@@ -46,3 +46,22 @@ def test_a_draining_server_is_not_healthy(service: tuple[health.HealthServicer, 
 def test_a_server_that_is_not_there_is_not_healthy(capsys: pytest.CaptureFixture[str]) -> None:
     assert healthcheck.main(["127.0.0.1:1"]) == 1
     assert "UNAVAILABLE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "asked"),
+    [
+        ("0.0.0.0", "1", "127.0.0.1:1"),
+        ("::", "1", "[::1]:1"),
+        ("[::1]", "1", "[::1]:1"),
+        ("unix:/no/such/socket", "", "unix:/no/such/socket"),
+    ],
+)
+def test_it_asks_where_the_servers_own_settings_say(
+    host: str, port: str, asked: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RETRACED_HOST", host)
+    monkeypatch.setenv("RETRACED_PORT", port)
+
+    assert healthcheck.main([]) == 1
+    assert capsys.readouterr().err.startswith(f"{asked}: ")

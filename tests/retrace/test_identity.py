@@ -25,7 +25,9 @@ from tests.support.models import LLAMA_LIKE, by_name
 class Marks(ExportPass):
     """Marks every operator's metadata, so that every graph is built anew and nothing else is changed."""
 
-    def call_operator(self, op: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata) -> ProxyValue:
+    def call_operator(
+        self, op: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata
+    ) -> ProxyValue[Any]:
         meta["marked"] = True
         return super().call_operator(op, args, kwargs, meta)
 
@@ -33,15 +35,19 @@ class Marks(ExportPass):
 class RelaysEverything(ExportPass):
     """Overrides hooks to hand on equal arguments in containers of its own."""
 
-    def call_operator(self, op: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata) -> ProxyValue:
+    def call_operator(
+        self, op: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata
+    ) -> ProxyValue[Any]:
         copied = tuple(list(argument) if isinstance(argument, list) else argument for argument in args)
         return super().call_operator(op, copied, dict(kwargs), meta.copy())
 
-    def call_sym(self, target: Any, args: tuple[Argument, ...], meta: NodeMetadata) -> ProxyValue:
+    def call_sym(self, target: Any, args: tuple[Argument, ...], meta: NodeMetadata) -> ProxyValue[Any]:
         return super().call_sym(target, tuple(args), meta.copy())
 
-    def output(self, results: list[Argument], meta: NodeMetadata) -> ProxyValue:
-        return super().output(type(results)(results), meta.copy())
+    def output(self, results: Argument, meta: NodeMetadata) -> ProxyValue[Any]:
+        # A body may return a single value.
+        copied = type(results)(results) if isinstance(results, (list, tuple)) else results
+        return super().output(copied, meta.copy())
 
 
 @pytest.mark.parametrize("pass_type", [ExportPass, RelaysEverything])

@@ -6,7 +6,7 @@ import functools
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from torch._export.passes.functionalize_side_effectful_ops_pass import _FunctionalizeSideEffectfulOpsPass as TorchFunctionalize
 from torch._export.passes.replace_view_ops_with_view_copy_ops_pass import ReplaceViewOpsWithViewCopyOpsPass as TorchViewCopy
 from torch.export import Dim, ExportedProgram
@@ -28,7 +28,7 @@ _PASSES = "torch._export.passes"
 ViewCopy = with_imports_changed(f"{_PASSES}.replace_view_ops_with_view_copy_ops_pass").ReplaceViewOpsWithViewCopyOpsPass
 Functionalize = with_imports_changed(f"{_PASSES}.functionalize_side_effectful_ops_pass")._FunctionalizeSideEffectfulOpsPass
 
-_DECOMPOSED = ("bert", "gpt2", "llama", "vit", "residual_net", "everything_functional", "in_place_functional")
+_DECOMPOSED = ("bert", "llama", "vit", "residual_net", "everything_functional", "in_place_functional")
 
 
 @functools.cache
@@ -76,25 +76,32 @@ def _checked() -> ExportedProgram:
     )
 
 
+def _on_torchs_base() -> fx.GraphModule:
+    result = TorchFunctionalize()(_checked().graph_module)
+    assert result is not None
+    return result.graph_module
+
+
 def test_functionalizing_pass_does_what_it_does_on_torchs_base() -> None:
     program = _checked()
     ours = Functionalize()(program.graph_module)
-    stock = TorchFunctionalize()(_checked().graph_module)
+    stock = _on_torchs_base()
     assert ours.modified
     targets = [str(node.target) for node in ours.graph_module.graph.nodes]
     assert "aten._functional_assert_async.msg" in targets
-    assert canonical(ours.graph_module) == canonical(stock.graph_module)
+    assert canonical(ours.graph_module) == canonical(stock)
     assert [n.name for n in ours.graph_module.graph.nodes if n.name.startswith("dep_token")] == [
-        n.name for n in stock.graph_module.graph.nodes if n.name.startswith("dep_token")
+        n.name for n in stock.graph.nodes if n.name.startswith("dep_token")
     ]
 
 
 def test_functionalizing_pass_computes_the_same_on_both_bases() -> None:
     ours = Functionalize()(_checked().graph_module).graph_module
-    stock = TorchFunctionalize()(_checked().graph_module).graph_module
+    stock = _on_torchs_base()
     args = (torch.randn(6, 8), torch.tensor(4))
-    for left, right in zip(ours(*args), stock(*args), strict=True):
-        torch.testing.assert_close(left, right)
+    # The last output is the token, a tensor without a value.
+    (result, _), (expected, _) = ours(*args), stock(*args)
+    torch.testing.assert_close(result, expected)
 
 
 def test_functionalizing_pass_without_anything_to_do_changes_nothing() -> None:
@@ -105,9 +112,8 @@ def test_functionalizing_pass_without_anything_to_do_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("style", EXECUTORCH_STYLE)
-@pytest.mark.parametrize(
-    "name", ["bert", "gpt2", "llama", "t5", "vit", "whisper", "residual_net", "cond", "symbolic_scalars", "containers"]
-)
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "vit", "residual_net", "cond", "symbolic_scalars", "containers"])
 def test_executorch_style_pass_does_what_it_does_on_torchs_base(style: str, name: str) -> None:
     make = EXECUTORCH_STYLE[style]
-    _assert_same_as_torch(by_name(name), make(ExportPass), make(TorchExportPass))
+    # Torch's engine does not look into the body of wrap_with_set_grad_enabled; decomposing inlines it.
+    _assert_same_as_torch(by_name(name), make(ExportPass), make(TorchExportPass), decomposed=name == "llama")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +36,7 @@ class ProgramCase:
     name: str
     module: Callable[[], nn.Module]
     inputs: Callable[[], list[Inputs]]
-    dynamic_shapes: Mapping[str, Any] | Sequence[Any] | None = None
+    dynamic_shapes: dict[str, Any] | tuple[Any, ...] | list[Any] | None = None
     strict: bool = False
     preserve: tuple[str, ...] = ()
     functional: bool = False
@@ -111,6 +111,6 @@ def seeded(*calls: Callable[[], Inputs]) -> Callable[[], list[Inputs]]:
     return make
 
 
-def of_sizes(call: Callable[..., Inputs], *sizes: Sequence[int]) -> Callable[[], list[Inputs]]:
+def of_sizes(call: Callable[..., Inputs], *sizes: Sequence[float]) -> Callable[[], list[Inputs]]:
     """Makes the inputs of a case by calling `call` with each of `sizes`, under a fixed seed each."""
     return seeded(*(functools.partial(call, *size) for size in sizes))

@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils import _pytree as pytree
 
-from .case import Inputs
+from .case import Inputs, ProgramCase
 from .describe import alias_sets, describe_program, values
 
 # What a ShapeEnv learns; its caches, logs and counters of work done are left out.
@@ -161,14 +161,24 @@ def assert_close(what: str, expected: Any, actual: Any, exact: bool = False) -> 
     left, left_spec = pytree.tree_flatten(expected)
     right, right_spec = pytree.tree_flatten(actual)
     assert left_spec == right_spec, f"{what}: {left_spec} != {right_spec}"
-    tolerance = {"rtol": 0.0, "atol": 0.0} if exact else {"rtol": 1e-4, "atol": 1e-5}
+    rtol, atol = (0.0, 0.0) if exact else (1e-4, 1e-5)
     for index, (a, b) in enumerate(zip(left, right, strict=True)):
         where = f"{what}, leaf {index}"
         if isinstance(a, torch.Tensor) or (isinstance(a, float) and isinstance(b, float)):
-            torch.testing.assert_close(b, a, equal_nan=True, msg=lambda text, where=where: f"{where}: {text}", **tolerance)
+            torch.testing.assert_close(b, a, rtol=rtol, atol=atol, equal_nan=True, msg=f"{where}: {{}}".format)
         else:
             assert type(a) is type(b), f"{where}: {a!r} != {b!r}"
             assert a == b, f"{where}: {a!r} != {b!r}"
+
+
+def assert_equivalent(case: ProgramCase, program: ExportedProgram) -> None:
+    """Asserts that a rewritten program is valid, computes what the case's own does, and is saved and loaded by stock torch."""
+    validate(program)
+    assert_same_results(case.program, program, case.inputs())
+    if case.serializable:
+        again = saved_and_loaded(program)
+        validate(again)
+        assert_same_results(case.program, again, case.inputs())
 
 
 def saved_and_loaded(program: ExportedProgram) -> ExportedProgram:

@@ -11,11 +11,14 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._export.pass_base import _ExportPassBaseDeprecatedDoNotUse as TorchExportPass
+from torch._export.pass_base import _ExportPassBaseDeprecatedDoNotUse
 
 from retraced_server import retrace
 
 aten = torch.ops.aten
+
+#: Torch's own base class of passes.
+TorchExportPass = _ExportPassBaseDeprecatedDoNotUse
 
 # The imports of torch's passes, and what takes their place: a user changes these lines and nothing else.
 _IMPORTS = (
@@ -59,7 +62,7 @@ def remove_noop_pass(base: type) -> type:
 
         @staticmethod
         def _takes_all(args: tuple[Any, ...]) -> bool:
-            start, end, step = (*args[2:], *(None, None, None)[len(args) - 2 :])
+            start, end, step = [*args[2:], None, None, None][:3]
             whole = end is None or (type(end) is int and end == torch.iinfo(torch.int64).max)
             return start in (None, 0) and whole and step in (None, 1)
 
@@ -117,7 +120,7 @@ def constants_pass(base: type) -> type:
     class ConstantsPass(base):  # type: ignore[misc]
         def call_operator(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], meta: Any) -> Any:
             if op is aten.add.Tensor and args[1] == 1 and type(args[1]) is int:
-                return super().call_operator(op, (args[0], torch.ones((), dtype=args[0].to_tensor().dtype)), kwargs, meta)
+                return super().call_operator(op, (args[0], torch.tensor(1, dtype=args[0].to_tensor().dtype)), kwargs, meta)
             return super().call_operator(op, args, kwargs, meta)
 
     return ConstantsPass
@@ -158,7 +161,8 @@ def run_torch_pass(program: torch.export.ExportedProgram, pass_type: type) -> to
 def canonical(module: fx.GraphModule) -> list[Any]:
     """A graph without the names of nodes, attributes and unbacked symbols: what two engines must agree on.
 
-    Strides and storage offsets are left out: ours keeps the recorded ones where torch's records what executing again gives.
+    Strides and storage offsets are left out: ours keeps the recorded ones where torch's records what executing again gives. A packet is
+    written as its only overload: ours resolves packets, since a program with one cannot be saved.
     """
     symbols: dict[str, str] = {}
     numbers = {node: index for index, node in enumerate(module.graph.nodes)}
@@ -191,9 +195,16 @@ def canonical(module: fx.GraphModule) -> list[Any]:
     def described(node: fx.Node) -> tuple[Any, ...]:
         named = node.op in ("placeholder", "get_attr")
         recorded = value(node.meta.get("val")) if node.op == "call_function" else None
-        return (node.op, "" if named else str(node.target), argument(node.args), argument(node.kwargs), recorded)
+        return (node.op, "" if named else _target(node), argument(node.args), argument(node.kwargs), recorded)
 
     return [described(node) for node in module.graph.nodes]
+
+
+def _target(node: fx.Node) -> str:
+    if isinstance(node.target, torch._ops.OpOverloadPacket):
+        (overload,) = node.target.overloads()
+        return f"{node.target}.{overload}"
+    return str(node.target)
 
 
 def _attribute(module: fx.GraphModule, node: fx.Node) -> Any:

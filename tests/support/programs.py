@@ -20,12 +20,13 @@ class Everything(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(8, 8)
+        self.count: torch.Tensor
         self.register_buffer("count", torch.zeros(()))
         self.scale = torch.full((8,), 1.5)
 
     def forward(self, x: torch.Tensor, flag: torch.Tensor, n: torch.Tensor) -> tuple[Any, ...]:
         self.count.add_(1)
-        size = n.item()
+        size: Any = n.item()
         torch._check(size >= 1)
         torch._check(size <= 16)
         y = torch.cond(flag.sum() > 0, lambda a: self.linear(a).relu(), lambda a: a.sin() * 2, (x,))
@@ -100,6 +101,7 @@ class NoInputs(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(4, 4))
+        self.bias: torch.Tensor
         self.register_buffer("bias", torch.randn(4))
 
     def forward(self, n: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -152,7 +154,7 @@ class DataDependent(nn.Module):
     """Sizes that depend on data, and assertions about them that run."""
 
     def forward(self, x: torch.Tensor, n: torch.Tensor) -> tuple[Any, ...]:
-        size = n.item()
+        size: Any = n.item()
         torch._check(size >= 2)
         torch._check(size <= x.shape[0])
         rows = x[:size]

@@ -107,7 +107,7 @@ def _describe(session: Session, one: PassInfo) -> None:
     session.print(printable(one.summary))
     if one.description:
         session.print(f"\n{printable(one.description)}")
-    session.print()
+    session.print("")
     session.print(
         facts(
             ("takes", f"{one.ir_level.value} programs"),

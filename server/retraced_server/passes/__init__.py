@@ -1,6 +1,6 @@
 """The built-in passes, their registry, and running them."""
 
-from retraced_server.passes import decompose, retrace  # noqa: F401 - importing them registers them
+from retraced_server.passes import cse, dce, decompose, retrace, view_to_view_copy  # noqa: F401 - importing them registers them
 from retraced_server.passes.base import GraphPass, ProgramPass, ProgramPassResult
 from retraced_server.passes.registry import Option, RegistrationError, catalogue, create_pass, load_plugins, register_pass
 from retraced_server.passes.run import PipelineObserver, PipelineResult, run_pipeline

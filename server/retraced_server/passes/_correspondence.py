@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
+import sympy
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
-from retraced_server.passes._keys import Unkeyed, call_key
-from retraced_server.passes._working_copy import TAG, body_of, child_path, inlined_body
+from retraced_server.passes._keys import UnkeyedError, call_key
+from retraced_server.passes._working_copy import TAG, inlined_body
+from retraced_server.retrace.graphs import body_of, child_path, walk_graphs
 from retraced_server.retrace.outcome import node_key
+from retraced_server.retrace.values import SYMBOLIC, expression
 
 ASSERT_SCALAR = torch.ops.aten._assert_scalar.default
 """An assertion that torch derives again; its message has the name of a node."""
@@ -31,6 +35,7 @@ class GraphMatch:
         sources: For a node of the new graph, the old node that its metadata is of.
         origins: For a node of the new graph, all old nodes that it came from.
         inlined: Whether a body was inlined into it.
+        repeated: For a node of the new graph that computes a symbolic number which another node computes too, the old node of that one.
     """
 
     path: str
@@ -40,6 +45,7 @@ class GraphMatch:
     sources: dict[fx.Node, fx.Node] = field(default_factory=dict)
     origins: dict[fx.Node, tuple[fx.Node, ...]] = field(default_factory=dict)
     inlined: bool = False
+    repeated: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
     def derive(self, new: fx.Node, source: fx.Node, *others: fx.Node) -> None:
         """Records where a new node comes from."""
@@ -54,15 +60,29 @@ class Correspondence:
         old: The root graph module of the program.
         new: The root graph module of the result, whose nodes carry tags.
         placeholders: For each placeholder of the old root graph its counterpart in the new one.
+        symbols: The symbols that the old program has.
+
+    Attributes:
+        graphs: The graphs of the two programs that stand for one another, a body after the graph that holds it.
+        keys: For each node of the old program how provenance writes it.
+        renaming: For symbols that executing the program again made, those of the old program in their places.
     """
 
-    def __init__(self, old: fx.GraphModule, new: fx.GraphModule, placeholders: Mapping[fx.Node, fx.Node]) -> None:
+    def __init__(
+        self,
+        old: fx.GraphModule,
+        new: fx.GraphModule,
+        placeholders: Mapping[fx.Node, fx.Node],
+        symbols: Set[sympy.Symbol] = frozenset(),
+    ) -> None:
         self.graphs: list[GraphMatch] = []
+        self._values = _Values(symbols)
+        self.renaming = self._values.renaming
         self.keys: dict[fx.Node, str] = {}
         self._by_key: dict[str, fx.Node] = {}
         # Of inlined bodies: a placeholder is the operand, an item of the results is the result.
         self._aliases: dict[fx.Node, fx.Node] = {}
-        for path, module in graphs(old):
+        for path, module in walk_graphs(old):
             for node in module.graph.nodes:
                 self.keys[node] = node_key(path, node.name)
                 self._by_key[self.keys[node]] = node
@@ -93,14 +113,16 @@ class Correspondence:
         match = GraphMatch(path, old, new, dict(placeholders))
         self.graphs.append(match)
         groups: dict[fx.Node, list[fx.Node]] = defaultdict(list)
+        nodes = list(self._old_nodes(old))
+        members = set(nodes)
         for node in new.graph.nodes:
             origin = self._by_key.get(str(node.meta.get(TAG)))
-            if origin is not None and node.op == "call_function":
+            # Nodes of bodies that torch traces by themselves have the tag of the call.
+            if origin in members and node.op == "call_function":
                 groups[origin].append(node)
                 match.derive(node, origin)
         for before, after in placeholders.items():
             match.derive(after, before)
-        nodes = list(self._old_nodes(old))
         match.inlined = any(node.graph is not old.graph for node in nodes)
         for node in nodes:
             self._match_node(match, node, groups)
@@ -114,7 +136,7 @@ class Correspondence:
             self._match_inlined(match, node, body)
             return
         group = groups.get(node, [])
-        found = _choose(node, group, match)
+        found = self._choose(node, group, match)
         if found is not None:
             match.values[node] = found
             self._match_bodies(match, node, found)
@@ -138,7 +160,7 @@ class Correspondence:
         assert isinstance(parent, fx.Node)
         counterpart = match.values.get(parent)
         items = [n for n in group if n.target is operator.getitem and n.args == (counterpart, node.args[1])]
-        found = items[-1] if items else _choose(node, group, match) if counterpart is None else None
+        found = items[-1] if items else self._choose(node, group, match) if counterpart is None else None
         if found is not None:
             match.values[node] = found
             match.derive(found, node, parent)
@@ -155,6 +177,22 @@ class Correspondence:
                 path = child_path(match.path, old_attribute.target)
                 self._match(path, old_body, new_body, _body_placeholders(old_body, new_body))
 
+    def _choose(self, node: fx.Node, group: list[fx.Node], match: GraphMatch) -> fx.Node | None:
+        """Finds the node of a group that has the value of the old node: the last that others use, those first that its users became."""
+        taken = set(match.values.values())
+        found = [n for n in group if n not in taken and self._values.same(node.meta.get("val"), n.meta.get("val"))]
+        if node.meta.get("val") is None:
+            found = [n for n in found if n.target == node.target]
+        members = set(group)
+        used = [n for n in found if any(user not in members for user in n.users)]
+        expected = set(node.users)
+        wanted = [n for n in used if any(not expected.isdisjoint(match.origins.get(user, ())) for user in n.users)]
+        pool = wanted or used or found
+        if not pool:
+            return None
+        self._values.rename(node.meta.get("val"), pool[-1].meta.get("val"))
+        return pool[-1]
+
     def _match_untagged(self, match: GraphMatch, nodes: list[fx.Node]) -> None:
         """Matches assertions and sizes that torch derived anew with those of the old graph that compute the same."""
         waiting: dict[Hashable, list[fx.Node]] = defaultdict(list)
@@ -162,18 +200,24 @@ class Correspondence:
             if node.op == "call_function" and node not in match.values:
                 waiting[_key(node, self._aliases)].append(node)
         back = self._back(match)
+        matched = {_key(old, self._aliases): old for old in match.values if old.op == "call_function"}
         for node in match.new.graph.nodes:
             if node.op != "call_function" or node in match.origins:
                 continue
-            same = waiting.get(_key(node, back))
+            key = _key(node, back)
+            same = waiting.get(key)
             if same:
-                old = same.pop(0)
+                old = matched[key] = same.pop(0)
+                self._values.rename(old.meta.get("val"), node.meta.get("val"))
                 match.values[old] = node
                 match.derive(node, old)
                 back[node] = old
             else:
                 made_of = [origin for value in node.all_input_nodes for origin in match.origins.get(value, ())]
                 match.origins[node] = tuple(dict.fromkeys(made_of))
+                # Torch computes a symbolic number once for each assertion about it.
+                if key in matched and isinstance(node.meta.get("val"), SYMBOLIC):
+                    match.repeated[node] = back[node] = matched[key]
 
     def _old_nodes(self, old: fx.GraphModule) -> Iterator[fx.Node]:
         """Yields the nodes of a graph in order, those of bodies that were inlined before the node that calls them."""
@@ -184,19 +228,6 @@ class Correspondence:
                 self._aliases.update((inner, self._aliases.get(outer, outer)) for inner, outer in operands)
                 yield from (n for n in self._old_nodes(body) if n.op == "call_function")
             yield node
-
-
-def graphs(module: fx.GraphModule, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, fx.GraphModule]]:
-    """Yields a graph module and the bodies in it, each once, with their paths."""
-    seen = set() if seen is None else seen
-    if id(module) in seen:
-        return
-    seen.add(id(module))
-    yield path, module
-    for node in module.graph.find_nodes(op="get_attr"):
-        body = body_of(module, node)
-        if body is not None:
-            yield from graphs(body, child_path(path, node.target), seen)
 
 
 def _bodies(module: fx.GraphModule, node: fx.Node) -> Iterator[tuple[fx.Node, fx.GraphModule]]:
@@ -214,28 +245,43 @@ def _body_placeholders(old: fx.GraphModule, new: fx.GraphModule) -> dict[fx.Node
     return {node: named[node.name] for node in before if node.name in named}
 
 
-def _choose(node: fx.Node, group: list[fx.Node], match: GraphMatch) -> fx.Node | None:
-    """Finds the node of a group that has the value of the old node: the last that others use, those first that its users became."""
-    taken = set(match.values.values())
-    found = [n for n in group if n not in taken and _same_value(node.meta.get("val"), n.meta.get("val"))]
-    if node.meta.get("val") is None:
-        found = [n for n in found if n.target == node.target]
-    members = set(group)
-    used = [n for n in found if any(user not in members for user in n.users)]
-    expected = set(node.users)
-    wanted = [n for n in used if any(not expected.isdisjoint(match.origins.get(user, ())) for user in n.users)]
-    pool = wanted or used or found
-    return pool[-1] if pool else None
+class _Values:
+    """Compares recorded values, and learns which symbols of the one program are those of the other.
 
+    Args:
+        symbols: The symbols that the old program has.
+    """
 
-def _same_value(old: Any, new: Any) -> bool:
-    if isinstance(old, torch.Tensor) or isinstance(new, torch.Tensor):
-        if not (isinstance(old, torch.Tensor) and isinstance(new, torch.Tensor)):
+    def __init__(self, symbols: Set[sympy.Symbol]) -> None:
+        self.renaming: dict[sympy.Symbol, sympy.Symbol] = {}
+        self._symbols = symbols
+
+    def same(self, old: Any, new: Any) -> bool:
+        """Whether two values agree: for tensors in dtype, device and sizes. A symbol that is new may be any that is not given away."""
+        if isinstance(old, torch.Tensor) or isinstance(new, torch.Tensor):
+            if not (isinstance(old, torch.Tensor) and isinstance(new, torch.Tensor)):
+                return False
+            return old.dtype == new.dtype and old.device == new.device and self.same(tuple(old.shape), tuple(new.shape))
+        if isinstance(old, (tuple, list)):
+            return isinstance(new, (tuple, list)) and len(old) == len(new) and all(map(self.same, old, new))
+        if not (isinstance(old, SYMBOLIC) and isinstance(new, SYMBOLIC)):
+            return str(old) == str(new)
+        known, made = expression(old), expression(new)
+        # As text, since torch's reader makes sympy's own Max of what the shape environment has a function for.
+        return self._may_rename(known, made) or str(known) == str(made.xreplace(self.renaming))
+
+    def rename(self, old: Any, new: Any) -> None:
+        """Notes that two values that agree are one: new symbols in the one are what stands in their places in the other."""
+        for known, made in zip(pytree.tree_leaves(old), pytree.tree_leaves(new), strict=False):
+            if isinstance(known, torch.Tensor) and isinstance(made, torch.Tensor):
+                self.rename(tuple(known.shape), tuple(made.shape))
+            elif self._may_rename(expression(known), expression(made)):
+                self.renaming[expression(made)] = expression(known)
+
+    def _may_rename(self, known: Any, made: Any) -> bool:
+        if not isinstance(known, sympy.Symbol) or not isinstance(made, sympy.Symbol) or made in self._symbols:
             return False
-        return old.dtype == new.dtype and old.device == new.device and _same_value(tuple(old.shape), tuple(new.shape))
-    if isinstance(old, (tuple, list)):
-        return isinstance(new, (tuple, list)) and len(old) == len(new) and all(map(_same_value, old, new))
-    return str(old) == str(new)
+        return made not in self.renaming and known not in self.renaming.values() and type(known) is type(made)
 
 
 def _key(node: fx.Node, back: Mapping[fx.Node, fx.Node]) -> Hashable:
@@ -245,16 +291,16 @@ def _key(node: fx.Node, back: Mapping[fx.Node, fx.Node]) -> Hashable:
         return call_key(
             node.target, args, node.kwargs, lambda value: back.get(value, value) if isinstance(value, fx.Node) else None
         )
-    except Unkeyed:
+    except UnkeyedError:
         return node
 
 
 def _identical(match: GraphMatch) -> bool:
     # Dead code alone is no difference: reading a program from a file adds unused items of tuples.
     live = {node for node in match.old.graph.nodes if node in match.values}
-    if match.inlined or len(live) != len(match.new.graph.nodes):
+    if match.inlined or len(live) + len(match.repeated) != len(match.new.graph.nodes):
         return False
     if any(user in live for node in match.old.graph.nodes if node not in live for user in node.users):
         return False
-    back = {new: old for old, new in match.values.items()}
+    back = {new: old for old, new in match.values.items()} | match.repeated
     return all(node.op in ("placeholder", "get_attr") or _key(node, {}) == _key(match.values[node], back) for node in live)

@@ -10,7 +10,7 @@ import torch
 from torch._ops import OpOverload
 
 
-class Unkeyed(Exception):
+class UnkeyedError(Exception):
     """An argument has no key: it is equal to nothing but itself."""
 
 
@@ -27,7 +27,7 @@ def call_key(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], leaf: 
         leaf: Gives the identity of a value that is computed (a node, a proxy value), or None for anything else.
 
     Raises:
-        Unkeyed: An argument is neither computed, nor a constant, nor a container of these.
+        UnkeyedError: An argument is neither computed, nor a constant, nor a container of these.
     """
     given = dict(kwargs)
     if isinstance(target, OpOverload):
@@ -54,4 +54,7 @@ def _key(value: Any, leaf: Callable[[Any], Hashable | None]) -> Hashable:
         value, (bool, int, float, complex, str, torch.dtype, torch.layout, torch.memory_format, torch.device)
     ):
         return (type(value).__name__, repr(value))
-    raise Unkeyed(type(value).__name__)
+    # Higher-order operators are given operators as arguments.
+    if isinstance(value, OpOverload):
+        return ("operator", value)
+    raise UnkeyedError(type(value).__name__)

@@ -9,8 +9,9 @@ from typing import Any
 from torch import fx
 from torch.fx.graph import _Namespace
 
-from retraced_server.passes._correspondence import ASSERT_SCALAR, Correspondence, GraphMatch, graphs
-from retraced_server.passes._working_copy import TAG, body_of, set_attribute
+from retraced_server.passes._correspondence import ASSERT_SCALAR, Correspondence, GraphMatch
+from retraced_server.passes._working_copy import TAG, set_attribute
+from retraced_server.retrace.graphs import body_of, walk_graphs
 from retraced_server.retrace.outcome import node_key
 
 # Metadata of the value that a node has, and not of where it comes from.
@@ -50,7 +51,7 @@ def origins(correspondence: Correspondence, root: fx.GraphModule) -> dict[str, t
     came_from = {node: keys for match in correspondence.graphs for node, keys in match.origins.items()}
     return {
         node_key(path, node.name): tuple(correspondence.keys[old] for old in came_from.get(node, ()))
-        for path, module in graphs(root)
+        for path, module in walk_graphs(root)
         for node in module.graph.nodes
     }
 
@@ -121,6 +122,9 @@ def _metadata(match: GraphMatch, node: fx.Node, with_tensor_meta: bool) -> dict[
     if "val" in source.meta and source.target == node.target:
         # Operators without a result have a recorded value in some programs and not in others.
         meta["val"] = None
+    if "unbacked_bindings" in source.meta and match.values.get(source) is node:
+        # Torch forgets those of bodies; what binds a symbol is where it was, since the value is the same.
+        meta["unbacked_bindings"] = source.meta["unbacked_bindings"]
     for key in _OF_THE_VALUE:
         if key in node.meta and (key != "tensor_meta" or with_tensor_meta):
             meta[key] = node.meta[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import sympy
@@ -11,7 +12,15 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.passes.shape_prop import TensorMetadata
 
-from retraced_server.passes._correspondence import graphs
+from retraced_server.retrace.graphs import walk_graphs
+
+
+def equate(env: ShapeEnv, renaming: Mapping[sympy.Symbol, sympy.Symbol]) -> None:
+    """Tells a shape environment that symbols are equal to others, which it does not find out by itself."""
+    if renaming:
+        env.replacements.update(renaming)
+        env._replacements_version_counter += 1
+        env._update_version_counter()
 
 
 def rebind(root: fx.GraphModule, env: ShapeEnv, stale: set[sympy.Symbol]) -> None:
@@ -23,7 +32,7 @@ def rebind(root: fx.GraphModule, env: ShapeEnv, stale: set[sympy.Symbol]) -> Non
         stale: The symbols.
     """
     rebinding = _Rebinding(env, stale)
-    for _, module in graphs(root):
+    for _, module in walk_graphs(root):
         for node in module.graph.nodes:
             rebinding.rebind(node)
 
@@ -33,7 +42,7 @@ class _Rebinding:
         self._env = env
         self._stale = stale
         # The identity of a storage -> a tensor on the storage in its place, so that views stay views.
-        self._bases: dict[int, FakeTensor] = {}
+        self._bases: dict[int, torch.Tensor] = {}
 
     def rebind(self, node: fx.Node) -> None:
         for key in ("val", "tensor_meta"):
@@ -69,7 +78,7 @@ class _Rebinding:
     def _sizes(self, sizes: Any) -> tuple[Any, ...]:
         return tuple(self._value(size) for size in sizes)
 
-    def _tensor(self, value: FakeTensor) -> FakeTensor:
+    def _tensor(self, value: FakeTensor) -> torch.Tensor:
         if value.layout is not torch.strided:
             return value
         storage = value.untyped_storage()

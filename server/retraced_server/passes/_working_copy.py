@@ -12,6 +12,7 @@ from torch import fx
 from torch.export import ExportedProgram, ModuleCallEntry
 from torch.export.graph_signature import ConstantArgument, ExportGraphSignature, OutputKind, OutputSpec
 
+from retraced_server.retrace.graphs import body_of, child_path
 from retraced_server.retrace.outcome import node_key
 
 # Of the metadata that torch's tracer copies from the node being run to the nodes it makes, the one key that neither export
@@ -44,20 +45,6 @@ def working_copy(program: ExportedProgram) -> ExportedProgram:
         ModuleCallEntry(entry.fqn, None) if entry.fqn else entry for entry in program.module_call_graph
     ]
     return result
-
-
-def body_of(graph_module: torch.nn.Module, node: object) -> fx.GraphModule | None:
-    """Gives the graph module that a `get_attr` node stands for, or None where the argument is anything else."""
-    if not isinstance(node, fx.Node) or node.op != "get_attr":
-        return None
-    found = _attribute(graph_module, str(node.target))
-    return found if isinstance(found, fx.GraphModule) else None
-
-
-def child_path(path: str, target: object) -> str:
-    """Gives the path of a body from the path of the graph that it belongs to and the target of its `get_attr` node."""
-    step = str(target).replace(".", "/")
-    return f"{path}/{step}" if path else step
 
 
 def inlined_body(graph_module: torch.nn.Module, node: fx.Node) -> fx.GraphModule | None:
@@ -98,16 +85,20 @@ class _Copier:
             inlined = inlined_body(source, node)
             if inlined is not None:
                 env[node] = self._inline(node, inlined, path, prefix, env)
-            elif node.target is operator.getitem and isinstance(env[node.args[0]], tuple):
-                env[node] = env[node.args[0]][node.args[1]]
+            elif (results := _inlined_results(node, env)) is not None:
+                env[node] = results[node.args[1]]
             elif node.op != "get_attr" or not node.users or any(inlined_body(source, user) is None for user in node.users):
                 env[node] = self._copy_node(source, node, path, prefix, env)
 
     def _inline(self, node: fx.Node, body: fx.GraphModule, path: str, prefix: str, env: _Env) -> tuple[Any, ...]:
-        target = node.args[1].target  # type: ignore[union-attr]  # `inlined_body` saw that it is a node
-        inner: _Env = dict(zip(body.graph.find_nodes(op="placeholder"), (env[a] for a in node.args[2:]), strict=True))
+        operands = (fx.map_arg(argument, env.__getitem__) for argument in node.args[2:])
+        inner: _Env = dict(zip(body.graph.find_nodes(op="placeholder"), operands, strict=True))
+        assert isinstance(node.args[1], fx.Node)
+        target = node.args[1].target
         self.copy_nodes(body, child_path(path, target), f"{prefix}{target}.", inner)
-        return tuple(fx.map_arg(body.graph.output_node().args[0], inner.__getitem__))
+        results = fx.map_arg(body.graph.output_node().args[0], inner.__getitem__)
+        assert isinstance(results, (tuple, list))
+        return tuple(results)
 
     def _copy_node(self, source: fx.GraphModule, node: fx.Node, path: str, prefix: str, env: _Env) -> fx.Node:
         copied = self.graph.node_copy(node, env.__getitem__)
@@ -120,6 +111,15 @@ class _Copier:
                 made = _copy_graph_module(body, child_path(path, node.target))[0] if body is not None else value
                 set_attribute(self.root, copied.target, made)
         return copied
+
+
+# The results of a body are any values.
+def _inlined_results(node: fx.Node, env: _Env) -> Any:
+    """Gives the results of the body that a node takes an item of, if that is inlined."""
+    if node.target is not operator.getitem or not isinstance(node.args[0], fx.Node):
+        return None
+    results = env[node.args[0]]
+    return results if isinstance(results, tuple) else None
 
 
 def _tagged(node: fx.Node, path: str) -> dict[str, Any]:

@@ -12,12 +12,13 @@ from torch.fx import GraphModule
 
 from retraced_server.retrace import PassResult
 
-GraphPass = Callable[[GraphModule], PassResult]
+GraphPass = Callable[[GraphModule], PassResult | None]
 """A pass on graph modules: an `ExportPass`, a `PassBase` of torch's, or any callable of this type.
 
 It leaves its input as it was; when it changes nothing it gives the same object with `modified=False`. It may have the
-attributes `rewrites` (int) and `remarks` (list[str]), which are of its last run, and `keep` (frozenset[str]): names of nodes
-of the root graph that something beside the graph refers to, set before it runs (see `kept_names`).
+attributes `rewrites` (int) and `remarks` (list[str]), which are of its last run, and two that are set before it runs: `keep`
+(frozenset[str]), names of nodes of the root graph that something beside the graph refers to (see `kept_names`), and `preserved`
+(frozenset[str]), names of modules whose calls get values only by their signatures (see `preserved_modules`).
 """
 
 _MUTATIONS = frozenset({OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION, OutputKind.USER_INPUT_MUTATION})
@@ -33,7 +34,7 @@ class ProgramPassResult:
         rewrites: How many nodes of the input were rewritten or removed.
         remarks: What the pass wants to say, one sentence each.
         origins: For each node of `program`, the nodes of the input that it came from. A key is a node's name, or
-            `graph/path:name` in the body of a higher-order operator. Empty where nothing changed.
+            `true_graph_0.body_graph_0:name` in the body of a higher-order operator. Empty where nothing changed.
     """
 
     program: ExportedProgram
@@ -52,6 +53,13 @@ class ProgramPass(ABC):
     @abstractmethod
     def run(self, program: ExportedProgram) -> ProgramPassResult:
         """Runs the pass."""
+
+
+def preserved_modules(program: ExportedProgram) -> frozenset[str]:
+    """Gives the names of the modules whose call signature is preserved; each call of a module has an entry `name`, `name@1`, ..."""
+    return frozenset(
+        entry.fqn.partition("@")[0] for entry in program.module_call_graph if entry.fqn and entry.signature is not None
+    )
 
 
 def kept_names(program: ExportedProgram) -> frozenset[str]:

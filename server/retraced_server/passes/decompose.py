@@ -13,19 +13,20 @@ import torch
 from torch import fx
 from torch._C import DispatchKey
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram, ModuleCallEntry, ModuleCallSignature, default_decompositions
 from torch.export.graph_signature import ConstantArgument, ExportGraphSignature, InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbols
 
-from retraced_server.passes._correspondence import Correspondence, graphs
+from retraced_server.passes._attention import has_attention, keep_strides
+from retraced_server.passes._correspondence import Correspondence
 from retraced_server.passes._naming import adopt, origins
-from retraced_server.passes._rebinding import rebind
+from retraced_server.passes._rebinding import equate, rebind
 from retraced_server.passes._working_copy import TAG, working_copy
 from retraced_server.passes.base import ProgramPass, ProgramPassResult
 from retraced_server.passes.registry import Option, register_pass
 from retraced_server.retrace.errors import ExportPassError
-from retraced_server.retrace.shape_env import ShapeEnvTransaction
+from retraced_server.retrace.graphs import walk_graphs
+from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
 
 _T = TypeVar("_T")
 
@@ -60,17 +61,21 @@ class Decompose(ProgramPass):
         """
         if program.graph_signature.backward_signature is not None:
             raise ExportPassError("decompose: the program has a backward signature; only inference programs can be decomposed")
-        env = _shape_env(program)
+        env = shape_env_of(program.graph_module)
         transaction = ShapeEnvTransaction(env)
         try:
             with transaction.learning(asserts=True):
                 known, guards = (set(), 0) if env is None else (set(env.var_to_range), len(env.guards))
-                traced = _trace(program, self._table)
-                correspondence = Correspondence(program.graph_module, traced.graph_module, _placeholders(program, traced))
+                traced, remarks = self._trace(program, transaction)
+                correspondence = Correspondence(
+                    program.graph_module, traced.graph_module, _placeholders(program, traced), known
+                )
                 if correspondence.identical:
                     transaction.roll_back()
                     return ProgramPassResult(program, modified=False)
                 rewrites = correspondence.rewritten()
+                if env is not None:
+                    equate(env, correspondence.renaming)
                 stale = set() if env is None else {s for s in env.var_to_range if s not in known and s in env.replacements}
                 if env is not None and stale:
                     rebind(traced.graph_module, env, stale)
@@ -86,15 +91,32 @@ class Decompose(ProgramPass):
         except BaseException:
             transaction.roll_back()
             raise
-        remarks = tuple(f"a decomposition added the guard {guard}" for guard in new_guards)
-        return ProgramPassResult(result, True, rewrites, remarks, origins(correspondence, result.graph_module))
+        remarks.extend(f"a decomposition added the guard {guard}" for guard in new_guards)
+        return ProgramPassResult(result, True, rewrites, tuple(remarks), origins(correspondence, result.graph_module))
+
+    def _trace(self, program: ExportedProgram, transaction: ShapeEnvTransaction) -> tuple[ExportedProgram, list[str]]:
+        table = _decompositions(self._table)
+        try:
+            return _run_decompositions(program, table), []
+        # Torch raises what it likes.
+        except Exception as error:
+            if self._table != "core-aten" or not has_attention(program.graph_module):
+                raise
+            transaction.roll_back()
+            keep_strides(table)
+            try:
+                traced = _run_decompositions(program, table)
+            except Exception:  # noqa: BLE001 - the error of torch's own table says more
+                raise error from None
+            reason = str(error).partition("\n")[0]
+            return traced, [f"attention keeps its strides, since torch's own decomposition of it breaks the program: {reason}"]
 
 
-def _trace(program: ExportedProgram, table: str) -> ExportedProgram:
+def _run_decompositions(program: ExportedProgram, table: _Table) -> ExportedProgram:
     with warnings.catch_warnings():
         # torch warns of its own deprecated use of LeafSpec.
         warnings.simplefilter("ignore", FutureWarning)
-        traced = working_copy(program).run_decompositions(_decompositions(table))
+        traced: ExportedProgram = working_copy(program).run_decompositions(table)
     _drop_copies(traced)
     return traced
 
@@ -102,26 +124,27 @@ def _trace(program: ExportedProgram, table: str) -> ExportedProgram:
 def _drop_copies(traced: ExportedProgram) -> None:
     """Drops the copy of a new value of an input that torch makes each time it traces a program; it drops those of buffers itself."""
     output = traced.graph.output_node()
-    results = list(output.args[0])  # type: ignore[arg-type]  # the output of a program is a tuple
-    for place, spec in enumerate(traced.graph_signature.output_specs):
-        node = results[place]
-        if (
-            spec.kind is not OutputKind.USER_INPUT_MUTATION
-            or node.target is not torch.ops.aten.copy.default
-            or len(node.users) > 1
-        ):
+    specs = traced.graph_signature.output_specs
+    assert isinstance(output.args[0], (tuple, list))
+    copies = [node for node, spec in zip(output.args[0], specs, strict=True) if spec.kind is OutputKind.USER_INPUT_MUTATION]
+    for node in copies:
+        if not isinstance(node, fx.Node) or node.target is not torch.ops.aten.copy.default or len(node.users) > 1:
             continue
         old, new = node.args[:2]
+        assert isinstance(old, fx.Node)
+        assert isinstance(new, fx.Node)
         # No node of the program was traced to it, and it changes neither dtype nor shape.
         if (
             TAG not in node.meta
             and old.meta["val"].dtype == new.meta["val"].dtype
             and old.meta["val"].shape == new.meta["val"].shape
         ):
-            results[place] = new
-            output.args = (tuple(results),)
+            # The new value may be a user output too.
+            node.replace_all_uses_with(new)
             traced.graph.erase_node(node)
-            spec.arg = dataclasses.replace(spec.arg, name=new.name)
+            for spec in specs:
+                if spec.arg.name == node.name:
+                    spec.arg = dataclasses.replace(spec.arg, name=new.name)
 
 
 def _decompositions(table: str) -> _Table:
@@ -135,16 +158,6 @@ def _decompositions(table: str) -> _Table:
 
 def _is_composite(operator: Any) -> bool:
     return isinstance(operator, OpOverload) and operator.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd)
-
-
-def _shape_env(program: ExportedProgram) -> ShapeEnv | None:
-    for node in program.graph.nodes:
-        value = node.meta.get("val")
-        if isinstance(value, FakeTensor):
-            return value.fake_mode.shape_env
-        if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-            return value.node.shape_env
-    return None
 
 
 def _placeholders(program: ExportedProgram, traced: ExportedProgram) -> dict[fx.Node, fx.Node]:
@@ -168,14 +181,18 @@ def _range_constraints(program: ExportedProgram, root: fx.GraphModule, env: Shap
     """Keeps the program's constraints, but for unbacked symbols that are gone, and adds those of symbols that are new."""
     if env is None:
         return dict(program.range_constraints)
-    used = {
+    before, used = _unbacked_symbols(program.graph_module), _unbacked_symbols(root)
+    kept = {symbol: bounds for symbol, bounds in program.range_constraints.items() if symbol in used or symbol not in before}
+    return kept | {s: env.var_to_range[s] for s in sorted(used - kept.keys(), key=str) if s in env.var_to_range}
+
+
+def _unbacked_symbols(root: fx.GraphModule) -> set[sympy.Symbol]:
+    return {
         symbol
-        for _, module in graphs(root)
+        for _, module in walk_graphs(root)
         for node in module.graph.nodes
         for symbol in free_unbacked_symbols(node.meta.get("val"))
     }
-    kept = {s: r for s, r in program.range_constraints.items() if s in used or not free_unbacked_symbols(s)}
-    return kept | {s: env.var_to_range[s] for s in sorted(used - kept.keys(), key=str) if s in env.var_to_range}
 
 
 def _assemble(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Set
 from torch import fx
 
 from retraced_server.pipeline.domain import Provenance
+from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.outcome import node_key
 
 
@@ -42,8 +43,7 @@ class ProvenanceLedger:
         """Gives the provenance of every node of a graph, bodies of higher-order operators included."""
         return {
             key: self._of(key)
-            for path, child in module.named_modules()
-            if isinstance(child, fx.GraphModule)
+            for path, child in walk_graphs(module)
             for key in (node_key(path, node.name) for node in child.graph.nodes)
         }
 

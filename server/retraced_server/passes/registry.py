@@ -24,7 +24,7 @@ _OWN_PACKAGE = "retraced_server"
 _OWN_PROVIDER = "retraced"
 _TYPES = {bool: OptionType.BOOL, int: OptionType.INT, float: OptionType.FLOAT, str: OptionType.STRING}
 
-_P = TypeVar("_P", bound="type[GraphPass] | type[ProgramPass]")
+_P = TypeVar("_P", bound=type)
 
 
 class RegistrationError(Exception):
@@ -41,7 +41,7 @@ class Option:
 @dataclasses.dataclass(frozen=True)
 class _Entry:
     info: PassInfo
-    factory: type[GraphPass] | type[ProgramPass]
+    factory: type
     # The name of an option in a pipeline -> the name of the constructor's parameter.
     parameters: Mapping[str, str]
 
@@ -80,9 +80,7 @@ def register_pass(
         where = f"pass `{name}`"
         if not _NAME.fullmatch(name):
             raise RegistrationError(f"{where}: a name has lower-case letters, digits and hyphens, a letter first")
-        if not inspect.isclass(pass_class) or not (
-            issubclass(pass_class, ProgramPass) or callable(getattr(pass_class, "__call__", None))
-        ):
+        if not inspect.isclass(pass_class) or not (issubclass(pass_class, ProgramPass) or _has_callable_instances(pass_class)):
             raise RegistrationError(
                 f"{where}: {pass_class!r} is neither a ProgramPass nor a class of callables on graph modules"
             )
@@ -154,6 +152,11 @@ def load_plugins() -> tuple[str, ...]:
     return tuple(point.name for point in found)
 
 
+def _has_callable_instances(pass_class: type) -> bool:
+    # `getattr(pass_class, "__call__")` would find the metaclass's, by which the class itself is called.
+    return any("__call__" in vars(base) for base in pass_class.__mro__)
+
+
 def _documentation(pass_class: type) -> tuple[str, str]:
     text = inspect.cleandoc(pass_class.__doc__ or "")
     # A dataclass without a docstring gets its signature as one.
@@ -165,7 +168,7 @@ def _documentation(pass_class: type) -> tuple[str, str]:
 
 def _options(pass_class: type, where: str) -> tuple[tuple[OptionInfo, ...], dict[str, str]]:
     # The constructor's signature covers dataclasses too: their fields are its parameters.
-    constructor: Any = pass_class.__init__
+    constructor: Any = next(found for base in pass_class.__mro__ if (found := vars(base).get("__init__")) is not None)
     if constructor is object.__init__:
         return (), {}
     parameters = list(inspect.signature(constructor).parameters.values())[1:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,13 +11,14 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from retraced_server.errors import Reason, RetracedError
-from retraced_server.passes.base import GraphPass, ProgramPass, kept_names
+from retraced_server.passes.base import GraphPass, ProgramPass, kept_names, preserved_modules
 from retraced_server.passes.provenance import ProvenanceLedger
 from retraced_server.passes.registry import RegistrationError, catalogue, create_pass
 from retraced_server.pipeline.domain import PassReport, Provenance, RetraceMode
 from retraced_server.pipeline.parse import parse_pipeline
-from retraced_server.retrace import ExportPass, ExportPassError, PassError
+from retraced_server.retrace import ExportPass, ExportPassError, PassError, PassResult
 from retraced_server.retrace.build_program import build_program
+from retraced_server.retrace.copies import copy_with_bodies, same_graphs
 from retraced_server.retrace.program_edit import ProgramEdit, outcome_by_name
 
 # How many nodes are visited between two calls of `progress`.
@@ -47,7 +48,7 @@ class PipelineResult:
         program: The program after the last pass: the input's own object where no pass modified it.
         modified: Whether any pass modified it.
         reports: What each pass did, in order.
-        provenance: For every node of `program` where it came from, by `name`, or `graph/path:name` in a body.
+        provenance: For every node of `program` where it came from, by `name`, or `true_graph_0:name` in a body.
         remarks: What had to be given up when the program was put together.
     """
 
@@ -123,6 +124,19 @@ def count_nodes(module: fx.GraphModule) -> int:
     return sum(len(child.graph.nodes) for child in module.modules() if isinstance(child, fx.GraphModule))
 
 
+def _apply(instance: GraphPass, module: fx.GraphModule) -> PassResult:
+    """Runs a pass on a graph module, which is left as it is."""
+    if isinstance(instance, ExportPass):
+        return instance(module)
+    # Passes of torch's change the graph that they are given, and do not always say so.
+    copy = copy_with_bodies(module)
+    result: object = instance(copy)
+    if not (result is None or isinstance(result, PassResult)):
+        raise ExportPassError(f"it returned a {type(result).__name__}, not a PassResult")
+    new = copy if result is None else result.graph_module
+    return PassResult(module, False) if same_graphs(new, module) else PassResult(new, True)
+
+
 class _Run:
     """One run of a pipeline."""
 
@@ -190,9 +204,11 @@ class _Run:
         if hasattr(instance, "keep"):
             renamed = (edit.renamed.get(name) for name in kept_names(edit.program))
             instance.keep = frozenset(name for name in renamed if name is not None)
+        if hasattr(instance, "preserved"):
+            instance.preserved = preserved_modules(edit.program)
         if isinstance(instance, ExportPass) and self._observer is not None:
             instance.on_progress = self._progress(nodes)
-        result = instance(edit.graph_module)
+        result = _apply(instance, edit.graph_module)
         remarks = tuple(getattr(instance, "remarks", ()))
         if not result.modified:
             return _Totals(False, 0, remarks)
@@ -225,7 +241,7 @@ class _Run:
         self._remarks.extend(remarks)
         return program
 
-    def _progress(self, total: int) -> object:
+    def _progress(self, total: int) -> Callable[[int], None]:
         observer = self._observer
 
         def progress(done: int) -> None:

@@ -62,7 +62,7 @@ class Provenance:
     """Where a node of the output program came from.
 
     Attributes:
-        from_nodes: The nodes of the input program that it came from, each `graph/path:name`, or `name` in the root graph.
+        from_nodes: The nodes of the input program that it came from, each `name`, or `true_graph_0.body_graph_0:name` in a body.
         made_by: The canonical pipeline text of the pass that made it; None where it is a node of the input program, unchanged.
     """
 

@@ -12,9 +12,12 @@ from torch.fx._lazy_graph_module import _LazyGraphModule as LazyGraphModule
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, compute_unbacked_bindings
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
+from torch.fx.proxy import _COPY_META_FIELDS
 from torch.utils import _pytree as pytree
+from torch.utils._sympy import functions as sympy_functions
 
 __all__ = [
+    "INHERITED_META",
     "FakeTensor",
     "FakeTensorMode",
     "HigherOrderOperator",
@@ -33,9 +36,12 @@ __all__ = [
     "extract_tensor_metadata",
     "jit_resolve_packet",
     "pytree",
+    "sympy_functions",
 ]
 
 extract_tensor_metadata = _extract_tensor_metadata
+# Metadata that a node has of the node in whose place it is made.
+INHERITED_META = ("stack_trace", *_COPY_META_FIELDS)
 
 # What a ShapeEnv knows, by the names of its attributes; the rest is logs and settings.
 SHAPE_ENV_CONTAINERS = (

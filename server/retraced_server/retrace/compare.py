@@ -8,7 +8,7 @@ from typing import Any
 import sympy
 import torch
 
-from retraced_server.retrace._torch import ShapeEnv
+from retraced_server.retrace._torch import ShapeEnv, sympy_functions
 from retraced_server.retrace.values import SYMBOLIC, expression
 
 
@@ -107,8 +107,9 @@ class Comparison:
         new = new.xreplace(self._renaming)
         if old == new:
             return True
-        if self._env is None:
-            return False
+        old, new = _in_torchs_functions(old), _in_torchs_functions(new)
+        if old == new or self._env is None:
+            return bool(old == new)
         return bool(self._env._maybe_evaluate_static(sympy.Eq(old, new)) == sympy.true)
 
     def _bind(self, fresh: sympy.Symbol, old: sympy.Expr, new: sympy.Expr) -> None:
@@ -118,6 +119,15 @@ class Comparison:
         unbacked = [symbol for symbol in old.free_symbols if symbol not in new.free_symbols]
         if len(unbacked) == 1:
             self._renaming[fresh] = unbacked[0]
+
+
+def _in_torchs_functions(expr: sympy.Expr) -> sympy.Expr:
+    # Torch's reader makes sympy's own Max, and undefined functions, of what the shape environment has functions for.
+    for application in expr.atoms(sympy.core.function.Application):
+        known = getattr(sympy_functions, type(application).__name__, None)
+        if known is not None and known is not application.func:
+            expr = expr.replace(application.func, known)
+    return expr
 
 
 def _shape(tensor: torch.Tensor) -> str:

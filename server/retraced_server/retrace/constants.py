@@ -15,7 +15,7 @@ from retraced_server.retrace._torch import FakeTensor, HigherOrderOperator, Lazy
 from retraced_server.retrace.errors import ExportPassError
 
 # Where operands can be added: the position of the argument that lists them. All other operators take them last.
-_OPERANDS = {"cond": 3, "while_loop": 3, "map_impl": 2, "scan": 3}
+_OPERANDS = {"cond": 3, "while_loop": 3, "map_impl": 2, "scan": 3, "associative_scan": 2, "hints_wrapper": 1}
 _TRAILING = frozenset(
     {
         "wrap_with_set_grad_enabled",
@@ -24,7 +24,6 @@ _TRAILING = frozenset(
         "wrap_activation_checkpoint",
         "invoke_subgraph",
         "strict_mode",
-        "hints_wrapper",
     }
 )
 
@@ -53,7 +52,8 @@ def _tensor_nodes(module: fx.GraphModule) -> Iterator[tuple[fx.Node, torch.Tenso
 
 def copy_graph_module(module: fx.GraphModule) -> fx.GraphModule:
     """Copies a graph, with names and metadata; attributes are shared."""
-    graph, copies = fx.Graph(), {}
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
     graph.set_codegen(module.graph._codegen)
     for node in module.graph.nodes:
         copy = copies[node] = graph.node_copy(node, copies.__getitem__)
@@ -76,26 +76,27 @@ def pull_out_of_bodies(module: fx.GraphModule) -> fx.GraphModule:
     if not any(True for child in _graph_modules(module) if child is not module for _ in _tensor_nodes(child)):
         return module
     module = copy_graph_module(module)
-    changed: dict[fx.GraphModule, tuple[fx.GraphModule, list[torch.Tensor], list[Any]]] = {}
+    # New bodies with what they take: a body may have several callers.
+    changed: dict[fx.GraphModule, tuple[list[torch.Tensor], list[Any]]] = {}
     for node in list(module.graph.nodes):
         if node.op != "call_function" or not isinstance(node.target, HigherOrderOperator):
             continue
         attributes = [n for n in node.all_input_nodes if n.op == "get_attr"]
         bodies = {n: b for n in attributes if isinstance(b := _attribute(module, str(n.target)), fx.GraphModule)}
-        tensors: list[torch.Tensor] = []
-        values: list[Any] = []
-        for body in bodies.values():
-            inner = pull_out_of_bodies(body)
-            for attribute, tensor in _tensor_nodes(inner):
-                if not any(tensor is known for known in tensors):
-                    tensors.append(tensor)
-                    values.append(attribute.meta.get("val"))
+        tensors, values = next((changed[body] for body in bodies.values() if body in changed), ([], []))
         if not tensors:
-            continue
-        for attribute, body in bodies.items():
-            if body not in changed:
-                changed[body] = (_with_operands(pull_out_of_bodies(body), tensors, values), tensors, values)
-                _set_attribute(module, str(attribute.target), changed[body][0])
+            inner = {attribute: pull_out_of_bodies(body) for attribute, body in bodies.items()}
+            for body in inner.values():
+                for reader, tensor in _tensor_nodes(body):
+                    if not any(tensor is known for known in tensors):
+                        tensors.append(tensor)
+                        values.append(reader.meta.get("val"))
+            if not tensors:
+                continue
+            for attribute, body in inner.items():
+                new = _with_operands(body, tensors, values)
+                changed[new] = (tensors, values)
+                _set_attribute(module, str(attribute.target), new)
         _add_operands(module, node, tensors, values)
     return module
 
@@ -125,10 +126,10 @@ def _add_operands(module: fx.GraphModule, node: fx.Node, tensors: list[torch.Ten
         operands = [_read(module, tensor, value) for tensor, value in zip(tensors, values, strict=True)]
     name = node.target.name() if isinstance(node.target, HigherOrderOperator) else str(node.target)
     if name in _OPERANDS:
-        args = list(node.args)
         at = _OPERANDS[name]
-        args[at] = type(args[at])([*args[at], *operands])  # type: ignore[call-arg, arg-type, misc]
-        node.args = tuple(args)
+        given = node.args[at]
+        grown = [*given, *operands] if isinstance(given, (tuple, list)) else operands
+        node.args = (*node.args[:at], grown if isinstance(given, list) else tuple(grown), *node.args[at + 1 :])
     elif name in _TRAILING:
         node.args = (*node.args, *operands)
     else:

@@ -19,7 +19,7 @@ class PassError(ExportPassError):
         graph: The path of the graph, empty for the root graph.
         node: The name of the node, or None where no node was being visited.
         target: The node's target as text, or None.
-        source: `FILE:LINE` of the innermost frame of the node's recorded stack trace: the model's source, not the pass's.
+        source: `FILE:LINE` of the innermost frame of the user's in the node's recorded stack trace: the model's source, not the pass's.
     """
 
     def __init__(
@@ -48,8 +48,13 @@ class PassError(ExportPassError):
 
 
 def innermost_source_line(stack_trace: object) -> str | None:
-    """Gives `FILE:LINE` of the last frame of a recorded stack trace, or None where there is none."""
+    """Gives `FILE:LINE` of the last frame of a recorded stack trace that is in the user's source, or None where there is none.
+
+    Code that torch generated has no file, and torch's own modules are no place to look for a fault, unless there is no other.
+    """
     if not isinstance(stack_trace, str):
         return None
-    frames = list(_FRAME.finditer(stack_trace))
-    return f"{frames[-1]['file']}:{frames[-1]['line']}" if frames else None
+    frames = [frame for frame in _FRAME.finditer(stack_trace) if not frame["file"].startswith("<")]
+    own = [frame for frame in frames if "site-packages/torch/" not in frame["file"].replace("\\", "/")]
+    frame = next(reversed(own or frames), None)
+    return f"{frame['file']}:{frame['line']}" if frame is not None else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -44,14 +44,14 @@ def resolve_packet(packet: OpOverloadPacket, args: Any, kwargs: Any) -> OpOverlo
     """
     overloads = packet.overloads()
     if len(overloads) == 1:
-        return getattr(packet, overloads[0])
+        return cast(OpOverload, getattr(packet, overloads[0]))
     try:
         name = jit_resolve_packet(packet._qualified_op_name, *args, **kwargs)
     except RuntimeError as error:
         raise ExportPassError(
             f"no overload of {packet} takes these arguments; name one, for example {packet}.default"
         ) from error
-    return getattr(packet, name or "default")
+    return cast(OpOverload, getattr(packet, name or "default"))
 
 
 class Execution:

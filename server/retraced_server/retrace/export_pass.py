@@ -23,6 +23,7 @@ from retraced_server.retrace.bodies import (
     slices,
     trailing_operands,
 )
+from retraced_server.retrace.copies import copy_with_bodies, same_graphs
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.graph_retrace import GraphRetrace
 from retraced_server.retrace.interpreter import ExportInterpreter
@@ -112,11 +113,26 @@ class ExportPass(PassBase):
     # -- running -----------------------------------------------------------------------------------------------------------------
 
     def __call__(self, graph_module: fx.GraphModule) -> PassResult:
-        """Runs `requires`, `call` and `ensures`, the checks on the module that was given, as PassBase does: see `call`."""
+        """Runs `requires`, `call` and `ensures`, the checks on the module that was given, as PassBase does: see `call`.
+
+        A pass that overrides `call` is given a copy, since it may change the graph itself, before or after its nodes are visited.
+        """
         self.requires(graph_module)
-        result = self.call(graph_module)
+        result = self.call(graph_module) if type(self).call is ExportPass.call else self._call_on_copy(graph_module)
         self.ensures(graph_module)
         return result
+
+    def _call_on_copy(self, graph_module: fx.GraphModule) -> PassResult:
+        copy = copy_with_bodies(graph_module)
+        result: PassResult | None = self.call(copy)
+        new = copy if result is None else result.graph_module
+        if same_graphs(new, graph_module):
+            self.outcome = None
+            return PassResult(graph_module, False)
+        # What became of nodes is known only where nothing but the visit changed the graph.
+        if self.outcome is not None and not (self.outcome.covers(new) and same_graphs(copy, graph_module)):
+            self.outcome = None
+        return PassResult(new, True)
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
         """Runs the pass on a graph module, which is left as it is.
@@ -181,6 +197,7 @@ class ExportPass(PassBase):
             self.ExportInterpreter(self, retrace).run(data)
         finally:
             self.tracer, self._retrace = outer_tracer, parent
+        retrace.notice_edits()
         if retrace.modified:
             retrace.drop_unused_bodies()
             module = LazyGraphModule(tracer.root, tracer.graph)
@@ -227,7 +244,7 @@ class ExportPass(PassBase):
     # -- hooks -------------------------------------------------------------------------------------------------------------------
 
     def on_attr(self, attr: ProxyValue[Any]) -> None:
-        """Hears of each tensor that becomes an attribute because a hook gave it as an argument."""
+        """Hears of each tensor attribute: those that the graph has, and those made because a hook gave a tensor as an argument."""
 
     def placeholder(self, name: str, arg: Argument, meta: NodeMetadata) -> ProxyValue[Any]:
         """An input. Call it with another name to rename the input, twice to add one, not at all to remove it."""

@@ -13,9 +13,10 @@ import sympy
 import torch
 from torch import fx
 
-from retraced_server.retrace._torch import FakeTensor, HigherOrderOperator, OpOverload, OpOverloadPacket
+from retraced_server.retrace._torch import INHERITED_META, FakeTensor, HigherOrderOperator, OpOverload, OpOverloadPacket
 from retraced_server.retrace.arguments import Argument, data_of, map_leaves, same_arguments
 from retraced_server.retrace.compare import Comparison
+from retraced_server.retrace.copies import same_metadata_objects
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.execute import execute, may_alias, resolve_packet, states_facts
 from retraced_server.retrace.node_metadata import PROTECTED_KEYS, NodeMetadata
@@ -57,7 +58,8 @@ class GraphRetrace:
         # Old nodes whose value is still the recorded one, with the new nodes that compute it.
         self._kept: dict[fx.Node, fx.Node] = {}
         self._recorded: set[fx.Node] = set()
-        self._copies: set[fx.Node] = set()
+        # With the arguments that they were made with.
+        self._copies: dict[fx.Node, tuple[Any, Any]] = {}
         # Values whose sizes or strides an operator has changed in place, as later operators see them.
         self._written: dict[fx.Node, torch.Tensor] = {}
         # New nodes that have a name of their own making; the name of an old node is theirs when they stand for it.
@@ -97,6 +99,7 @@ class GraphRetrace:
             self.placeholders[new] = node
         own_name = self._unnamed.pop(new, None)
         if own_name is not None and new.name == own_name:
+            self._give_up_name(node)
             new.name = node.name
         recorded = node.meta.get("val")
         if recorded is None or self._kept.get(node) is new or not self._says_what_is_recorded(node, result, recorded):
@@ -109,6 +112,13 @@ class GraphRetrace:
         self._kept[node] = new
         self._recorded.add(new)
         return result
+
+    def _give_up_name(self, node: fx.Node) -> None:
+        # The hook may have built on what the old node computes: then the copy gets a name of its own.
+        for made in self._made:
+            if made in self._copies and made.name == node.name:
+                made.name = self.tracer.graph._graph_namespace.create_name(node.name, None)
+                del self._copies[made]
 
     def _says_what_is_recorded(self, node: fx.Node, result: ProxyValue[Any], recorded: Any) -> bool:
         if same_metadata(result.data, recorded):
@@ -162,7 +172,7 @@ class GraphRetrace:
         del self._unnamed[node]
         self.placeholders[node] = None
         fake = node.meta["val"]
-        return self._value(fake if isinstance(arg, torch.Tensor) and fake is not None else arg, node)
+        return self._value(fake if isinstance(arg, torch.Tensor) and self.session.is_faking else arg, node)
 
     def _placeholder_name(self, node: fx.Node, name: str) -> str:
         if self.current is not None and name == self.current.target:
@@ -219,6 +229,9 @@ class GraphRetrace:
         with transaction.repeating(asserts=states_facts(old.target)):
             executed = self._execute(old.target, args, kwargs)
         fresh = unbacked.pending() - pending
+        if "val" not in old.meta and executed is not None:
+            unbacked.drop(fresh)
+            return self._make(old.target, args, kwargs, meta)
         if recorded is not None:
             comparison = Comparison(transaction.env, fresh)
             with transaction.repeating(asserts=False):
@@ -240,18 +253,22 @@ class GraphRetrace:
         bindings = unbacked.bindings(value)
         if bindings and old is not None and means_the_same(target, old.target):
             value, bindings, _ = unbacked.rebind(old, value, bindings, self._symbols_taken)
-        name = target.overloadpacket.__name__ if isinstance(target, OpOverload) else None
+        name = self.tracer.graph._target_to_str(target.overloadpacket.__name__) if isinstance(target, OpOverload) else None
         if old is not None and isinstance(target, HigherOrderOperator):
             args = self._with_body_nodes(args, old.args)
         arguments = self.tracer.node_argument(args), self.tracer.node_argument(kwargs)
         node = self.tracer.graph.create_node("call_function", target, *arguments, name)
-        node.meta = dict(meta.data)
+        node.meta = self._inherited() | meta.data
         node.meta.pop("unbacked_bindings", None)
         if bindings:
             node.meta["unbacked_bindings"] = bindings
         self.tracer.set_metadata(node, value)
         self._track(node)
         return self._value(value, node)
+
+    def _inherited(self) -> dict[str, Any]:
+        old = self.current
+        return {} if old is None else {key: old.meta[key] for key in INHERITED_META if key in old.meta}
 
     def _with_body_nodes(self, args: Argument, old_args: Any) -> Argument:
         """Puts nodes in the place of bodies where the old node had its own node for the body, since several may read one body."""
@@ -275,7 +292,22 @@ class GraphRetrace:
             self.tracer.submodules[value] = node
         elif isinstance(value, torch.Tensor):
             self.tracer.attribute_nodes[id(value)] = (value, node)
+            self.tracer.callback.on_attr(ProxyValue(value, node))
         self.results[old] = value
+
+    def notice_edits(self) -> None:
+        """Hooks may also change the nodes of values that they are given back: name, target, arguments, metadata."""
+        for node, (args, kwargs) in list(self._copies.items()):
+            (old,) = self.origins[node][:1]
+            if (
+                node.args is not args
+                or node.kwargs is not kwargs
+                or node.target is not old.target
+                or node.name != old.name
+                or not same_metadata_objects(node.meta, old.meta)
+            ):
+                self.modified = True
+                del self._copies[node]
 
     def attribute_node(self, old: fx.Node) -> fx.Node | None:
         """The new node that reads the attribute that an old node read."""
@@ -340,7 +372,7 @@ class GraphRetrace:
         self._made.append(node)
         self._kept[old] = node
         self._recorded.add(node)
-        self._copies.add(node)
+        self._copies[node] = node.args, node.kwargs
         self.origins[node] = [old]
         return node
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from torch import fx
 
 from retraced_server.retrace.graph_retrace import GraphRetrace
+from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.proxy_value import ProxyValue
 
 
 def node_key(path: str, name: str) -> str:
-    """How a node is written in provenance: `name` in the root graph, `graph/path:name` in a body."""
+    """How a node is written in provenance: `name` in the root graph, `true_graph_0.body_graph_0:name` in a body."""
     return f"{path}:{name}" if path else name
 
 
@@ -61,10 +61,16 @@ class RetraceOutcome:
         ]
         self.outputs = retrace.outputs
 
+    def covers(self, new: fx.GraphModule) -> bool:
+        """Whether it tells of exactly the nodes of a graph."""
+        return {
+            node_key(path, node.name) for path, module in walk_graphs(new) for node in module.graph.nodes
+        } == self.origins.keys()
+
     def add_by_name(self, old: fx.GraphModule, new: fx.GraphModule) -> None:
         """Adds what became of a program whose pass kept no account: nodes correspond by their names."""
-        old_graphs = dict(_graphs(old))
-        for path, module in _graphs(new):
+        old_graphs = dict(walk_graphs(old))
+        for path, module in walk_graphs(new):
             before = {node.name: node for node in old_graphs[path].graph.nodes} if path in old_graphs else {}
             for node in module.graph.nodes:
                 key = node_key(path, node.name)
@@ -76,10 +82,6 @@ class RetraceOutcome:
                     self.new_nodes += 1
         names = {node.name for node in new.graph.nodes}
         self.renamed = {node.name: node.name if node.name in names else None for node in old.graph.nodes}
-
-
-def _graphs(module: fx.GraphModule) -> Iterator[tuple[str, fx.GraphModule]]:
-    return ((path, child) for path, child in module.named_modules() if isinstance(child, fx.GraphModule))
 
 
 def _same_call(a: fx.Node, b: fx.Node) -> bool:

@@ -152,7 +152,7 @@ def outcome_by_name(old: fx.GraphModule, new: fx.GraphModule) -> RetraceOutcome:
     outcome.add_by_name(old, new)
     names = [node.name for node in old.graph.nodes if node.op == "placeholder"]
     outcome.placeholders = [(n.name, n.name if n.name in names else None) for n in new.graph.nodes if n.op == "placeholder"]
-    before, after = (len(list(module.graph.nodes)[-1].args[0]) for module in (old, new))  # type: ignore[arg-type]
+    before, after = (len(list(module.graph.nodes)[-1].args[0]) for module in (old, new))
     if before != after:
         raise ExportPassError(
             f"the pass changed the number of outputs from {before} to {after}; only a subclass of ExportPass can, through output()"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import fx
@@ -22,13 +22,18 @@ class Session:
         fake_mode: The program's own fake mode, or a new one for a program that has none.
         transaction: What happens to the program's shape environment.
         unbacked: Its unbacked symbols.
+        is_faking: Whether operators are executed on fake tensors. Where the graph module has none, nor a symbolic number, they are executed on
+            what `inputs` gave, as torch's class does.
         differences: What repeated execution gives otherwise than recorded, without being wrong.
         on_progress: Called with the number of nodes visited so far.
     """
 
     def __init__(self, module: fx.GraphModule, inputs: list[object], on_progress: Callable[[int], None] | None = None) -> None:
-        self.fake_mode = _fake_mode(module, inputs)
-        self.transaction = ShapeEnvTransaction(self.fake_mode.shape_env or shape_env_of(module))
+        known_mode = _fake_mode(module, inputs)
+        env = shape_env_of(module)
+        self.is_faking = known_mode is not None or env is not None
+        self.fake_mode = known_mode or FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
+        self.transaction = ShapeEnvTransaction(self.fake_mode.shape_env or env)
         self.unbacked = UnbackedSymbols(self.transaction, self.fake_mode)
         self.differences = Remarks()
         self.on_progress = on_progress
@@ -48,7 +53,11 @@ class Session:
         # Tensors must not remember symbols from a former run.
         self.fake_mode.epoch += 1
         try:
-            with self.fake_mode, enable_python_dispatcher(), torch.no_grad():
+            with ExitStack() as modes:
+                if self.is_faking:
+                    modes.enter_context(self.fake_mode)
+                    modes.enter_context(enable_python_dispatcher())
+                modes.enter_context(torch.no_grad())
                 yield
         except BaseException:
             self.transaction.roll_back()
@@ -58,12 +67,14 @@ class Session:
             self.fake_mode.epoch += 1
 
 
-def _fake_mode(module: fx.GraphModule, inputs: list[object]) -> FakeTensorMode:
+def _fake_mode(module: fx.GraphModule, inputs: list[object]) -> FakeTensorMode | None:
     modes = {id(value.fake_mode): value.fake_mode for value in inputs if isinstance(value, FakeTensor)}
     if len(modes) > 1:
         raise ExportPassError("Multiple fake tensor mode detected.")
     if modes:
         return next(iter(modes.values()))
     recorded = [value for node in module.graph.nodes if (value := node.meta.get("val")) is not None]
-    found = detect_fake_mode(recorded)
-    return found if found is not None else FakeTensorMode(shape_env=shape_env_of(module), allow_non_fake_inputs=True)
+    try:
+        return detect_fake_mode(recorded)
+    except AssertionError as error:
+        raise ExportPassError("Multiple fake tensor mode detected.") from error

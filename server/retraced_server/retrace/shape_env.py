@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Any, cast
 
@@ -54,7 +54,7 @@ class _Snapshot:
     """A copy of all that a ShapeEnv knows."""
 
     def __init__(self, env: ShapeEnv) -> None:
-        self.containers = {name: getattr(env, name).copy() for name in SHAPE_ENV_CONTAINERS}
+        self.containers = {name: _copy(getattr(env, name)) for name in SHAPE_ENV_CONTAINERS}
         self.scalars = {name: getattr(env, name) for name in SHAPE_ENV_SCALARS}
         self.asserts = {symbol: list(checks) for symbol, checks in env.deferred_runtime_asserts.items()}
 
@@ -65,13 +65,20 @@ class _Snapshot:
             if isinstance(live, list):
                 live.extend(saved)
             else:
-                live.update(saved)
+                live.update(_copy(saved))
         for name, value in self.scalars.items():
             setattr(env, name, value)
         env.deferred_runtime_asserts.clear()
         env.deferred_runtime_asserts.update({symbol: list(checks) for symbol, checks in self.asserts.items()})
         for name in SHAPE_ENV_CACHES:
             getattr(ShapeEnv, name).cache_clear()
+
+
+def _copy(container: Any) -> Any:
+    # The sources of a symbol are a list that grows.
+    if isinstance(container, dict):
+        return {key: list(value) if type(value) is list else value for key, value in container.items()}
+    return container.copy()
 
 
 class _Facts:
@@ -110,7 +117,7 @@ class ShapeEnvTransaction:
     def __init__(self, env: ShapeEnv | None) -> None:
         self._env = env
         self._before = None if env is None else _Snapshot(env)
-        self._facts: _Facts | None = None
+        self._facts = None if env is None else _Facts(env)
         self._learned: dict[str, dict[Any, Any]] = {name: {} for name in _LEARNABLE}
         self._size_like: set[sympy.Symbol] = set()
         self._guards: list[Any] = []
@@ -128,7 +135,7 @@ class ShapeEnvTransaction:
 
     @contextmanager
     def learning(self, *, asserts: bool) -> Iterator[None]:
-        """Runs a new operator: what it adds stays.
+        """Runs a new operator: what it adds stays, and what the hook that made it has added.
 
         Args:
             asserts: Whether the operator states facts about symbols, which may refine a range without adding a guard.
@@ -137,11 +144,14 @@ class ShapeEnvTransaction:
         if env is None:
             yield
             return
-        known = self._facts
-        if known is None or known.mark != _mark(env):
-            known = self._facts = _Facts(env)
+        self._learn()
         yield
-        if not asserts and known.mark == _mark(env):
+        self._learn(always=asserts)
+
+    def _learn(self, *, always: bool = False) -> None:
+        # Not only operators teach the environment: a hook that asks whether a size is 4 adds a guard too.
+        env, known = self._env, self._facts
+        if env is None or known is None or (not always and known.mark == _mark(env)):
             return
         for name, old in known.dicts.items():
             for key, value in getattr(env, name).items():
@@ -151,7 +161,7 @@ class ShapeEnvTransaction:
         self._guards.extend(env.guards[known.guards :])
         for symbol, checks in env.deferred_runtime_asserts.items():
             self._asserts.extend((symbol, check) for check in checks[known.asserts.get(symbol, 0) :])
-        self._facts = None
+        self._facts = _Facts(env)
 
     @contextmanager
     def repeating(self, *, asserts: bool) -> Iterator[None]:
@@ -163,12 +173,12 @@ class ShapeEnvTransaction:
         env = self._env
         if env is None:
             yield
-        elif asserts:
-            self._facts = None
+            return
+        self._learn()
+        with nullcontext() if asserts else env.suppress_guards():
             yield
-        else:
-            with env.suppress_guards():
-                yield
+        if self._facts is None or asserts or self._facts.mark != _mark(env):
+            self._facts = _Facts(env)
 
     def pending(self) -> list[sympy.Symbol]:
         """The unbacked symbols that operators made and no node has bound yet."""
@@ -196,7 +206,7 @@ class ShapeEnvTransaction:
             waiting[:] = [symbol for symbol in waiting if symbol not in symbols]
         self._guards = [guard for guard in self._guards if not guard.expr.free_symbols & symbols]
         self._asserts = [(symbol, check) for symbol, check in self._asserts if not check.expr.free_symbols & symbols]
-        self._facts = None
+        self._facts = _Facts(env)
 
     def roll_back(self) -> None:
         """Puts everything back as it was at the start."""
@@ -208,6 +218,7 @@ class ShapeEnvTransaction:
         env = self._env
         if env is None or self._before is None:
             return
+        self._learn()
         counters = (env.unbacked_symint_counter, env.unbacked_symfloat_counter)
         learned = bool(self._guards or self._asserts or self._size_like or any(self._learned.values()))
         self._before.restore(env)

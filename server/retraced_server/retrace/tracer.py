@@ -17,7 +17,7 @@ from retraced_server.retrace._torch import (
     extract_tensor_metadata,
     pytree,
 )
-from retraced_server.retrace.arguments import Argument, map_leaves
+from retraced_server.retrace.arguments import Argument
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.values import SYMBOLIC
@@ -41,7 +41,7 @@ class ExportTracer(fx.Tracer):
     def __init__(
         self, callback: ExportPass, codegen: CodeGen, reserved: Iterable[str] = (), attributes: torch.nn.Module | None = None
     ) -> None:
-        super().__init__(autowrap_modules=())
+        super().__init__()
         self.callback = callback
         self.root = torch.nn.Module()
         self.graph = fx.Graph()
@@ -118,7 +118,8 @@ class ExportTracer(fx.Tracer):
             if a.constant is None:
                 raise ExportPassError(
                     f"a fake tensor of shape {tuple(a.shape)} was given as an argument, but no node computes it: give the ProxyValue "
-                    "instead of its data, or make the value with call_operator"
+                    "instead of its data, make the value with call_operator, or make a constant with torch.tensor or before the pass runs "
+                    "(within hooks, functions such as torch.zeros make fake tensors)"
                 )
             return self._tensor(a.constant)
         if isinstance(a, torch.Tensor):
@@ -145,8 +146,6 @@ class ExportTracer(fx.Tracer):
             return [self.node_argument(item) for item in value]
         if kind is dict:
             return {key: self.node_argument(item) for key, item in value.items()}
-        if isinstance(value, (ProxyValue, tuple, list, dict)):
-            return map_leaves(value, ProxyValue, lambda proxy: proxy.node)
         return self.create_arg(value)
 
     def _module(self, module: torch.nn.Module) -> fx.Node:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -41,16 +42,19 @@ def become_worker(fds: WorkerFds, memory_bytes: int, zygote: int, zygote_fds: Se
         _settle(fds, zygote, zygote_fds)
         if memory_bytes:
             limit_memory(memory_bytes)
-        status = _work(fds, memory_bytes)
+        _work(fds, memory_bytes)
+        status = 0
     except SystemExit as error:
         status = _status(error.code)
     except BaseException:  # noqa: BLE001 - this is the end of the process
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Nothing of the zygote's is to be run or written a second time.
-        os._exit(status)
+        # Whatever a pass has made of the streams, from here no process goes back into the zygote's code.
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
 
 
 def _settle(fds: WorkerFds, zygote: int, zygote_fds: Sequence[int]) -> None:
@@ -70,22 +74,18 @@ def _settle(fds: WorkerFds, zygote: int, zygote_fds: Sequence[int]) -> None:
     random.seed(0)
 
 
-def _work(fds: WorkerFds, memory_bytes: int) -> int:
+def _work(fds: WorkerFds, memory_bytes: int) -> None:
     with socket.socket(fileno=fds.job) as sock, os.fdopen(fds.archive, "rb") as archive:
 
         def emit(event: JobEvent) -> None:
             send_frame(sock, encode_job_event(event))
 
-        try:
+        # Where the front end is gone, it wants no answer any more.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             request = receive_frame(sock)
-            if request is None:
-                return 0
-            job = decode_job_request(request)
-            run_job(job, archive, emit, memory_bytes=memory_bytes, on_memory_error=use_reserve)
-        except (BrokenPipeError, ConnectionResetError):
-            # The front end wants no answer any more.
-            return 0
-    return 0
+            if request is not None:
+                job = decode_job_request(request)
+                run_job(job, archive, emit, memory_bytes=memory_bytes, on_memory_error=use_reserve)
 
 
 def _status(code: object) -> int:

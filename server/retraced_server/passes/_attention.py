@@ -1,0 +1,51 @@
+"""A decomposition of attention for programs that torch's own decomposition breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+from torch._prims_common import compute_elementwise_output_logical_to_physical_perm as physical_order
+
+from retraced_server.retrace.graphs import walk_graphs
+
+_aten = torch.ops.aten
+_FLASH = _aten._scaled_dot_product_flash_attention_for_cpu.default
+_OPERATORS = frozenset({_FLASH, _aten.scaled_dot_product_attention.default})
+
+
+def has_attention(module: fx.GraphModule) -> bool:
+    """Whether a graph or a body of it calls scaled dot product attention."""
+    return any(node.target in _OPERATORS for _, graph in walk_graphs(module) for node in graph.graph.nodes)
+
+
+# Torch's decomposition tables are mappings from operators of several types.
+def keep_strides(table: Any) -> None:
+    """Makes a decomposition table decompose attention to a result with the strides of the operator's own.
+
+    Torch's decomposition (torch/_decomp/decompositions.py) gives the result a fixed order of dimensions, so that a view of it in the
+    program may be none any more.
+    """
+    if _FLASH in table:
+        table[_FLASH] = _flash_attention
+
+
+def _flash_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    attn_mask: torch.Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    math: Callable[..., tuple[torch.Tensor, torch.Tensor]] = _aten._scaled_dot_product_attention_math.default
+    grouped = query.size(1) != key.size(1)
+    output, weights = math(query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=grouped)
+    # The operator allocates its result with `empty_like(query)`.
+    order, _ = physical_order(query)
+    back = [order.index(dimension) for dimension in range(len(order))]
+    return output.permute(order).contiguous().permute(back), weights

@@ -1,0 +1,114 @@
+"""What calls do besides computing their result: write to their arguments, draw random numbers, assert, print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import torch
+from torch import fx
+from torch._ops import HigherOrderOperator, OpOverload
+from torch.fx.node import Argument
+
+from retraced_server.retrace.graphs import body_of
+
+_higher_order = torch.ops.higher_order
+# They run an operator that writes to its arguments on copies of them.
+_FUNCTIONALIZED = (_higher_order.auto_functionalized, _higher_order.auto_functionalized_v2)
+# Their schemas do not say that they write to the running statistics.
+_NORMALISATIONS = frozenset(
+    {"batch_norm", "_batch_norm_impl_index", "native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "instance_norm"}
+)
+# Assertions in functional form: what they return only orders them.
+_FUNCTIONAL_ASSERTIONS = ("_functional_assert", "_functional_sym_constrain_range")
+
+
+def has_effect(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a call does more than compute its result, so that it must stay though nothing uses the result.
+
+    Whatever fx takes for impure is (`Node.is_impure`). Beyond that: operators without a result, operators on objects with a state of
+    their own, assertions in functional form, calls that are ordered by an effect token, and higher-order operators with such a call in
+    a body or as the operator that they run.
+    """
+    if node.op != "call_function":
+        return False
+    if node.is_impure() or draws_random_numbers(module, node):
+        return True
+    target = node.target
+    if isinstance(target, OpOverload):
+        asserts = not target._schema.returns or target._opname.startswith(_FUNCTIONAL_ASSERTIONS)
+        return asserts or _takes_object(target) or bool(_written_statistics(node, target))
+    if not isinstance(target, HigherOrderOperator):
+        return False
+    if target is _higher_order.with_effects or (target not in _FUNCTIONALIZED and _runs_mutable_operator(node)):
+        return True
+    return any(has_effect(body, inner) for body in bodies(module, node) for inner in body.graph.nodes)
+
+
+def draws_random_numbers(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a call draws random numbers, so that it gives another result each time and moves the generator on."""
+    target = node.target
+    if isinstance(target, OpOverload):
+        return torch.Tag.nondeterministic_seeded in target.tags
+    if not isinstance(target, HigherOrderOperator):
+        return False
+    return any(torch.Tag.nondeterministic_seeded in operator.tags for operator in _operators(node)) or any(
+        draws_random_numbers(body, inner) for body in bodies(module, node) for inner in body.graph.nodes
+    )
+
+
+def written_arguments(module: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
+    """Gives the arguments that a call may write to: values, sizes or strides."""
+    target = node.target
+    if isinstance(target, OpOverload):
+        if not target._schema.is_mutable:
+            return _written_statistics(node, target)
+        given = arguments_by_name(node, target)
+        written: list[fx.Node] = []
+        for argument in target._schema.arguments:
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                fx.map_arg(given.get(argument.name), written.append)
+        return written
+    if not isinstance(target, HigherOrderOperator) or target in _FUNCTIONALIZED:
+        return []
+    writes = "mutation" in target.name() or _runs_mutable_operator(node)
+    if writes or any(written_arguments(body, inner) for body in bodies(module, node) for inner in body.graph.nodes):
+        return node.all_input_nodes
+    return []
+
+
+def arguments_by_name(node: fx.Node, target: OpOverload) -> dict[str, Argument]:
+    """Gives the arguments of an operator's call by the names that its schema has for them; defaults are left out."""
+    names = (argument.name for argument in target._schema.arguments)
+    return {**node.kwargs, **dict(zip(names, node.args, strict=False))}
+
+
+def _written_statistics(node: fx.Node, target: OpOverload) -> list[fx.Node]:
+    """Gives the running statistics that a normalisation updates in training, which its schema does not tell of."""
+    if target._opname not in _NORMALISATIONS:
+        return []
+    given = arguments_by_name(node, target)
+    if given.get("training", given.get("use_input_stats")) is False:
+        return []
+    return [value for name in ("running_mean", "running_var") if isinstance(value := given.get(name), fx.Node)]
+
+
+def bodies(module: fx.GraphModule, node: fx.Node) -> Iterator[fx.GraphModule]:
+    """Yields the graphs among the arguments of a call."""
+    for argument in node.all_input_nodes:
+        body = body_of(module, argument)
+        if body is not None:
+            yield body
+
+
+@cache
+def _takes_object(operator: OpOverload) -> bool:
+    return any(isinstance(argument.type, torch.ClassType) for argument in operator._schema.arguments)
+
+
+def _operators(node: fx.Node) -> Iterator[OpOverload]:
+    return (argument for argument in (*node.args, *node.kwargs.values()) if isinstance(argument, OpOverload))
+
+
+def _runs_mutable_operator(node: fx.Node) -> bool:
+    return any(operator._schema.is_mutable for operator in _operators(node))

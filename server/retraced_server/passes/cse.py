@@ -1,0 +1,176 @@
+"""Common subexpression elimination."""
+
+from __future__ import annotations
+
+import operator
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+from torch import fx
+from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
+
+from retraced_server.passes._aliasing import Aliases, holds_tensor, is_view
+from retraced_server.passes._effects import draws_random_numbers, has_effect
+from retraced_server.passes._keys import UnkeyedError, call_key
+from retraced_server.passes._misses import Misses
+from retraced_server.passes.registry import register_pass
+from retraced_server.retrace import Argument, ExportPass, NodeMetadata, PassResult, ProxyValue
+from retraced_server.retrace.graphs import walk_graphs
+from retraced_server.retrace.values import same_metadata
+
+_UNINITIALISED = frozenset(
+    {"empty", "empty_like", "empty_permuted", "empty_quantized", "empty_strided", "new_empty", "new_empty_strided"}
+)
+
+
+@register_pass("cse")
+class CommonSubexpressionElimination(ExportPass):
+    """Merge calls of the same operator with the same arguments, in every graph by itself.
+
+    The first call stays, with its name and metadata, and stands for the later ones. Constants are the same by type and value, and it
+    does not matter which arguments are given by keyword. Not merged are:
+
+    - calls that draw random numbers, give uninitialised memory, assert, print, or write to their arguments; higher-order operators;
+    - calls between which an argument, or anything that may share its storage, is written to;
+    - calls whose result, or anything that may share its storage, is written to;
+    - calls that would make two outputs of a graph share storage, since whoever writes to the one would change the other, or a user
+      output share it with the new value of a buffer or an input;
+    - a later call that defines an unbacked symbol, or whose recorded value says something else;
+    - values that a preserved module call signature names, and calls in different modules with such signatures.
+
+    In a program that is not functional few calls can be merged, so `decompose` comes first.
+
+    Attributes:
+        keep: Names of nodes of the root graph that must stay, and stay values of their own.
+        preserved: Fully qualified names of modules whose calls must not share values.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keep: frozenset[str] = frozenset()
+        self.preserved: frozenset[str] = frozenset()
+        self._stands_for: dict[fx.Node, fx.Node] = {}
+
+    def __call__(self, graph_module: fx.GraphModule) -> PassResult:
+        """Runs the pass."""
+        misses = Misses()
+        self._stands_for = {}
+        for path, module in walk_graphs(graph_module):
+            finder = _Finder(module, frozenset() if path else self.keep, self.preserved, misses)
+            self._stands_for.update(finder.find())
+        if self._stands_for:
+            result = super().__call__(graph_module)
+        else:
+            self.remarks, self.new_guards, self.outcome = [], (), None
+            result = PassResult(graph_module, False)
+        self.rewrites = len(self._stands_for)
+        self.remarks.extend(misses.lines())
+        return result
+
+    # The operator is of any of torch's types for them.
+    def call_operator(
+        self, op: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata
+    ) -> ProxyValue[Any]:
+        """Gives the value of an earlier call, if one stands for this one."""
+        earlier = self._earlier()
+        return super().call_operator(op, args, kwargs, meta) if earlier is None else earlier
+
+    def call_sym(self, target: Callable[..., Any], args: tuple[Argument, ...], meta: NodeMetadata) -> ProxyValue[Any]:
+        """Gives the value of an earlier call, if one stands for this one."""
+        earlier = self._earlier()
+        return super().call_sym(target, args, meta) if earlier is None else earlier
+
+    def call_getitem(self, value: ProxyValue[Any], key: int, meta: NodeMetadata) -> ProxyValue[Any]:
+        """Gives the value of an earlier item, if one stands for this one."""
+        earlier = self._earlier()
+        return super().call_getitem(value, key, meta) if earlier is None else earlier
+
+    def _earlier(self) -> ProxyValue[Any] | None:
+        first = None if self.visiting is None else self._stands_for.get(self.visiting)
+        return None if first is None else self.retrace.results[first]
+
+
+class _Finder:
+    """Finds the calls of one graph that can be merged.
+
+    Args:
+        module: The graph module.
+        keep: Names of nodes that must stay values of their own.
+        preserved: Names of modules whose calls must not share values.
+        misses: Hears of equal calls that cannot be merged.
+    """
+
+    def __init__(self, module: fx.GraphModule, keep: frozenset[str], preserved: frozenset[str], misses: Misses) -> None:
+        self._module = module
+        self._keep = keep
+        self._preserved = preserved
+        self._misses = misses
+        self._aliases = Aliases(module)
+        self._stands_for: dict[fx.Node, fx.Node] = {}
+
+    def find(self) -> dict[fx.Node, fx.Node]:
+        """Gives, for each call that can be replaced by an earlier one, that one."""
+        known: dict[Hashable, list[fx.Node]] = defaultdict(list)
+        for node in self._module.graph.nodes:
+            if node.op != "call_function" or not self._is_candidate(node):
+                continue
+            try:
+                key = (self._key(node), self._scope(node))
+            except UnkeyedError:
+                continue
+            equal = known[key]
+            hindrances = []
+            for first in equal:
+                hindrance = self._hindrance(first, node)
+                if hindrance is None:
+                    self._stands_for[node] = first
+                    self._aliases.merge(first, node)
+                    break
+                hindrances.append(hindrance)
+            else:
+                if hindrances:
+                    self._misses.add(hindrances[0], node.name)
+                equal.append(node)
+        return self._stands_for
+
+    def _is_candidate(self, node: fx.Node) -> bool:
+        target = node.target
+        if isinstance(target, (HigherOrderOperator, OpOverloadPacket)) or (node.kwargs and not isinstance(target, OpOverload)):
+            return False
+        if isinstance(target, OpOverload) and target._opname in _UNINITIALISED:
+            return False
+        return not has_effect(self._module, node) and not draws_random_numbers(self._module, node)
+
+    def _key(self, node: fx.Node) -> Hashable:
+        def leaf(value: object) -> Hashable | None:
+            if not isinstance(value, fx.Node):
+                return None
+            return (self._stands_for.get(value, value), self._aliases.version(value, node))
+
+        return call_key(node.target, node.args, node.kwargs, leaf)
+
+    def _scope(self, node: fx.Node) -> Hashable:
+        """The calls of preserved modules that a node is in: values must not go from one to another but by their signatures."""
+        if not self._preserved:
+            return ()
+        return tuple(frame for frame, name in _frames(node) if name.partition("@")[0] in self._preserved)
+
+    def _hindrance(self, first: fx.Node, node: fx.Node) -> str | None:
+        if node.name in self._keep or first.name in self._keep:
+            return "their values must stay values of their own"
+        if node.meta.get("unbacked_bindings") or not same_metadata(first.meta.get("val"), node.meta.get("val")):
+            return "their recorded values differ"
+        if node.target is operator.getitem or not holds_tensor(node):
+            return None
+        if self._aliases.is_written(first) or self._aliases.is_written(node):
+            return "their results may be written to"
+        if is_view(node.target):
+            shared = self._aliases.is_output(first) and self._aliases.is_output(node)
+        else:
+            shared = self._aliases.escapes(first) and self._aliases.escapes(node)
+        return "two outputs would share storage" if shared else None
+
+
+def _frames(node: fx.Node) -> Iterator[tuple[str, str]]:
+    return ((frame, name) for frame, (name, _) in (node.meta.get("nn_module_stack") or {}).items())

@@ -1,0 +1,119 @@
+"""Dead code elimination."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import sympy
+from torch import fx
+
+from retraced_server.passes._effects import bodies, draws_random_numbers, has_effect
+from retraced_server.passes._misses import Misses
+from retraced_server.passes._working_copy import set_attribute
+from retraced_server.passes.registry import register_pass
+from retraced_server.retrace import PassBase, PassResult
+from retraced_server.retrace.constants import copy_graph_module
+from retraced_server.retrace.graphs import body_of, walk_graphs
+from retraced_server.retrace.values import free_symbols
+
+
+@register_pass("dce")
+class DeadCodeElimination(PassBase):
+    """Remove calls whose results nothing uses, in every graph, and the bodies that only they called.
+
+    Calls that do more than compute a result stay: those that assert, write to their arguments, print, are ordered by an effect token or
+    draw random numbers, and higher-order operators with such a call in a body. So does what they are made of. A call that defines an
+    unbacked symbol stays while another value's size is written with the symbol. Inputs stay, and so do outputs of bodies that their
+    callers do not use.
+
+    Attributes:
+        keep: Names of nodes of the root graph that must stay.
+        rewrites: How many nodes the last run removed, those of bodies that are gone too.
+        remarks: Which unused calls the last run could not remove, though they compute only.
+    """
+
+    def __init__(self) -> None:
+        self.keep: frozenset[str] = frozenset()
+        self.rewrites = 0
+        self.remarks: list[str] = []
+
+    def call(self, graph_module: fx.GraphModule) -> PassResult:
+        """Runs the pass on a graph module, which is left as it is."""
+        misses = Misses()
+        dead = {
+            module: _dead_nodes(module, frozenset() if path else self.keep, misses)
+            for path, module in walk_graphs(graph_module)
+        }
+        result = _without(graph_module, dead, {})
+        self.rewrites, self.remarks = _count(graph_module) - _count(result), misses.lines()
+        return PassResult(result, result is not graph_module)
+
+
+def _count(module: fx.GraphModule) -> int:
+    return sum(len(child.graph.nodes) for _, child in walk_graphs(module))
+
+
+def _dead_nodes(module: fx.GraphModule, keep: frozenset[str], misses: Misses) -> list[fx.Node]:
+    """Gives the nodes of one graph that can go, in order."""
+    live: set[fx.Node] = set()
+    for node in module.graph.nodes:
+        if node.op in ("placeholder", "output") or node.name in keep or has_effect(module, node):
+            _reach(node, live)
+            if not node.users and draws_random_numbers(module, node):
+                misses.add("they move the random number generator on", node.name)
+    unused = [node for node in module.graph.nodes if node not in live and node.meta.get("unbacked_bindings")]
+    while unused:
+        used = set(_symbols(module, live))
+        needed = [node for node in unused if not used.isdisjoint(node.meta["unbacked_bindings"])]
+        if not needed:
+            break
+        for node in needed:
+            misses.add("they define symbols that other sizes are written with", node.name)
+            _reach(node, live)
+        unused = [node for node in unused if node not in live]
+    return [node for node in module.graph.nodes if node not in live]
+
+
+def _reach(node: fx.Node, live: set[fx.Node]) -> None:
+    """Marks a node and all that it is made of."""
+    waiting = [node]
+    while waiting:
+        current = waiting.pop()
+        if current not in live:
+            live.add(current)
+            waiting.extend(current.all_input_nodes)
+
+
+def _symbols(module: fx.GraphModule, live: set[fx.Node]) -> Iterator[sympy.Symbol]:
+    """Yields the symbols in the values of live nodes, and in those of the bodies that they call."""
+    for node in live:
+        yield from free_symbols(node.meta.get("val"))
+        for body in bodies(module, node):
+            for _, inner in walk_graphs(body):
+                for value in inner.graph.nodes:
+                    yield from free_symbols(value.meta.get("val"))
+
+
+def _without(
+    module: fx.GraphModule, dead: dict[fx.GraphModule, list[fx.Node]], made: dict[fx.GraphModule, fx.GraphModule]
+) -> fx.GraphModule:
+    """Copies a graph without its dead nodes and those of its bodies, each body once; gives the same object where there are none."""
+    if module in made:
+        return made[module]
+    gone = set(dead[module])
+    changed = {}
+    for node in module.graph.find_nodes(op="get_attr"):
+        body = body_of(module, node)
+        if body is not None and node not in gone and (smaller := _without(body, dead, made)) is not body:
+            changed[str(node.target)] = smaller
+    made[module] = result = copy_graph_module(module) if gone or changed else module
+    copies = dict(zip(module.graph.nodes, list(result.graph.nodes), strict=True))
+    for node in reversed(dead[module]):
+        result.graph.erase_node(copies[node])
+    read = {str(node.target) for node in result.graph.find_nodes(op="get_attr")}
+    for target in {str(node.target) for node in gone if node.op == "get_attr"} - read:
+        *path, name = target.split(".")
+        delattr(result.get_submodule(".".join(path)), name)
+    for target, body in changed.items():
+        set_attribute(result, target, body)
+    return result

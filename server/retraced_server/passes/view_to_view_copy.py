@@ -1,0 +1,72 @@
+"""View operators become operators that copy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+
+from retraced_server.passes._effects import written_arguments
+from retraced_server.passes.registry import register_pass
+from retraced_server.pipeline.catalogue import IrLevel
+from retraced_server.retrace import Argument, ExportPass, ExportPassError, NodeMetadata, PassError, PassResult, ProxyValue
+from retraced_server.retrace.errors import innermost_source_line
+from retraced_server.retrace.graphs import walk_graphs
+
+
+@register_pass("view-to-view-copy", ir_level=IrLevel.FUNCTIONAL)
+class ViewToViewCopy(ExportPass):
+    """Replace view operators by those that copy, such as `aten.permute` by `aten.permute_copy`, for backends that plan memory.
+
+    No value then shares storage with another, so that a value's memory can be planned by its users alone. What it does is what torch's
+    ReplaceViewOpsWithViewCopyOpsPass does (torch/_export/passes/replace_view_ops_with_view_copy_ops_pass.py). The program must be
+    functional, since a write to a view would no longer be seen in what it is a view of: `decompose` makes it so.
+    """
+
+    def __call__(self, graph_module: fx.GraphModule) -> PassResult:
+        """Runs the pass.
+
+        Raises:
+            PassError: The program writes to values, or has an operator without a form that copies.
+        """
+        for path, module in walk_graphs(graph_module):
+            for node in module.graph.nodes:
+                if written_arguments(module, node):
+                    raise PassError(
+                        "it writes to its arguments, so that views cannot become copies; run `decompose` before",
+                        pass_name=type(self).__name__,
+                        graph=path,
+                        node=node.name,
+                        target=str(node.target),
+                        source=innermost_source_line(node.meta.get("stack_trace")),
+                    )
+        return super().__call__(graph_module)
+
+    # The operator is of any of torch's types for them.
+    def call_operator(
+        self, op: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata
+    ) -> ProxyValue[Any]:
+        """Calls the copying form of a view operator in its place."""
+        copying = _copying_form(op)
+        if copying is None:
+            return super().call_operator(op, args, kwargs, meta)
+        self.rewrites += 1
+        return super().call_operator(copying, args, kwargs, meta)
+
+
+def _copying_form(op: Any) -> OpOverload | None:
+    if op is torch.ops.aten._unsafe_view.default:
+        return torch.ops.aten.view_copy.default
+    if not isinstance(op, OpOverload) or op.namespace != "aten" or not op._schema.arguments:
+        return None
+    alias = op._schema.arguments[0].alias_info
+    if alias is None or alias.is_write:
+        return None
+    packet = getattr(torch.ops.aten, f"{op._opname}_copy", None)
+    copying = getattr(packet, op._overloadname, None)
+    if copying is None:
+        raise ExportPassError(f"{op} may return a view, and has no form that always copies; run `decompose` before")
+    assert isinstance(copying, OpOverload)
+    return copying

@@ -1,0 +1,59 @@
+"""Copies of whole graph modules, and whether one still is what it was copied of."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from torch import fx
+
+from retraced_server.retrace.arguments import same_arguments
+from retraced_server.retrace.constants import copy_graph_module
+
+
+def copy_with_bodies(module: fx.GraphModule) -> fx.GraphModule:
+    """Copies a graph and its bodies, with names and metadata; tensors and recorded values are shared."""
+    result = copy_graph_module(module)
+    for node in result.graph.find_nodes(op="get_attr"):
+        body = _attribute(module, node)
+        if isinstance(body, fx.GraphModule) and _attribute(result, node) is body:
+            *path, name = str(node.target).split(".")
+            result.get_submodule(".".join(path)).add_module(name, copy_with_bodies(body))
+    return result
+
+
+def same_graphs(new: fx.GraphModule, old: fx.GraphModule) -> bool:
+    """Whether two graphs have the same nodes, names, metadata and attributes, bodies included. Metadata is compared by identity."""
+    if new is old:
+        return True
+    if len(new.graph.nodes) != len(old.graph.nodes):
+        return False
+    counterparts: dict[fx.Node, fx.Node] = {}
+
+    def same_node(a: Any, b: fx.Node) -> bool:
+        return counterparts.get(b) is a
+
+    for a, b in zip(new.graph.nodes, old.graph.nodes, strict=True):
+        counterparts[b] = a
+        if a.op != b.op or a.name != b.name or a.target != b.target or not same_metadata_objects(a.meta, b.meta):
+            return False
+        if not same_arguments(a.args, b.args, same_node) or not same_arguments(a.kwargs, b.kwargs, same_node):
+            return False
+        if a.op == "get_attr" and not _same_attribute(_attribute(new, a), _attribute(old, b)):
+            return False
+    return same_metadata_objects(new.meta, old.meta)
+
+
+def same_metadata_objects(new: dict[str, Any], old: dict[str, Any]) -> bool:
+    """Whether two metadata dictionaries hold the same objects."""
+    return len(new) == len(old) and all(key in old and old[key] is value for key, value in new.items())
+
+
+def _same_attribute(new: Any, old: Any) -> bool:
+    if isinstance(new, fx.GraphModule) and isinstance(old, fx.GraphModule):
+        return same_graphs(new, old)
+    return new is old
+
+
+def _attribute(module: fx.GraphModule, node: fx.Node) -> Any:
+    return operator.attrgetter(str(node.target))(module)

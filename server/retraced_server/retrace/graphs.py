@@ -1,0 +1,45 @@
+"""The graphs of a program, the root and the bodies of higher-order operators, and their paths.
+
+A path is that of attributes from the root: empty for the root graph, `true_graph_0` for a body, `true_graph_0.body_graph_0` for a body in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import fx
+
+
+def walk_graphs(module: fx.GraphModule) -> Iterator[tuple[str, fx.GraphModule]]:
+    """Yields every graph with its path, each body right after the graph that holds it, in the order of its nodes.
+
+    A body that several nodes name is yielded once, with the path that is met first.
+    """
+    return _walk("", module, set())
+
+
+def _walk(path: str, module: fx.GraphModule, seen: set[int]) -> Iterator[tuple[str, fx.GraphModule]]:
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    yield path, module
+    for node in module.graph.find_nodes(op="get_attr", sort=True):
+        body = body_of(module, node)
+        if body is not None:
+            yield from _walk(child_path(path, node.target), body, seen)
+
+
+def body_of(module: torch.nn.Module, node: object) -> fx.GraphModule | None:
+    """Gives the graph module that a `get_attr` node of a graph stands for, or None where the argument is anything else."""
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return None
+    found: object = module
+    for part in str(node.target).split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, fx.GraphModule) else None
+
+
+def child_path(path: str, target: object) -> str:
+    """Gives the path of a body from the path of the graph that holds it and the target of its `get_attr` node."""
+    return f"{path}.{target}" if path else str(target)

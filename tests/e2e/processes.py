@@ -1,0 +1,57 @@
+"""What the processes of a server are and hold, seen from outside."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import psutil
+
+_PATIENCE = 30.0
+
+
+class Observed:
+    """The processes of one server.
+
+    Args:
+        pid: The front end's process.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.front_end = psutil.Process(pid)
+
+    @property
+    def zygote(self) -> psutil.Process:
+        """The process that workers are forked from."""
+        (zygote,) = self.front_end.children()
+        return zygote
+
+    def workers(self) -> list[psutil.Process]:
+        """The workers that run now."""
+        return self.zygote.children(recursive=True)
+
+    def descriptors(self) -> tuple[int, int]:
+        """How many descriptors the front end and the zygote hold."""
+        return self.front_end.num_fds(), self.zygote.num_fds()
+
+    def private_bytes(self) -> int:
+        """Memory that the front end and the zygote do not share with others."""
+        return sum(process.memory_full_info().uss for process in (self.front_end, self.zygote))
+
+    def deleted_files(self) -> list[str]:
+        """Files without a name, spools among them, that the front end or the zygote hold open."""
+        return [
+            file.path for process in (self.front_end, self.zygote) for file in process.open_files() if "(deleted)" in file.path
+        ]
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Waits until something holds that a server does in its own time.
+
+    Raises:
+        AssertionError: It does not come to hold.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"in {_PATIENCE:g} s it did not come about that {what}"
+        time.sleep(0.02)

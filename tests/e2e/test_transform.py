@@ -1,0 +1,112 @@
+"""The main job on every program: what comes back is valid for stock torch, and computes what the original does."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+
+import pytest
+from torch import fx
+
+from retraced import Client, errors
+from tests.support.case import ProgramCase
+from tests.support.compare import assert_same_results, loaded, validate
+from tests.support.describe import graphs
+from tests.support.models import by_name
+
+PIPELINE = "decompose{table=core-aten},cse,dce"
+
+# Programs that `ExportedProgram.run_decompositions` raises an error for, and so does the pass.
+_NOT_DECOMPOSED_BY_TORCH = ("hints_wrapper",)
+
+
+def _live(nodes: Iterable[fx.Node]) -> list[fx.Node]:
+    """Nodes without those that torch's reader adds: items of tuples that nobody uses."""
+    return [node for node in nodes if node.users or node.target is not operator.getitem]
+
+
+def test_decomposed_program_computes_the_same(client: Client, serializable_case: ProgramCase) -> None:
+    if serializable_case.name in _NOT_DECOMPOSED_BY_TORCH:
+        with pytest.raises(errors.PassFailed, match="decompose"):
+            client.transform(serializable_case.archive, PIPELINE)
+        return
+    result = client.transform(serializable_case.archive, PIPELINE)
+    program = loaded(result.to_bytes())
+    validate(program)
+    assert_same_results(serializable_case.program, program, serializable_case.inputs())
+
+
+def test_decomposed_program_is_functional(client: Client, real_case: ProgramCase) -> None:
+    program = loaded(client.transform(real_case.archive, PIPELINE).to_bytes())
+    for _, module in graphs(program.graph_module):
+        for node in module.graph.nodes:
+            schema = getattr(node.target, "_schema", None)
+            assert schema is None or not schema.is_mutable, node.format_node()
+
+
+def test_summary_says_what_the_archive_holds(client: Client, real_case: ProgramCase) -> None:
+    result = client.transform(real_case.archive, PIPELINE, node_metadata="all")
+    program = loaded(result.to_bytes())
+    nodes = _live(node for _, module in graphs(program.graph_module) for node in module.graph.nodes)
+    output = result.summary.output
+    assert output is not None
+    assert output.node_count == len(nodes) == len(result.nodes)
+    assert sum(output.targets.values()) == sum(node.op == "call_function" for node in nodes)
+    assert [spec.name for spec in output.inputs] == [spec.arg.name for spec in program.graph_signature.input_specs]
+    assert {symbol.name for symbol in output.symbols} == {str(symbol) for symbol in program.range_constraints}
+    assert result.passes[-1].nodes_after == output.node_count
+    assert [report.name for report in result.passes] == ["decompose", "cse", "dce"]
+
+
+def test_every_new_node_says_where_it_came_from(client: Client, real_case: ProgramCase) -> None:
+    result = client.transform(real_case.archive, PIPELINE, node_metadata="all")
+    before = {node.name for node in client.transform(real_case.archive, "retrace", node_metadata="all").nodes}
+    made = [node for node in result.nodes if node.made_by]
+    assert made
+    assert all(origin in before for node in result.nodes for origin in node.from_nodes if ":" not in origin)
+    assert all(node.from_nodes for node in made if node.stack_trace)
+
+
+def test_only_changed_nodes_are_described_when_only_they_are_wanted(client: Client) -> None:
+    archive = by_name("bert").archive
+    everything = client.transform(archive, "add-constant", node_metadata="all").nodes
+    changed = client.transform(archive, "add-constant", node_metadata="changed").nodes
+    assert 0 < len(changed) < len(everything)
+    assert {node.name for node in changed} >= {node.name for node in everything if node.made_by}
+    assert client.transform(archive, "retrace", node_metadata="changed").nodes == ()
+
+
+@pytest.mark.parametrize("name", ["input_and_id", "preserved_parts", "tied_weights", "no_tensor_inputs", "containers"])
+def test_unusual_program_comes_back_valid_from_a_pass_that_adds_a_constant(client: Client, name: str) -> None:
+    case = by_name(name)
+    result = client.transform(case.archive, "decompose,add-constant,cse,dce")
+    program = loaded(result.to_bytes())
+    validate(program)
+    assert_same_results(case.program, program, case.inputs())
+    assert [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"] == [
+        spec.arg.name for spec in case.program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"
+    ]
+    preserved = {entry.fqn for entry in case.program.module_call_graph if entry.signature is not None}
+    assert {entry.fqn for entry in program.module_call_graph if entry.signature is not None} == preserved
+
+
+def test_constant_that_a_pass_adds_is_a_constant_input(client: Client) -> None:
+    case = by_name("unused_input")
+    result = client.transform(case.archive, "add-constant")
+    program = loaded(result.to_bytes())
+    assert len(program.constants) == len(case.program.constants) + 2
+    validate(program)
+    assert_same_results(case.program, program, case.inputs())
+
+
+def test_exported_program_object_goes_in_and_comes_out(client: Client) -> None:
+    case = by_name("residual_net")
+    program = client.transform(case.program, PIPELINE).exported_program()
+    assert_same_results(case.program, program, case.inputs())
+
+
+def test_validating_runs_no_pass_and_makes_no_output(client: Client) -> None:
+    result = client.transform(by_name("bert").archive, "raise-at", validate_only=True)
+    assert result.passes == ()
+    assert result.summary.output is None
+    assert result.summary.input.node_count > 100
