@@ -34,6 +34,18 @@ time.sleep(60)
 """
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_ignored() -> Iterator[None]:
+    """A command inherits what is ignored, as SIGHUP is under nohup and SIGINT in a script's background job."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 class StallingServer(FakeServer):
     """Sends half of an output, and then nothing more. `half_sent` and `call_ended` say how far it is."""
 

@@ -21,8 +21,8 @@ _BEYOND_TORCH = ("gpt2", "preserved_parts")
 # everything_functional: torch adds a copy of the new value of an input each time. flex_attention: ours came back as it was, with
 # results that nothing uses.
 _NOT_THE_SAME_GRAPH = ("everything_functional", "flex_attention")
-# T5 and Whisper take seconds each, for what BERT, Llama and ViT show too.
-_SAME_GRAPH = [c for c in DECOMPOSABLE if c.name not in (*_BEYOND_TORCH, *_NOT_THE_SAME_GRAPH, "t5", "whisper")]
+# BERT, T5 and Whisper take seconds each, for what Llama and ViT show too.
+_SAME_GRAPH = [c for c in DECOMPOSABLE if c.name not in (*_BEYOND_TORCH, *_NOT_THE_SAME_GRAPH, "bert", "t5", "whisper")]
 
 
 def _text(module: torch.fx.GraphModule) -> str:

@@ -64,5 +64,6 @@ def test_program_with_preserved_modules_can_be_unflattened_after_lowering() -> N
     (args, kwargs), *_ = case.inputs()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        actual = unflatten(lowered(case).program)(*args, **kwargs)
+        # Unflattening changes the program that it is given.
+        actual = unflatten(run_pipeline(case.build(), "decompose,cse,dce").program)(*args, **kwargs)
     torch.testing.assert_close(actual, case.program.module()(*args, **kwargs))

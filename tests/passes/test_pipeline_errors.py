@@ -96,7 +96,7 @@ def test_failure_in_a_body_names_the_body() -> None:
     assert (error.metadata["graph"], error.metadata["node"]) == ("true_graph_0", "sin")
 
 
-@pytest.mark.parametrize("name", ["everything", "data_dependent", "bert", "cond_with_item"])
+@pytest.mark.parametrize("name", ["everything", "data_dependent", "vit", "cond_with_item"])
 def test_nothing_is_left_behind_by_passes_that_worked_before_the_one_that_failed(name: str) -> None:
     class Fails(ProgramPass):
         """Fail."""

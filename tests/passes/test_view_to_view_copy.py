@@ -24,7 +24,7 @@ def _is_view(node: torch.fx.Node) -> bool:
     return isinstance(target, torch._ops.OpOverload) and any(a.alias_info is not None for a in target._schema.arguments)
 
 
-@pytest.mark.parametrize("name", [name for name in _CASES if name != "everything_functional"])
+@pytest.mark.parametrize("name", [name for name in _CASES if name not in ("everything_functional", "llama")])
 def test_graph_is_that_of_torchs_pass(name: str) -> None:
     result = run_pipeline(decomposed(by_name(name)).program, "view-to-view-copy").program
     # Torch's engine leaves symbols behind, so it gets a program of its own; on one with item() and assertions it fails.

@@ -41,7 +41,8 @@ class Decompose(ProgramPass):
     What it computes is what `ExportedProgram.run_decompositions` gives (torch/export/exported_program.py): operators that mutate
     become functional ones with the mutation as an output, operators without effect vanish, dead code too. Beyond that, a value that
     a node of the input had keeps that node's name, metadata is that of the node that a new node came from, unbacked symbols keep
-    their names, guards stay, and a program with nothing to decompose comes back as it was.
+    their names, guards stay, and a program with nothing to decompose comes back as it was. Where torch's decomposition of attention
+    breaks a later view, since it changes the order of strides, attention is decomposed with its own strides, and a remark says so.
 
     Tables: `core-aten` leaves operators of the Core ATen set (torch/export/decomp_utils.py); `aten` rewrites only operators that are
     composite in ATen, such as `linear`; `none` rewrites none and only makes the program functional.
