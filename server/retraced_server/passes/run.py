@@ -82,7 +82,7 @@ def run_pipeline(
     program: ExportedProgram,
     pipeline: str | Sequence[str | AnyPass],
     *,
-    mode: RetraceMode | str = RetraceMode.FULL,
+    mode: RetraceMode | str = RetraceMode.INCREMENTAL,
     refuse_new_guards: bool = False,
     observer: PipelineObserver | None = None,
 ) -> PipelineResult:
@@ -91,7 +91,8 @@ def run_pipeline(
     Args:
         program: The program. It is left as it is, but for its shape environment: that learns what new nodes need.
         pipeline: Pipeline text such as `decompose,cse,dce`, or a sequence of texts and pass objects.
-        mode: How nodes that a pass leaves alone are treated; `full` executes every operator again and compares.
+        mode: How nodes that a pass leaves alone are treated: `incremental` reuses what is recorded for them, `full` executes every operator
+            again and compares.
         refuse_new_guards: Fail when a pass's new nodes add guards on symbolic shapes, instead of reporting them.
         observer: Hears of progress.
 
@@ -100,8 +101,7 @@ def run_pipeline(
             (its error is the `__cause__`), PASS_OUTPUT_INVALID where it made a program that is not valid, and NEW_GUARDS.
             Nothing is left behind.
     """
-    RetraceMode(mode)
-    return _Run(program, _steps(pipeline), refuse_new_guards, observer).run()
+    return _Run(program, _steps(pipeline), RetraceMode(mode), refuse_new_guards, observer).run()
 
 
 def _steps(pipeline: str | Sequence[str | AnyPass]) -> list[_Step]:
@@ -141,11 +141,17 @@ class _Run:
     """One run of a pipeline."""
 
     def __init__(
-        self, program: ExportedProgram, steps: list[_Step], refuse_new_guards: bool, observer: PipelineObserver | None
+        self,
+        program: ExportedProgram,
+        steps: list[_Step],
+        mode: RetraceMode,
+        refuse_new_guards: bool,
+        observer: PipelineObserver | None,
     ) -> None:
         self._input = program
         self._edit = ProgramEdit(program)
         self._steps = steps
+        self._mode = mode
         self._refuse_new_guards = refuse_new_guards
         self._observer = observer
         self._ledger = ProvenanceLedger()
@@ -202,12 +208,13 @@ class _Run:
     def _graph_pass(self, index: int, step: _Step, instance: GraphPass, nodes: int) -> _Totals:
         edit = self._edit
         if hasattr(instance, "keep"):
-            renamed = (edit.renamed.get(name) for name in kept_names(edit.program))
+            renamed = map(edit.name_now, kept_names(edit.program))
             instance.keep = frozenset(name for name in renamed if name is not None)
         if hasattr(instance, "preserved"):
             instance.preserved = preserved_modules(edit.program)
-        if isinstance(instance, ExportPass) and self._observer is not None:
-            instance.on_progress = self._progress(nodes)
+        if isinstance(instance, ExportPass):
+            instance.mode = self._mode.value
+            instance.on_progress = self._progress(nodes) if self._observer is not None else None
         result = _apply(instance, edit.graph_module)
         remarks = tuple(getattr(instance, "remarks", ()))
         if not result.modified:
