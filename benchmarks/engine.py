@@ -10,6 +10,7 @@ import statistics
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import click
@@ -78,13 +79,11 @@ def _full() -> ExportPass:
 def graph_tasks(module: fx.GraphModule) -> Iterator[EngineTask]:
     """Yields the tasks on a graph module."""
     for count in (1, 10):
-        yield EngineTask(
-            f"no-op x{count}", lambda n=count: _chain(module, _StockNoOp, n), lambda n=count: _chain(module, ExportPass, n)
-        )
-        yield EngineTask(
-            f"5 % x{count}", lambda n=count: _chain(module, _StockRewriting, n), lambda n=count: _chain(module, _Rewriting, n)
-        )
-    yield EngineTask("full", lambda: _chain(module, _StockNoOp, 1), lambda: _chain(module, _full, 1))
+        stock, ours = partial(_chain, module, _StockNoOp, count), partial(_chain, module, ExportPass, count)
+        yield EngineTask(f"no-op x{count}", stock, ours)
+        stock, ours = partial(_chain, module, _StockRewriting, count), partial(_chain, module, _Rewriting, count)
+        yield EngineTask(f"5 % x{count}", stock, ours)
+    yield EngineTask("full", partial(_chain, module, _StockNoOp, 1), partial(_chain, module, _full, 1))
 
 
 def program_tasks(program: ExportedProgram) -> Iterator[EngineTask]:
@@ -97,9 +96,9 @@ def program_tasks(program: ExportedProgram) -> Iterator[EngineTask]:
         return run_pipeline(program, [make() for _ in range(count)], mode=mode)
 
     for count in (1, 10):
-        yield EngineTask(f"no-op x{count}", lambda n=count: stock(_StockNoOp, n), lambda n=count: retraced(ExportPass, n))
-        yield EngineTask(f"5 % x{count}", lambda n=count: stock(_StockRewriting, n), lambda n=count: retraced(_Rewriting, n))
-    yield EngineTask("full", lambda: stock(_StockNoOp, 1), lambda: retraced(ExportPass, 1, "full"))
+        yield EngineTask(f"no-op x{count}", partial(stock, _StockNoOp, count), partial(retraced, ExportPass, count))
+        yield EngineTask(f"5 % x{count}", partial(stock, _StockRewriting, count), partial(retraced, _Rewriting, count))
+    yield EngineTask("full", partial(stock, _StockNoOp, 1), partial(retraced, ExportPass, 1, "full"))
 
 
 def measure(program: ExportedProgram, name: str, rounds: int) -> tuple[list[Comparison], list[Comparison]]:

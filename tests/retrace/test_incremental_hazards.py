@@ -21,7 +21,7 @@ from tests.support.compare import (
     shape_env_snapshot,
     validate,
 )
-from tests.support.describe import alias_sets
+from tests.support.describe import alias_sets, graphs
 from tests.support.models import by_name
 
 aten = torch.ops.aten
@@ -126,16 +126,17 @@ def test_unbacked_symbols_of_dirty_nodes_are_called_what_they_were(mode: str) ->
             return torch.nonzero(x.sin() > 0).float().sum(0)
 
     program = _export(Model(), torch.randn(5))
-    result = run_pipeline(
-        program,
-        [Hooked(sin=lambda call, op, args, kwargs, meta: call(aten.to.dtype, (args[0], torch.float64), {}, meta))],
-        mode=mode,
-    )
+
+    def widened(call: Any, op: Any, args: Any, kwargs: Any, meta: Any) -> Any:
+        return call(aten.to.dtype, (args[0], torch.float64), {}, meta)
+
+    result = run_pipeline(program, [Hooked(sin=widened)], mode=mode)
     assert _symbols(result.program) == _symbols(program) != set()
     assert result.program.range_constraints == program.range_constraints
-    mode_of = fake_mode_of(program)
-    assert mode_of is not None and mode_of.shape_env is not None
-    assert not mode_of.shape_env.pending_fresh_unbacked_symbols
+    fake_mode = fake_mode_of(program)
+    assert fake_mode is not None
+    assert fake_mode.shape_env is not None
+    assert not fake_mode.shape_env.pending_fresh_unbacked_symbols
 
 
 @_MODES
@@ -253,9 +254,11 @@ def test_copy_in_place_of_a_view_is_not_taken_for_the_view(mode: str) -> None:
 
     program = _export(Model(), torch.randn(3, 4))
     before = _values(program)
-    result = run_pipeline(
-        program, [Hooked(view=lambda call, op, args, kwargs, meta: call(aten.view_copy.default, args, kwargs, meta))], mode=mode
-    )
+
+    def copy(call: Any, op: Any, args: Any, kwargs: Any, meta: Any) -> Any:
+        return call(aten.view_copy.default, args, kwargs, meta)
+
+    result = run_pipeline(program, [Hooked(view=copy)], mode=mode)
     after = _values(result.program)
     assert _storage(after["view"]) != _storage(after["relu"])
     assert _storage(after["view_1"]) == _storage(after["view"])
@@ -404,8 +407,6 @@ def test_hooks_are_called_for_every_node_every_time(name: str, mode: str) -> Non
         def output(self, results: Any, meta: NodeMetadata) -> ProxyValue[Any]:
             self._count()
             return super().output(results, meta)
-
-    from tests.support.describe import graphs
 
     program = by_name(name).program
     expected: Sequence[str] = [

@@ -23,7 +23,7 @@ aten = torch.ops.aten
 
 
 @pytest.fixture
-def executed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The targets that are executed, in order."""
     targets: list[Any] = []
     real = execution.execute

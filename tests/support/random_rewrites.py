@@ -126,12 +126,7 @@ def _view_result(call: Any, op: Any, args: Any, kwargs: Any, meta: Any) -> Any:
 
 
 def _write_to_argument(call: Any, op: Any, args: Any, kwargs: Any, meta: Any) -> Any:
-    if (
-        args
-        and isinstance(args[0], ProxyValue)
-        and isinstance(args[0].data, torch.Tensor)
-        and not args[0].data.dtype == torch.bool
-    ):
+    if args and isinstance(args[0], ProxyValue) and isinstance(args[0].data, torch.Tensor) and args[0].data.dtype != torch.bool:
         call(aten.add_.Tensor, (args[0], 1), {}, meta)
     return call(op, args, kwargs, meta)
 

@@ -17,6 +17,7 @@ from retraced_server.passes.registry import RegistrationError, catalogue, create
 from retraced_server.pipeline.domain import PassReport, Provenance, RetraceMode
 from retraced_server.pipeline.parse import parse_pipeline
 from retraced_server.retrace import ExportPass, ExportPassError, PassError, PassResult
+from retraced_server.retrace.agreement import run_checked
 from retraced_server.retrace.build_program import build_program
 from retraced_server.retrace.copies import copy_with_bodies, same_graphs
 from retraced_server.retrace.program_edit import ProgramEdit, outcome_by_name
@@ -84,6 +85,7 @@ def run_pipeline(
     *,
     mode: RetraceMode | str = RetraceMode.INCREMENTAL,
     refuse_new_guards: bool = False,
+    check: bool = False,
     observer: PipelineObserver | None = None,
 ) -> PipelineResult:
     """Runs passes on a program, one after the other.
@@ -94,6 +96,8 @@ def run_pipeline(
         mode: How nodes that a pass leaves alone are treated: `incremental` reuses what is recorded for them, `full` executes every operator
             again and compares.
         refuse_new_guards: Fail when a pass's new nodes add guards on symbolic shapes, instead of reporting them.
+        check: Run every pass in full mode too, which leaves no trace but that hooks are called twice, and fail where it gives something else.
+            For samples of what a server does in incremental mode; in full mode it means nothing.
         observer: Hears of progress.
 
     Raises:
@@ -101,7 +105,7 @@ def run_pipeline(
             (its error is the `__cause__`), PASS_OUTPUT_INVALID where it made a program that is not valid, and NEW_GUARDS.
             Nothing is left behind.
     """
-    return _Run(program, _steps(pipeline), RetraceMode(mode), refuse_new_guards, observer).run()
+    return _Run(program, _steps(pipeline), RetraceMode(mode), refuse_new_guards, check, observer).run()
 
 
 def _steps(pipeline: str | Sequence[str | AnyPass]) -> list[_Step]:
@@ -124,10 +128,10 @@ def count_nodes(module: fx.GraphModule) -> int:
     return sum(len(child.graph.nodes) for child in module.modules() if isinstance(child, fx.GraphModule))
 
 
-def _apply(instance: GraphPass, module: fx.GraphModule) -> PassResult:
+def _apply(instance: GraphPass, module: fx.GraphModule, *, check: bool) -> PassResult:
     """Runs a pass on a graph module, which is left as it is."""
     if isinstance(instance, ExportPass):
-        return instance(module)
+        return run_checked(instance, module) if check else instance(module)
     # Passes of torch's change the graph that they are given, and do not always say so.
     copy = copy_with_bodies(module)
     result: object = instance(copy)
@@ -146,6 +150,7 @@ class _Run:
         steps: list[_Step],
         mode: RetraceMode,
         refuse_new_guards: bool,
+        check: bool,
         observer: PipelineObserver | None,
     ) -> None:
         self._input = program
@@ -153,6 +158,7 @@ class _Run:
         self._steps = steps
         self._mode = mode
         self._refuse_new_guards = refuse_new_guards
+        self._check = check and mode is RetraceMode.INCREMENTAL
         self._observer = observer
         self._ledger = ProvenanceLedger()
         self._remarks: list[str] = []
@@ -215,7 +221,7 @@ class _Run:
         if isinstance(instance, ExportPass):
             instance.mode = self._mode.value
             instance.on_progress = self._progress(nodes) if self._observer is not None else None
-        result = _apply(instance, edit.graph_module)
+        result = _apply(instance, edit.graph_module, check=self._check)
         remarks = tuple(getattr(instance, "remarks", ()))
         if not result.modified:
             return _Totals(False, 0, remarks)

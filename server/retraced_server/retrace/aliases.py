@@ -36,7 +36,7 @@ def _is_composite(target: Callable[..., Any]) -> bool:
     )
 
 
-def written_arguments(target: Callable[..., Any], args: Any, kwargs: Any) -> Iterator[Any]:
+def written_arguments(target: Any, args: Any, kwargs: Any) -> Iterator[Any]:
     """Gives the arguments that an operator writes to."""
     if not isinstance(target, OpOverload) or not target._schema.is_mutable:
         return
@@ -101,7 +101,7 @@ class AliasSets:
             earliest = min(roots)
             for root in roots:
                 parents[root] = earliest
-        self._sets = {node: nodes[first(at)] for at, node in enumerate(nodes)}
+        self._sets: dict[fx.Node, fx.Node] = {node: nodes[first(at)] for at, node in enumerate(nodes)}
 
     def written_with(self, node: fx.Node) -> fx.Node:
         """The set that a node's value is in."""

@@ -8,7 +8,7 @@ that the nodes after it stay green.
 
 from __future__ import annotations
 
-import operator
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -70,7 +70,7 @@ class GraphRetrace:
         self._written: dict[fx.Node, torch.Tensor] = {}
         # Green operators that do so and have not been executed, since nothing has read what they change.
         self._unwritten: list[tuple[Any, Any, Any]] = []
-        self._repeats = Repeats()
+        self._repeats = Repeats(session)
         # New nodes that have a name of their own making; the name of an old node is theirs when they stand for it.
         self._unnamed: dict[fx.Node, str] = {}
         self._made: list[fx.Node] = []
@@ -260,7 +260,7 @@ class GraphRetrace:
             return None
         self._has_stand_ins = False
         loaded = map_leaves((old.args, old.kwargs), fx.Node, self.results.__getitem__)
-        return self._reuse(old, *loaded, None)
+        return self._reuse(old, loaded[0], loaded[1], None)
 
     def _is_green(self, old: fx.Node, args: Any, kwargs: Any) -> bool:
         self._has_stand_ins = False
@@ -291,42 +291,10 @@ class GraphRetrace:
         return self._value(recorded, self._copy(old, args, kwargs, meta))
 
     def _repeat(self, old: fx.Node, args: Any, kwargs: Any, meta: NodeMetadata | None) -> ProxyValue[Any]:
-        transaction, unbacked = self.session.transaction, self.session.unbacked
-        recorded = old.meta.get("val")
-        key = (
-            self._repeats.key(old, data_of(args), data_of(kwargs), recorded, transaction.mark())
-            if recorded is not None
-            else None
-        )
-        if key is not None and (remarks := self._repeats.find(key)) is not None:
-            for kind in remarks:
-                self.session.differences.add(kind, old.name)
-            return self._value(recorded, self._copy(old, args, kwargs, meta))
-        pending = unbacked.pending()
-        if states_facts(old.target):
-            executed = self.session.state(old.target, data_of(args), data_of(kwargs))
-        else:
-            with transaction.repeating(asserts=False):
-                executed = self._execute(old.target, args, kwargs)
-        fresh = unbacked.pending() - pending
+        executed = self._repeats.check(old, data_of(args), data_of(kwargs), lambda: self._execute(old.target, args, kwargs))
         if "val" not in old.meta and executed is not None:
-            unbacked.drop(fresh)
-            return self._make(old.target, args, kwargs, meta)
-        if recorded is not None:
-            comparison = Comparison(transaction.env, fresh)
-            with transaction.repeating(asserts=False):
-                comparison.compare(recorded, executed)
-            if comparison.error is not None:
-                raise ExportPassError(f"the recorded value is not what the node computes: {comparison.error}")
-            for kind in comparison.remarks:
-                self.session.differences.add(kind, old.name)
-            if (
-                key is not None
-                and not fresh
-                and not free_symbols(executed).keys() - free_symbols(data_of((args, kwargs))).keys()
-            ):
-                self._repeats.keep(key, comparison.remarks)
-        unbacked.drop(fresh)
+            return self._make(old.target, args, kwargs, meta or NodeMetadata(old.meta))
+        recorded = old.meta.get("val")
         return self._value(executed if recorded is None else recorded, self._copy(old, args, kwargs, meta))
 
     def _make(self, target: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> ProxyValue[Any]:
@@ -421,10 +389,13 @@ class GraphRetrace:
 
     def drop_unused_bodies(self) -> None:
         """Removes bodies that the old graph called and the new one does not."""
-        for old, node in list(self.reuse.kept.items()):
-            if old.op == "get_attr" and old.users and not node.users and isinstance(self.results[old], torch.nn.Module):
+        readers = Counter(node.target for node in self.tracer.graph.find_nodes(op="get_attr"))
+        for old in self.module.graph.find_nodes(op="get_attr"):
+            node = self.reuse.kept.get(old)
+            if node is not None and old.users and not node.users and isinstance(self.results[old], torch.nn.Module):
                 self.tracer.graph.erase_node(node)
-                if not any(other.target == node.target for other in self.tracer.graph.find_nodes(op="get_attr")):
+                readers[node.target] -= 1
+                if not readers[node.target]:
                     self.tracer.drop_attribute(str(node.target))
 
     def replace_body(self, old: fx.GraphModule, new: fx.GraphModule) -> None:
@@ -480,7 +451,7 @@ class GraphRetrace:
             new_args, new_kwargs = fx.map_arg(old.args, kept), fx.map_arg(old.kwargs, kept)
         node = copy_node(self.tracer.graph, old, new_args, new_kwargs)
         node.meta = dict(old.meta)
-        if meta is not None and not _same_items(meta.data, old.meta):
+        if meta is not None and not same_metadata_objects(meta.data, old.meta):
             for key, value in meta.data.items():
                 if key not in PROTECTED_KEYS and (key not in old.meta or old.meta[key] is not value):
                     node.meta[key] = value
@@ -498,10 +469,6 @@ class GraphRetrace:
 
     def _value(self, data: Any, node: fx.Node) -> ProxyValue[Any]:
         return ProxyValue(data, fx.Proxy(node, self.tracer))
-
-
-def _same_items(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    return a.keys() == b.keys() and all(map(operator.is_, a.values(), b.values()))
 
 
 def _is_recorded(arg: Argument, old: fx.Node) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
@@ -68,7 +69,8 @@ class Session:
         if self.on_progress is not None:
             self.on_progress(self._visited)
 
-    def defer(self, target: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    # A target of fx may be a name too, but not that of an operator.
+    def defer(self, target: Any, args: Any, kwargs: Any) -> None:
         """Keeps an operator that states facts about symbols until an operator is executed that may need them."""
         self._facts.append((target, args, kwargs))
 
@@ -83,7 +85,7 @@ class Session:
             for target, args, kwargs in facts:
                 self.state(target, args, kwargs)
 
-    def state(self, target: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def state(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Executes an operator of the program that states facts: they hold while the session lasts."""
         about = free_symbols((args, kwargs))
         with self.transaction.repeating(asserts=True, about=about):
@@ -95,7 +97,7 @@ class Session:
         allowed = self.fake_mode.allow_non_fake_inputs
         self.fake_mode.allow_non_fake_inputs = True
         try:
-            with ExitStack() as modes:
+            with collector_paused(), ExitStack() as modes:
                 if self.is_faking:
                     modes.enter_context(self.fake_mode)
                     modes.enter_context(enable_python_dispatcher())
@@ -108,6 +110,18 @@ class Session:
             self.fake_mode.allow_non_fake_inputs = allowed
             if self._executed:
                 self.fake_mode.epoch += 1
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Keeps Python's garbage collector from looking, again and again, at a graph that grows: nothing that a retrace makes is garbage yet."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def find_fake_mode(module: fx.GraphModule, inputs: list[object]) -> FakeTensorMode | None:
