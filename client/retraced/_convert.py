@@ -19,7 +19,11 @@ _SELECTIONS = {
     "changed": pb.NODE_METADATA_SELECTION_CHANGED,
     "all": pb.NODE_METADATA_SELECTION_ALL,
 }
-_MODES = {None: pb.RETRACE_MODE_UNSPECIFIED, "full": pb.RETRACE_MODE_FULL}
+_MODES = {
+    None: pb.RETRACE_MODE_UNSPECIFIED,
+    "incremental": pb.RETRACE_MODE_INCREMENTAL,
+    "full": pb.RETRACE_MODE_FULL,
+}
 
 
 def spec_request(pipeline: str, options: TransformOptions, archive_size: int, *, can_reread: bool) -> pb.TransformGraphRequest:

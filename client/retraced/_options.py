@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from retraced.errors import AddressMissing
 
 NodeMetadataSelection = Literal["none", "changed", "all"]
-RetraceMode = Literal["full"]
+RetraceMode = Literal["incremental", "full"]
 
 # Node metadata batches and summaries are far below this; gRPC's own limit of 4 MiB is too near for a program with many guards.
 _MAX_MESSAGE_BYTES = 64 << 20

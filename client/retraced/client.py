@@ -85,7 +85,8 @@ class Client:
             node_metadata: Whose metadata is wanted: no node's, that of nodes that are new or changed, or every node's.
             validate_only: Check the pipeline and the program, and stop there: no pass runs and there is no output.
             refuse_new_guards: Fail when a pass adds guards on symbolic shapes, instead of reporting them.
-            mode: `full` executes every operator again and compares; None: as the server is configured.
+            mode: How nodes are treated that a pass leaves alone: `incremental` reuses their recorded values, `full` executes every operator
+                again and compares. None: as the server is configured.
             want_output: False: only reports and metadata are wanted, and no archive is sent back.
             request_id: Names the request in the server's logs, up to 128 printable ASCII characters; None: a new one.
             traceparent: W3C Trace Context for the server's logs.

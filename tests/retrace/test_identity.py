@@ -9,6 +9,7 @@ import torch
 
 from retraced_server.passes import run_pipeline
 from retraced_server.retrace import Argument, ExportPass, NodeMetadata, ProxyValue
+from retraced_server.retrace.session import RetraceMode
 from tests.support.case import ProgramCase
 from tests.support.compare import (
     assert_identical_programs,
@@ -51,11 +52,14 @@ class RelaysEverything(ExportPass):
 
 
 @pytest.mark.parametrize("pass_type", [ExportPass, RelaysEverything])
-def test_unchanging_pass_returns_the_graph_module_it_was_given(any_case: ProgramCase, pass_type: type[ExportPass]) -> None:
+def test_unchanging_pass_returns_the_graph_module_it_was_given(
+    any_case: ProgramCase, pass_type: type[ExportPass], mode: RetraceMode
+) -> None:
     program = any_case.program
     program_before, aliases_before = describe_program(program), alias_sets(program)
     env_before = shape_env_snapshot(program)
     unchanging = pass_type()
+    unchanging.mode = mode
     result = unchanging(program.graph_module)
     assert result.graph_module is program.graph_module
     assert result.modified is False
@@ -67,10 +71,10 @@ def test_unchanging_pass_returns_the_graph_module_it_was_given(any_case: Program
 
 
 @pytest.mark.parametrize("pipeline", ["retrace", ",".join(["retrace"] * 10)], ids=["once", "ten in a row"])
-def test_retrace_pipeline_returns_the_program_it_was_given(any_case: ProgramCase, pipeline: str) -> None:
+def test_retrace_pipeline_returns_the_program_it_was_given(any_case: ProgramCase, pipeline: str, mode: RetraceMode) -> None:
     program = any_case.program
     env_before = shape_env_snapshot(program)
-    result = run_pipeline(program, pipeline)
+    result = run_pipeline(program, pipeline, mode=mode)
     assert result.program is program
     assert result.modified is False
     assert [(report.name, report.modified, report.rewrites) for report in result.reports] == [
@@ -80,19 +84,19 @@ def test_retrace_pipeline_returns_the_program_it_was_given(any_case: ProgramCase
     assert_shape_env_unchanged(env_before, program)
 
 
-def test_program_read_from_a_file_is_unchanged_too(serializable_case: ProgramCase) -> None:
+def test_program_read_from_a_file_is_unchanged_too(serializable_case: ProgramCase, mode: RetraceMode) -> None:
     program = loaded(serializable_case.archive)
     env_before = shape_env_snapshot(program)
-    result = run_pipeline(program, "retrace")
+    result = run_pipeline(program, "retrace", mode=mode)
     assert result.program is program
     assert result.modified is False
     assert_shape_env_unchanged(env_before, program)
 
 
-def test_rebuilt_program_differs_only_where_the_pass_changed_it(any_case: ProgramCase) -> None:
+def test_rebuilt_program_differs_only_where_the_pass_changed_it(any_case: ProgramCase, mode: RetraceMode) -> None:
     program = any_case.program
     env_before = shape_env_snapshot(program)
-    result = run_pipeline(program, [Marks()])
+    result = run_pipeline(program, [Marks()], mode=mode)
     operators = [
         node
         for _, module in graphs(program.graph_module)
@@ -111,35 +115,36 @@ def test_rebuilt_program_differs_only_where_the_pass_changed_it(any_case: Progra
     validate(result.program)
 
 
-def test_rebuilt_program_computes_the_same(any_case: ProgramCase) -> None:
-    result = run_pipeline(any_case.program, [Marks()])
+def test_rebuilt_program_computes_the_same(any_case: ProgramCase, mode: RetraceMode) -> None:
+    result = run_pipeline(any_case.program, [Marks()], mode=mode)
     assert_same_results(any_case.program, result.program, any_case.inputs(), exact=True)
 
 
-def test_rebuilt_program_keeps_the_value_objects(any_case: ProgramCase) -> None:
-    result = run_pipeline(any_case.program, [Marks()])
+def test_rebuilt_program_keeps_the_value_objects(any_case: ProgramCase, mode: RetraceMode) -> None:
+    result = run_pipeline(any_case.program, [Marks()], mode=mode)
     for (_, before), (_, after) in zip(graphs(any_case.program.graph_module), graphs(result.program.graph_module), strict=True):
         for old, new in zip(before.graph.nodes, after.graph.nodes, strict=True):
             assert new.meta.get("val") is old.meta.get("val"), old.name
 
 
-def test_input_program_is_never_changed(any_case: ProgramCase) -> None:
+def test_input_program_is_never_changed(any_case: ProgramCase, mode: RetraceMode) -> None:
     program = any_case.program
     before, aliases = describe_program(program), alias_sets(program)
-    run_pipeline(program, [Marks()])
+    run_pipeline(program, [Marks()], mode=mode)
     assert describe_program(program) == before
     assert alias_sets(program) == aliases
 
 
-def test_one_pass_object_runs_on_many_programs() -> None:
+def test_one_pass_object_runs_on_many_programs(mode: RetraceMode) -> None:
     unchanging = ExportPass()
+    unchanging.mode = mode
     for name in ("bert", "everything", "no_tensor_inputs", "bert"):
         module = by_name(name).program.graph_module
         assert unchanging(module).graph_module is module
 
 
-def test_program_of_many_nodes_is_unchanged() -> None:
+def test_program_of_many_nodes_is_unchanged(mode: RetraceMode) -> None:
     program = LLAMA_LIKE.program
     env_before = shape_env_snapshot(program)
-    assert run_pipeline(program, "retrace").program is program
+    assert run_pipeline(program, "retrace", mode=mode).program is program
     assert_shape_env_unchanged(env_before, program)

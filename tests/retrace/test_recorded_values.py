@@ -64,7 +64,7 @@ def test_recorded_value_that_is_not_what_the_node_computes_is_an_error(change: A
     program = with_value("relu", change)
     before = shape_env_snapshot(program)
     with pytest.raises(RetracedError, match=message) as failure:
-        run_pipeline(program, "retrace")
+        run_pipeline(program, "retrace", mode="full")
     assert failure.value.reason is Reason.PASS_FAILED
     assert failure.value.metadata["node"] == "relu"
     assert "test_recorded_values.py" in failure.value.metadata["source"]
@@ -81,7 +81,7 @@ def test_recorded_value_that_is_not_what_the_node_computes_is_an_error(change: A
 )
 def test_other_strides_and_offsets_are_remarks(change: Any, kind: str) -> None:
     program = with_value("relu", change)
-    result = run_pipeline(program, "retrace")
+    result = run_pipeline(program, "retrace", mode="full")
     assert result.program is program
     (remark,) = result.reports[0].remarks
     assert kind in remark
@@ -168,7 +168,7 @@ def test_operator_that_returns_its_argument_gives_a_value_of_its_own() -> None:
                 return super().call_operator(aten.contiguous.default, (value,), {}, meta)
             return value
 
-    program = run_pipeline(SMALL.program, [AddsContiguous()]).program
+    program = run_pipeline(SMALL.program, [AddsContiguous()], mode="full").program
     vals = [node.meta["val"] for node in program.graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)]
     assert len({id(val) for val in vals}) == len(vals)
     assert_equivalent(SMALL, program)

@@ -10,6 +10,6 @@ from retraced_server.retrace import ExportPass
 class Retrace(ExportPass):
     """Visit every node and change nothing: the program comes back as it was.
 
-    It shows that the recorded metadata is what the operators compute: another dtype, shape or device is an error, and other strides or
-    storage offsets are remarks.
+    In full mode it shows that the recorded metadata is what the operators compute: another dtype, shape or device is an error, and other
+    strides or storage offsets are remarks.
     """

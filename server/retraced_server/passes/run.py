@@ -17,6 +17,7 @@ from retraced_server.passes.registry import RegistrationError, catalogue, create
 from retraced_server.pipeline.domain import PassReport, Provenance, RetraceMode
 from retraced_server.pipeline.parse import parse_pipeline
 from retraced_server.retrace import ExportPass, ExportPassError, PassError, PassResult
+from retraced_server.retrace.agreement import run_checked
 from retraced_server.retrace.build_program import build_program
 from retraced_server.retrace.copies import copy_with_bodies, same_graphs
 from retraced_server.retrace.program_edit import ProgramEdit, outcome_by_name
@@ -82,8 +83,9 @@ def run_pipeline(
     program: ExportedProgram,
     pipeline: str | Sequence[str | AnyPass],
     *,
-    mode: RetraceMode | str = RetraceMode.FULL,
+    mode: RetraceMode | str = RetraceMode.INCREMENTAL,
     refuse_new_guards: bool = False,
+    check: bool = False,
     observer: PipelineObserver | None = None,
 ) -> PipelineResult:
     """Runs passes on a program, one after the other.
@@ -91,8 +93,11 @@ def run_pipeline(
     Args:
         program: The program. It is left as it is, but for its shape environment: that learns what new nodes need.
         pipeline: Pipeline text such as `decompose,cse,dce`, or a sequence of texts and pass objects.
-        mode: How nodes that a pass leaves alone are treated; `full` executes every operator again and compares.
+        mode: How nodes that a pass leaves alone are treated: `incremental` reuses what is recorded for them, `full` executes every operator
+            again and compares.
         refuse_new_guards: Fail when a pass's new nodes add guards on symbolic shapes, instead of reporting them.
+        check: Run every pass in full mode too, which leaves no trace but that hooks are called twice, and fail where it gives something else.
+            For samples of what a server does in incremental mode; in full mode it means nothing.
         observer: Hears of progress.
 
     Raises:
@@ -100,8 +105,7 @@ def run_pipeline(
             (its error is the `__cause__`), PASS_OUTPUT_INVALID where it made a program that is not valid, and NEW_GUARDS.
             Nothing is left behind.
     """
-    RetraceMode(mode)
-    return _Run(program, _steps(pipeline), refuse_new_guards, observer).run()
+    return _Run(program, _steps(pipeline), RetraceMode(mode), refuse_new_guards, check, observer).run()
 
 
 def _steps(pipeline: str | Sequence[str | AnyPass]) -> list[_Step]:
@@ -124,10 +128,10 @@ def count_nodes(module: fx.GraphModule) -> int:
     return sum(len(child.graph.nodes) for child in module.modules() if isinstance(child, fx.GraphModule))
 
 
-def _apply(instance: GraphPass, module: fx.GraphModule) -> PassResult:
+def _apply(instance: GraphPass, module: fx.GraphModule, *, check: bool) -> PassResult:
     """Runs a pass on a graph module, which is left as it is."""
     if isinstance(instance, ExportPass):
-        return instance(module)
+        return run_checked(instance, module) if check else instance(module)
     # Passes of torch's change the graph that they are given, and do not always say so.
     copy = copy_with_bodies(module)
     result: object = instance(copy)
@@ -141,12 +145,20 @@ class _Run:
     """One run of a pipeline."""
 
     def __init__(
-        self, program: ExportedProgram, steps: list[_Step], refuse_new_guards: bool, observer: PipelineObserver | None
+        self,
+        program: ExportedProgram,
+        steps: list[_Step],
+        mode: RetraceMode,
+        refuse_new_guards: bool,
+        check: bool,
+        observer: PipelineObserver | None,
     ) -> None:
         self._input = program
         self._edit = ProgramEdit(program)
         self._steps = steps
+        self._mode = mode
         self._refuse_new_guards = refuse_new_guards
+        self._check = check and mode is RetraceMode.INCREMENTAL
         self._observer = observer
         self._ledger = ProvenanceLedger()
         self._remarks: list[str] = []
@@ -202,13 +214,14 @@ class _Run:
     def _graph_pass(self, index: int, step: _Step, instance: GraphPass, nodes: int) -> _Totals:
         edit = self._edit
         if hasattr(instance, "keep"):
-            renamed = (edit.renamed.get(name) for name in kept_names(edit.program))
+            renamed = map(edit.name_now, kept_names(edit.program))
             instance.keep = frozenset(name for name in renamed if name is not None)
         if hasattr(instance, "preserved"):
             instance.preserved = preserved_modules(edit.program)
-        if isinstance(instance, ExportPass) and self._observer is not None:
-            instance.on_progress = self._progress(nodes)
-        result = _apply(instance, edit.graph_module)
+        if isinstance(instance, ExportPass):
+            instance.mode = self._mode.value
+            instance.on_progress = self._progress(nodes) if self._observer is not None else None
+        result = _apply(instance, edit.graph_module, check=self._check)
         remarks = tuple(getattr(instance, "remarks", ()))
         if not result.modified:
             return _Totals(False, 0, remarks)

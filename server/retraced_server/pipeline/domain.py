@@ -7,8 +7,9 @@ from enum import Enum
 
 
 class RetraceMode(Enum):
-    """How nodes that a pass left alone are treated; `full` executes every operator again and compares."""
+    """How nodes that a pass left alone are treated: their recorded values are reused, or every operator is executed again and compared."""
 
+    INCREMENTAL = "incremental"
     FULL = "full"
 
 
@@ -37,7 +38,7 @@ class TransformRequest:
     archive_sha256: bytes = b""
     node_metadata: NodeSelection = NodeSelection.NONE
     validate_only: bool = False
-    mode: RetraceMode = RetraceMode.FULL
+    mode: RetraceMode = RetraceMode.INCREMENTAL
     refuse_new_guards: bool = False
     output: OutputDelivery = OutputDelivery.ALWAYS
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import torch
+from torch._C import _DisableTorchDispatch as DisableTorchDispatch
 from torch._C import _jit_resolve_packet as jit_resolve_packet
 from torch._dispatch.python import enable_python_dispatcher
-from torch._export.verifier import SpecViolationError
+from torch._export.verifier import SpecViolationError, Verifier
+from torch._export.verifier import _verify_exported_program_module_call_graph as verify_module_call_graph
+from torch._export.verifier import _verify_exported_program_signature as verify_signature
 from torch._guards import detect_fake_mode
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, UnsupportedFakeTensorException
+from torch.export.exported_program import _common_getitem_elimination_pass as drop_equal_getitems
 from torch.fx._lazy_graph_module import _LazyGraphModule as LazyGraphModule
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, compute_unbacked_bindings
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
@@ -30,16 +35,36 @@ __all__ = [
     "SpecViolationError",
     "TensorMetadata",
     "UnsupportedFakeTensorException",
+    "Verifier",
+    "alias_of",
     "compute_unbacked_bindings",
     "detect_fake_mode",
+    "drop_equal_getitems",
     "enable_python_dispatcher",
     "extract_tensor_metadata",
     "jit_resolve_packet",
+    "keep_version",
     "pytree",
     "sympy_functions",
+    "verify_module_call_graph",
+    "verify_signature",
 ]
 
 extract_tensor_metadata = _extract_tensor_metadata
+
+
+def alias_of(tensor: FakeTensor) -> FakeTensor:
+    """Makes a fake tensor with the storage, sizes and strides of another: `detach` without the dispatch, which takes ten times as long."""
+    with DisableTorchDispatch():
+        meta = tensor.detach()
+    return FakeTensor(tensor.fake_mode, meta, tensor.fake_device)
+
+
+def keep_version(tensor: torch.Tensor, version: int) -> None:
+    """Sets the version that counts writes to a tensor and its aliases."""
+    torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
+
+
 # Metadata that a node has of the node in whose place it is made.
 INHERITED_META = ("stack_trace", *_COPY_META_FIELDS)
 
@@ -87,7 +112,8 @@ SHAPE_ENV_SCALARS = (
     "_equality_graph",
     "_unbacked_replacements",
 )
-# Methods of ShapeEnv whose results torch caches by `_version_counter`.
+# Methods of ShapeEnv whose results torch caches: by `_version_counter`, and those of the second part for good, since torch never takes
+# back a fact.
 SHAPE_ENV_CACHES = (
     "get_axioms",
     "_maybe_evaluate_static",
@@ -96,4 +122,11 @@ SHAPE_ENV_CACHES = (
     "simplify",
     "_find",
     "_simplify_floor_div",
+    "size_hint",
+    "guarding_hint_or_throw",
+    "has_guarding_hint",
+    "_maybe_guard_rel",
+    "_inner_evaluate_expr",
+    "guard_or_defer_runtime_assert",
+    "constrain_symbol_range",
 )

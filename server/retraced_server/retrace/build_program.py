@@ -25,6 +25,7 @@ from torch.export.graph_signature import (
 )
 
 from retraced_server.retrace._torch import SpecViolationError
+from retraced_server.retrace.assemble import assemble
 from retraced_server.retrace.call_specs import append_arguments, append_results, drop_leaves, dropped_parameters
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.program_edit import ProgramEdit
@@ -51,10 +52,12 @@ def build_program(edit: ProgramEdit) -> tuple[ExportedProgram, list[str]]:
     signature = ExportGraphSignature(builder.input_specs(), builder.output_specs())
     targets = {spec.target for spec in signature.input_specs}
     gone = {spec.target for spec in program.graph_signature.input_specs} - targets
+    keeps_guards = builder.arguments_are_same()
+    if program._guards_code and not keeps_guards:
+        builder.remarks.append("the guards on arguments were dropped, since arguments were added or removed")
     try:
-        built = ExportedProgram(
-            root=module,
-            graph=module.graph,
+        built = assemble(
+            module,
             graph_signature=signature,
             state_dict={name: value for name, value in program.state_dict.items() if name not in gone},
             range_constraints=builder.range_constraints(),
@@ -62,16 +65,11 @@ def build_program(edit: ProgramEdit) -> tuple[ExportedProgram, list[str]]:
             example_inputs=program.example_inputs if builder.user_inputs_are_same() else None,
             constants={**{name: value for name, value in program.constants.items() if name not in gone}, **edit.constants},
             verifiers=program.verifiers,
+            guards_code=list(program._guards_code) if keeps_guards else [],
         )
     except (SpecViolationError, AssertionError, ValueError, RuntimeError) as error:
         raise ExportPassError(f"the program is not valid: {error}") from error
     built.graph_module.meta.update({**program.graph_module.meta, **module.meta})
-    if builder.arguments_are_same():
-        built._guards_code = list(program._guards_code)
-    else:
-        built._guards_code = []
-        if program._guards_code:
-            builder.remarks.append("the guards on arguments were dropped, since arguments were added or removed")
     return built, builder.remarks
 
 
@@ -115,7 +113,7 @@ class _Builder:
                 argument = replace(spec.arg, name=argument.name)
             target = spec.target
             if spec.kind in (OutputKind.USER_INPUT_MUTATION, OutputKind.GRADIENT_TO_USER_INPUT) and target is not None:
-                target = self._edit.renamed.get(target) or target
+                target = self._edit.name_now(target) or target
             specs.append(OutputSpec(spec.kind, argument, target))
         return specs
 
@@ -157,7 +155,7 @@ class _Builder:
     def _named(self, argument: _ArgumentSpec) -> _ArgumentSpec:
         if isinstance(argument, ConstantArgument) or not argument.name:
             return argument
-        name = self._edit.renamed.get(argument.name)
+        name = self._edit.name_now(argument.name)
         return None if name is None or name not in self._nodes else replace(argument, name=name)
 
     def _root_signature(self, signature: ModuleCallSignature) -> ModuleCallSignature:
@@ -182,27 +180,33 @@ class _Builder:
     # -- symbols -----------------------------------------------------------------------------------------------------------------
 
     def range_constraints(self) -> dict[sympy.Symbol, Any]:
-        before, after = _symbols(self._program.graph_module), _symbols(self._edit.graph_module)
-        ranges = {
-            symbol: bounds
-            for symbol, bounds in self._program.range_constraints.items()
-            if symbol in after or symbol not in before
-        }
-        for symbol, env in after.items():
-            if symbol not in ranges and symbol in env.var_to_range:
-                ranges[symbol] = env.var_to_range[symbol]
+        """The program's own, but for symbols that its graphs no longer have; and those of symbols that are in new values."""
+        old_values, new_values = _values(self._program.graph_module), _values(self._edit.graph_module)
+        ranges = dict(self._program.range_constraints)
+        lost = set(ranges)
+        for value in new_values.values():
+            if not lost:
+                break
+            lost -= free_symbols(value).keys()
+        for value in old_values.values():
+            if not lost:
+                break
+            gone = lost & free_symbols(value).keys()
+            lost -= gone
+            for symbol in gone:
+                del ranges[symbol]
+        for key, value in new_values.items():
+            if key not in old_values:
+                for symbol, env in free_symbols(value).items():
+                    if symbol not in ranges and symbol in env.var_to_range:
+                        ranges[symbol] = env.var_to_range[symbol]
         return ranges
 
 
-def _symbols(module: fx.GraphModule) -> dict[sympy.Symbol, Any]:
-    """Every symbol in recorded values, bodies of higher-order operators included, with its shape environment."""
-    found: dict[sympy.Symbol, Any] = {}
-    for child in module.modules():
-        if isinstance(child, fx.GraphModule):
-            for node in child.graph.nodes:
-                for symbol, env in free_symbols(node.meta.get("val")).items():
-                    found.setdefault(symbol, env)
-    return found
+def _values(module: fx.GraphModule) -> dict[int, Any]:
+    """The recorded values, bodies of higher-order operators included, by identity."""
+    graphs = (child.graph for child in module.modules() if isinstance(child, fx.GraphModule))
+    return {id(value): value for graph in graphs for node in graph.nodes if (value := node.meta.get("val")) is not None}
 
 
 def _argument(value: Any) -> _ArgumentSpec:

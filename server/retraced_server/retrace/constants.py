@@ -171,10 +171,11 @@ def lift_to_inputs(
         For each the placeholder, the constant's name, its data, and the node that read the attribute, which is gone.
     """
     lifted: list[tuple[fx.Node, str, torch.Tensor, fx.Node]] = []
+    placeholders: dict[int, fx.Node] = {}
+    number = sum(1 for name in taken if name.startswith("lifted_tensor_"))
     for node, tensor in list(_tensor_nodes(module)):
-        known = next((placeholder for placeholder, _, data, _ in lifted if data is tensor), None)
+        known = placeholders.get(id(tensor))
         if known is None:
-            number = sum(1 for name in taken if name.startswith("lifted_tensor_"))
             while f"lifted_tensor_{number}" in taken:
                 number += 1
             name = f"lifted_tensor_{number}"
@@ -185,6 +186,7 @@ def lift_to_inputs(
             known.meta["val"] = node.meta["val"]
             if isinstance(known.meta["val"], FakeTensor) and known.meta["val"].constant is None:
                 known.meta["val"].constant = tensor.detach()
+            placeholders[id(tensor)] = known
             lifted.append((known, name, tensor, node))
         node.replace_all_uses_with(known)
         module.graph.erase_node(node)

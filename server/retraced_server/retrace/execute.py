@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from functools import cache
+from typing import Any, TypeGuard, cast
 
 import torch
 
-from retraced_server.retrace._torch import FakeTensor, OpOverload, OpOverloadPacket, jit_resolve_packet, pytree
+from retraced_server.retrace._torch import (
+    FakeTensor,
+    HigherOrderOperator,
+    OpOverload,
+    OpOverloadPacket,
+    alias_of,
+    jit_resolve_packet,
+    keep_version,
+    pytree,
+)
+from retraced_server.retrace.aliases import written_arguments
 from retraced_server.retrace.arguments import Argument, map_leaves
 from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.interpreted_bodies import interpreted
 
 # Operators that state facts about symbols instead of computing.
 _FACTS = (
@@ -21,19 +33,22 @@ _FACTS = (
 )
 
 
+@cache
 def states_facts(target: Any) -> bool:
     """Whether an operator only states what holds for symbols, so that executing it refines the shape environment."""
     return isinstance(target, OpOverload) and target._opname in _FACTS
 
 
+@cache
 def changes_metadata(target: Any) -> bool:
     """Whether an operator changes the sizes or strides of an argument in place, as `unsqueeze_` does."""
     return isinstance(target, OpOverload) and torch.Tag.inplace_view in target.tags
 
 
-def may_alias(target: Any) -> bool:
-    """Whether an operator's results may share storage with its arguments, by its schema."""
-    return not isinstance(target, OpOverload) or any(result.alias_info is not None for result in target._schema.returns)
+@cache
+def has_result(target: Any) -> bool:
+    """Whether an operator returns anything, by its schema; for other callables it is assumed."""
+    return not isinstance(target, OpOverload) or bool(target._schema.returns)
 
 
 def resolve_packet(packet: OpOverloadPacket, args: Any, kwargs: Any) -> OpOverload:
@@ -72,16 +87,23 @@ class Execution:
 def execute(target: Callable[..., Any], args: tuple[Argument, ...], kwargs: dict[str, Argument]) -> Execution:
     """Executes an operator on data. The caller has entered the fake mode and no_grad.
 
-    An operator that writes to an argument runs on a copy of it: fake tensors carry sizes, memos and constants that a write would change.
+    An operator that writes to an argument is given a stand-in for it: fake tensors carry sizes, memos and constants that a write would
+    change. The stand-in shares the argument's storage, as does what the operator returns of it, unless that may grow.
     """
-    copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    stand_ins: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     if isinstance(target, OpOverload) and target._schema.is_mutable:
-        args, kwargs = _copy_written(target, args, kwargs, copies)
+        args, kwargs = _without_written(target, args, kwargs, stand_ins)
+    elif isinstance(target, HigherOrderOperator):
+        args, kwargs = interpreted(args), interpreted(kwargs)
+    versions = [(original, original._version) for original, _ in stand_ins.values()]
     result = target(*args, **kwargs)
+    for original, version in versions:
+        if original._version != version:
+            keep_version(original, version)
     taken = {id(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
-    taken -= {id(copy) for _, copy in copies.values()}
+    taken -= {id(stand_in) for _, stand_in in stand_ins.values()}
     value = map_leaves(result, torch.Tensor, lambda tensor: _settled(tensor, taken)) if _has_tensor(result) else result
-    return Execution(value, list(copies.values()) if changes_metadata(target) else [])
+    return Execution(value, list(stand_ins.values()) if changes_metadata(target) else [])
 
 
 def _has_tensor(result: Any) -> bool:
@@ -89,39 +111,51 @@ def _has_tensor(result: Any) -> bool:
 
 
 def _settled(tensor: torch.Tensor, taken: set[int]) -> torch.Tensor:
+    if id(tensor) in taken and _is_plain(tensor):
+        return alias_of(tensor)
     return tensor.detach() if tensor.requires_grad or id(tensor) in taken else tensor
 
 
-def _copy_written(
+def _is_plain(tensor: torch.Tensor) -> TypeGuard[FakeTensor]:
+    return (
+        type(tensor) is FakeTensor and tensor.constant is None and not tensor.requires_grad and tensor.layout is torch.strided
+    )
+
+
+@cache
+def _keeps_storage(target: OpOverload) -> bool:
+    # An operator that is given where to put its result may make that larger.
+    may_grow = target._opname in ("resize_", "resize_as_", "set_") or any(
+        argument.is_out for argument in target._schema.arguments
+    )
+    return not may_grow
+
+
+def _without_written(
     target: OpOverload,
     args: tuple[Argument, ...],
     kwargs: dict[str, Argument],
-    copies: dict[int, tuple[torch.Tensor, torch.Tensor]],
+    stand_ins: dict[int, tuple[torch.Tensor, torch.Tensor]],
 ) -> tuple[tuple[Argument, ...], dict[str, Argument]]:
-    def copy(value: Any) -> Any:
-        return map_leaves(value, torch.Tensor, lambda tensor: _scratch(tensor, copies))
+    def stand_in(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in stand_ins:
+            stand_ins[id(tensor)] = (
+                tensor,
+                (alias_of(tensor) if _is_plain(tensor) and _keeps_storage(target) else _scratch(tensor)),
+            )
+        return tensor
+
+    for argument in written_arguments(target, args, kwargs):
+        map_leaves(argument, torch.Tensor, stand_in)
 
     # A tensor may be given twice, so every occurrence of a written one is replaced.
-    positional = list(args)
-    for position, argument in enumerate(target._schema.arguments):
-        if argument.alias_info is None or not argument.alias_info.is_write:
-            continue
-        if argument.name in kwargs:
-            copy(kwargs[argument.name])
-        elif position < len(positional):
-            copy(positional[position])
-
     def replaced(value: Any) -> Any:
-        return map_leaves(value, torch.Tensor, lambda tensor: copies[id(tensor)][1] if id(tensor) in copies else tensor)
+        return map_leaves(value, torch.Tensor, lambda tensor: stand_ins[id(tensor)][1] if id(tensor) in stand_ins else tensor)
 
-    return tuple(replaced(value) for value in positional), {key: replaced(value) for key, value in kwargs.items()}
+    return tuple(replaced(value) for value in args), {key: replaced(value) for key, value in kwargs.items()}
 
 
-def _scratch(tensor: torch.Tensor, copies: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    if id(tensor) not in copies:
-        if isinstance(tensor, FakeTensor) and tensor.layout is torch.strided:
-            copy = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=tensor.device)
-        else:
-            copy = tensor.detach().clone()
-        copies[id(tensor)] = (tensor, copy)
-    return copies[id(tensor)][1]
+def _scratch(tensor: torch.Tensor) -> torch.Tensor:
+    if isinstance(tensor, FakeTensor) and tensor.layout is torch.strided:
+        return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+    return tensor.detach().clone()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ from retraced_server.retrace.interpreter import ExportInterpreter
 from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.outcome import RetraceOutcome
 from retraced_server.retrace.proxy_value import ProxyValue
-from retraced_server.retrace.session import Session
+from retraced_server.retrace.session import RetraceMode, Session, find_fake_mode
 from retraced_server.retrace.tracer import ExportTracer
 
 
@@ -44,10 +44,14 @@ class ExportPass(PassBase):
     An instance can run on any number of programs, one after the other. While it runs it may add to `rewrites` and `remarks`.
 
     Attributes:
+        mode: How nodes are treated that the pass leaves as they are: `incremental` reuses their recorded values, `full` executes them again
+            to compare.
+        targets: What the pass looks at. Set it in the class, to a set of operators and functions, to have `call_operator`, `call_sym` and
+            `call_getitem` called for no other node; None calls them for every one.
         rewrites: How many rewrites the last run made. A run that changed nodes and counted none gets the number of new nodes.
         remarks: What the last run wants its caller to know.
         new_guards: Guards on symbolic shapes that new nodes added in the last run, as expressions.
-        outcome: What became of each node in the last run.
+        outcome: What became of each node in the last run; None if it changed nothing.
         fake_tensor_mode: The program's fake mode while it runs.
         tracer: What builds the graph that is visited.
         on_progress: Called with the number of nodes visited so far, if set.
@@ -55,6 +59,9 @@ class ExportPass(PassBase):
 
     ExportTracer = ExportTracer
     ExportInterpreter = ExportInterpreter
+
+    mode: RetraceMode = "incremental"
+    targets: Collection[Any] | None = None
 
     def __init__(self) -> None:
         self.tracer: ExportTracer = self.ExportTracer(self, CodeGen())
@@ -68,6 +75,7 @@ class ExportPass(PassBase):
         self._session: Session | None = None
         self._retrace: GraphRetrace | None = None
         self._visited = VisitedBodies()
+        self._retraced: list[GraphRetrace] = []
         self._initialized = True
 
     @staticmethod
@@ -150,26 +158,29 @@ class ExportPass(PassBase):
             raise ExportPassError("the pass is running already; use another instance for a pass within a pass")
         self.rewrites, self.remarks, self.new_guards, self.outcome = 0, [], (), None
         try:
-            self.fake_tensor_mode = Session(graph_module, []).fake_mode
+            recorded = [node.meta.get("val") for node in graph_module.graph.find_nodes(op="placeholder")]
+            # One that is made here is for inputs of which only `tensor_meta` tells.
+            self.fake_tensor_mode = find_fake_mode(graph_module, recorded) or FakeTensorMode(allow_non_fake_inputs=True)
             inputs = self.inputs(graph_module)
-            self._session = session = Session(graph_module, inputs, self.on_progress)
+            self._session = session = Session(graph_module, inputs, self.mode, self.on_progress)
             self.fake_tensor_mode = self.tracer.fake_tensor_mode = session.fake_mode
             self._visited = VisitedBodies()
-            self.outcome = outcome = RetraceOutcome()
+            self._retraced = []
             with session.running():
                 result = self.call_submodule(graph_module, tuple(inputs))
             if result.modified:
                 session.transaction.commit()
+                with_keys = type(self).call is not ExportPass.call
+                self.outcome = RetraceOutcome.of(self._retraced, result.graph_module, with_keys=with_keys)
+                self.rewrites = self.rewrites or self.outcome.new_nodes
+                self.new_guards = session.transaction.new_guards
             else:
                 session.transaction.roll_back()
-            self.new_guards = session.transaction.new_guards if result.modified else ()
             self.remarks.extend(session.differences.lines())
-            if result.modified and not self.rewrites:
-                self.rewrites = outcome.new_nodes
             return result
         finally:
             self._session = self._retrace = self.visiting = None
-            self._visited = VisitedBodies()
+            self._visited, self._retraced = VisitedBodies(), []
             self.tracer = self.ExportTracer(self, CodeGen())
             self.fake_tensor_mode = None
 
@@ -202,14 +213,12 @@ class ExportPass(PassBase):
             retrace.drop_unused_bodies()
             module = LazyGraphModule(tracer.root, tracer.graph)
             module.meta.update(graph_module.meta)
-            result = PassResult(module, True)
-        else:
-            result = PassResult(graph_module, False)
+            retrace.result = module
+        result = PassResult(retrace.result, retrace.modified)
         if parent is not None and result.modified:
             parent.replace_body(graph_module, result.graph_module)
         self._visited.keep(graph_module, data, result)
-        if self.outcome is not None:
-            self.outcome.add(retrace)
+        self._retraced.append(retrace)
         return result
 
     def inputs(self, graph_module: fx.GraphModule) -> list[Argument]:

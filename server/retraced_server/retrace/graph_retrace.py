@@ -1,12 +1,14 @@
 """One graph under retrace: what each old node became, and how new nodes are made.
 
-A node is *unchanged* when a hook calls the same operator on the counterparts of the same inputs, and each of these still has its recorded
-value. Then the old node is copied with all its metadata, and executed again only to compare. Any other node is new: it is executed with
-guards recorded, and its value is recorded; where that says the same as the value recorded before, the old object is kept.
+A node is *green* when a hook calls the same operator on the counterparts of the same inputs, and each of these still has its recorded
+value. Then the old node is copied with all its metadata; `full` mode executes it again, only to compare. Any other node is new: it is
+executed with guards recorded, and its value is recorded; where that says the same as the value recorded before, the old object is kept, so
+that the nodes after it stay green.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -14,13 +16,17 @@ import torch
 from torch import fx
 
 from retraced_server.retrace._torch import INHERITED_META, FakeTensor, HigherOrderOperator, OpOverload, OpOverloadPacket
+from retraced_server.retrace.aliases import storages, written_arguments
 from retraced_server.retrace.arguments import Argument, data_of, map_leaves, same_arguments
 from retraced_server.retrace.compare import Comparison
 from retraced_server.retrace.copies import same_metadata_objects
+from retraced_server.retrace.copy_nodes import copy_node
 from retraced_server.retrace.errors import ExportPassError
-from retraced_server.retrace.execute import execute, may_alias, resolve_packet, states_facts
+from retraced_server.retrace.execute import changes_metadata, execute, has_result, resolve_packet, states_facts
 from retraced_server.retrace.node_metadata import PROTECTED_KEYS, NodeMetadata
 from retraced_server.retrace.proxy_value import ProxyValue
+from retraced_server.retrace.repeats import Repeats
+from retraced_server.retrace.reuse import Reuse, same_constants
 from retraced_server.retrace.tracer import ExportTracer
 from retraced_server.retrace.unbacked import means_the_same
 from retraced_server.retrace.values import free_symbols, rename_symbols, same_metadata
@@ -39,7 +45,8 @@ class GraphRetrace:
         tracer: What builds the new graph.
         results: What the hook returned for each old node.
         modified: Whether anything differs from the old graph.
-        origins: For each new node the old nodes that it came from.
+        result: The new graph module, once all nodes have been visited; the old one if nothing differs.
+        origins: For each new node that is not merely a copy the old nodes that it came from.
         placeholders: The new graph's inputs, with the old placeholder that each stands for.
         outputs: The old position of each output of the new graph, None for a new one; None as a whole if they are as they were.
     """
@@ -51,21 +58,25 @@ class GraphRetrace:
         self.tracer = tracer
         self.results: dict[fx.Node, Any] = {}
         self.modified = False
+        self.result = module
         self.origins: dict[fx.Node, list[fx.Node]] = {}
         self.placeholders: dict[fx.Node, fx.Node | None] = {}
         self.outputs: list[int | None] | None = None
         self.current: fx.Node | None = None
-        # Old nodes whose value is still the recorded one, with the new nodes that compute it.
-        self._kept: dict[fx.Node, fx.Node] = {}
-        self._recorded: set[fx.Node] = set()
-        # With the arguments that they were made with.
-        self._copies: dict[fx.Node, tuple[Any, Any]] = {}
+        self.reuse = Reuse(module.graph)
+        # Copies of old nodes, with the old node and the arguments that they were made with.
+        self._copies: dict[fx.Node, tuple[fx.Node, Any, Any]] = {}
         # Values whose sizes or strides an operator has changed in place, as later operators see them.
         self._written: dict[fx.Node, torch.Tensor] = {}
+        # Green operators that do so and have not been executed, since nothing has read what they change.
+        self._unwritten: list[tuple[Any, Any, Any]] = []
+        self._repeats = Repeats(session)
         # New nodes that have a name of their own making; the name of an old node is theirs when they stand for it.
         self._unnamed: dict[fx.Node, str] = {}
         self._made: list[fx.Node] = []
         self._copied = False
+        # Whether the call that is looked at has inputs that only stand for the recorded ones: see `Reuse.same`.
+        self._has_stand_ins = False
         self._symbols_taken: set[sympy.Symbol] = set()
         self._hook_outputs: Argument = None
 
@@ -86,6 +97,8 @@ class GraphRetrace:
             self.modified = True
             if isinstance(result, ProxyValue) and node.op != "output":
                 result = self._adopt(node, result)
+            if node not in self.reuse.kept:
+                self.reuse.drop_write(node, changes_metadata(node.target))
         self.results[node] = result
         self.current = None
 
@@ -93,7 +106,7 @@ class GraphRetrace:
         new = result.node
         if new in self._made:
             result = self._rebind_returned(node, result)
-        elif node not in (origins := self.origins.setdefault(new, [])):
+        elif node not in (origins := self.origins.setdefault(new, self.origins_of(new))):
             origins.append(node)
         if node.op == "placeholder" and new.op == "placeholder":
             self.placeholders[new] = node
@@ -102,27 +115,44 @@ class GraphRetrace:
             self._give_up_name(node)
             new.name = node.name
         recorded = node.meta.get("val")
-        if recorded is None or self._kept.get(node) is new or not self._says_what_is_recorded(node, result, recorded):
+        if recorded is None or self.reuse.kept.get(node) is new or not self._says_what_is_recorded(node, result, recorded):
             return result
-        if new.target is not node.target and (may_alias(new.target) or may_alias(node.target)):
+        is_made = new in self._made
+        if is_made and (copy := self._copy_beneath(node, new, result.data)) is not None:
+            # The hook built on what the old node computes. The recorded object goes with the value returned, like the name, so that what
+            # follows stays green: the copy takes the equal value that was made.
+            copy.meta["val"] = result.data
+            del self.reuse.recorded[copy]
+        elif not self.reuse.may_keep(node, new, result.data, is_made=is_made):
+            self.reuse.same[node] = new
             return result
-        if new in self._made:
+        if is_made:
             new.meta["val"] = recorded
             result = ProxyValue(recorded, result.proxy_or_node)
-        self._kept[node] = new
-        self._recorded.add(new)
+        self.reuse.keep(node, new)
         return result
+
+    def _copy_beneath(self, node: fx.Node, new: fx.Node, value: Any) -> fx.Node | None:
+        """The copy of the old node that the hook made before the node that it returned, if the two can change values."""
+        copy = self.reuse.kept.get(node)
+        if copy is None or copy not in self._made or not self.reuse.starts_alias_set(node):
+            return None
+        held, recorded = storages(value), storages(node.meta["val"])
+        if not held or held & recorded or any(held & storages(source.meta.get("val")) for source in new.all_input_nodes):
+            return None
+        others = (made for made in self._made if made is not copy and made is not new)
+        return None if any(storages(made.meta.get("val")) & (held | recorded) for made in others) else copy
 
     def _give_up_name(self, node: fx.Node) -> None:
         # The hook may have built on what the old node computes: then the copy gets a name of its own.
         for made in self._made:
             if made in self._copies and made.name == node.name:
-                made.name = self.tracer.graph._graph_namespace.create_name(node.name, None)
-                del self._copies[made]
+                made.name = self.tracer.fresh_name(node.name)
+                self._forget_copy(made)
 
     def _says_what_is_recorded(self, node: fx.Node, result: ProxyValue[Any], recorded: Any) -> bool:
         if same_metadata(result.data, recorded):
-            return True
+            return same_constants(result.data, recorded)
         # Where executing the old node gives the same other strides or offset, it is not the pass that changed them.
         if result.node.target is not node.target or result.node not in self._made:
             return False
@@ -131,6 +161,7 @@ class GraphRetrace:
             comparison.compare(recorded, result.data)
             if comparison.error is not None or not comparison.remarks:
                 return False
+            self.session.executing()
             pending = self.session.unbacked.pending()
             args, kwargs = (fx.node.map_arg(a, self._recorded_data) for a in (node.args, node.kwargs))
             before = execute(node.target, tuple(args), dict(kwargs)).value  # type: ignore[arg-type]
@@ -145,7 +176,8 @@ class GraphRetrace:
         fresh = {symbol: path for symbol, path in (bindings or {}).items() if symbol not in self._symbols_taken}
         if not fresh:
             return result
-        _, kept, renaming = self.session.unbacked.rebind(node, result.data, fresh, self._symbols_taken)
+        is_written = self.reuse.is_written(node, self.results)
+        _, kept, renaming = self.session.unbacked.rebind(node, result.data, fresh, self._symbols_taken, only_own=is_written)
         env = self.session.transaction.env
         if not renaming or env is None:
             return result
@@ -161,7 +193,7 @@ class GraphRetrace:
         """Makes an input. With the old one's name and value it is the old one."""
         old = self.current
         if old is not None and old.op == "placeholder" and not self._copied and name == old.target and _is_recorded(arg, old):
-            node = self._copy(old, meta)
+            node = self._copy(old, (), {}, meta)
             self.placeholders[node] = old
             return self._value(old.meta["val"] if old.meta.get("val") is not None else arg, node)
         node = self.tracer.graph.create_node("placeholder", name, (), {})
@@ -190,8 +222,8 @@ class GraphRetrace:
         if old is None or old.op != "output":
             raise ExportPassError("output() can only be called while the output node is visited")
         data = data_of(results)
-        if not self._made and same_arguments(results, old.args[0], self._is_kept):
-            return self._value(data, self._copy(old, meta))
+        if not self._made and same_arguments(results, old.args[0], self._stands_for) and not self._has_stand_ins:
+            return self._value(data, self._copy(old, (results,), {}, meta))
         arguments = self.tracer.node_argument(results)
         node = self.tracer.graph.create_node("output", "output", (arguments,), {})
         node.name = old.name
@@ -211,37 +243,59 @@ class GraphRetrace:
         if isinstance(target, OpOverloadPacket):
             target = resolve_packet(target, data_of(args), data_of(kwargs))
         old = self.current
-        if (
-            old is not None
-            and old.op == "call_function"
-            and target is old.target
-            and not self._copied
-            and same_arguments(args, old.args, self._is_kept)
-            and same_arguments(kwargs, old.kwargs, self._is_kept)
-        ):
-            return self._repeat(old, args, kwargs, meta)
+        if old is not None and target is old.target and not self._copied and self._is_green(old, args, kwargs):
+            if self.session.mode == "full":
+                return self._repeat(old, args, kwargs, meta)
+            return self._reuse(old, args, kwargs, meta)
         return self._make(target, args, kwargs, meta)
 
-    def _repeat(self, old: fx.Node, args: Any, kwargs: Any, meta: NodeMetadata) -> ProxyValue[Any]:
-        transaction, unbacked = self.session.transaction, self.session.unbacked
+    def keep(self, old: fx.Node) -> ProxyValue[Any] | None:
+        """Copies the node that is visited, without a hook, where nothing that it reads has changed; None where it must be called."""
+        kept = self.reuse.kept
+        for value in old.all_input_nodes:
+            result = self.results[value]
+            if value not in kept or (isinstance(result, ProxyValue) and result.node is not kept[value]):
+                return None
+        if self.session.mode == "full" or self.reuse.is_written(old, self.results):
+            return None
+        self._has_stand_ins = False
+        loaded = map_leaves((old.args, old.kwargs), fx.Node, self.results.__getitem__)
+        return self._reuse(old, loaded[0], loaded[1], None)
+
+    def _is_green(self, old: fx.Node, args: Any, kwargs: Any) -> bool:
+        self._has_stand_ins = False
+        return (
+            same_arguments(args, old.args, self._stands_for)
+            and same_arguments(kwargs, old.kwargs, self._stands_for)
+            and not (self._has_stand_ins and not self.reuse.ignores_aliases(old))
+            and not self.reuse.is_written(old, self.results)
+        )
+
+    def _stands_for(self, new: Argument, old: fx.Node) -> bool:
+        if not isinstance(new, ProxyValue):
+            return old.op == "get_attr" and new is self.results.get(old)
+        node = new.node
+        if self.reuse.kept.get(old) is node:
+            return True
+        self._has_stand_ins |= (stands := self.reuse.same.get(old) is node)
+        return stands
+
+    def _reuse(self, old: fx.Node, args: Any, kwargs: Any, meta: NodeMetadata | None) -> ProxyValue[Any]:
         recorded = old.meta.get("val")
-        pending = unbacked.pending()
-        with transaction.repeating(asserts=states_facts(old.target)):
-            executed = self._execute(old.target, args, kwargs)
-        fresh = unbacked.pending() - pending
+        if recorded is None and "val" not in old.meta and has_result(old.target):
+            return self._repeat(old, args, kwargs, meta)
+        if states_facts(old.target):
+            self.session.defer(old.target, data_of(args), data_of(kwargs))
+        if changes_metadata(old.target):
+            self._unwritten.append((old.target, args, kwargs))
+        return self._value(recorded, self._copy(old, args, kwargs, meta))
+
+    def _repeat(self, old: fx.Node, args: Any, kwargs: Any, meta: NodeMetadata | None) -> ProxyValue[Any]:
+        executed = self._repeats.check(old, data_of(args), data_of(kwargs), lambda: self._execute(old.target, args, kwargs))
         if "val" not in old.meta and executed is not None:
-            unbacked.drop(fresh)
-            return self._make(old.target, args, kwargs, meta)
-        if recorded is not None:
-            comparison = Comparison(transaction.env, fresh)
-            with transaction.repeating(asserts=False):
-                comparison.compare(recorded, executed)
-            if comparison.error is not None:
-                raise ExportPassError(f"the recorded value is not what the node computes: {comparison.error}")
-            for kind in comparison.remarks:
-                self.session.differences.add(kind, old.name)
-        unbacked.drop(fresh)
-        return self._value(executed if recorded is None else recorded, self._copy(old, meta))
+            return self._make(old.target, args, kwargs, meta or NodeMetadata(old.meta))
+        recorded = old.meta.get("val")
+        return self._value(executed if recorded is None else recorded, self._copy(old, args, kwargs, meta))
 
     def _make(self, target: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> ProxyValue[Any]:
         old, unbacked, transaction = self.current, self.session.unbacked, self.session.transaction
@@ -252,7 +306,9 @@ class GraphRetrace:
         unbacked.drop(transaction.symbols_since(known) - free_symbols(value).keys())
         bindings = unbacked.bindings(value)
         if bindings and old is not None and means_the_same(target, old.target):
-            value, bindings, _ = unbacked.rebind(old, value, bindings, self._symbols_taken)
+            is_written = self.reuse.is_written(old, self.results)
+            value, bindings, _ = unbacked.rebind(old, value, bindings, self._symbols_taken, only_own=is_written)
+        self.reuse.write(data_of(list(written_arguments(target, args, kwargs))), changes_metadata(target))
         name = self.tracer.graph._target_to_str(target.overloadpacket.__name__) if isinstance(target, OpOverload) else None
         if old is not None and isinstance(target, HigherOrderOperator):
             args = self._with_body_nodes(args, old.args)
@@ -262,7 +318,7 @@ class GraphRetrace:
         node.meta.pop("unbacked_bindings", None)
         if bindings:
             node.meta["unbacked_bindings"] = bindings
-        self.tracer.set_metadata(node, value)
+        self.tracer.set_metadata(node, value, old)
         self._track(node)
         return self._value(value, node)
 
@@ -273,7 +329,7 @@ class GraphRetrace:
     def _with_body_nodes(self, args: Argument, old_args: Any) -> Argument:
         """Puts nodes in the place of bodies where the old node had its own node for the body, since several may read one body."""
         if isinstance(args, torch.nn.Module) and isinstance(old_args, fx.Node) and old_args.op == "get_attr":
-            node = self._kept[old_args]
+            node = self.reuse.kept[old_args]
             return node if self.tracer.attribute(str(node.target)) is args else args
         if type(args) in (tuple, list) and isinstance(old_args, (tuple, list)) and len(args) == len(old_args):
             return type(args)(self._with_body_nodes(a, b) for a, b in zip(args, old_args, strict=True))
@@ -287,7 +343,7 @@ class GraphRetrace:
         # Several nodes may read one body, which may have been replaced since the first.
         if not self.tracer.has_attribute(str(old.target)):
             self.tracer.set_attribute(str(old.target), value)
-        node = self._copy(old, NodeMetadata({}))
+        node = self._copy(old, (), {}, None)
         if isinstance(value, torch.nn.Module):
             self.tracer.submodules[value] = node
         elif isinstance(value, torch.Tensor):
@@ -297,8 +353,7 @@ class GraphRetrace:
 
     def notice_edits(self) -> None:
         """Hooks may also change the nodes of values that they are given back: name, target, arguments, metadata."""
-        for node, (args, kwargs) in list(self._copies.items()):
-            (old,) = self.origins[node][:1]
+        for node, (old, args, kwargs) in list(self._copies.items()):
             if (
                 node.args is not args
                 or node.kwargs is not kwargs
@@ -307,22 +362,40 @@ class GraphRetrace:
                 or not same_metadata_objects(node.meta, old.meta)
             ):
                 self.modified = True
-                del self._copies[node]
+                self._forget_copy(node)
 
     def attribute_node(self, old: fx.Node) -> fx.Node | None:
         """The new node that reads the attribute that an old node read."""
-        return self._kept.get(old) if old.op == "get_attr" else None
+        return self.reuse.kept.get(old) if old.op == "get_attr" else None
+
+    def origins_of(self, node: fx.Node) -> list[fx.Node]:
+        """The old nodes that a new node came from."""
+        origins = self.origins.get(node)
+        if origins is None:
+            origins = [self._copies[node][0]] if node in self._copies else []
+        return origins
 
     def is_copy(self, node: fx.Node) -> bool:
         """Whether a new node is an old one with its name and metadata."""
         return node in self._copies
 
+    def is_plain_copy(self, node: fx.Node) -> bool:
+        """Whether a new node is an old one with its name and metadata, and stands for no other."""
+        return node in self._copies and node not in self.origins
+
+    def _forget_copy(self, node: fx.Node) -> None:
+        self.origins.setdefault(node, self.origins_of(node))
+        del self._copies[node]
+
     def drop_unused_bodies(self) -> None:
         """Removes bodies that the old graph called and the new one does not."""
-        for old, node in list(self._kept.items()):
-            if old.op == "get_attr" and old.users and not node.users and isinstance(self.results[old], torch.nn.Module):
+        readers = Counter(node.target for node in self.tracer.graph.find_nodes(op="get_attr"))
+        for old in self.module.graph.find_nodes(op="get_attr"):
+            node = self.reuse.kept.get(old)
+            if node is not None and old.users and not node.users and isinstance(self.results[old], torch.nn.Module):
                 self.tracer.graph.erase_node(node)
-                if not any(other.target == node.target for other in self.tracer.graph.find_nodes(op="get_attr")):
+                readers[node.target] -= 1
+                if not readers[node.target]:
                     self.tracer.drop_attribute(str(node.target))
 
     def replace_body(self, old: fx.GraphModule, new: fx.GraphModule) -> None:
@@ -337,14 +410,18 @@ class GraphRetrace:
 
     def is_recorded(self, value: Argument) -> bool:
         """Whether a value says what the program has recorded for the old node that it stands for."""
-        return not isinstance(value, ProxyValue) or value.node in self._recorded
-
-    def _is_kept(self, new: Argument, old: fx.Node) -> bool:
-        if isinstance(new, ProxyValue):
-            return self._kept.get(old) is new.node
-        return old.op == "get_attr" and new is self.results.get(old)
+        return not isinstance(value, ProxyValue) or value.node in self.reuse.recorded
 
     def _execute(self, target: Any, args: Any, kwargs: Any) -> Any:
+        self.session.executing()
+        if self._unwritten:
+            unwritten, self._unwritten = self._unwritten, []
+            for change in unwritten:
+                with self.session.transaction.repeating(asserts=False):
+                    self._run(*change)
+        return self._run(target, args, kwargs)
+
+    def _run(self, target: Any, args: Any, kwargs: Any) -> Any:
         given: dict[int, fx.Node] = {}
 
         def data(proxy: ProxyValue[Any]) -> Any:
@@ -358,27 +435,32 @@ class GraphRetrace:
                 self._written[given[id(original)]] = changed
         return execution.value
 
-    def _copy(self, old: fx.Node, meta: NodeMetadata) -> fx.Node:
-        """Copies an old node with its name and metadata; what a hook has added to the metadata is added."""
-        args, kwargs = fx.node.map_arg(old.args, self._new_node), fx.node.map_arg(old.kwargs, self._new_node)
-        node = self.tracer.graph.create_node(old.op, old.target, args, kwargs, old.name, old.type)
-        node.name = old.name
+    def _copy(self, old: fx.Node, args: Any, kwargs: Any, meta: NodeMetadata | None) -> fx.Node:
+        """Copies an old node with its name and metadata; what a hook has added to the metadata is added.
+
+        Args:
+            old: The old node.
+            args: What a hook called it with.
+            kwargs: As well.
+            meta: What the hook gave; None where no hook was called.
+        """
+        if self._has_stand_ins:
+            new_args, new_kwargs = self.tracer.node_argument(args), self.tracer.node_argument(kwargs)
+        else:
+            kept = self.reuse.kept.__getitem__
+            new_args, new_kwargs = fx.map_arg(old.args, kept), fx.map_arg(old.kwargs, kept)
+        node = copy_node(self.tracer.graph, old, new_args, new_kwargs)
         node.meta = dict(old.meta)
-        for key, value in meta.data.items():
-            if key not in PROTECTED_KEYS and (key not in old.meta or old.meta[key] is not value):
-                node.meta[key] = value
-                self.modified = True
+        if meta is not None and not same_metadata_objects(meta.data, old.meta):
+            for key, value in meta.data.items():
+                if key not in PROTECTED_KEYS and (key not in old.meta or old.meta[key] is not value):
+                    node.meta[key] = value
+                    self.modified = True
         self._copied = True
         self._made.append(node)
-        self._kept[old] = node
-        self._recorded.add(node)
-        self._copies[node] = node.args, node.kwargs
-        self.origins[node] = [old]
+        self.reuse.keep(old, node)
+        self._copies[node] = old, node.args, node.kwargs
         return node
-
-    def _new_node(self, old: fx.Node) -> fx.Node:
-        kept = self._kept.get(old)
-        return kept if kept is not None else self.tracer.node_argument(self.results[old])
 
     def _track(self, node: fx.Node) -> None:
         self._made.append(node)

@@ -79,23 +79,40 @@ class ExportInterpreter:
         retrace, callback = self.retrace, self.callback
         callback.visiting = node
         callback.session.visited()
-        meta = NodeMetadata(node.meta)
         if node.op == "get_attr":
             retrace.get_attr(node, _attribute(self.module, str(node.target)))
         elif node.op == "placeholder":
             argument = self._input(node, inputs)
             retrace.begin(node)
-            retrace.end(node, callback.placeholder(str(node.target), argument, meta))
+            retrace.end(node, callback.placeholder(str(node.target), argument, NodeMetadata(node.meta)))
         elif node.op == "output":
             results = self._load(node.args[0])
             retrace.begin(node, results)
-            retrace.end(node, callback.output(results, meta))
+            retrace.end(node, callback.output(results, NodeMetadata(node.meta)))
         elif node.op == "call_function":
-            args, kwargs = self._load(node.args), self._load(node.kwargs)
             retrace.begin(node)
-            retrace.end(node, self._call_function(node.target, args, kwargs, meta))
+            if self._has_hook(node.target):
+                args, kwargs = self._load(node.args), self._load(node.kwargs)
+                retrace.end(node, self._call_function(node.target, args, kwargs, NodeMetadata(node.meta)))
+            else:
+                retrace.end(node, self._without_hook(node))
         else:
             raise ExportPassError(f"{node.op} is not supported: programs of torch.export have no such nodes")
+
+    def _has_hook(self, target: Any) -> bool:
+        targets = self.callback.targets
+        # A higher-order operator's hook visits its bodies.
+        return targets is None or target in targets or isinstance(target, HigherOrderOperator)
+
+    def _without_hook(self, node: fx.Node) -> Argument:
+        kept = self.retrace.keep(node)
+        if kept is not None:
+            return kept
+        args, kwargs = self._load(node.args), self._load(node.kwargs)
+        if node.target is operator.getitem and isinstance(args[0], (tuple, list)):
+            # A hook returned a tuple for the operator.
+            return args[0][args[1]]
+        return self.callback._fx("call_function", node.target, args, kwargs, NodeMetadata(node.meta))
 
     def _input(self, node: fx.Node, inputs: Any) -> Argument:
         missing = object()

@@ -43,7 +43,6 @@ class ProgramEdit:
         modified: Whether any pass has changed it.
         inputs: The inputs of the graph as it stands.
         outputs: For each output of the graph as it stands the program's own spec; None for one that a pass added.
-        renamed: For each node of the program's root graph the name of the node that has its value now; None if none has.
         constants: Constants that passes made.
     """
 
@@ -51,13 +50,18 @@ class ProgramEdit:
         self.program = program
         self.graph_module: fx.GraphModule = program.graph_module
         self.modified = False
-        placeholders = [node.name for node in program.graph.nodes if node.op == "placeholder"]
+        placeholders = [node.name for node in program.graph.find_nodes(op="placeholder")]
         specs = program.graph_signature.input_specs
         self.inputs = [EditedInput(name, spec) for name, spec in zip(placeholders, specs, strict=True)]
         self.outputs: list[OutputSpec | None] = list(program.graph_signature.output_specs)
-        self.renamed: dict[str, str | None] = {node.name: node.name for node in program.graph.nodes}
+        # For nodes of the program's root graph whose value a node of another name has now: that name; None if none has.
+        self._renamed: dict[str, str | None] = {}
         self.constants: dict[str, torch.Tensor] = {}
         self._transaction = ShapeEnvTransaction(shape_env_of(program.graph_module))
+
+    def name_now(self, name: str) -> str | None:
+        """The name of the node that has the value of a node of the program's root graph now; None if none has."""
+        return self._renamed.get(name, name)
 
     def discard(self) -> None:
         """Gives the edit up: the program's shape environment forgets what passes taught it."""
@@ -80,7 +84,8 @@ class ProgramEdit:
         self.inputs = [EditedInput(name, None if old is None else specs[old]) for name, old in outcome.placeholders]
         if outcome.outputs is not None:
             self.outputs = [None if at is None else self.outputs[at] for at in outcome.outputs]
-        self.renamed = {name: None if now is None else outcome.renamed.get(now) for name, now in self.renamed.items()}
+        moved = {name: None if now is None else outcome.renamed.get(now, now) for name, now in self._renamed.items()}
+        self._renamed = {**outcome.renamed, **moved}
         self.graph_module, self.modified = graph_module, True
         lifted = self._lift_constants()
         self._order_inputs()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import fx
@@ -13,12 +15,23 @@ from retraced_server.retrace.compare import Remarks
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
 from retraced_server.retrace.unbacked import UnbackedSymbols
+from retraced_server.retrace.values import free_symbols
+
+RetraceMode = Literal["incremental", "full"]
+"""How nodes are treated that a pass leaves as they are: `incremental` reuses their recorded values, `full` executes them again to compare."""
 
 
 class Session:
     """One call of a pass on one graph module.
 
+    Args:
+        module: The graph module.
+        inputs: Its inputs.
+        mode: How nodes are treated that the pass leaves as they are.
+        on_progress: Called with the number of nodes visited so far.
+
     Attributes:
+        mode: How nodes are treated that the pass leaves as they are.
         fake_mode: The program's own fake mode, or a new one for a program that has none.
         transaction: What happens to the program's shape environment.
         unbacked: Its unbacked symbols.
@@ -28,16 +41,27 @@ class Session:
         on_progress: Called with the number of nodes visited so far.
     """
 
-    def __init__(self, module: fx.GraphModule, inputs: list[object], on_progress: Callable[[int], None] | None = None) -> None:
-        known_mode = _fake_mode(module, inputs)
-        env = shape_env_of(module)
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        inputs: list[object],
+        mode: RetraceMode,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self.mode = mode
+        known_mode = find_fake_mode(module, inputs)
+        env = known_mode.shape_env if known_mode is not None else None
+        env = env or shape_env_of(module)
         self.is_faking = known_mode is not None or env is not None
         self.fake_mode = known_mode or FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
-        self.transaction = ShapeEnvTransaction(self.fake_mode.shape_env or env)
+        self.transaction = ShapeEnvTransaction(env)
         self.unbacked = UnbackedSymbols(self.transaction, self.fake_mode)
         self.differences = Remarks()
         self.on_progress = on_progress
         self._visited = 0
+        self._executed = False
+        # Operators that state facts about symbols and have not been executed, since nothing has asked yet, with their data.
+        self._facts: list[tuple[Callable[..., Any], Any, Any]] = []
 
     def visited(self) -> None:
         """Counts a node."""
@@ -45,15 +69,35 @@ class Session:
         if self.on_progress is not None:
             self.on_progress(self._visited)
 
+    # A target of fx may be a name too, but not that of an operator.
+    def defer(self, target: Any, args: Any, kwargs: Any) -> None:
+        """Keeps an operator that states facts about symbols until an operator is executed that may need them."""
+        self._facts.append((target, args, kwargs))
+
+    def executing(self) -> None:
+        """An operator is about to be executed: makes what the program says of symbols up to here hold."""
+        if not self._executed:
+            self._executed = True
+            # Tensors must not remember symbols from a former run.
+            self.fake_mode.epoch += 1
+        if self._facts:
+            facts, self._facts = self._facts, []
+            for target, args, kwargs in facts:
+                self.state(target, args, kwargs)
+
+    def state(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Executes an operator of the program that states facts: they hold while the session lasts."""
+        about = free_symbols((args, kwargs))
+        with self.transaction.repeating(asserts=True, about=about):
+            return target(*args, **kwargs)
+
     @contextmanager
     def running(self) -> Iterator[None]:
         """Enters the modes in which operators are executed. What they did to the shape environment is kept or, on an error, undone."""
         allowed = self.fake_mode.allow_non_fake_inputs
         self.fake_mode.allow_non_fake_inputs = True
-        # Tensors must not remember symbols from a former run.
-        self.fake_mode.epoch += 1
         try:
-            with ExitStack() as modes:
+            with collector_paused(), ExitStack() as modes:
                 if self.is_faking:
                     modes.enter_context(self.fake_mode)
                     modes.enter_context(enable_python_dispatcher())
@@ -64,10 +108,28 @@ class Session:
             raise
         finally:
             self.fake_mode.allow_non_fake_inputs = allowed
-            self.fake_mode.epoch += 1
+            if self._executed:
+                self.fake_mode.epoch += 1
 
 
-def _fake_mode(module: fx.GraphModule, inputs: list[object]) -> FakeTensorMode | None:
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Keeps Python's garbage collector from looking, again and again, at a graph that grows: nothing that a retrace makes is garbage yet."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def find_fake_mode(module: fx.GraphModule, inputs: list[object]) -> FakeTensorMode | None:
+    """Finds the program's fake mode: that of its inputs, else of any recorded value; None if it has none.
+
+    Raises:
+        ExportPassError: The inputs are of more than one.
+    """
     modes = {id(value.fake_mode): value.fake_mode for value in inputs if isinstance(value, FakeTensor)}
     if len(modes) > 1:
         raise ExportPassError("Multiple fake tensor mode detected.")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, cast
 
@@ -72,6 +72,8 @@ class _Snapshot:
         env.deferred_runtime_asserts.update({symbol: list(checks) for symbol, checks in self.asserts.items()})
         for name in SHAPE_ENV_CACHES:
             getattr(ShapeEnv, name).cache_clear()
+        # Results of fake operators, which an operator that makes a guard would be given without making it.
+        env.fake_tensor_cache.clear()
 
 
 def _copy(container: Any) -> Any:
@@ -82,24 +84,33 @@ def _copy(container: Any) -> Any:
 
 
 class _Facts:
-    """What a ShapeEnv knows that a new operator may add to, and a cheap mark that differs when that may have changed."""
+    """What a ShapeEnv knows that a new operator may add to, and a cheap mark that differs when that may have changed.
 
-    def __init__(self, env: ShapeEnv) -> None:
+    Args:
+        env: The environment.
+        snapshot: A snapshot of it as it is now, if there is one.
+    """
+
+    def __init__(self, env: ShapeEnv, snapshot: _Snapshot | None = None) -> None:
         self.mark = _mark(env)
-        self.dicts = {name: dict(getattr(env, name)) for name in _LEARNABLE}
-        self.size_like = set(env.size_like)
+        if snapshot is not None:
+            self.dicts = {name: snapshot.containers[name] for name in _LEARNABLE}
+            self.size_like = snapshot.containers["size_like"]
+        else:
+            self.dicts = {name: dict(getattr(env, name)) for name in _LEARNABLE}
+            self.size_like = set(env.size_like)
         self.guards = len(env.guards)
         self.asserts = {symbol: len(checks) for symbol, checks in env.deferred_runtime_asserts.items()}
 
 
 def _mark(env: ShapeEnv) -> tuple[int, ...]:
+    # Not the counters of symbols: a symbol that was made and forgotten leaves nothing else behind.
     return (
         len(env.guards),
         env.num_deferred_runtime_asserts,
-        env.unbacked_symint_counter,
-        env.unbacked_symfloat_counter,
         len(env.var_to_range),
         len(env.replacements),
+        len(env.pending_fresh_unbacked_symbols),
         env._version_counter,
     )
 
@@ -108,7 +119,8 @@ class ShapeEnvTransaction:
     """What happens to one shape environment during a retrace.
 
     Executing again an operator that the program has already must leave no trace: facts that it adds hold while the retrace lasts, since
-    later operators may need them, and are taken back at its end. What a new operator adds stays, and its guards are reported.
+    later operators may need them, and are taken back at its end. What a new operator adds stays, and its guards are reported; so does
+    what a hook adds that asks a symbolic size for its truth.
 
     Args:
         env: The environment, or None for a program without one; then nothing here does anything.
@@ -117,20 +129,33 @@ class ShapeEnvTransaction:
     def __init__(self, env: ShapeEnv | None) -> None:
         self._env = env
         self._before = None if env is None else _Snapshot(env)
-        self._facts = None if env is None else _Facts(env)
+        # What was known before the new operators whose additions are still to be told.
+        self._known = None if env is None else _Facts(env, self._before)
+        self._start = () if self._known is None else self._known.mark
+        # Ranges are refined without a mark: whether that may have happened at all, and since additions were told last.
+        self._refined = False
+        self._refined_lately = False
+        self._refinements = 0
+        # The mark from before a repeated operator, if it added anything.
+        self._repeated: tuple[int, ...] | None = None
         self._learned: dict[str, dict[Any, Any]] = {name: {} for name in _LEARNABLE}
         self._size_like: set[sympy.Symbol] = set()
         self._guards: list[Any] = []
         self._asserts: list[tuple[Any, Any]] = []
+        self._forgotten: set[sympy.Symbol] = set()
 
     @property
     def env(self) -> ShapeEnv | None:
         """The environment."""
         return self._env
 
+    def mark(self) -> tuple[int, ...]:
+        """What is known of symbols, in short: it differs when anything was learned."""
+        return () if self._env is None else (*_mark(self._env), self._refinements)
+
     @property
     def new_guards(self) -> tuple[str, ...]:
-        """Guards and deferred assertions that new operators added, as expressions."""
+        """Guards and deferred assertions that new operators added, as expressions; complete after `commit`."""
         return tuple(str(guard.expr) for guard in self._guards) + tuple(str(check.expr) for _, check in self._asserts)
 
     @contextmanager
@@ -140,45 +165,62 @@ class ShapeEnvTransaction:
         Args:
             asserts: Whether the operator states facts about symbols, which may refine a range without adding a guard.
         """
-        env = self._env
-        if env is None:
-            yield
-            return
-        self._learn()
+        if self._env is not None:
+            self._drop_repeated(self._env)
+            self._refined |= asserts
+            self._refined_lately |= asserts
         yield
-        self._learn(always=asserts)
-
-    def _learn(self, *, always: bool = False) -> None:
-        # Not only operators teach the environment: a hook that asks whether a size is 4 adds a guard too.
-        env, known = self._env, self._facts
-        if env is None or known is None or (not always and known.mark == _mark(env)):
-            return
-        for name, old in known.dicts.items():
-            for key, value in getattr(env, name).items():
-                if key not in old or (old[key] is not value and old[key] != value):
-                    self._learned[name][key] = value
-        self._size_like |= env.size_like - known.size_like
-        self._guards.extend(env.guards[known.guards :])
-        for symbol, checks in env.deferred_runtime_asserts.items():
-            self._asserts.extend((symbol, check) for check in checks[known.asserts.get(symbol, 0) :])
-        self._facts = _Facts(env)
 
     @contextmanager
-    def repeating(self, *, asserts: bool) -> Iterator[None]:
+    def repeating(self, *, asserts: bool, about: Iterable[sympy.Symbol] = ()) -> Iterator[None]:
         """Runs an operator that the program has already, with guards suppressed.
 
         Args:
             asserts: Whether the operator states facts about symbols: these must hold for the operators that follow it.
+            about: The symbols that the facts are about.
         """
         env = self._env
         if env is None:
             yield
             return
-        self._learn()
-        with nullcontext() if asserts else env.suppress_guards():
+        self._drop_repeated(env)
+        self._learn(env)
+        mark = _mark(env)
+        if not asserts:
+            with env.suppress_guards():
+                yield
+        else:
+            ranges = {symbol: env.var_to_range.get(symbol) for symbol in about}
+            refined, self._refined = self._refined, True
             yield
-        if self._facts is None or asserts or self._facts.mark != _mark(env):
-            self._facts = _Facts(env)
+            if any(env.var_to_range.get(symbol) != known for symbol, known in ranges.items()):
+                mark = ()
+                self._refinements += 1
+            else:
+                self._refined = refined
+        if _mark(env) != mark:
+            self._repeated = mark
+
+    def _drop_repeated(self, env: ShapeEnv) -> None:
+        if self._repeated is not None and _mark(env) != self._repeated:
+            self._known = _Facts(env)
+        self._repeated = None
+
+    def _learn(self, env: ShapeEnv) -> None:
+        known = self._known
+        if known is None or (known.mark == _mark(env) and not self._refined_lately):
+            return
+        self._refined_lately = False
+        for name, old in known.dicts.items():
+            learned = self._learned[name]
+            for key, value in getattr(env, name).items():
+                if key not in old or (old[key] is not value and old[key] != value):
+                    learned[key] = value
+        self._size_like |= env.size_like - known.size_like
+        self._guards.extend(env.guards[known.guards :])
+        for symbol, checks in env.deferred_runtime_asserts.items():
+            self._asserts.extend((symbol, check) for check in checks[known.asserts.get(symbol, 0) :])
+        self._known = _Facts(env)
 
     def pending(self) -> list[sympy.Symbol]:
         """The unbacked symbols that operators made and no node has bound yet."""
@@ -190,7 +232,10 @@ class ShapeEnvTransaction:
 
     def symbols_since(self, count: int) -> set[sympy.Symbol]:
         """The symbols made since there were `count`."""
-        return set() if self._env is None else set(islice(self._env.var_to_range, count, None))
+        if self._env is None:
+            return set()
+        symbols = self._env.var_to_range
+        return set(islice(reversed(symbols), len(symbols) - count)) if len(symbols) > count else set()
 
     def forget(self, symbols: set[sympy.Symbol]) -> None:
         """Drops symbols that an operator made, when old ones stand in for them or nothing keeps them."""
@@ -203,27 +248,40 @@ class ShapeEnvTransaction:
         env.size_like -= symbols
         self._size_like -= symbols
         for waiting in (env.pending_fresh_unbacked_symbols, env.ignorable_fresh_unbacked_symbols):
-            waiting[:] = [symbol for symbol in waiting if symbol not in symbols]
-        self._guards = [guard for guard in self._guards if not guard.expr.free_symbols & symbols]
-        self._asserts = [(symbol, check) for symbol, check in self._asserts if not check.expr.free_symbols & symbols]
-        self._facts = _Facts(env)
+            if waiting:
+                waiting[:] = [symbol for symbol in waiting if symbol not in symbols]
+        self._forgotten |= symbols
 
     def roll_back(self) -> None:
         """Puts everything back as it was at the start."""
-        if self._env is not None and self._before is not None:
-            self._before.restore(self._env)
+        env = self._env
+        if env is None or self._before is None:
+            return
+        if self._refined or self._forgotten or self._repeated is not None or _mark(env) != self._start:
+            self._before.restore(env)
 
     def commit(self) -> None:
         """Takes back what repeated operators added and keeps what new ones did."""
         env = self._env
         if env is None or self._before is None:
             return
-        self._learn()
+        self._drop_repeated(env)
+        self._learn(env)
+        if self._forgotten:
+            self._guards = [guard for guard in self._guards if not guard.expr.free_symbols & self._forgotten]
+            self._asserts = [
+                (symbol, check) for symbol, check in self._asserts if not check.expr.free_symbols & self._forgotten
+            ]
+            axioms = self._learned["axioms"]
+            self._learned["axioms"] = {
+                axiom: truth for axiom, truth in axioms.items() if not axiom.free_symbols & self._forgotten
+            }
         counters = (env.unbacked_symint_counter, env.unbacked_symfloat_counter)
         learned = bool(self._guards or self._asserts or self._size_like or any(self._learned.values()))
-        self._before.restore(env)
         if not learned:
+            self.roll_back()
             return
+        self._before.restore(env)
         for name, facts in self._learned.items():
             getattr(env, name).update(facts)
         env.size_like |= self._size_like

@@ -20,7 +20,7 @@ from retraced_server.retrace._torch import (
 from retraced_server.retrace.arguments import Argument
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.proxy_value import ProxyValue
-from retraced_server.retrace.values import SYMBOLIC
+from retraced_server.retrace.values import SYMBOLIC, same_metadata
 
 if TYPE_CHECKING:
     from retraced_server.retrace.export_pass import ExportPass
@@ -49,6 +49,8 @@ class ExportTracer(fx.Tracer):
         self.graph._graph_namespace._used_names.update(reserved)
         self.fake_tensor_mode: FakeTensorMode | None = None
         self._attributes = attributes
+        # The numbers to begin with when a name for an attribute is looked for, by prefix.
+        self._attributes_made: dict[str, int] = {}
         # Modules and tensors by identity; the old graph's are put here when its get_attr nodes are visited.
         self.submodules: dict[torch.nn.Module, fx.Node] = {}
         self.attribute_nodes: dict[int, tuple[Any, fx.Node]] = {}
@@ -92,13 +94,18 @@ class ExportTracer(fx.Tracer):
         *path, name = target.split(".")
         delattr(self.root.get_submodule(".".join(path)), name)
 
+    def fresh_name(self, name: str) -> str:
+        """Finds a node name like the given one that no node has, and takes it."""
+        return self.graph._graph_namespace.create_name(name, None)
+
     def fresh_attribute(self, prefix: str) -> str:
         """Finds an attribute name that neither the old module nor the new one has."""
-        number = 0
+        number = self._attributes_made.get(prefix, 0)
         while hasattr(self.root, f"{prefix}{number}") or (
             self._attributes is not None and hasattr(self._attributes, f"{prefix}{number}")
         ):
             number += 1
+        self._attributes_made[prefix] = number + 1
         return f"{prefix}{number}"
 
     # The argument and the result are fx's own open types.
@@ -170,8 +177,22 @@ class ExportTracer(fx.Tracer):
         self.callback.on_attr(ProxyValue(tensor, node))
         return node
 
-    def set_metadata(self, node: fx.Node, value: Argument) -> None:
-        """Records a value: `val`, and `tensor_meta` for tensors that cannot be faked or where the node had it already."""
+    def set_metadata(self, node: fx.Node, value: Argument, like: fx.Node | None = None) -> None:
+        """Records a value: `val`, and `tensor_meta` for tensors that cannot be faked or where the node had it already.
+
+        Args:
+            node: The node.
+            value: Its value.
+            like: A node whose value may say the same, and then has the same `tensor_meta`.
+        """
+        if (
+            like is not None
+            and "tensor_meta" in node.meta
+            and "tensor_meta" in like.meta
+            and same_metadata(value, like.meta.get("val"))
+        ):
+            node.meta["val"], node.meta["tensor_meta"] = value, like.meta["tensor_meta"]
+            return
         unfakeable: list[torch.Tensor] = []
 
         def recorded(leaf: Any) -> Any:

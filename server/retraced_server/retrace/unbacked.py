@@ -52,7 +52,13 @@ class UnbackedSymbols:
         return compute_unbacked_bindings(env, value) or {}
 
     def rebind(
-        self, old: fx.Node, value: Any, bindings: dict[sympy.Symbol, Any], taken: set[sympy.Symbol]
+        self,
+        old: fx.Node,
+        value: Any,
+        bindings: dict[sympy.Symbol, Any],
+        taken: set[sympy.Symbol],
+        *,
+        only_own: bool = False,
     ) -> tuple[Any, dict[sympy.Symbol, Any], dict[sympy.Symbol, sympy.Expr]]:
         """Renames fresh symbols in a value to those that stand in the same places of an old node's recorded value.
 
@@ -61,6 +67,8 @@ class UnbackedSymbols:
             value: The new value.
             bindings: The fresh symbols and where they are in the value.
             taken: Old symbols that have been given away for this node; those given now are added.
+            only_own: Take only symbols that the old node made itself. It may have had others from another node, since both read the same
+                data; a write in between has put an end to that.
 
         Returns:
             The value, its bindings, and the renaming.
@@ -69,14 +77,16 @@ class UnbackedSymbols:
         recorded = old.meta.get("val")
         if env is None or not bindings or recorded is None:
             return value, bindings, {}
-        backed = env.backed_var_to_val
+        backed, bound_before = env.backed_var_to_val, old.meta.get("unbacked_bindings") or {}
         renaming = match_symbols(
-            set(bindings), value, recorded, accept=lambda symbol: symbol not in backed and symbol not in taken
+            set(bindings),
+            value,
+            recorded,
+            accept=lambda s: s not in backed and s not in taken and (s in bound_before or not only_own),
         )
         if not renaming:
             return value, bindings, {}
         taken |= set(renaming.values())
-        bound_before = old.meta.get("unbacked_bindings") or {}
         kept = {}
         for symbol, path in bindings.items():
             name = renaming.get(symbol, symbol)

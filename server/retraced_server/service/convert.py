@@ -34,7 +34,8 @@ _NODE_METADATA: Mapping[int, NodeSelection] = {
     pb.NODE_METADATA_SELECTION_ALL: NodeSelection.ALL,
 }
 _MODE: Mapping[int, RetraceMode] = {
-    pb.RETRACE_MODE_UNSPECIFIED: RetraceMode.FULL,
+    pb.RETRACE_MODE_UNSPECIFIED: RetraceMode.INCREMENTAL,
+    pb.RETRACE_MODE_INCREMENTAL: RetraceMode.INCREMENTAL,
     pb.RETRACE_MODE_FULL: RetraceMode.FULL,
 }
 _OUTPUT: Mapping[int, OutputDelivery] = {

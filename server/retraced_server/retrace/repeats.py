@@ -1,0 +1,129 @@
+"""Executes nodes again to compare, once for all that call the same operator on equal metadata: layers of a network repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+from torch.fx.immutable_collections import immutable_list
+
+from retraced_server.retrace._torch import FakeTensor, OpOverload
+from retraced_server.retrace.compare import Comparison
+from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.execute import states_facts
+from retraced_server.retrace.values import SYMBOLIC, expression, free_symbols
+
+if TYPE_CHECKING:
+    from retraced_server.retrace.session import Session
+
+
+class _UnknownError(Exception):
+    """A value whose description would not say all that an operator can see."""
+
+
+class Repeats:
+    """Executes old nodes again and compares; what an equal comparison of one graph gave is not computed twice.
+
+    A fake operator's result depends on nothing but the metadata of its arguments and what is known of their symbols. Left out are operators
+    that write, that make symbols, or that read numbers. Not for several graphs: they may run under another autocast.
+
+    Args:
+        session: What the graphs of one call of a pass share.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._remarks: dict[Hashable, frozenset[str]] = {}
+        self._described: dict[int, tuple[torch.Tensor, Hashable]] = {}
+
+    # Arguments and values are whatever an operator takes and returns.
+    def check(self, old: fx.Node, args: Any, kwargs: Any, execute: Callable[[], Any]) -> Any:
+        """Compares a node's recorded value with what executing it gives, with guards suppressed; notes what differs without being wrong.
+
+        Args:
+            old: The node.
+            args: Its arguments as data.
+            kwargs: Its keyword arguments as data.
+            execute: Executes it.
+
+        Returns:
+            The value; the recorded one where it did not have to be executed.
+
+        Raises:
+            ExportPassError: The recorded value is not what the node computes.
+        """
+        recorded = old.meta.get("val")
+        if states_facts(old.target):
+            return self._session.state(old.target, args, kwargs)
+        key = None if recorded is None else self._key(old, args, kwargs, recorded)
+        remarks = self._remarks.get(key) if key is not None else None
+        executed = recorded
+        if remarks is None:
+            executed, is_repeatable, comparison = self._compared(recorded, (args, kwargs), execute)
+            if comparison.error is not None:
+                raise ExportPassError(f"the recorded value is not what the node computes: {comparison.error}")
+            remarks = frozenset(comparison.remarks)
+            if key is not None and is_repeatable:
+                self._remarks[key] = remarks
+        for kind in remarks:
+            self._session.differences.add(kind, old.name)
+        return executed
+
+    def _compared(self, recorded: Any, arguments: Any, execute: Callable[[], Any]) -> tuple[Any, bool, Comparison]:
+        transaction, unbacked = self._session.transaction, self._session.unbacked
+        pending = unbacked.pending()
+        self._session.executing()
+        with transaction.repeating(asserts=False):
+            executed = execute()
+            fresh = unbacked.pending() - pending
+            comparison = Comparison(transaction.env, fresh)
+            if recorded is not None:
+                comparison.compare(recorded, executed)
+        unbacked.drop(fresh)
+        makes_symbols = bool(fresh) or not free_symbols(executed).keys() <= free_symbols(arguments).keys()
+        return executed, not makes_symbols, comparison
+
+    def _key(self, node: fx.Node, args: Any, kwargs: Any, recorded: Any) -> Hashable | None:
+        if not isinstance(node.target, OpOverload) or node.target._schema.is_mutable or not node.target._schema.returns:
+            return None
+        try:
+            described = self._describe(args), self._describe(kwargs), self._describe(recorded)
+        except _UnknownError:
+            return None
+        return (node.target, *described, self._session.transaction.mark())
+
+    def _describe(self, value: Any) -> Hashable:
+        kind = type(value)
+        if kind is FakeTensor:
+            return self._tensor(value)
+        if kind in (tuple, list, immutable_list):
+            return tuple([self._describe(item) for item in value])
+        if kind is dict:
+            return tuple([(key, self._describe(item)) for key, item in value.items()])
+        if kind in SYMBOLIC:
+            return kind, value.node.expr
+        if kind is float or kind is complex:
+            return kind, repr(value)
+        if value is None or kind in (int, bool, str) or kind.__module__ == "torch":
+            return kind, value
+        raise _UnknownError
+
+    def _tensor(self, tensor: FakeTensor) -> Hashable:
+        found = self._described.get(id(tensor))
+        if found is not None and found[0] is tensor:
+            return found[1]
+        if tensor.constant is not None or tensor.layout is not torch.strided:
+            raise _UnknownError
+        numbers = (*tensor.shape, None, *tensor.stride(), tensor.storage_offset())
+        described = (
+            tuple([expression(number) for number in numbers]),
+            tensor.dtype,
+            tensor.device,
+            tensor.requires_grad,
+            tensor.is_conj(),
+            tensor.is_neg(),
+        )
+        self._described[id(tensor)] = tensor, described
+        return described
