@@ -1,7 +1,7 @@
 # Needs Python 3.11 and its pip; everything else is installed into .venv.
 #
 # Variables: EXTRA_INDEX_URL (a further package index, for example one with a CPU build of torch), PIP_ARGS (further arguments of
-# pip install), ARGS (further arguments of pytest, the benchmark or the server).
+# pip install), ARGS (further arguments of pytest, the benchmark or the server), JOBS (processes that run tests).
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -10,6 +10,7 @@ STAMP := $(VENV)/.installed
 EXTRA_INDEX_URL ?=
 PIP_ARGS ?=
 ARGS ?=
+JOBS ?= 2
 IMAGE ?= retraced
 
 .DEFAULT_GOAL := help
@@ -36,7 +37,7 @@ demo: $(STAMP) ## Export a model, transform it on a server, and show what change
 
 .PHONY: test
 test: $(STAMP) ## Run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 .PHONY: check
 check: $(STAMP) ## Check format, lint, types, imports, the wire contract and the Dockerfile

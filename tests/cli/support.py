@@ -43,7 +43,12 @@ def start(
 
 def end(process: subprocess.Popen[bytes]) -> Ended:
     """Waits for a command that was started."""
-    out, err = process.communicate(timeout=_SECONDS)
+    try:
+        out, err = process.communicate(timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
     return Ended(process.returncode, (out or b"").decode(), (err or b"").decode())
 
 

@@ -25,7 +25,7 @@ class AddConstant(ExportPass):
         result = super().call_operator(op, args, kwargs, meta)
         if op not in (aten.relu.default, aten.gelu.default, aten.sigmoid.default):
             return result
-        zero = torch.zeros((), dtype=result.to_tensor().dtype)
+        zero = torch.tensor(0, dtype=result.to_tensor().dtype)
         return super().call_operator(aten.add.Tensor, (result, zero), {}, meta)
 
 
