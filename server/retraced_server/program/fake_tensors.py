@@ -21,6 +21,7 @@ from retraced_server.program.options import MOST_DIMENSIONS
 from retraced_server.program.scalar_types import read_device, read_dtype, read_layout
 from retraced_server.program.symbols import Size, Symbols
 
+as_strided = torch.ops.aten.as_strided.default
 _TENSOR_META = msgspec.json.Decoder(schema.TensorMeta)
 
 
@@ -38,9 +39,11 @@ class Description:
 
 
 @dataclass(slots=True)
-class _Template:
-    described: Description
+class _Made:
+    # Keeps the tensor alive, so that its address stays its own.
+    fake: FakeTensor
     meta: torch.Tensor
+    key: bytes
 
 
 class FakeTensors:
@@ -53,7 +56,8 @@ class FakeTensors:
     def __init__(self, symbols: Symbols) -> None:
         self._symbols = symbols
         self._described: dict[bytes, Description] = {}
-        self._templates: dict[bytes, _Template] = {}
+        self._templates: dict[bytes, torch.Tensor] = {}
+        self._made: dict[int, _Made] = {}
 
     def describe(self, raw: Raw) -> Description:
         """What a `TensorMeta` of the schema says."""
@@ -63,20 +67,43 @@ class FakeTensors:
             found = self._described[key] = self._read(_TENSOR_META.decode(raw))
         return found
 
-    def make(self, raw: Raw) -> FakeTensor:
-        """The fake tensor that a `TensorMeta` of the schema describes, with a storage of its own."""
-        key = bytes(raw)
-        template = self._templates.get(key)
-        if template is None:
-            described = self.describe(raw)
-            template = self._templates[key] = _Template(described, _meta(described))
-            return self._fake(template.meta, described)
-        described = template.described
-        meta = copy_with_own_storage(template.meta) if described.symbolic else _meta(described)
-        return self._fake(meta, described)
+    def make(self, raw: Raw, base: FakeTensor | None = None) -> FakeTensor:
+        """The fake tensor that a `TensorMeta` of the schema describes.
 
-    def _fake(self, meta: torch.Tensor, described: Description) -> FakeTensor:
-        return FakeTensor(self._symbols.mode, meta, described.device, requires_grad=described.requires_grad)
+        Args:
+            raw: The description.
+            base: The tensor whose storage it has; without one it gets its own.
+        """
+        key = bytes(raw)
+        described = self.describe(raw)
+        meta = None if base is None else self._view(base, described)
+        if meta is None:
+            meta = self._own(key, described)
+        fake = FakeTensor(self._symbols.mode, meta, described.device, requires_grad=described.requires_grad)
+        self._made[id(fake)] = _Made(fake, meta, key)
+        return fake
+
+    def key(self, fake: FakeTensor) -> object:
+        """What tells the description of a tensor that was made here from others."""
+        made = self._made.get(id(fake))
+        return id(fake) if made is None else made.key
+
+    def _own(self, key: bytes, described: Description) -> torch.Tensor:
+        template = self._templates.get(key)
+        if template is not None and described.symbolic:
+            return copy_with_own_storage(template)
+        made = self._templates[key] = _meta(described)
+        return made
+
+    def _view(self, base: FakeTensor, described: Description) -> torch.Tensor | None:
+        made = self._made.get(id(base))
+        if made is None or made.meta.dtype is not described.dtype:
+            return None
+        try:
+            return cast(torch.Tensor, as_strided(made.meta, described.size, described.stride, described.offset))
+        # What the file says does not lie in that storage: it is not what the operator makes.
+        except RuntimeError:
+            return None
 
     def _read(self, meta: schema.TensorMeta) -> Description:
         if read_layout(meta.layout) is not torch.strided:
@@ -104,7 +131,7 @@ def _meta(described: Description) -> torch.Tensor:
         if not isinstance(offset, torch.SymInt) and offset == 0:
             return torch.empty_strided(size, stride, dtype=described.dtype, device="meta")
         whole = torch.empty_strided((_extent(described),), (1,), dtype=described.dtype, device="meta")
-        return cast(torch.Tensor, torch.ops.aten.as_strided.default(whole, size, stride, offset))
+        return cast(torch.Tensor, as_strided(whole, size, stride, offset))
     # What torch makes of sizes whose product is too large for it.
     except (RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise program_invalid(f"no tensor can have the sizes and strides of a recorded value: {cause(error)}") from error

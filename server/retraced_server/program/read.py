@@ -159,15 +159,16 @@ def _build(
 ) -> ExportedProgram:
     described = model.graph_module
     symbols = Symbols(model.range_constraints)
-    parts = ProgramParts(symbols, Operators(options.namespaces), ExportGraphSignature([], []))
+    weights = _decode(_CONFIG, source.read(WEIGHTS_CONFIG.format(name)), "weights config")
+    constants = _decode(_CONFIG, source.read(CONSTANTS_CONFIG.format(name)), "constants config")
+    parts = ProgramParts(symbols, Operators(options.namespaces))
     reader = GraphReader(described.graph, parts)
     parts.signature = read_signature(described.signature, reader)
+    parts.tied = _tied(parts.signature, weights, constants)
     graph_module = reader.read()
     module_calls = read_module_calls(described.module_call_graph, TreeSpecs(options.tree_types), reader)
     graph_module.meta = _graph_meta(described)
     tensors = PayloadReader(source, symbols.mode, payloads, absent=absent)
-    weights = _decode(_CONFIG, source.read(WEIGHTS_CONFIG.format(name)), "weights config")
-    constants = _decode(_CONFIG, source.read(CONSTANTS_CONFIG.format(name)), "constants config")
     try:
         return assemble_program(
             graph_module,
@@ -181,6 +182,19 @@ def _build(
         )
     except (SpecViolationError, AssertionError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise program_invalid(f"the program is not valid: {cause(error)}") from error
+
+
+def _tied(signature: ExportGraphSignature, *configs: schema.PayloadConfig) -> dict[str, str]:
+    """Inputs of the graph that share a payload with an earlier one, by name."""
+    first: dict[tuple[int, str], str] = {}
+    tied = {}
+    for spec in signature.input_specs:
+        for number, config in enumerate(configs):
+            if spec.target is not None and spec.target in config.config:
+                name = first.setdefault((number, config.config[spec.target].path_name), spec.arg.name)
+                if name != spec.arg.name:
+                    tied[spec.arg.name] = name
+    return tied
 
 
 def _graph_meta(described: schema.GraphModule) -> dict[str, Any]:

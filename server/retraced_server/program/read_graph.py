@@ -9,19 +9,21 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import torch
 from msgspec import UNSET
 from torch import fx
 from torch._ops import HigherOrderOperator, OpOverload
-from torch.export import graph_signature as signature
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.export.graph_signature import ExportGraphSignature
 from torch.fx.node import Argument
 
 from retraced_server.errors import RetracedError
 from retraced_server.program import schema
 from retraced_server.program._torch import lazy_graph_module, unbacked_bindings
+from retraced_server.program.aliases import Aliases
 from retraced_server.program.errors import cause, located, program_invalid, shortened
 from retraced_server.program.fake_tensors import FakeTensors
 from retraced_server.program.node_metadata import NodeMetadata
@@ -33,6 +35,9 @@ from retraced_server.program.symbols import Symbols
 
 # torch computes these too from symbolic numbers.
 _SYM_TARGETS: frozenset[Target] = SYM_OPERATORS | {torch.ops.aten.item.default}
+# For each result of a node, what shares its storage.
+Bases: TypeAlias = tuple[FakeTensor | None, ...]
+
 _LISTS = ("as_tensors", "as_sym_ints", "as_sym_floats")
 
 
@@ -42,14 +47,19 @@ class ProgramParts:
     Args:
         symbols: Its symbols.
         operators: Finds its operators.
+
+    Attributes:
         signature: The signature of its graph.
+        tied: Inputs of its graph whose tensors share a storage with that of an earlier input, by name.
     """
 
-    def __init__(self, symbols: Symbols, operators: Operators, signature: signature.ExportGraphSignature) -> None:
+    def __init__(self, symbols: Symbols, operators: Operators) -> None:
         self.symbols = symbols
         self.operators = operators
-        self.signature = signature
+        self.signature = ExportGraphSignature([], [])
         self.tensors = FakeTensors(symbols)
+        self.tied: Mapping[str, str] = {}
+        self.aliases = Aliases(symbols, self.tensors)
         self.metadata = NodeMetadata(operators)
         self.depth = 0
 
@@ -122,6 +132,7 @@ class GraphReader:
                 raise program_invalid(f"`{argument.name}` is no name for a body of an operator: a module has it already")
             with self._parts.body():
                 module = GraphReader(argument.graph, self._parts).read()
+            self._parts.aliases.note_body(module)
             self._root.register_module(argument.name, module)
             self._bodies[argument.name] = argument.graph
         elif known != argument.graph:
@@ -136,7 +147,9 @@ class GraphReader:
         if described.as_tensor is not UNSET or described.as_sym_int is not UNSET:
             name = output_name(described)
             assert name is not None
-            self._sync(name, self._graph.placeholder(check_name(name)))
+            # Bodies have inputs of the same names as the graph around them.
+            first = self._nodes.get(self._parts.tied.get(name, "")) if self._parts.depth == 0 else None
+            self._sync(name, self._graph.placeholder(check_name(name)), None if first is None else first.meta["val"])
             return
         kinds = ("as_int", "as_float", "as_bool", "as_none", "as_string")
         if all(getattr(described, kind) is UNSET for kind in kinds):
@@ -235,6 +248,7 @@ class GraphReader:
         outputs = described.outputs
         if not outputs:
             return
+        bases = self._parts.aliases.bases(node, self._root)
         if len(outputs) == 1:
             only = outputs[0]
             name = output_name(only)
@@ -242,11 +256,11 @@ class GraphReader:
                 in_tuple = described.is_hop_single_tensor_return is False and isinstance(node.target, HigherOrderOperator)
                 if in_tuple:
                     values: list[Any] = []
-                    self._getitem(values, node, name, 0, metadata)
+                    self._getitem(values, node, name, 0, metadata, bases)
                     node.meta["val"] = tuple(values)
                     self._nodes[node.name] = node
                 else:
-                    self._sync(name, node)
+                    self._sync(name, node, _at(bases, 0))
                 return
             if only.as_none is not UNSET:
                 node.meta["val"] = None
@@ -256,25 +270,33 @@ class GraphReader:
                 raise program_invalid("the result of a node is neither a value, nothing, nor a list of tensors")
             outputs = [schema.Argument(as_tensor=tensor) for tensor in only.as_tensors]
         values = []
-        self._getitems(values, node, outputs, metadata)
+        self._getitems(values, node, outputs, metadata, bases)
         node.meta["val"] = tuple(values)
         self._nodes[node.name] = node
 
-    def _getitems(self, values: list[Any], node: fx.Node, outputs: list[schema.Argument], metadata: Mapping[str, Any]) -> None:
+    def _getitems(
+        self, values: list[Any], node: fx.Node, outputs: list[schema.Argument], metadata: Mapping[str, Any], bases: Bases
+    ) -> None:
         for position, output in enumerate(outputs):
             name = output_name(output)
             if name is not None and output.as_sym_bool is UNSET:
-                self._getitem(values, node, name, position, metadata)
+                self._getitem(values, node, name, position, metadata, bases)
             elif output.as_none is not UNSET:
                 item = self._graph.create_node("call_function", operator.getitem, (node, position), name="as_none")
                 values.append(None)
                 item.meta["val"] = None
                 item.meta.update(_copied(metadata))
             else:
-                self._getitem_list(values, node, output, position, metadata)
+                self._getitem_list(values, node, output, position, metadata, (_at(bases, position),))
 
     def _getitem_list(
-        self, values: list[Any], node: fx.Node, output: schema.Argument, position: int, metadata: Mapping[str, Any]
+        self,
+        values: list[Any],
+        node: fx.Node,
+        output: schema.Argument,
+        position: int,
+        metadata: Mapping[str, Any],
+        bases: Bases,
     ) -> None:
         kind, members = schema.member(output)
         if kind not in _LISTS:
@@ -284,30 +306,32 @@ class GraphReader:
         for at, part in enumerate(members):
             name = output_name(part)
             assert name is not None
-            self._getitem(inner, items, name, at, metadata)
+            self._getitem(inner, items, name, at, metadata, bases)
         values.append(inner)
         items.meta.update(_copied(metadata))
         items.meta["val"] = inner
 
-    def _getitem(self, values: list[Any], node: fx.Node, name: str, position: int, metadata: Mapping[str, Any]) -> None:
+    def _getitem(
+        self, values: list[Any], node: fx.Node, name: str, position: int, metadata: Mapping[str, Any], bases: Bases
+    ) -> None:
         item = self._graph.create_node("call_function", operator.getitem, (node, position), name=check_name(name))
-        self._sync(name, item)
+        self._sync(name, item, _at(bases, position))
         values.append(item.meta["val"])
         item.meta.update(_copied(metadata))
 
-    def _sync(self, name: str, node: fx.Node) -> None:
-        """Gives a node its name, which fx may have changed, and its value."""
+    def _sync(self, name: str, node: fx.Node, base: FakeTensor | None = None) -> None:
+        """Gives a node its name, which fx may have changed, and its value; `base` has the storage of a tensor, if it has no own."""
         if name in self._nodes:
             raise program_invalid(f"two values are named `{name}`")
         node.name = check_name(name)
         self._nodes[name] = node
-        node.meta["val"] = self._value(name)
+        node.meta["val"] = self._value(name, base)
 
-    def _value(self, name: str) -> Any:
+    def _value(self, name: str, base: FakeTensor | None) -> Any:
         described, symbols = self._described, self._parts.symbols
         try:
             if (raw := described.tensor_values.get(name)) is not None:
-                return self._parts.tensors.make(raw)
+                return self._parts.tensors.make(raw, base)
             if (raw := described.sym_int_values.get(name)) is not None:
                 return symbols.int(raw)
             if (raw := described.sym_float_values.get(name)) is not None:
@@ -341,6 +365,11 @@ def check_name(name: str) -> str:
     if not name.isidentifier() or len(name) > LONGEST_NAME:
         raise program_invalid(f"`{shortened(name, 200)}` is no name of a value: it must be an identifier")
     return name
+
+
+def _at(bases: Bases, position: int) -> FakeTensor | None:
+    """The base of a result; the last one stands for all further ones."""
+    return bases[min(position, len(bases) - 1)] if bases else None
 
 
 def _copied(metadata: Mapping[str, Any]) -> dict[str, Any]:

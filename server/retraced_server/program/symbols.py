@@ -103,6 +103,15 @@ class Symbols:
             return described.as_bool is True
         return self.shape_env.create_symboolnode(self._expression(described.as_expr.expr_str, None))
 
+    def forget_fresh(self, counter: int) -> None:
+        """Takes back the unbacked integers that an operator made since their counter stood at `counter`."""
+        env = self.shape_env
+        for symbol in [symbol for symbol in env.pending_fresh_unbacked_symbols if split_symbol(str(symbol))[1] >= counter]:
+            env.pending_fresh_unbacked_symbols.remove(symbol)
+            for facts in (env.var_to_range, env.var_to_range_sloc, env.var_to_stack):
+                facts.pop(symbol, None)
+        env.unbacked_symint_counter = counter
+
     def _int(self, described: schema.SymInt, *, in_offset: bool = False) -> Size:
         _check(described)
         if described.as_expr is UNSET:
