@@ -4,7 +4,7 @@ The answer is what execution of the node with fake tensors gives:
 
 - An operator with a kernel of its own says in its schema whether its result is a view of an argument, or an argument.
 - One that torch composes of others may return its argument, a view of it or neither, by sizes, strides and dtypes: each distinct
-  call is executed once with fake tensors, and no guard is recorded.
+  call is executed once, on meta tensors of the sizes that the program was exported with. Unbacked sizes get a typical value.
 - A higher-order operator that runs its body in place, such as `wrap_with_set_grad_enabled`, returns views of its operands where its
   body does. Results of the other higher-order operators, and the inputs of bodies, have storages of their own.
 """
@@ -32,6 +32,7 @@ _hop: Final[Any] = torch.ops.higher_order
 _IN_PLACE_BODIES: Final = frozenset(
     (_hop.wrap_with_set_grad_enabled, _hop.wrap_with_autocast, _hop.wrap, _hop.tag_activation_checkpoint, _hop.strict_mode)
 )
+_ELSEWHERE: Final = object()
 # Composed operators that always compute something new.
 _FRESH: Final = frozenset(
     (
@@ -106,33 +107,37 @@ class Aliases:
         key = (target, len(node.args), tuple(node.kwargs), described)
         found = self._executed.get(key)
         if found is None:
-            found = self._executed[key] = self._run(target, node, leaves)
+            found = self._executed[key] = self._run(target, leaves, node)
         return found
 
-    def _run(self, target: OpOverload, node: fx.Node, leaves: list[Any]) -> _Shared:
+    def _run(self, target: OpOverload, leaves: list[Any], node: fx.Node) -> _Shared:
+        devices = {leaf.device for leaf in leaves if isinstance(leaf, FakeTensor)}
+        stand_ins = [self._stand_in(leaf, devices) for leaf in leaves]
         owners: dict[int, int] = {}
-        for index, leaf in enumerate(leaves):
-            if isinstance(leaf, FakeTensor):
-                owners.setdefault(_storage(leaf), index)
-        # What makes numbers from data would make symbols here, and what it returns is new.
-        if not owners or target._schema.is_mutable or torch.Tag.data_dependent_output in target.tags:
+        for index, stand_in in enumerate(stand_ins):
+            if isinstance(stand_in, torch.Tensor):
+                owners.setdefault(_storage(stand_in), index)
+        # Another device needs a copy; and what writes says so in its schema.
+        if not owners or _ELSEWHERE in stand_ins or target._schema.is_mutable:
             return ()
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), _recorded)
-        unbacked = self._symbols.shape_env.unbacked_symint_counter
+        args, kwargs = pytree.tree_unflatten(stand_ins, pytree.tree_structure((node.args, node.kwargs)))
         try:
-            with self._symbols.shape_env.suppress_guards(), self._symbols.mode, torch.no_grad():
-                results = target(*args, **kwargs)
-        # Whatever an operator makes of arguments that do not fit it: it then says nothing of its results.
+            results = target(*args, **kwargs)
+        # Whatever an operator makes of arguments that do not fit it, or of data that is not there: it then says nothing.
         except Exception:  # noqa: BLE001
             return ()
-        if self._symbols.shape_env.unbacked_symint_counter != unbacked:
-            self._symbols.forget_fresh(unbacked)
-            return ()
-        return tuple(owners.get(_storage(leaf)) if isinstance(leaf, FakeTensor) else None for leaf in pytree.tree_leaves(results))
+        return tuple(owners.get(_storage(leaf)) if isinstance(leaf, torch.Tensor) else None for leaf in pytree.tree_leaves(results))
 
-
-def _recorded(node: fx.Node) -> Any:
-    return node.meta.get("val")
+    def _stand_in(self, leaf: Any, devices: set[torch.device]) -> Any:
+        """A meta tensor for a fake one, and a number for a symbolic one."""
+        if isinstance(leaf, FakeTensor):
+            size, stride = tuple(map(self._symbols.typical, leaf.shape)), tuple(map(self._symbols.typical, leaf.stride()))
+            return torch.empty_strided(size, stride, dtype=leaf.dtype, device="meta")
+        if isinstance(leaf, torch.device):
+            return torch.device("meta") if devices == {leaf} else _ELSEWHERE
+        if isinstance(leaf, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return self._symbols.typical(leaf)
+        return leaf
 
 
 def _leaves(node: fx.Node) -> list[Any]:

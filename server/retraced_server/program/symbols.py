@@ -53,6 +53,7 @@ class Symbols:
         self._known: dict[str, sympy.Expr] = {}
         self._ints: dict[bytes, Size] = {}
         self._offsets: dict[bytes, Size] = {}
+        self._typical: dict[sympy.Expr, Any] = {}
         # Unbacked symbols that only storage offsets have named so far.
         self._in_offsets: set[sympy.Symbol] = set()
         self._reserve(ranges)
@@ -103,14 +104,22 @@ class Symbols:
             return described.as_bool is True
         return self.shape_env.create_symboolnode(self._expression(described.as_expr.expr_str, None))
 
-    def forget_fresh(self, counter: int) -> None:
-        """Takes back the unbacked integers that an operator made since their counter stood at `counter`."""
-        env = self.shape_env
-        for symbol in [symbol for symbol in env.pending_fresh_unbacked_symbols if split_symbol(str(symbol))[1] >= counter]:
-            env.pending_fresh_unbacked_symbols.remove(symbol)
-            for facts in (env.var_to_range, env.var_to_range_sloc, env.var_to_stack):
-                facts.pop(symbol, None)
-        env.unbacked_symint_counter = counter
+    def typical(self, value: Any) -> Any:
+        """A number for a symbolic one: its hint, or what it is for unbacked symbols that are large and differ."""
+        if not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return value
+        node = value.node
+        if node._hint is not None:
+            return node._hint
+        found = self._typical.get(node._expr)
+        if found is None:
+            chosen = {symbol: self._choose(symbol) for symbol in node._expr.free_symbols}
+            found = self._typical[node._expr] = node.pytype(node._expr.subs(chosen))
+        return found
+
+    def _choose(self, symbol: sympy.Symbol) -> sympy.Expr:
+        known = self.shape_env.backed_var_to_val.get(symbol)
+        return sympy.Integer(1009 + 2 * split_symbol(str(symbol))[1]) if known is None else known
 
     def _int(self, described: schema.SymInt, *, in_offset: bool = False) -> Size:
         _check(described)
