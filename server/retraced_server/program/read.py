@@ -94,7 +94,8 @@ def read_program(
     and have the storage offsets that the file says, which torch's reader drops.
 
     Args:
-        file: A path, or a file with a descriptor, open for reading, which is left open, at any offset.
+        file: A path, or a file with a descriptor, open for reading, which is left open, at any offset. Mapped weights are the
+            file's bytes: it must not be changed, nor written to in place, while the program is in use.
         weights: Whether parameters, buffers and constants are mapped from the file, copy on write, or left out: fake tensors stand
             for them. They do so in any case for payloads of other devices than the CPU.
         check: Whether to compare the checksums of payloads, which reads the file once; those of all other records are compared

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -119,9 +120,10 @@ def _tensors(tensors: Mapping[str, object], directory: str, payloads: Payloads) 
                 "path_name": path,
                 "is_param": isinstance(tensor, torch.nn.Parameter),
                 "use_pickle": False,
-                "tensor_meta": values.tensor(tensor),
+                "tensor_meta": msgspec.json.decode(values.tensor(tensor)),
             }
-    return records, msgspec.json.encode({"config": config})
+    # As torch spaces it, so that what did not change is the same bytes.
+    return records, json.dumps({"config": config}).encode()
 
 
 def _storage_key(tensor: torch.Tensor) -> int:
