@@ -28,6 +28,11 @@ from tests.support.models import by_name
 class _Views(nn.Module):
     """Parameters and buffers that are parts of one storage, and one that is not contiguous."""
 
+    part: torch.Tensor
+    whole: torch.Tensor
+    empty: torch.Tensor
+    scratch: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         whole = torch.arange(24, dtype=torch.float32)
@@ -246,5 +251,3 @@ def test_file_that_is_open_is_left_open(tmp_path: Path) -> None:
 
 def _leaves(program: ExportedProgram) -> Any:
     return (node.meta.get("val") for node in program.graph.nodes)
-
-

@@ -36,9 +36,31 @@ _ELSEWHERE: Final = object()
 # Composed operators that always compute something new.
 _FRESH: Final = frozenset(
     (
-        *("linear", "matmul", "layer_norm", "group_norm", "instance_norm", "batch_norm", "rms_norm", "conv1d", "conv2d", "conv3d"),
+        *(
+            "linear",
+            "matmul",
+            "layer_norm",
+            "group_norm",
+            "instance_norm",
+            "batch_norm",
+            "rms_norm",
+            "conv1d",
+            "conv2d",
+            "conv3d",
+        ),
         *("conv_transpose1d", "conv_transpose2d", "scaled_dot_product_attention", "max_pool1d", "max_pool2d", "max_pool3d"),
-        *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "where", "min", "max", "__and__", "__or__", "__xor__", "sym_size", "item"),
+        *(
+            "adaptive_avg_pool1d",
+            "adaptive_avg_pool2d",
+            "where",
+            "min",
+            "max",
+            "__and__",
+            "__or__",
+            "__xor__",
+            "sym_size",
+            "item",
+        ),
         *("einsum", "outer", "softmax", "log_softmax", "cross_entropy_loss", "one_hot", "std", "var", "square", "rsub"),
     )
 )
@@ -126,7 +148,9 @@ class Aliases:
         # Whatever an operator makes of arguments that do not fit it, or of data that is not there: it then says nothing.
         except Exception:  # noqa: BLE001
             return ()
-        return tuple(owners.get(_storage(leaf)) if isinstance(leaf, torch.Tensor) else None for leaf in pytree.tree_leaves(results))
+        return tuple(
+            owners.get(_storage(leaf)) if isinstance(leaf, torch.Tensor) else None for leaf in pytree.tree_leaves(results)
+        )
 
     def _stand_in(self, leaf: Any, devices: set[torch.device]) -> Any:
         """A meta tensor for a fake one, and a number for a symbolic one."""
@@ -154,7 +178,7 @@ def _plain_key(leaf: Any) -> object:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return cast(int, tensor.untyped_storage()._cdata)
 
 
 def _argument(target: OpOverload, node: fx.Node, index: int | None) -> FakeTensor | None:

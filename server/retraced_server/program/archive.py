@@ -138,7 +138,9 @@ class Archive:
             if name in self._members:
                 raise archive_invalid(f"the archive has two records `{shortened(name)}`")
             if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.flag_bits & 1:
-                raise archive_invalid(f"the archive's record `{shortened(name)}` is compressed or encrypted; torch stores records plain")
+                raise archive_invalid(
+                    f"the archive's record `{shortened(name)}` is compressed or encrypted; torch stores records plain"
+                )
             root = first
             self._members[name] = info
 

@@ -16,11 +16,26 @@ from torch.utils._sympy import functions
 from retraced_server.program.errors import cause, program_invalid, shortened
 from retraced_server.program.options import DEEPEST_EXPRESSION, LONGEST_EXPRESSION, MOST_UNBACKED_SYMBOLS
 
-_TOKEN: Final = re.compile(r"\s*(?:(?P<name>[A-Za-z_]\w*)|(?P<number>-?\d{1,40})|'(?P<text>[\w.+-]{1,64})'|(?P<mark>[(),=]))", re.ASCII)
+_TOKEN: Final = re.compile(
+    r"\s*(?:(?P<name>[A-Za-z_]\w*)|(?P<number>-?\d{1,40})|'(?P<text>[\w.+-]{1,64})'|(?P<mark>[(),=]))", re.ASCII
+)
 _SYMBOL: Final = re.compile(r"(s|u|zf|zuf|ps)(\d{1,9})", re.ASCII)
 _UNBACKED: Final = ("u", "zuf")
 _ASSUMPTIONS: Final = frozenset(
-    ("integer", "real", "positive", "negative", "nonnegative", "nonpositive", "zero", "nonzero", "finite", "even", "odd", "rational")
+    (
+        "integer",
+        "real",
+        "positive",
+        "negative",
+        "nonnegative",
+        "nonpositive",
+        "zero",
+        "nonzero",
+        "finite",
+        "even",
+        "odd",
+        "rational",
+    )
 )
 _LARGEST_BITS: Final = 256
 """Numbers that arise while an expression is built stay under this many bits."""
@@ -112,7 +127,15 @@ def parse_expression(text: str) -> _Expr:
     try:
         expression = parser.expression(0)
     # What sympy makes of arguments that do not fit a function.
-    except (TypeError, ValueError, AttributeError, ArithmeticError, AssertionError, NotImplementedError, RecursionError) as error:
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        AssertionError,
+        NotImplementedError,
+        RecursionError,
+    ) as error:
         raise _invalid(text, cause(error)) from error
     parser.end()
     return expression

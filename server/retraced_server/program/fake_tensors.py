@@ -116,8 +116,8 @@ class FakeTensors:
         if meta.requires_grad and not (dtype.is_floating_point or dtype.is_complex):
             raise program_invalid(f"a tensor of {dtype} requires a gradient", field="requires_grad")
         allow_absent_device(device)
-        size = tuple(map(self._symbols.int, meta.sizes))
-        stride = tuple(map(self._symbols.int, meta.strides))
+        size = tuple(map(self._symbols.sym_int, meta.sizes))
+        stride = tuple(map(self._symbols.sym_int, meta.strides))
         offset = self._symbols.offset(meta.storage_offset)
         symbolic = any(isinstance(value, torch.SymInt) for value in (*size, *stride, offset))
         if any(not isinstance(value, torch.SymInt) and value < 0 for value in (*size, *stride, offset)):

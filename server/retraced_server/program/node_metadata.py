@@ -68,7 +68,9 @@ class NodeMetadata:
             elif key == "custom":
                 meta[key] = read_custom(text)
             else:
-                raise program_invalid(f"the metadata of a node has the key `{shortened(key, 64)}`, which the schema does not have")
+                raise program_invalid(
+                    f"the metadata of a node has the key `{shortened(key, 64)}`, which the schema does not have"
+                )
         return meta
 
     def _module_stack(self, text: str) -> dict[str, tuple[str, str]]:
@@ -157,8 +159,6 @@ def _source(read: _Source, depth: int) -> NodeSource:
         source.node_info = NodeSource.NodeInfo(read.name, read.target, read.graph_id)
     source.from_node = [_source(origin, depth + 1) for origin in read.from_node] if read.from_node else []
     return source
-
-
 
 
 @functools.cache

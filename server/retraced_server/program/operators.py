@@ -31,9 +31,21 @@ _NAMESPACES: Final = frozenset(("aten", "prims", "prim", "quantized_decomposed")
 _HIGHER_ORDER_NAMES: Final = frozenset(
     (
         *("cond", "while_loop", "while_loop_stack_output", "map_impl", "scan", "associative_scan", "foreach_map", "out_dtype"),
-        *("wrap_with_set_grad_enabled", "wrap_with_autocast", "wrap", "wrap_activation_checkpoint", "tag_activation_checkpoint"),
+        *(
+            "wrap_with_set_grad_enabled",
+            "wrap_with_autocast",
+            "wrap",
+            "wrap_activation_checkpoint",
+            "tag_activation_checkpoint",
+        ),
         *("invoke_subgraph", "strict_mode", "hints_wrapper", "flex_attention", "flex_attention_backward", "with_effects"),
-        *("auto_functionalized", "auto_functionalized_v2", "run_and_save_rng_state", "run_with_rng_state", "_export_tracepoint"),
+        *(
+            "auto_functionalized",
+            "auto_functionalized_v2",
+            "run_and_save_rng_state",
+            "run_with_rng_state",
+            "_export_tracepoint",
+        ),
     )
 )
 # They read files or warn.

@@ -17,7 +17,7 @@ from typing import Final
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from retraced_server.program import schema
+from retraced_server.program import program_schema, schema
 from retraced_server.program._torch import allow_absent_device
 from retraced_server.program.archive import Extent
 from retraced_server.program.dirty_pages import is_untouched
@@ -97,7 +97,7 @@ class PayloadReader:
         self._absent = absent
         self._maps: dict[int, mmap.mmap] = {}
 
-    def read(self, config: schema.PayloadConfig, directory: str) -> Mapping[str, torch.Tensor]:
+    def read(self, config: program_schema.PayloadConfig, directory: str) -> Mapping[str, torch.Tensor]:
         """The tensors of a payload config by name; those of one record share a storage.
 
         Raises:
@@ -168,11 +168,15 @@ class PayloadReader:
         return torch.frombuffer(mapped, dtype=torch.uint8, count=extent.size, offset=extent.offset)
 
 
-def _static(name: str, meta: schema.PayloadMeta, directory: str) -> schema.StaticTensorMeta:
+def _static(name: str, meta: program_schema.PayloadMeta, directory: str) -> schema.StaticTensorMeta:
     if meta.path_name.startswith(_OBJECTS):
-        raise program_invalid(f"the constant `{name}` is an object of a custom class; objects are stored pickled, so they are not read")
+        raise program_invalid(
+            f"the constant `{name}` is an object of a custom class; objects are stored pickled, so they are not read"
+        )
     if meta.use_pickle:
-        raise program_invalid(f"the tensor `{name}` is stored pickled, as tensor subclasses are, so it is not read", tensor=name)
+        raise program_invalid(
+            f"the tensor `{name}` is stored pickled, as tensor subclasses are, so it is not read", tensor=name
+        )
     if _PATHS[directory].fullmatch(meta.path_name) is None:
         raise program_invalid(f"`{shortened(meta.path_name, 200)}` is no name of a payload")
     described = meta.tensor_meta
@@ -181,7 +185,9 @@ def _static(name: str, meta: schema.PayloadMeta, directory: str) -> schema.Stati
     if read_layout(described.layout) is not torch.strided:
         raise program_invalid(f"the tensor `{name}` is not strided", tensor=name)
     if len(described.sizes) != len(described.strides) or len(described.sizes) > MOST_DIMENSIONS:
-        raise program_invalid(f"the tensor `{name}` has {len(described.sizes)} sizes and {len(described.strides)} strides", tensor=name)
+        raise program_invalid(
+            f"the tensor `{name}` has {len(described.sizes)} sizes and {len(described.strides)} strides", tensor=name
+        )
     return described
 
 

@@ -15,7 +15,7 @@ from torch._export.verifier import SpecViolationError, TrainingIRVerifier, Verif
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature
 
-from retraced_server.program import _torch, schema
+from retraced_server.program import _torch, program_schema
 from retraced_server.program.archive import Archive
 from retraced_server.program.assemble import assemble_program
 from retraced_server.program.errors import cause, program_invalid, schema_unsupported, shortened
@@ -38,9 +38,9 @@ from retraced_server.program.records import (
 from retraced_server.program.symbols import Symbols
 from retraced_server.program.tree_specs import TreeSpecs
 
-_HEADER = msgspec.json.Decoder(schema.ModelHeader)
-_MODEL = msgspec.json.Decoder(schema.ExportedProgram)
-_CONFIG = msgspec.json.Decoder(schema.PayloadConfig)
+_HEADER = msgspec.json.Decoder(program_schema.ModelHeader)
+_MODEL = msgspec.json.Decoder(program_schema.ExportedProgram)
+_CONFIG = msgspec.json.Decoder(program_schema.PayloadConfig)
 _VERIFIERS: dict[str, type[Verifier]] = {"": Verifier, "ATEN": Verifier, "TRAINING": TrainingIRVerifier}
 _Decoded = TypeVar("_Decoded", bound=Struct)
 
@@ -156,7 +156,13 @@ def read_records(
 
 
 def _build(
-    model: schema.ExportedProgram, source: RecordSource, name: str, payloads: Payloads, options: ReadOptions, *, absent: bool
+    model: program_schema.ExportedProgram,
+    source: RecordSource,
+    name: str,
+    payloads: Payloads,
+    options: ReadOptions,
+    *,
+    absent: bool,
 ) -> ExportedProgram:
     described = model.graph_module
     symbols = Symbols(model.range_constraints)
@@ -185,7 +191,7 @@ def _build(
         raise program_invalid(f"the program is not valid: {cause(error)}") from error
 
 
-def _tied(signature: ExportGraphSignature, *configs: schema.PayloadConfig) -> dict[str, str]:
+def _tied(signature: ExportGraphSignature, *configs: program_schema.PayloadConfig) -> dict[str, str]:
     """Inputs of the graph that share a payload with an earlier one, by name."""
     first: dict[tuple[int, str], str] = {}
     tied = {}
@@ -198,7 +204,7 @@ def _tied(signature: ExportGraphSignature, *configs: schema.PayloadConfig) -> di
     return tied
 
 
-def _graph_meta(described: schema.GraphModule) -> dict[str, Any]:
+def _graph_meta(described: program_schema.GraphModule) -> dict[str, Any]:
     meta: dict[str, Any] = {}
     if custom := described.metadata.get("custom"):
         meta["custom"] = read_custom(custom)
@@ -210,7 +216,9 @@ def _graph_meta(described: schema.GraphModule) -> dict[str, Any]:
 
 def _verifier(dialect: str) -> type[Verifier]:
     if dialect not in _VERIFIERS:
-        raise program_invalid(f"the program is of the dialect `{shortened(dialect, 64)}`; ATEN and TRAINING are read", field="verifiers")
+        raise program_invalid(
+            f"the program is of the dialect `{shortened(dialect, 64)}`; ATEN and TRAINING are read", field="verifiers"
+        )
     return _VERIFIERS[dialect]
 
 
@@ -223,7 +231,7 @@ def _decode(decoder: msgspec.json.Decoder[_Decoded], data: bytes, what: str) -> 
         raise program_invalid(f"the program's {what} is not JSON: {shortened(str(error))}") from error
 
 
-def _check_version(header: schema.ModelHeader, options: ReadOptions) -> tuple[tuple[int, int], str]:
+def _check_version(header: program_schema.ModelHeader, options: ReadOptions) -> tuple[tuple[int, int], str]:
     version = header.schema_version.major, header.schema_version.minor
     writer = header.torch_version if isinstance(header.torch_version, str) else ""
     major, minor = _torch.SCHEMA_VERSION

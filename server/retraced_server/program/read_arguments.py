@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 from msgspec import UNSET
 from torch import fx
 from torch.fx.node import Argument
 
-from retraced_server.program import schema
+from retraced_server.program import program_schema, schema
 from retraced_server.program.errors import program_invalid, shortened
 from retraced_server.program.operators import Operators
 from retraced_server.program.scalar_types import read_device, read_dtype, read_layout, read_memory_format
@@ -82,7 +82,7 @@ def output_name(output: schema.Argument | schema.TensorArgument | _SymArgument) 
     return output.as_name
 
 
-def constant_value(value: schema.ConstantValue) -> int | float | str | bool | None:
+def constant_value(value: program_schema.ConstantValue) -> int | float | str | bool | None:
     """The constant that a `ConstantValue` of the schema stands for."""
     if not schema.only_member(value):
         raise program_invalid("a constant input says exactly one thing, and this one does not")
@@ -111,11 +111,8 @@ def _symbolic(value: _SymArgument, scope: Scope) -> Argument:
         raise program_invalid(f"a {type(value).__name__} is a name or a number")
     if value.as_name is not UNSET:
         return scope.node(value.as_name)
-    if isinstance(value, schema.SymIntArgument):
-        return value.as_int
-    if isinstance(value, schema.SymFloatArgument):
-        return schema.number(value.as_float)  # type: ignore[arg-type]  # checked: one of the two is set
-    return value.as_bool
+    _, number = schema.member(value)
+    return schema.number(number) if isinstance(value, schema.SymFloatArgument) else cast(Argument, number)
 
 
 def _refuse_object(value: schema.CustomObjArgument, scope: Scope) -> Argument:
@@ -159,6 +156,7 @@ _READERS: Final[dict[str, Callable[[Any, Scope], Argument]]] = {
     "as_int_lists": lambda values, scope: [tuple(inner) for inner in values],
     "as_float_lists": lambda values, scope: [[schema.number(value) for value in inner] for inner in values],
     "as_string_to_argument": lambda values, scope: {key: read_argument(value, scope) for key, value in values.items()},
-    "as_operator": lambda value, scope: scope.operators.find(value),
+    # Any: fx takes operators as arguments, which its type does not say.
+    "as_operator": lambda value, scope: cast(Any, scope.operators.find(value)),
     "as_custom_obj": _refuse_object,
 }

@@ -167,7 +167,9 @@ class GraphReader:
             output.meta["val"] = tuple(node.meta["val"] if isinstance(node, fx.Node) else node for node in results)
             return
         if len(results) != 1 or not isinstance(results[0], fx.Node):
-            raise program_invalid("a graph that returns a single tensor returns something else", field="is_single_tensor_return")
+            raise program_invalid(
+                "a graph that returns a single tensor returns something else", field="is_single_tensor_return"
+            )
         output = self._graph.output(results[0])
         output.meta["val"] = results[0].meta["val"]
 
@@ -333,11 +335,11 @@ class GraphReader:
             if (raw := described.tensor_values.get(name)) is not None:
                 return self._parts.tensors.make(raw, base)
             if (raw := described.sym_int_values.get(name)) is not None:
-                return symbols.int(raw)
+                return symbols.sym_int(raw)
             if (raw := described.sym_float_values.get(name)) is not None:
-                return symbols.float(raw)
+                return symbols.sym_float(raw)
             if (raw := described.sym_bool_values.get(name)) is not None:
-                return symbols.bool(raw)
+                return symbols.sym_bool(raw)
         except msgspec.MsgspecError as error:
             raise program_invalid(f"the description of the value `{name}` cannot be read: {error}") from error
         raise program_invalid(f"the value `{name}` has no description")

@@ -21,14 +21,14 @@ from torch.export.graph_signature import (
     TokenArgument,
 )
 
-from retraced_server.program import schema
+from retraced_server.program import program_schema, schema
 from retraced_server.program.errors import program_invalid, shortened
 from retraced_server.program.options import LONGEST_NAME
 from retraced_server.program.read_arguments import Scope, constant_value, custom_object, output_name, read_argument
 from retraced_server.program.tree_specs import TreeSpecs
 
 
-def read_signature(described: schema.GraphSignature, scope: Scope) -> ExportGraphSignature:
+def read_signature(described: program_schema.GraphSignature, scope: Scope) -> ExportGraphSignature:
     """The signature of a program's graph.
 
     Raises:
@@ -40,7 +40,7 @@ def read_signature(described: schema.GraphSignature, scope: Scope) -> ExportGrap
     )
 
 
-def read_module_calls(entries: list[schema.ModuleCallEntry], specs: TreeSpecs, scope: Scope) -> list[ModuleCallEntry]:
+def read_module_calls(entries: list[program_schema.ModuleCallEntry], specs: TreeSpecs, scope: Scope) -> list[ModuleCallEntry]:
     """The module call graph of a program.
 
     Raises:
@@ -66,7 +66,7 @@ def check_path(path: str) -> str:
     return path
 
 
-def _input_spec(spec: schema.InputSpec, scope: Scope) -> InputSpec:
+def _input_spec(spec: program_schema.InputSpec, scope: Scope) -> InputSpec:
     kind, value = _member(spec)
     if kind == "user_input":
         return InputSpec(InputKind.USER_INPUT, _argument_spec(value.arg, scope), None)
@@ -94,7 +94,7 @@ _OUTPUTS: Final[dict[str, tuple[OutputKind, Callable[[Any], str | None]]]] = {
 }
 
 
-def _output_spec(spec: schema.OutputSpec, scope: Scope) -> OutputSpec:
+def _output_spec(spec: program_schema.OutputSpec, scope: Scope) -> OutputSpec:
     kind, value = _member(spec)
     if kind == "user_output":
         return OutputSpec(OutputKind.USER_OUTPUT, _argument_spec(value.arg, scope), None)
@@ -104,7 +104,7 @@ def _output_spec(spec: schema.OutputSpec, scope: Scope) -> OutputSpec:
     return OutputSpec(output_kind, TensorArgument(value.arg.name), target(value))
 
 
-def _call_signature(described: schema.ModuleCallSignature, specs: TreeSpecs, scope: Scope) -> ModuleCallSignature:
+def _call_signature(described: program_schema.ModuleCallSignature, specs: TreeSpecs, scope: Scope) -> ModuleCallSignature:
     return ModuleCallSignature(
         inputs=[_argument_spec(argument, scope) for argument in described.inputs],
         outputs=[_argument_spec(argument, scope) for argument in described.outputs],
@@ -127,7 +127,7 @@ def _argument_spec(argument: schema.Argument, scope: Scope) -> ArgumentSpec:
     return ConstantArgument(name="", value=value)
 
 
-def _member(spec: schema.InputSpec | schema.OutputSpec) -> tuple[str, Any]:
+def _member(spec: program_schema.InputSpec | program_schema.OutputSpec) -> tuple[str, Any]:
     try:
         return schema.member(spec)
     except ValueError as error:

@@ -7,6 +7,7 @@ from typing import Final
 import torch
 
 from retraced_server.program import schema
+from retraced_server.program._torch import MKLDNN
 from retraced_server.program.errors import program_invalid
 
 DTYPE_NUMBERS: Final[dict[torch.dtype, int]] = {
@@ -38,7 +39,7 @@ LAYOUT_NUMBERS: Final[dict[torch.layout, int]] = {
     torch.sparse_csc: 3,
     torch.sparse_bsr: 4,
     torch.sparse_bsc: 5,
-    torch._mkldnn: 6,
+    MKLDNN: 6,
     torch.strided: 7,
 }
 MEMORY_FORMAT_NUMBERS: Final[dict[torch.memory_format, int]] = {

@@ -1,4 +1,4 @@
-"""The schema of model records and payload configs, as typed values that are decoded from JSON.
+"""The schema of graphs, as typed values that are decoded from JSON; what is around them is in `program_schema`.
 
 It mirrors torch/_export/serde/schema.py, major version 8. A class here that stands for a union of the schema has all its members
 as optional fields; `only_member` says whether exactly one of them is set. Descriptions of values are left as raw JSON: most of
@@ -17,18 +17,18 @@ Float: TypeAlias = float | Literal["Infinity", "-Infinity", "NaN"]
 """JSON has no word for these three, so torch writes them as strings."""
 
 
-class _Record(Struct, forbid_unknown_fields=True, gc=False):
+class SchemaRecord(Struct, forbid_unknown_fields=True, gc=False):
     """A dataclass of the schema. A field that the schema does not have is an error: torch would ignore it."""
 
 
-class Device(_Record):
+class Device(SchemaRecord):
     """A device by type and, where there may be several, index."""
 
     type: str
     index: Annotated[int, Meta(ge=-1, le=127)] | None = None
 
 
-class SymExprHint(_Record):
+class SymExprHint(SchemaRecord):
     """A union: the value that an expression had for the inputs that the program was exported with."""
 
     as_int: Int | UnsetType = UNSET
@@ -36,35 +36,35 @@ class SymExprHint(_Record):
     as_float: Float | UnsetType = UNSET
 
 
-class SymExpr(_Record):
+class SymExpr(SchemaRecord):
     """A symbolic expression as sympy prints it."""
 
     expr_str: str
     hint: SymExprHint | None = None
 
 
-class SymInt(_Record):
+class SymInt(SchemaRecord):
     """A union: an integer or an expression."""
 
     as_expr: SymExpr | UnsetType = UNSET
     as_int: Int | UnsetType = UNSET
 
 
-class SymFloat(_Record):
+class SymFloat(SchemaRecord):
     """A union: a number or an expression."""
 
     as_expr: SymExpr | UnsetType = UNSET
     as_float: Float | UnsetType = UNSET
 
 
-class SymBool(_Record):
+class SymBool(SchemaRecord):
     """A union: a truth value or an expression."""
 
     as_expr: SymExpr | UnsetType = UNSET
     as_bool: bool | UnsetType = UNSET
 
 
-class TensorMeta(_Record):
+class TensorMeta(SchemaRecord):
     """What is recorded of a tensor."""
 
     dtype: int
@@ -76,13 +76,13 @@ class TensorMeta(_Record):
     layout: int
 
 
-class StaticSize(_Record):
+class StaticSize(SchemaRecord):
     """A `SymInt` that may only be an integer: the sizes of payloads."""
 
     as_int: Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
-class StaticTensorMeta(_Record):
+class StaticTensorMeta(SchemaRecord):
     """What is recorded of a payload's tensor."""
 
     dtype: int
@@ -94,68 +94,68 @@ class StaticTensorMeta(_Record):
     layout: int
 
 
-class SymIntArgument(_Record):
+class SymIntArgument(SchemaRecord):
     """A union: the name of a value, or an integer."""
 
     as_name: str | UnsetType = UNSET
     as_int: Int | UnsetType = UNSET
 
 
-class SymFloatArgument(_Record):
+class SymFloatArgument(SchemaRecord):
     """A union: the name of a value, or a number."""
 
     as_name: str | UnsetType = UNSET
     as_float: Float | UnsetType = UNSET
 
 
-class SymBoolArgument(_Record):
+class SymBoolArgument(SchemaRecord):
     """A union: the name of a value, or a truth value."""
 
     as_name: str | UnsetType = UNSET
     as_bool: bool | UnsetType = UNSET
 
 
-class TensorArgument(_Record):
+class TensorArgument(SchemaRecord):
     """A tensor by the name of its value."""
 
     name: str
 
 
-class TokenArgument(_Record):
+class TokenArgument(SchemaRecord):
     """An effect token by the name of its value."""
 
     name: str
 
 
-class OptionalTensorArgument(_Record):
+class OptionalTensorArgument(SchemaRecord):
     """A union: a tensor or nothing."""
 
     as_tensor: TensorArgument | UnsetType = UNSET
     as_none: bool | UnsetType = UNSET
 
 
-class GraphArgument(_Record):
+class GraphArgument(SchemaRecord):
     """A body of a higher-order operator, under the name that its module has."""
 
     name: str
     graph: Graph
 
 
-class CustomObjArgument(_Record):
+class CustomObjArgument(SchemaRecord):
     """An object of a custom class; programs that have one are refused."""
 
     name: str
     class_fqn: str
 
 
-class ComplexValue(_Record):
+class ComplexValue(SchemaRecord):
     """A complex number."""
 
     real: Float
     imag: Float
 
 
-class Argument(_Record):
+class Argument(SchemaRecord):
     """A union: an argument of an operator, an input or output of a graph."""
 
     as_none: bool | UnsetType = UNSET
@@ -191,7 +191,7 @@ class Argument(_Record):
     as_float_lists: list[list[Float]] | UnsetType = UNSET
 
 
-class NamedArgument(_Record):
+class NamedArgument(SchemaRecord):
     """An argument and how it is given: 1 by position, 2 by keyword, older minors do not say."""
 
     name: str
@@ -199,7 +199,7 @@ class NamedArgument(_Record):
     kind: Literal[0, 1, 2] | None = None
 
 
-class Node(_Record):
+class Node(SchemaRecord):
     """A call of an operator, with names for all its results."""
 
     target: str
@@ -210,7 +210,7 @@ class Node(_Record):
     name: str | None = None
 
 
-class Graph(_Record):
+class Graph(SchemaRecord):
     """A graph, and descriptions of all its values by name."""
 
     inputs: list[Argument]
@@ -222,230 +222,6 @@ class Graph(_Record):
     is_single_tensor_return: bool = False
     custom_obj_values: dict[str, CustomObjArgument] = {}
     sym_float_values: dict[str, Raw] = {}
-
-
-class UserInputSpec(_Record):
-    """An argument that the caller gives."""
-
-    arg: Argument
-
-
-class ConstantValue(_Record):
-    """A union: a constant that the caller gives."""
-
-    as_none: bool | UnsetType = UNSET
-    as_int: Int | UnsetType = UNSET
-    as_float: Float | UnsetType = UNSET
-    as_string: str | UnsetType = UNSET
-    as_bool: bool | UnsetType = UNSET
-
-
-class InputToConstantInputSpec(_Record):
-    """An argument that the caller gives and that the program was specialised on."""
-
-    name: str
-    value: ConstantValue
-
-
-class InputToParameterSpec(_Record):
-    """A parameter."""
-
-    arg: TensorArgument
-    parameter_name: str
-
-
-class InputToBufferSpec(_Record):
-    """A buffer."""
-
-    arg: TensorArgument
-    buffer_name: str
-    persistent: bool
-
-
-class InputToTensorConstantSpec(_Record):
-    """A constant tensor."""
-
-    arg: TensorArgument
-    tensor_constant_name: str
-
-
-class InputToCustomObjSpec(_Record):
-    """An object of a custom class; programs that have one are refused."""
-
-    arg: CustomObjArgument
-    custom_obj_name: str
-
-
-class InputTokenSpec(_Record):
-    """An effect token that comes in."""
-
-    arg: TokenArgument
-
-
-class InputSpec(_Record):
-    """A union: what an input of the graph stands for."""
-
-    user_input: UserInputSpec | UnsetType = UNSET
-    parameter: InputToParameterSpec | UnsetType = UNSET
-    buffer: InputToBufferSpec | UnsetType = UNSET
-    tensor_constant: InputToTensorConstantSpec | UnsetType = UNSET
-    custom_obj: InputToCustomObjSpec | UnsetType = UNSET
-    token: InputTokenSpec | UnsetType = UNSET
-    constant_input: InputToConstantInputSpec | UnsetType = UNSET
-
-
-class UserOutputSpec(_Record):
-    """A result that the caller gets."""
-
-    arg: Argument
-
-
-class LossOutputSpec(_Record):
-    """The loss of a joint graph."""
-
-    arg: TensorArgument
-
-
-class BufferMutationSpec(_Record):
-    """What a buffer becomes."""
-
-    arg: TensorArgument
-    buffer_name: str
-
-
-class ParameterMutationSpec(_Record):
-    """What a parameter becomes."""
-
-    arg: TensorArgument
-    parameter_name: str
-
-
-class GradientToParameterSpec(_Record):
-    """The gradient of a parameter."""
-
-    arg: TensorArgument
-    parameter_name: str
-
-
-class GradientToUserInputSpec(_Record):
-    """The gradient of an argument."""
-
-    arg: TensorArgument
-    user_input_name: str
-
-
-class UserInputMutationSpec(_Record):
-    """What an argument becomes."""
-
-    arg: TensorArgument
-    user_input_name: str
-
-
-class OutputTokenSpec(_Record):
-    """An effect token that goes out."""
-
-    arg: TokenArgument
-
-
-class OutputSpec(_Record):
-    """A union: what an output of the graph stands for."""
-
-    user_output: UserOutputSpec | UnsetType = UNSET
-    loss_output: LossOutputSpec | UnsetType = UNSET
-    buffer_mutation: BufferMutationSpec | UnsetType = UNSET
-    gradient_to_parameter: GradientToParameterSpec | UnsetType = UNSET
-    gradient_to_user_input: GradientToUserInputSpec | UnsetType = UNSET
-    user_input_mutation: UserInputMutationSpec | UnsetType = UNSET
-    token: OutputTokenSpec | UnsetType = UNSET
-    parameter_mutation: ParameterMutationSpec | UnsetType = UNSET
-
-
-class GraphSignature(_Record):
-    """What the inputs and outputs of the graph stand for, in order."""
-
-    input_specs: list[InputSpec]
-    output_specs: list[OutputSpec]
-
-
-class RangeConstraint(_Record):
-    """The range of a symbol; None is infinite."""
-
-    min_val: Int | None
-    max_val: Int | None
-
-
-class ModuleCallSignature(_Record):
-    """How a module was called: its arguments and results, and tree specs in JSON."""
-
-    inputs: list[Argument]
-    outputs: list[Argument]
-    in_spec: str
-    out_spec: str
-    forward_arg_names: list[str] | None = None
-
-
-class ModuleCallEntry(_Record):
-    """A module, and how it was called where that was preserved."""
-
-    fqn: str
-    signature: ModuleCallSignature | None = None
-
-
-class NamedTupleDef(_Record):
-    """The fields of a named tuple."""
-
-    field_names: list[str]
-
-
-class GraphModule(_Record):
-    """The graph of a program with its signature."""
-
-    graph: Graph
-    signature: GraphSignature
-    module_call_graph: list[ModuleCallEntry]
-    metadata: dict[str, str] = {}
-    treespec_namedtuple_fields: dict[str, NamedTupleDef] = {}
-
-
-class SchemaVersion(_Record):
-    """A version of the schema."""
-
-    major: Int
-    minor: Int
-
-
-class ExportedProgram(_Record):
-    """A model record."""
-
-    graph_module: GraphModule
-    opset_version: dict[str, Int]
-    range_constraints: dict[str, RangeConstraint]
-    schema_version: SchemaVersion
-    verifiers: list[str] = []
-    torch_version: str = "<=2.4"
-    guards_code: list[str] = []
-
-
-class ModelHeader(Struct):
-    """The part of a model record that says whether the rest can be read."""
-
-    schema_version: SchemaVersion
-    torch_version: Any = ""
-
-
-class PayloadMeta(_Record):
-    """What a payload holds."""
-
-    path_name: str
-    is_param: bool
-    use_pickle: bool
-    tensor_meta: StaticTensorMeta | None
-
-
-class PayloadConfig(_Record):
-    """The payloads by the names of their tensors."""
-
-    config: dict[str, PayloadMeta]
 
 
 _astuple = msgspec.structs.astuple

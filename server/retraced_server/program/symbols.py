@@ -13,12 +13,12 @@ import sympy
 import torch
 from msgspec import UNSET, Raw
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv, symbol_is_type
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._sympy.numbers import int_oo
-from torch.utils._sympy.symbol import SymT
+from torch.utils._sympy.symbol import SymT, symbol_is_type
 from torch.utils._sympy.value_ranges import ValueRanges
 
-from retraced_server.program import schema
+from retraced_server.program import program_schema, schema
 from retraced_server.program._torch import remember_stack
 from retraced_server.program.errors import cause, program_invalid, shortened
 from retraced_server.program.expressions import parse_expression, split_symbol
@@ -44,7 +44,7 @@ class Symbols:
         fresh: Unbacked symbols that no node of the current graph has bound yet. Whoever enters a body replaces it.
     """
 
-    def __init__(self, ranges: dict[str, schema.RangeConstraint]) -> None:
+    def __init__(self, ranges: dict[str, program_schema.RangeConstraint]) -> None:
         self.shape_env = ShapeEnv(assume_static_by_default=True)
         self.mode = FakeTensorMode(allow_fallback_kernels=False, allow_non_fake_inputs=True, shape_env=self.shape_env)
         self.fresh: set[sympy.Symbol] = set()
@@ -62,7 +62,7 @@ class Symbols:
         """The ranges of the symbols that the program uses, once it is read."""
         return {self._known[name]: interval for name, interval in self._ranges.items() if name in self._known}
 
-    def int(self, raw: Raw) -> Size:
+    def sym_int(self, raw: Raw) -> Size:
         """The value that a `SymInt` of the schema describes."""
         key = bytes(raw)
         found = self._ints.get(key)
@@ -85,7 +85,7 @@ class Symbols:
             self.fresh &= fresh
         return found
 
-    def float(self, raw: Raw) -> float | torch.SymFloat:
+    def sym_float(self, raw: Raw) -> float | torch.SymFloat:
         """The value that a `SymFloat` of the schema describes."""
         described = _SYM_FLOAT.decode(raw)
         _check(described)
@@ -96,7 +96,7 @@ class Symbols:
         expression = self._expression(described.as_expr.expr_str, value)
         return self.shape_env.create_symfloatnode(expression, hint=value)
 
-    def bool(self, raw: Raw) -> bool | torch.SymBool:
+    def sym_bool(self, raw: Raw) -> bool | torch.SymBool:
         """The value that a `SymBool` of the schema describes."""
         described = _SYM_BOOL.decode(raw)
         _check(described)
@@ -159,18 +159,20 @@ class Symbols:
             self.shape_env.constrain_symbol_range(known, compiler_min=interval.lower, compiler_max=interval.upper)
         return known
 
-    def _reserve(self, names: dict[str, schema.RangeConstraint]) -> None:
+    def _reserve(self, names: dict[str, program_schema.RangeConstraint]) -> None:
         for name in names:
             kind, number = split_symbol(name)
             if kind in ("u", "zuf") and number >= MOST_UNBACKED_SYMBOLS:
-                raise program_invalid(f"the symbol `{name}` has a number over {MOST_UNBACKED_SYMBOLS}", field="range_constraints")
+                raise program_invalid(
+                    f"the symbol `{name}` has a number over {MOST_UNBACKED_SYMBOLS}", field="range_constraints"
+                )
             if kind == "u":
                 self.shape_env.unbacked_symint_counter = max(self.shape_env.unbacked_symint_counter, number + 1)
             elif kind == "zuf":
                 self.shape_env.unbacked_symfloat_counter = max(self.shape_env.unbacked_symfloat_counter, number + 1)
 
 
-def _interval(name: str, bounds: schema.RangeConstraint) -> ValueRanges[sympy.Expr]:
+def _interval(name: str, bounds: program_schema.RangeConstraint) -> ValueRanges[sympy.Expr]:
     lower = -int_oo if bounds.min_val is None else sympy.Integer(bounds.min_val)
     upper = int_oo if bounds.max_val is None else sympy.Integer(bounds.max_val)
     if lower > upper:

@@ -17,7 +17,6 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils import _pytree as pytree
 from torch.utils._pytree import TreeSpec
 
-
 from retraced_server.program.errors import cause, program_invalid, shortened
 from retraced_server.program.options import DEEPEST_TREE_SPEC, LONGEST_TREE_SPEC
 
@@ -97,7 +96,9 @@ class TreeSpecs:
         try:
             kind, context = self._container(node.type, node.context, len(children))
         except (msgspec.MsgspecError, RecursionError) as error:
-            raise program_invalid(f"the context of `{shortened(node.type, 200)}` in a tree spec is not its own: {cause(error)}") from error
+            raise program_invalid(
+                f"the context of `{shortened(node.type, 200)}` in a tree spec is not its own: {cause(error)}"
+            ) from error
         return TreeSpec(kind, context, children)
 
     def _container(self, name: str, context: Any, count: int) -> tuple[Any, Any]:
@@ -131,7 +132,9 @@ class TreeSpecs:
     def _registered(self, name: str) -> Any:
         kind = pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE.get(name)
         if name not in self._allowed:
-            raise program_invalid(f"the type `{shortened(name, 200)}` in a tree spec is not allowed; the server's configuration can allow it")
+            raise program_invalid(
+                f"the type `{shortened(name, 200)}` in a tree spec is not allowed; the server's configuration can allow it"
+            )
         if kind is None:
             raise program_invalid(f"the type `{shortened(name, 200)}` in a tree spec is not registered in the server")
         return kind

@@ -115,7 +115,9 @@ def _sym_member(value: Any) -> Json:
 
 def _tensor(node: fx.Node) -> Json:
     if node.op == "get_attr":
-        raise program_invalid(f"a list holds `{node.name}`, a body or an attribute of the graph module, so it has no serialized form")
+        raise program_invalid(
+            f"a list holds `{node.name}`, a body or an attribute of the graph module, so it has no serialized form"
+        )
     return {"name": node.name}
 
 

@@ -139,7 +139,8 @@ class GraphWriter:
         elif callable(target):
             inputs = [{"name": "", "arg": write_argument(argument, self), "kind": _POSITIONAL} for argument in node.args]
             inputs += [
-                {"name": name, "arg": write_argument(argument, self), "kind": _KEYWORD} for name, argument in node.kwargs.items()
+                {"name": name, "arg": write_argument(argument, self), "kind": _KEYWORD}
+                for name, argument in node.kwargs.items()
             ]
             outputs = self._results.of_function(node)
             if isinstance(target, HigherOrderOperator):

@@ -48,11 +48,11 @@ class OutputWriter:
         if isinstance(value, torch.Tensor):
             return {"as_tensor": self._tensor(name, value)}
         if isinstance(value, (bool, torch.SymBool)):
-            return {"as_sym_bool": _named(name, self._tables.sym_bool_values, self._values.bool(value))}
+            return {"as_sym_bool": _named(name, self._tables.sym_bool_values, self._values.sym_bool(value))}
         if isinstance(value, (int, torch.SymInt)):
-            return {"as_sym_int": _named(name, self._tables.sym_int_values, self._values.int(value))}
+            return {"as_sym_int": _named(name, self._tables.sym_int_values, self._values.sym_int(value))}
         if isinstance(value, (float, torch.SymFloat)):
-            return {"as_sym_float": _named(name, self._tables.sym_float_values, self._values.float(value))}
+            return {"as_sym_float": _named(name, self._tables.sym_float_values, self._values.sym_float(value))}
         raise program_invalid(f"a result of type {type(value).__name__} has no serialized form")
 
     def of_operator(self, target: OpOverload, node: fx.Node) -> list[Json]:

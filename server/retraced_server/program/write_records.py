@@ -137,7 +137,9 @@ def _content(name: str, tensor: torch.Tensor, payloads: Payloads) -> torch.Tenso
     if payload is not None:
         return payload
     if isinstance(tensor, FakeTensor) or tensor.is_meta:
-        raise program_invalid(f"the tensor `{name}` is absent and was not read from an archive, so it cannot be written", tensor=name)
+        raise program_invalid(
+            f"the tensor `{name}` is absent and was not read from an archive, so it cannot be written", tensor=name
+        )
     return tensor
 
 
@@ -145,5 +147,4 @@ def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     """The bytes of a tensor's whole storage, without a copy where it is on the CPU."""
     storage = tensor.detach().cpu().untyped_storage()
     flat = torch.empty(0, dtype=torch.uint8).set_(storage)
-    return memoryview(flat.numpy())
-
+    return flat.numpy().data

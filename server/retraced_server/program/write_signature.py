@@ -147,7 +147,9 @@ def _argument(argument: Any, scope: NameScope) -> Json:
     if isinstance(argument, ConstantArgument):
         return write_argument(argument.value, scope)
     if isinstance(argument, CustomObjArgument):
-        raise program_invalid(f"`{argument.name}` is an object of the custom class `{argument.class_fqn}`, which is not written")
+        raise program_invalid(
+            f"`{argument.name}` is an object of the custom class `{argument.class_fqn}`, which is not written"
+        )
     raise program_invalid(f"an argument of type {type(argument).__name__} in the signature has no serialized form")
 
 

@@ -60,17 +60,17 @@ class ValueWriter:
                 raise program_invalid(f"a tensor of {dtype} in layout {layout} has no serialized form")
             described = {
                 "dtype": DTYPE_NUMBERS[dtype],
-                "sizes": [self.int(value) for value in size],
+                "sizes": [self.sym_int(value) for value in size],
                 "requires_grad": requires_grad,
                 "device": write_device(device),
-                "strides": [self.int(value) for value in stride],
-                "storage_offset": self.int(offset),
+                "strides": [self.sym_int(value) for value in stride],
+                "storage_offset": self.sym_int(offset),
                 "layout": LAYOUT_NUMBERS[layout],
             }
             found = self._tensors[key] = Raw(_encode(described))
         return found
 
-    def int(self, value: int | torch.SymInt) -> Raw:
+    def sym_int(self, value: int | torch.SymInt) -> Raw:
         """The `SymInt` of a size, a stride or another integer."""
         if isinstance(value, torch.SymInt):
             return self._symbolic_int(value)[1]
@@ -79,14 +79,14 @@ class ValueWriter:
             found = self._plain[value] = Raw(_encode({"as_int": int(value)}))
         return found
 
-    def float(self, value: float | torch.SymFloat) -> Json:
+    def sym_float(self, value: float | torch.SymFloat) -> Json:
         """The `SymFloat` of a number."""
         if isinstance(value, torch.SymFloat) and not isinstance(value.node.expr, sympy.Float):
             hint = value.node.hint
             return {"as_expr": self._expression(value.node.expr, None if hint is None else {"as_float": write_float(hint)})}
         return {"as_float": write_float(float(value.node.expr if isinstance(value, torch.SymFloat) else value))}
 
-    def bool(self, value: bool | torch.SymBool) -> Json:
+    def sym_bool(self, value: bool | torch.SymBool) -> Json:
         """The `SymBool` of a truth value. Its hint is not written, as torch does not."""
         if isinstance(value, torch.SymBool):
             expression = value.node.expr
@@ -104,7 +104,7 @@ class ValueWriter:
         if found is None:
             expression = node.expr
             if isinstance(expression, sympy.Integer):
-                found = (node, self.int(int(expression)), int(expression))
+                found = (node, self.sym_int(int(expression)), int(expression))
             else:
                 hint = node.hint
                 described = self._expression(expression, None if hint is None else {"as_int": hint})
@@ -121,7 +121,10 @@ class ValueWriter:
 
 def write_ranges(ranges: dict[sympy.Symbol, Any]) -> Json:
     """The range constraints of a program."""
-    return {str(symbol): {"min_val": _bound(v.lower, math.ceil), "max_val": _bound(v.upper, math.floor)} for symbol, v in ranges.items()}
+    return {
+        str(symbol): {"min_val": _bound(v.lower, math.ceil), "max_val": _bound(v.upper, math.floor)}
+        for symbol, v in ranges.items()
+    }
 
 
 def _bound(bound: sympy.Expr, rounded: Any) -> int | None:

@@ -111,7 +111,9 @@ class ZipWriter:
         extra += struct.pack("<2H", _PADDING_ID, padding) + b"Z" * padding
         version, shown = (_VERSION64, _LARGEST) if large else (_VERSION, size)
         self._entries.append(_Entry(full, crc, size, self._at))
-        self._put(_LOCAL.pack(b"PK\x03\x04", version, _UTF8, 0, 0, _DATE, crc, shown, shown, len(full), len(extra)) + full + extra)
+        self._put(
+            _LOCAL.pack(b"PK\x03\x04", version, _UTF8, 0, 0, _DATE, crc, shown, shown, len(full), len(extra)) + full + extra
+        )
 
     def _put(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
