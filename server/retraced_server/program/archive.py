@@ -127,7 +127,11 @@ class Archive:
 
     def _index(self) -> None:
         root: str | None = None
-        for info in self._zip.infolist():
+        infos = self._zip.infolist()
+        # A record may be a zip itself, whose directory is the last one that a truncated file has.
+        if infos and min(info.header_offset for info in infos) != 0:
+            raise archive_invalid("the archive does not begin with its first record: it is truncated, or a part of another file")
+        for info in infos:
             if info.is_dir():
                 continue
             first, slash, name = info.filename.partition("/")
