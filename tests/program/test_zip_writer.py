@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retraced_server.errors import Reason, RetracedError
+from retraced_server.program import zip_writer
 from retraced_server.program.archive import Extent
 from retraced_server.program.zip_writer import ZipWriter
 
@@ -48,24 +49,16 @@ def test_more_records_than_a_plain_directory_can_count_are_written() -> None:
         assert len(file.namelist()) == 70_000
 
 
-def test_records_beyond_4_gib_are_written(tmp_path: Path) -> None:
-    size = (1 << 32) + 5
-    source = tmp_path / "sparse"
-    with source.open("wb") as file:
-        file.truncate(size)
-    crc = 0
-    for _ in range(size >> 20):
-        crc = zlib.crc32(bytes(1 << 20), crc)
-    crc = zlib.crc32(bytes(size & ((1 << 20) - 1)), crc)
-    path = tmp_path / "large.zip"
-    with source.open("rb") as file, path.open("wb", buffering=0) as out:
-        writer = ZipWriter(out, "root")
-        writer.copy("large", Extent(file.fileno(), 0, size, crc))
-        writer.write("after", b"small")
-        writer.finish()
-    with zipfile.ZipFile(path) as archive:
-        assert archive.getinfo("root/large").file_size == size
-        assert archive.read("root/after") == b"small"
+def test_large_sizes_and_offsets_are_written_in_the_zip64_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As if 4 GiB were 1000 bytes.
+    monkeypatch.setattr(zip_writer, "_FIRST_ZIP64", 1000)
+    contents = {"small": b"x" * 10, "large": b"y" * 5000, "after": b"z" * 20}
+    archive = _zip(contents)
+    assert archive.count(b"PK\x06\x06") == 1
+    with zipfile.ZipFile(io.BytesIO(archive)) as file:
+        assert {name.removeprefix("root/"): file.read(name) for name in file.namelist()} == contents
+    reader = torch._C.PyTorchFileReader(io.BytesIO(_zip({**contents, ".data/version": b"6\n"})))
+    assert reader.get_record("large") == contents["large"]
 
 
 @pytest.mark.parametrize("seekable", [True, False])

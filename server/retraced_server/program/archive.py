@@ -130,7 +130,9 @@ class Archive:
         infos = self._zip.infolist()
         # A record may be a zip itself, whose directory is the last one that a truncated file has.
         if infos and min(info.header_offset for info in infos) != 0:
-            raise archive_invalid("the archive does not begin with its first record: it is truncated, or a part of another file")
+            raise archive_invalid(
+                "the archive does not begin with its first record: it is truncated, or a part of another file"
+            )
         for info in infos:
             if info.is_dir():
                 continue

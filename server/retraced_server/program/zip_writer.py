@@ -29,6 +29,9 @@ _UTF8: Final = 1 << 11
 _DATE: Final = 0x21
 """1 January 1980, the first day that the format has: files of the same content are the same bytes."""
 _LARGEST: Final = 0xFFFFFFFF
+"""Stands in a field of 32 bits whose value is in the ZIP64 extension."""
+_FIRST_ZIP64: int = _LARGEST
+"""Sizes and offsets from here on go into the ZIP64 extension."""
 _MOST_RECORDS: Final = 0xFFFF
 _PADDING_ID: Final = 0x4246
 _ZIP64_ID: Final = 1
@@ -86,7 +89,7 @@ class ZipWriter:
         """Writes the directory."""
         start = self._at
         for entry in self._entries:
-            large = entry.size >= _LARGEST or entry.offset >= _LARGEST
+            large = entry.size >= _FIRST_ZIP64 or entry.offset >= _FIRST_ZIP64
             extra = struct.pack("<2H3Q", _ZIP64_ID, 24, entry.size, entry.size, entry.offset) if large else b""
             size, offset = (_LARGEST, _LARGEST) if large else (entry.size, entry.offset)
             version = _VERSION64 if large else _VERSION
@@ -94,17 +97,18 @@ class ZipWriter:
             fixed = (b"PK\x01\x02", version, version, _UTF8, 0, 0, _DATE, entry.crc, size, size, *lengths, 0, offset)
             self._put(_CENTRAL.pack(*fixed) + entry.name + extra)
         count, size = len(self._entries), self._at - start
-        if count >= _MOST_RECORDS or start >= _LARGEST or size >= _LARGEST:
+        large = start >= _FIRST_ZIP64 or size >= _FIRST_ZIP64
+        if count >= _MOST_RECORDS or large:
             end = self._at
             self._put(_END64.pack(b"PK\x06\x06", 44, _VERSION64, _VERSION64, 0, 0, count, count, size, start))
             self._put(_LOCATOR64.pack(b"PK\x06\x07", 0, end, 1))
         many = min(count, _MOST_RECORDS)
-        self._put(_END.pack(b"PK\x05\x06", 0, 0, many, many, min(size, _LARGEST), min(start, _LARGEST), 0))
+        self._put(_END.pack(b"PK\x05\x06", 0, 0, many, many, *((_LARGEST, _LARGEST) if large else (size, start)), 0))
         self._file.flush()
 
     def _begin(self, name: str, crc: int, size: int) -> None:
         full = f"{self._root}/{name}".encode()
-        large = size >= _LARGEST
+        large = size >= _FIRST_ZIP64
         extra = struct.pack("<2H2Q", _ZIP64_ID, 16, size, size) if large else b""
         start = self._at + _LOCAL.size + len(full) + len(extra) + 4
         padding = -start % ALIGNMENT
