@@ -87,3 +87,12 @@ def replaced(archive: bytes, old: str, new: str) -> bytes:
         for name, data in records(archive).items()
     }
     return zipped(contents)
+
+
+def without_offsets(described: Any) -> Any:
+    """What `describe_program` gives, without storage offsets, which torch's reader drops."""
+    if isinstance(described, dict):
+        return {key: without_offsets(value) for key, value in described.items() if key != "offset"}
+    if isinstance(described, (list, tuple)):
+        return type(described)(map(without_offsets, described))
+    return described

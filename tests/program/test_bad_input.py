@@ -246,9 +246,14 @@ def test_model_that_is_no_json_object_is_refused(tmp_path: Path, data: bytes) ->
 
 def test_bodies_that_nest_without_end_are_refused(tmp_path: Path) -> None:
     def nest(model: Any) -> None:
-        inner = {"name": "body", "graph": {**_graph(by_name_model("nothing_at_all")), "nodes": []}}
+        inner: Any = {"name": "body", "graph": {**_graph(by_name_model("nothing_at_all")), "nodes": []}}
         for _ in range(60):
-            node = {"target": "torch.ops.higher_order.wrap", "outputs": [], "metadata": {}, "is_hop_single_tensor_return": None}
+            node: Any = {
+                "target": "torch.ops.higher_order.wrap",
+                "outputs": [],
+                "metadata": {},
+                "is_hop_single_tensor_return": None,
+            }
             node |= {"name": "w", "inputs": [{"name": "", "arg": {"as_graph": inner}, "kind": 1}]}
             inner = {"name": "body", "graph": {**inner["graph"], "nodes": [node]}}
         _graph(model)["nodes"] = [node]
@@ -292,7 +297,7 @@ def test_any_damage_to_an_archive_is_read_or_refused(tmp_path_factory: pytest.Te
         read_bytes(bytes(archive), tmp_path_factory.mktemp("damaged"))
 
 
-_REPLACEMENTS = (
+_REPLACEMENTS: tuple[Any, ...] = (
     None,
     True,
     0,

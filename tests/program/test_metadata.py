@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.fx.traceback import annotate
 from torch.utils import _pytree as pytree
 
 from retraced_server.errors import RetracedError
@@ -36,19 +35,23 @@ def pair() -> Iterator[str]:
 
 class _Pairs(nn.Module):
     def forward(self, pair: Any) -> Any:
-        with annotate({"stage": 1, "tags": ["a", {"deep": None}]}):
-            return Pair(pair.left + 1, pair.right * 2)
+        return Pair(pair.left + 1, pair.right * 2)
 
 
 def test_annotations_and_named_tuples_are_those_of_torch(tmp_path: Path, pair: str) -> None:
     program = torch.export.export(_Pairs(), (Pair(torch.ones(2), torch.ones(2)),))
+    annotations = {"stage": 1, "tags": ["a", {"deep": None}], "ratio": float("inf")}
+    for node in program.graph.nodes:
+        node.meta["custom"] = annotations
+    program.graph_module.meta["custom"] = annotations
     options = ReadOptions(tree_types=frozenset({pair}))
     # torch unpickles the sample inputs, and knows no such tuple.
     archive = zipped({**records(saved(program)), "archive/data/sample_inputs/model.pt": b""})
     ours = read_bytes(archive, tmp_path, options=options).program
     theirs = loaded(archive)
     assert describe_program(ours) == describe_program(theirs)
-    assert any("custom" in node.meta for node in ours.graph.nodes)
+    assert ours.graph_module.meta["custom"] == annotations
+    assert [node.meta.get("custom") for node in ours.graph.nodes if node.op == "call_function"] == [annotations] * 2
     assert model_of(written(ours, tmp_path / "out.pt2")) == model_of(saved(program))
     assert model_of(written(ours, tmp_path / "out.pt2"))["graph_module"]["treespec_namedtuple_fields"] == {
         pair: {"field_names": ["left", "right"]}

@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensor
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from tests.program.archives import read_bytes, read_case, saved
+from tests.program.archives import read_bytes, read_case, saved, without_offsets
 from tests.support.case import ProgramCase
 from tests.support.compare import assert_identical_programs, assert_same_results, loaded, shape_env_snapshot, validate
 from tests.support.describe import alias_sets, describe_program, describe_tensor, graphs, values
@@ -24,18 +24,10 @@ _SYMBOLS_IN_OFFSETS = frozenset({"while_loop", "nested"})
 _TORCH_MINIMA = frozenset({"gpt2"})
 
 
-def _without_offsets(described: Any) -> Any:
-    if isinstance(described, dict):
-        return {key: _without_offsets(value) for key, value in described.items() if key != "offset"}
-    if isinstance(described, (list, tuple)):
-        return type(described)(map(_without_offsets, described))
-    return described
-
-
 def _assert_reads_like_torch(archive: bytes, ours: ExportedProgram) -> None:
     theirs = loaded(archive)
     theirs._example_inputs = None
-    assert _without_offsets(describe_program(ours)) == _without_offsets(describe_program(theirs))
+    assert without_offsets(describe_program(ours)) == without_offsets(describe_program(theirs))
     assert shape_env_snapshot(ours) == shape_env_snapshot(theirs)
 
 

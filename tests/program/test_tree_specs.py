@@ -70,7 +70,7 @@ def test_type_that_is_not_registered_is_refused_though_it_is_allowed() -> None:
 
 
 def _spec(kind: str | None, context: Any, children: int = 0) -> str:
-    leaf = {"type": None, "context": None, "children_spec": []}
+    leaf: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
     return json.dumps([1, {"type": kind, "context": context, "children_spec": [leaf] * children}])
 
 

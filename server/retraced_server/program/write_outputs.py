@@ -36,6 +36,7 @@ class OutputWriter:
         self._tables = tables
         self._values = values
         self._duplicates = duplicates
+        self._taken: tuple[fx.Node | None, dict[Any, fx.Node]] = (None, {})
 
     def value(self, name: str, value: Any) -> Json:
         """The result for one value. `Any`: what is not a tensor, a number or nothing is an error.
@@ -115,16 +116,20 @@ class OutputWriter:
         return f"{node.name}_unused_{position}" if user is None else user.name
 
     def _user_at(self, node: fx.Node, position: Any) -> fx.Node | None:
-        found = None
+        if self._taken[0] is not node:
+            self._taken = (node, self._users(node))
+        return self._taken[1].get(position)
+
+    def _users(self, node: fx.Node) -> dict[Any, fx.Node]:
+        """The `getitem` nodes that take the results of a node, by position; of several for one, the first."""
+        users: dict[Any, fx.Node] = {}
         for user in node.users:
             if user.target is not operator.getitem:
                 raise program_invalid(f"`{user.name}` takes all results of `{node.name}` at once, which has no serialized form")
-            if user.args[1] == position:
-                if found is None:
-                    found = user
-                else:
-                    self._duplicates[user.name] = found.name
-        return found
+            first = users.setdefault(user.args[1], user)
+            if first is not user:
+                self._duplicates[user.name] = first.name
+        return users
 
 
 def _named(name: str, table: dict[str, Json], value: Json) -> Json:
