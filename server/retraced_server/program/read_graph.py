@@ -102,17 +102,14 @@ class GraphReader:
             RetracedError: PROGRAM_INVALID, with the node at fault.
         """
         for position, described in enumerate(self._described.inputs):
-            self._placeholder(position, described)
+            with _locating(f"input {position}"):
+                self._placeholder(position, described)
         for node in self._described.nodes:
-            try:
+            with _locating(f"node `{shortened(node.name or node.target, 200)}`"):
                 self._call(node)
-            except RetracedError as error:
-                raise located(error, f"node `{shortened(node.name or node.target, 200)}`") from error
-            # What fx and sympy make of values that do not fit each other.
-            except (ValueError, TypeError, AssertionError, RuntimeError, AttributeError, LookupError) as error:
-                raise program_invalid(f"node `{shortened(node.name or node.target, 200)}`: {cause(error)}") from error
-        self._output()
-        self._bind_unbacked()
+        with _locating("the outputs"):
+            self._output()
+            self._bind_unbacked()
         return lazy_graph_module(self._root, self._graph)
 
     # -- scope of arguments ------------------------------------------------------------------------------------------------------
@@ -356,6 +353,17 @@ class GraphReader:
                 node.meta["unbacked_bindings"] = bindings
         if fresh:
             raise program_invalid(f"no node makes the symbols {', '.join(sorted(map(str, fresh)))}")
+
+
+@contextmanager
+def _locating(where: str) -> Iterator[None]:
+    """Says in errors where in the graph they arose; what fx, sympy and torch make of values that do not fit becomes one of ours."""
+    try:
+        yield
+    except RetracedError as error:
+        raise located(error, where) from error
+    except (ValueError, TypeError, AssertionError, RuntimeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise program_invalid(f"{where}: {cause(error)}") from error
 
 
 def check_name(name: str) -> str:

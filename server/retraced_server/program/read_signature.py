@@ -67,7 +67,7 @@ def check_path(path: str) -> str:
 
 
 def _input_spec(spec: program_schema.InputSpec, scope: Scope) -> InputSpec:
-    kind, value = _member(spec)
+    kind, value = schema.member(spec)
     if kind == "user_input":
         return InputSpec(InputKind.USER_INPUT, _argument_spec(value.arg, scope), None)
     if kind == "constant_input":
@@ -95,7 +95,7 @@ _OUTPUTS: Final[dict[str, tuple[OutputKind, Callable[[Any], str | None]]]] = {
 
 
 def _output_spec(spec: program_schema.OutputSpec, scope: Scope) -> OutputSpec:
-    kind, value = _member(spec)
+    kind, value = schema.member(spec)
     if kind == "user_output":
         return OutputSpec(OutputKind.USER_OUTPUT, _argument_spec(value.arg, scope), None)
     if kind == "token":
@@ -125,10 +125,3 @@ def _argument_spec(argument: schema.Argument, scope: Scope) -> ArgumentSpec:
             return SymIntArgument(name=name) if argument.as_sym_int is not UNSET else SymFloatArgument(name=name)
     value: Any = read_argument(argument, scope)
     return ConstantArgument(name="", value=value)
-
-
-def _member(spec: program_schema.InputSpec | program_schema.OutputSpec) -> tuple[str, Any]:
-    try:
-        return schema.member(spec)
-    except ValueError as error:
-        raise program_invalid(f"the signature cannot be read: {error}") from error
