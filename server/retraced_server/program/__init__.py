@@ -1,6 +1,35 @@
-"""Reads and writes the archives of `torch.export`. Knows neither passes nor gRPC nor processes."""
+"""Reads and writes the archives of `torch.export`. Knows neither passes nor gRPC nor processes.
 
-from retraced_server.program.read import ReadProgram, read_program
+Nothing in an archive is evaluated, unpickled or imported, and values are built once for each distinct description. The schema is
+that of torch/_export/serde/schema.py, major version 8.
+"""
+
+from retraced_server.program.archive import Archive, Extent
+from retraced_server.program.assemble import assemble_program
+from retraced_server.program.options import ReadOptions
+from retraced_server.program.payloads import Payload, Payloads
+from retraced_server.program.read import ReadProgram, read_program, read_records
+from retraced_server.program.records import RecordSource
 from retraced_server.program.write import SCHEMA_VERSION, TORCH_VERSION, write_program
+from retraced_server.program.write_model import write_model
+from retraced_server.program.write_records import ProgramRecords, Record, program_records
 
-__all__ = ["SCHEMA_VERSION", "TORCH_VERSION", "ReadProgram", "read_program", "write_program"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "TORCH_VERSION",
+    "Archive",
+    "Extent",
+    "Payload",
+    "Payloads",
+    "ProgramRecords",
+    "ReadOptions",
+    "ReadProgram",
+    "Record",
+    "RecordSource",
+    "assemble_program",
+    "program_records",
+    "read_program",
+    "read_records",
+    "write_model",
+    "write_program",
+]

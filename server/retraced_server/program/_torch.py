@@ -1,51 +1,58 @@
-"""The parts of torch that read and write archives, checked against torch 2.13.0.
-
-They are the steps of `torch.export.load` and `torch.export.save` (torch/export/pt2_archive/_package.py and
-torch/_export/serde/serialize.py), taken one by one: the whole functions turn errors into log lines, load compiled libraries that
-an archive may hold beside the program, and decode records that they do not need.
-"""
+"""The private parts of torch that reading and writing touch, checked against torch 2.13.0."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import IO, Any
+from typing import Any
 
+import sympy
 import torch
+from torch import fx
 from torch._export.serde import schema
-from torch._export.serde.serialize import ExportedProgramDeserializer, _dict_to_dataclass
-from torch.export import ExportedProgram
-from torch.export.pt2_archive import _package
-from torch.export.pt2_archive.constants import SAMPLE_INPUTS_FILENAME_FORMAT
+from torch._export.serde.serialize import serialize_torch_artifact
+from torch.fx._lazy_graph_module import _LazyGraphModule
+from torch.fx.experimental.symbolic_shapes import ShapeEnv, _free_unbacked_symbols_with_path
+from torch.utils import _pytree as pytree
+from torch.utils._traceback import CapturedTraceback
 
+MKLDNN: torch.layout = torch._mkldnn  # type: ignore[attr-defined]  # it has no stub
 SCHEMA_VERSION: tuple[int, int] = schema.SCHEMA_VERSION
-TORCH_VERSION: str = torch.__version__
+TORCH_VERSION: str = str(torch.__version__)
+OPSET_VERSION: int = torch._C._get_max_operator_version()
 
 
-def load_program(path: str, name: str, model: dict[str, Any]) -> ExportedProgram:
-    """Builds the program `name` of the archive at `path`; `model` is its parsed model record.
+def remember_stack(shape_env: ShapeEnv, symbol: sympy.Symbol) -> None:
+    """Says where a symbol was made; torch looks it up when it reports a failed constraint."""
+    shape_env.var_to_stack[symbol] = CapturedTraceback.extract(skip=1)
 
-    Raises:
-        Exception: Whatever torch makes of a program that it cannot read.
+
+def copy_with_own_storage(meta: torch.Tensor) -> torch.Tensor:
+    """A meta tensor of the same sizes and strides with a storage of its own.
+
+    It costs 4 us; `empty_strided` of symbolic sizes costs 150 us. The copy is lazy, on write, and a meta tensor has nothing to
+    write.
     """
-    reader = _package.PT2ArchiveReader(path)
-    serialized: schema.ExportedProgram = _dict_to_dataclass(schema.ExportedProgram, model)
-    return ExportedProgramDeserializer().deserialize(
-        serialized,
-        _package._load_state_dict(reader, name),
-        _package._load_constants(reader, name),
-        reader.read_bytes(SAMPLE_INPUTS_FILENAME_FORMAT.format(name)),
-    )
+    copied: torch.Tensor = torch._lazy_clone(meta)
+    return copied
 
 
-def save_program(program: ExportedProgram, name: str, file: IO[bytes], records: Iterable[tuple[str, bytes]]) -> None:
-    """Writes an archive with one program and further records, each a name without the root and its bytes.
+def allow_absent_device(device: torch.device) -> None:
+    """Lets torch make fake tensors of a device that this machine does not have."""
+    if device.type != "cpu":
+        # FakeTensorMode does so on entry; without it, some operators on CUDA fake tensors abort the process.
+        torch._C._ensureCUDADeviceGuardSet()
 
-    Raises:
-        Exception: Whatever torch makes of a program that it cannot write.
-    """
-    # The writer takes any file object, which its annotation does not say.
-    target: Any = file
-    with _package.PT2ArchiveWriter(target) as writer:
-        _package._package_exported_programs(writer, {name: program})
-        for record, data in records:
-            writer.write_bytes(record, data)
+
+def lazy_graph_module(root: torch.nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """A graph module whose code is made, and executed, when somebody calls it or looks at it, and not before."""
+    return _LazyGraphModule(root, graph)
+
+
+def unbacked_bindings(value: object, shape_env: ShapeEnv, fresh: set[sympy.Symbol]) -> dict[sympy.Symbol, pytree.KeyPath]:
+    """Where in a value the fresh unbacked symbols are made; those found are taken out of `fresh`."""
+    return _free_unbacked_symbols_with_path(value, (), shape_env=shape_env, pending=fresh, simplify=True)
+
+
+def serialize_example_inputs(inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> bytes:
+    """Pickles the sample inputs of a program that was made in this process, as `torch.export.save` does."""
+    written: bytes = serialize_torch_artifact(inputs)
+    return written

@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import IO, Any
+from pathlib import Path
+from typing import IO, Any, Literal, TypeVar
 
+import msgspec
+from msgspec import Struct
+from torch._export.verifier import SpecViolationError, TrainingIRVerifier, Verifier
 from torch.export import ExportedProgram
+from torch.export.graph_signature import ExportGraphSignature
 
-from retraced_server.errors import FieldViolation, Reason, RetracedError
-from retraced_server.program import _torch
+from retraced_server.program import _torch, program_schema
 from retraced_server.program.archive import Archive
+from retraced_server.program.assemble import assemble_program
+from retraced_server.program.errors import cause, program_invalid, schema_unsupported, shortened
+from retraced_server.program.node_metadata import read_custom
+from retraced_server.program.operators import Operators
+from retraced_server.program.options import ReadOptions
+from retraced_server.program.payloads import PayloadReader, Payloads
+from retraced_server.program.read_graph import GraphReader, ProgramParts
+from retraced_server.program.read_signature import read_module_calls, read_signature
+from retraced_server.program.records import (
+    CONSTANTS,
+    CONSTANTS_CONFIG,
+    MODEL,
+    SAMPLE_INPUTS,
+    WEIGHTS,
+    WEIGHTS_CONFIG,
+    RecordSource,
+    check_program_name,
+)
+from retraced_server.program.symbols import Symbols
+from retraced_server.program.tree_specs import TreeSpecs
 
-_LONGEST_CAUSE = 500
+_HEADER = msgspec.json.Decoder(program_schema.ModelHeader)
+_MODEL = msgspec.json.Decoder(program_schema.ExportedProgram)
+_CONFIG = msgspec.json.Decoder(program_schema.PayloadConfig)
+_VERIFIERS: dict[str, type[Verifier]] = {"": Verifier, "ATEN": Verifier, "TRAINING": TrainingIRVerifier}
+_Decoded = TypeVar("_Decoded", bound=Struct)
 
 
 @dataclass(frozen=True)
@@ -21,87 +50,197 @@ class ReadProgram:
     """A program, and what its archive says of it.
 
     Attributes:
-        program: The program; its verifiers have accepted it.
+        program: The program; its verifiers have accepted it. Its `example_inputs` are None: that record is never opened.
         name: The name it has in the archive, `model` from `torch.export.save`.
         schema_version: Major and minor version of the schema it is written in.
         torch_version: The torch that wrote it; empty where the archive does not say.
+        model: Its model record.
+        sample_inputs: Its record of sample inputs, which is passed on as it is.
+        payloads: The records behind its tensors.
     """
 
     program: ExportedProgram
     name: str
     schema_version: tuple[int, int]
     torch_version: str
-    _archive: Archive = field(repr=False)
+    model: bytes = field(repr=False)
+    sample_inputs: bytes = field(repr=False)
+    payloads: Payloads = field(repr=False)
+    _source: RecordSource = field(repr=False)
+    _files: ExitStack = field(repr=False)
 
     def carried(self) -> Iterator[tuple[str, bytes]]:
         """Gives the archive's records beside the program, such as `extra/` files, as name without the root and bytes.
 
         The file it was read from must still be open.
         """
-        return self._archive.carried()
+        return self._source.carried()
+
+    def close(self) -> None:
+        """Closes the file if it was opened here, from a path. Mapped weights stay; `carried` and a copy of payloads do not."""
+        self._files.close()
 
 
-def read_program(file: IO[bytes]) -> ReadProgram:
+def read_program(
+    file: IO[bytes] | str | os.PathLike[str],
+    *,
+    weights: Literal["map", "absent"] = "map",
+    check: bool = True,
+    options: ReadOptions | None = None,
+) -> ReadProgram:
     """Reads and verifies the program in an archive that `torch.export.save` wrote.
 
+    Nothing in the archive is evaluated, unpickled or imported. The values recorded in the graph are those that torch's reader makes,
+    and have the storage offsets that the file says, which torch's reader drops.
+
     Args:
-        file: A file with a descriptor, open for reading. It is left open, at any offset.
+        file: A path, or a file with a descriptor, open for reading, which is left open, at any offset. Mapped weights are the
+            file's bytes: it must not be changed, nor written to in place, while the program is in use.
+        weights: Whether parameters, buffers and constants are mapped from the file, copy on write, or left out: fake tensors stand
+            for them. They do so in any case for payloads of other devices than the CPU.
+        check: Whether to compare the checksums of payloads, which reads the file once; those of all other records are compared
+            in any case.
+        options: What to accept beyond plain programs.
 
     Raises:
         RetracedError: ARCHIVE_INVALID where the archive is empty, no zip, truncated or damaged; PROGRAM_MISSING where it holds
             no program; SCHEMA_UNSUPPORTED where its schema version is not read; PROGRAM_INVALID where the program cannot be
-            decoded or its verifiers refuse it.
+            decoded, holds what is refused, or its verifiers refuse it.
         MemoryError: There is not enough memory.
     """
-    archive = Archive(file)
-    archive.check()
-    name = archive.program_name
-    model = _parse_model(archive.read(f"models/{name}.json"))
-    version = _check_version(model)
+    with ExitStack() as files:
+        opened = files.enter_context(Path(file).open("rb")) if isinstance(file, (str, os.PathLike)) else file
+        archive = Archive(opened)
+        if check:
+            archive.check()
+        return read_records(archive, weights=weights, options=options, files=files.pop_all())
+
+
+def read_records(
+    source: RecordSource,
+    *,
+    weights: Literal["map", "absent"] = "map",
+    options: ReadOptions | None = None,
+    files: ExitStack | None = None,
+) -> ReadProgram:
+    """Reads and verifies the program that some records make up, as `read_program` does.
+
+    Args:
+        source: The records. Payloads may be without their bytes.
+        weights: As for `read_program`.
+        options: As for `read_program`.
+        files: What to close with the program.
+
+    Raises:
+        RetracedError: As `read_program`.
+    """
+    options = options or ReadOptions()
+    name = check_program_name(source.program_name)
+    data = source.read(MODEL.format(name))
+    version, torch_version = _check_version(_decode(_HEADER, data, "model record"), options)
+    model = _decode(_MODEL, data, "model record")
+    payloads = Payloads()
+    program = _build(model, source, name, payloads, options, absent=weights == "absent")
+    sample_inputs = SAMPLE_INPUTS.format(name)
+    return ReadProgram(
+        program,
+        name,
+        version,
+        torch_version,
+        data,
+        source.read(sample_inputs) if sample_inputs in source else b"",
+        payloads,
+        source,
+        files or ExitStack(),
+    )
+
+
+def _build(
+    model: program_schema.ExportedProgram,
+    source: RecordSource,
+    name: str,
+    payloads: Payloads,
+    options: ReadOptions,
+    *,
+    absent: bool,
+) -> ExportedProgram:
+    described = model.graph_module
+    symbols = Symbols(model.range_constraints)
+    weights = _decode(_CONFIG, source.read(WEIGHTS_CONFIG.format(name)), "weights config")
+    constants = _decode(_CONFIG, source.read(CONSTANTS_CONFIG.format(name)), "constants config")
+    parts = ProgramParts(symbols, Operators(options.namespaces))
+    reader = GraphReader(described.graph, parts)
+    parts.signature = read_signature(described.signature, reader)
+    parts.tied = _tied(parts.signature, weights, constants)
+    graph_module = reader.read()
+    module_calls = read_module_calls(described.module_call_graph, TreeSpecs(options.tree_types), reader)
+    graph_module.meta = _graph_meta(described)
+    tensors = PayloadReader(source, symbols.mode, payloads, absent=absent)
     try:
-        # By path, torch reads tensors straight into their storages; from a file object it copies them twice.
-        program = _torch.load_program(f"/proc/self/fd/{file.fileno()}", name, model)
-    except (MemoryError, RetracedError):
-        raise
-    # torch raises nearly anything when a program does not fit its schema, KeyError and AssertionError among others.
-    except Exception as error:
-        raise _invalid(f"the program cannot be read: {_cause(error)}") from error
-    torch_version = model.get("torch_version")
-    return ReadProgram(program, name, version, torch_version if isinstance(torch_version, str) else "", archive)
-
-
-def _parse_model(data: bytes) -> dict[str, Any]:
-    try:
-        model = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise _invalid(f"the program's model record is not JSON: {error}") from error
-    if not isinstance(model, dict):
-        raise _invalid("the program's model record is JSON but not an object")
-    return model
-
-
-def _check_version(model: dict[str, Any]) -> tuple[int, int]:
-    try:
-        version = int(model["schema_version"]["major"]), int(model["schema_version"]["minor"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise _invalid("the program's model record does not say its schema version") from error
-    major, minor = _torch.SCHEMA_VERSION
-    if version[0] != major or version[1] > minor:
-        found, known = f"{version[0]}.{version[1]}", f"{major}.{minor}"
-        writer = model.get("torch_version", "an unnamed torch")
-        message = (
-            f"the program is written in schema version {found} (by torch {writer}), "
-            f"and this server (torch {_torch.TORCH_VERSION}) reads {major}.0 to {known}"
+        return assemble_program(
+            graph_module,
+            parts.signature,
+            state_dict=tensors.read(weights, WEIGHTS),
+            constants=tensors.read(constants, CONSTANTS),
+            ranges=symbols.range_constraints(),
+            module_calls=module_calls,
+            verifiers=[_verifier(dialect) for dialect in model.verifiers] or [Verifier],
+            guards=model.guards_code,
         )
-        metadata = {"schema_version": found, "supported_schema_version": known}
-        raise RetracedError(Reason.SCHEMA_UNSUPPORTED, message, metadata=metadata)
-    return version
+    except (SpecViolationError, AssertionError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise program_invalid(f"the program is not valid: {cause(error)}") from error
 
 
-def _invalid(message: str) -> RetracedError:
-    return RetracedError(Reason.PROGRAM_INVALID, message, violations=[FieldViolation("archive_chunk", message)])
+def _tied(signature: ExportGraphSignature, *configs: program_schema.PayloadConfig) -> dict[str, str]:
+    """Inputs of the graph that share a payload with an earlier one, by name."""
+    first: dict[tuple[int, str], str] = {}
+    tied = {}
+    for spec in signature.input_specs:
+        for number, config in enumerate(configs):
+            if spec.target is not None and spec.target in config.config:
+                name = first.setdefault((number, config.config[spec.target].path_name), spec.arg.name)
+                if name != spec.arg.name:
+                    tied[spec.arg.name] = name
+    return tied
 
 
-def _cause(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {text[:_LONGEST_CAUSE]}{'…' if len(text) > _LONGEST_CAUSE else ''}"
+def _graph_meta(described: program_schema.GraphModule) -> dict[str, Any]:
+    meta: dict[str, Any] = {}
+    if custom := described.metadata.get("custom"):
+        meta["custom"] = read_custom(custom)
+    meta["treespec_namedtuple_fields"] = {
+        kind: fields.field_names for kind, fields in described.treespec_namedtuple_fields.items()
+    }
+    return meta
+
+
+def _verifier(dialect: str) -> type[Verifier]:
+    if dialect not in _VERIFIERS:
+        raise program_invalid(
+            f"the program is of the dialect `{shortened(dialect, 64)}`; ATEN and TRAINING are read", field="verifiers"
+        )
+    return _VERIFIERS[dialect]
+
+
+def _decode(decoder: msgspec.json.Decoder[_Decoded], data: bytes, what: str) -> _Decoded:
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise program_invalid(f"the program's {what} does not fit the schema: {shortened(str(error))}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise program_invalid(f"the program's {what} is not JSON: {shortened(str(error))}") from error
+
+
+def _check_version(header: program_schema.ModelHeader, options: ReadOptions) -> tuple[tuple[int, int], str]:
+    version = header.schema_version.major, header.schema_version.minor
+    writer = header.torch_version if isinstance(header.torch_version, str) else ""
+    major, minor = _torch.SCHEMA_VERSION
+    if version[0] != major or version[1] < 0 or (version[1] > minor and not options.newer_minors):
+        found, known = f"{version[0]}.{version[1]}", f"{major}.{minor}"
+        raise schema_unsupported(
+            f"the program is written in schema version {found} (by torch {shortened(writer, 64) or 'of no name'}), "
+            f"and this server (torch {_torch.TORCH_VERSION}) reads {major}.0 to {known}",
+            schema_version=found,
+            supported_schema_version=known,
+        )
+    return version, writer

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
-from typing import IO
+from typing import IO, Final
 
+import torch
 from torch.export import ExportedProgram
 
 from retraced_server.program import _torch
+from retraced_server.program.errors import program_invalid
+from retraced_server.program.payloads import Payload
+from retraced_server.program.read import ReadProgram
+from retraced_server.program.write_records import ProgramRecords, program_records, tensor_bytes
+from retraced_server.program.zip_writer import ZipWriter
 
 SCHEMA_VERSION: tuple[int, int] = _torch.SCHEMA_VERSION
 """The schema version, major and minor, that `write_program` writes."""
@@ -15,23 +22,58 @@ SCHEMA_VERSION: tuple[int, int] = _torch.SCHEMA_VERSION
 TORCH_VERSION: str = _torch.TORCH_VERSION
 """The version of torch that `write_program` names as the writer."""
 
+_ROOT: Final = "archive"
+_FORMAT: Final = (("archive_format", b"pt2"), ("archive_version", b"0"), (".data/version", b"6\n"), ("byteorder", b"little"))
+_SERIALIZATION_ID: Final = ".data/serialization_id"
+
 
 def write_program(
     program: ExportedProgram,
     file: IO[bytes],
     *,
-    name: str = "model",
+    source: ReadProgram | None = None,
+    name: str | None = None,
     records: Iterable[tuple[str, bytes]] = (),
-) -> None:
+) -> ProgramRecords:
     """Writes an archive that `torch.export.load` reads.
+
+    Weights that the program still has as they were read are copied from file to file; what is written of others is their memory.
 
     Args:
         program: The program.
         file: A file open for writing, empty; it is left open. Unbuffered ones are fastest: the writer's pieces are large.
-        name: The program's name in the archive; `torch.export.load` reads only `model`.
+        source: What the program was read as, if it was. Its payloads stand for absent weights; its sample inputs are written again
+            if the program takes the same arguments, and left empty if not; a program that was not changed keeps its model record,
+            byte for byte. The file that it was read from must still be open.
+        name: The program's name in the archive; without one, that of `source`, or `model`. `torch.export.load` reads only `model`.
         records: Further records, each a name without the root and its bytes, for example what `ReadProgram.carried` gives.
 
+    Returns:
+        The records that were written.
+
     Raises:
-        Exception: Whatever torch makes of a program that has no serialized form.
+        RetracedError: PROGRAM_INVALID where the program has no serialized form, or where it has absent weights whose bytes are not
+            here; ARCHIVE_INVALID where the file that it was read from has become shorter.
+        OSError: The file cannot be written.
     """
-    _torch.save_program(program, name, file, records)
+    made = program_records(program, source=source, name=name)
+    writer = ZipWriter(file, _ROOT)
+    for record in made.records:
+        content = record.content
+        if isinstance(content, Payload):
+            if content.extent is None:
+                raise program_invalid(f"the bytes of the record `{content.record}` are not here", record=content.record)
+            writer.copy(record.name, content.extent)
+        else:
+            writer.write(record.name, tensor_bytes(content) if isinstance(content, torch.Tensor) else content)
+    for further, data in (*records, *_FORMAT):
+        writer.write(further, data)
+    writer.write(_SERIALIZATION_ID, _serialization_id(writer.checksums))
+    writer.finish()
+    return made
+
+
+def _serialization_id(checksums: list[tuple[str, int]]) -> bytes:
+    """Forty digits that are the same for the same records, as torch's own are."""
+    text = "\n".join(f"{name} {crc}" for name, crc in checksums)
+    return f"{int.from_bytes(hashlib.sha256(text.encode()).digest()) % 10**40:040}".encode()

@@ -1,0 +1,210 @@
+"""Which recorded values share a storage. torch's reader gives each its own, since the file does not say.
+
+The answer is what execution of the node with fake tensors gives:
+
+- An operator with a kernel of its own says in its schema whether its result is a view of an argument, or an argument.
+- One that torch composes of others may return its argument, a view of it or neither, by sizes, strides and dtypes: each distinct
+  call is executed once, on meta tensors of the sizes that the program was exported with. Unbacked sizes get a typical value.
+- A higher-order operator that runs its body in place, such as `wrap_with_set_grad_enabled`, returns views of its operands where its
+  body does. Results of the other higher-order operators, and the inputs of bodies, have storages of their own.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Hashable
+from typing import Any, Final, TypeAlias, cast
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils import _pytree as pytree
+
+from retraced_server.program.fake_tensors import FakeTensors
+from retraced_server.program.symbols import Symbols
+
+# For each result, the position of the argument whose storage it has. Of an operator the position is in its schema, of an executed
+# call among the leaves of its arguments.
+_Shared: TypeAlias = tuple[int | None, ...]
+
+_hop: Final[Any] = torch.ops.higher_order
+_IN_PLACE_BODIES: Final = frozenset(
+    (_hop.wrap_with_set_grad_enabled, _hop.wrap_with_autocast, _hop.wrap, _hop.tag_activation_checkpoint, _hop.strict_mode)
+)
+_ELSEWHERE: Final = object()
+# Composed operators that always compute something new.
+_FRESH: Final = frozenset(
+    (
+        *(
+            "linear",
+            "matmul",
+            "layer_norm",
+            "group_norm",
+            "instance_norm",
+            "batch_norm",
+            "rms_norm",
+            "conv1d",
+            "conv2d",
+            "conv3d",
+        ),
+        *("conv_transpose1d", "conv_transpose2d", "scaled_dot_product_attention", "max_pool1d", "max_pool2d", "max_pool3d"),
+        *(
+            "adaptive_avg_pool1d",
+            "adaptive_avg_pool2d",
+            "where",
+            "min",
+            "max",
+            "__and__",
+            "__or__",
+            "__xor__",
+            "sym_size",
+            "item",
+        ),
+        *("einsum", "outer", "softmax", "log_softmax", "cross_entropy_loss", "one_hot", "std", "var", "square", "rsub"),
+    )
+)
+# Operators with a kernel of their own that return a view, though their schema does not say so.
+_VIEWS: Final = frozenset((torch.ops.aten._unsafe_view.default,))
+
+
+class Aliases:
+    """Finds the aliases of one program.
+
+    Args:
+        symbols: Its symbols.
+        tensors: Its fake tensors.
+    """
+
+    def __init__(self, symbols: Symbols, tensors: FakeTensors) -> None:
+        self._symbols = symbols
+        self._tensors = tensors
+        self._executed: dict[object, _Shared] = {}
+        self._bodies: dict[fx.GraphModule, _Shared] = {}
+
+    def bases(self, node: fx.Node, root: torch.nn.Module) -> tuple[FakeTensor | None, ...]:
+        """For each result of a node, the tensor whose storage it has, as far as it does not have its own.
+
+        The last one stands for all further results: a list of views.
+
+        Args:
+            node: The node. The values of its arguments are there, its own is not.
+            root: What holds the bodies of its graph.
+        """
+        target: Any = node.target
+        if isinstance(target, OpOverload):
+            if not _is_composed(target):
+                return tuple(_argument(target, node, index) for index in _annotated(target))
+            if target._opname in _FRESH:
+                return ()
+            leaves = _leaves(node)
+            shared = self._execute(target, node, leaves)
+            return tuple(None if index is None else leaves[index] for index in shared)
+        if target in _IN_PLACE_BODIES:
+            return self._of_body(node, root)
+        return ()
+
+    def note_body(self, body: fx.GraphModule) -> None:
+        """Remembers which inputs the results of a body share a storage with."""
+        nodes = list(body.graph.nodes)
+        inputs = [node.meta.get("val") for node in nodes if node.op == "placeholder"]
+        owners = {_storage(value): position for position, value in enumerate(inputs) if isinstance(value, FakeTensor)}
+        results = pytree.tree_leaves(nodes[-1].meta.get("val"))
+        self._bodies[body] = tuple(owners.get(_storage(value)) if isinstance(value, FakeTensor) else None for value in results)
+
+    def _of_body(self, node: fx.Node, root: torch.nn.Module) -> tuple[FakeTensor | None, ...]:
+        is_body = [isinstance(argument, fx.Node) and argument.op == "get_attr" for argument in node.args]
+        if True not in is_body:
+            return ()
+        at = is_body.index(True)
+        operands = [leaf.meta.get("val") for leaf in pytree.tree_leaves(node.args[at + 1 :]) if isinstance(leaf, fx.Node)]
+        bases = []
+        for index in self._bodies.get(cast(Any, root._modules.get(str(node.args[at]))), ()):
+            operand = operands[index] if index is not None and index < len(operands) else None
+            bases.append(operand if isinstance(operand, FakeTensor) else None)
+        return tuple(bases)
+
+    def _execute(self, target: OpOverload, node: fx.Node, leaves: list[Any]) -> _Shared:
+        described = tuple(self._tensors.key(leaf) if isinstance(leaf, FakeTensor) else _plain_key(leaf) for leaf in leaves)
+        key = (target, len(node.args), tuple(node.kwargs), described)
+        found = self._executed.get(key)
+        if found is None:
+            found = self._executed[key] = self._run(target, leaves, node)
+        return found
+
+    def _run(self, target: OpOverload, leaves: list[Any], node: fx.Node) -> _Shared:
+        devices = {leaf.device for leaf in leaves if isinstance(leaf, FakeTensor)}
+        stand_ins = [self._stand_in(leaf, devices) for leaf in leaves]
+        owners: dict[int, int] = {}
+        for index, stand_in in enumerate(stand_ins):
+            if isinstance(stand_in, torch.Tensor):
+                owners.setdefault(_storage(stand_in), index)
+        # Another device needs a copy; and what writes says so in its schema.
+        if not owners or _ELSEWHERE in stand_ins or target._schema.is_mutable:
+            return ()
+        args, kwargs = pytree.tree_unflatten(stand_ins, pytree.tree_structure((node.args, node.kwargs)))
+        try:
+            results = target(*args, **kwargs)
+        # Whatever an operator makes of arguments that do not fit it, or of data that is not there: it then says nothing.
+        except Exception:  # noqa: BLE001
+            return ()
+        return tuple(
+            owners.get(_storage(leaf)) if isinstance(leaf, torch.Tensor) else None for leaf in pytree.tree_leaves(results)
+        )
+
+    def _stand_in(self, leaf: Any, devices: set[torch.device]) -> Any:
+        """A meta tensor for a fake one, and a number for a symbolic one."""
+        if isinstance(leaf, FakeTensor):
+            size, stride = tuple(map(self._symbols.typical, leaf.shape)), tuple(map(self._symbols.typical, leaf.stride()))
+            return torch.empty_strided(size, stride, dtype=leaf.dtype, device="meta")
+        if isinstance(leaf, torch.device):
+            return torch.device("meta") if devices == {leaf} else _ELSEWHERE
+        if isinstance(leaf, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return self._symbols.typical(leaf)
+        return leaf
+
+
+def _leaves(node: fx.Node) -> list[Any]:
+    """The arguments of a call, flat, with recorded values in the place of nodes."""
+    leaves = pytree.tree_leaves((node.args, node.kwargs))
+    return [leaf.meta.get("val") if isinstance(leaf, fx.Node) else leaf for leaf in leaves]
+
+
+def _plain_key(leaf: Any) -> object:
+    """What tells an argument that is no tensor from others: 1, 1.0 and True are equal and not the same."""
+    if isinstance(leaf, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        return type(leaf), leaf.node.expr
+    return type(leaf), leaf if isinstance(leaf, Hashable) else repr(leaf)
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return cast(int, tensor.untyped_storage()._cdata)
+
+
+def _argument(target: OpOverload, node: fx.Node, index: int | None) -> FakeTensor | None:
+    if index is None:
+        return None
+    argument = node.args[index] if index < len(node.args) else node.kwargs.get(target._schema.arguments[index].name)
+    value = argument.meta.get("val") if isinstance(argument, fx.Node) else None
+    return value if isinstance(value, FakeTensor) else None
+
+
+@functools.cache
+def _is_composed(target: OpOverload) -> bool:
+    """Whether torch composes an operator of others, so that its schema does not decide on aliases."""
+    return target.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+
+
+@functools.cache
+def _annotated(target: OpOverload) -> _Shared:
+    """For each result, the argument that it is or is a view of, by the schema; nothing where there is none."""
+    if target in _VIEWS:
+        return (0,)
+    arguments = [(index, argument.alias_info) for index, argument in enumerate(target._schema.arguments) if argument.alias_info]
+    shared = []
+    for result in target._schema.returns:
+        names = result.alias_info.before_set if result.alias_info else frozenset()
+        # A list of views: the argument's set becomes any set.
+        found = (index for index, own in arguments if own.before_set & names or (not names and "*" in own.after_set))
+        shared.append(next(found, None))
+    return tuple(shared)

@@ -1,0 +1,263 @@
+"""Reads symbolic expressions, as `sympy.srepr` prints them, with a parser of their own: nothing is evaluated as Python.
+
+torch gives the text to `sympy.sympify`, which does evaluate it. The grammar here is the part of `srepr` that shape expressions
+use: calls of the functions in `_FUNCTIONS`, numbers, symbols named as torch names them, `true` and `false`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+import sympy
+from torch.utils._sympy import functions
+
+from retraced_server.program.errors import cause, program_invalid, shortened
+from retraced_server.program.options import DEEPEST_EXPRESSION, LONGEST_EXPRESSION, MOST_UNBACKED_SYMBOLS
+
+_TOKEN: Final = re.compile(
+    r"\s*(?:(?P<name>[A-Za-z_]\w*)|(?P<number>-?\d{1,40})|'(?P<text>[\w.+-]{1,64})'|(?P<mark>[(),=]))", re.ASCII
+)
+_SYMBOL: Final = re.compile(r"(s|u|zf|zuf|ps)(\d{1,9})", re.ASCII)
+_UNBACKED: Final = ("u", "zuf")
+_ASSUMPTIONS: Final = frozenset(
+    (
+        "integer",
+        "real",
+        "positive",
+        "negative",
+        "nonnegative",
+        "nonpositive",
+        "zero",
+        "nonzero",
+        "finite",
+        "even",
+        "odd",
+        "rational",
+    )
+)
+_LARGEST_BITS: Final = 256
+"""Numbers that arise while an expression is built stay under this many bits."""
+
+# Anything that sympy makes; sympy has no types.
+_Expr: TypeAlias = Any
+
+_COMPARISONS: Final[dict[str, _Expr]] = {
+    "Equality": sympy.Eq,
+    "Unequality": sympy.Ne,
+    "StrictLessThan": sympy.Lt,
+    "LessThan": sympy.Le,
+    "StrictGreaterThan": sympy.Gt,
+    "GreaterThan": sympy.Ge,
+}
+_OPAQUE: Final = ("acos", "asin", "asinh", "atan", "cos", "cosh", "exp", "log", "log2", "sin", "sinh", "sqrt", "tan", "tanh")
+_MANY: Final = 10_000
+
+# Each with how many arguments it takes, at least and at most. Max and Min are torch's, which sympify takes for sympy's own.
+_FUNCTIONS: Final[dict[str, tuple[_Expr, int, int]]] = {
+    "Add": (sympy.Add, 1, _MANY),
+    "Mul": (sympy.Mul, 1, _MANY),
+    "Pow": (sympy.Pow, 2, 2),
+    "And": (sympy.And, 1, _MANY),
+    "Or": (sympy.Or, 1, _MANY),
+    "Not": (sympy.Not, 1, 1),
+    "ITE": (sympy.ITE, 3, 3),
+    "Abs": (sympy.Abs, 1, 1),
+    "floor": (sympy.floor, 1, 1),
+    "ceiling": (sympy.ceiling, 1, 1),
+    "Piecewise": (sympy.Piecewise, 1, _MANY),
+    "ExprCondPair": (sympy.functions.elementary.piecewise.ExprCondPair, 2, 2),
+    "Max": (functions.Max, 1, _MANY),
+    "Min": (functions.Min, 1, _MANY),
+    "FloorDiv": (functions.FloorDiv, 2, 2),
+    "ModularIndexing": (functions.ModularIndexing, 3, 3),
+    "Where": (functions.Where, 3, 3),
+    "PythonMod": (functions.PythonMod, 2, 2),
+    "Mod": (functions.Mod, 2, 2),
+    "CleanDiv": (functions.CleanDiv, 2, 2),
+    "CeilToInt": (functions.CeilToInt, 1, 1),
+    "FloorToInt": (functions.FloorToInt, 1, 1),
+    "CeilDiv": (functions.CeilDiv, 2, 2),
+    "LShift": (functions.LShift, 2, 2),
+    "RShift": (functions.RShift, 2, 2),
+    "PowByNatural": (functions.PowByNatural, 2, 2),
+    "FloatPow": (functions.FloatPow, 2, 2),
+    "FloatTrueDiv": (functions.FloatTrueDiv, 2, 2),
+    "IntTrueDiv": (functions.IntTrueDiv, 2, 2),
+    "IsNonOverlappingAndDenseIndicator": (functions.IsNonOverlappingAndDenseIndicator, 2, 2 * 64),
+    "TruncToFloat": (functions.TruncToFloat, 1, 1),
+    "TruncToInt": (functions.TruncToInt, 1, 1),
+    "RoundToInt": (functions.RoundToInt, 1, 1),
+    "RoundDecimal": (functions.RoundDecimal, 2, 2),
+    "ToFloat": (functions.ToFloat, 1, 1),
+    "Identity": (functions.Identity, 1, 1),
+    "BitwiseFn_bitwise_and": (functions.BitwiseFn_bitwise_and, 2, 2),
+    "BitwiseFn_bitwise_or": (functions.BitwiseFn_bitwise_or, 2, 2),
+    "BitwiseFn_bitwise_xor": (functions.BitwiseFn_bitwise_xor, 2, 2),
+    **{f"OpaqueUnaryFn_{name}": (getattr(functions, f"OpaqueUnaryFn_{name}"), 1, 1) for name in _OPAQUE},
+    **{name: (function, 2, 2) for name, function in _COMPARISONS.items()},
+}
+# Of these, a small text makes a large number; the second argument is what counts.
+_POWERS: Final = frozenset(("Pow", "PowByNatural", "FloatPow", "LShift"))
+
+
+def split_symbol(name: str) -> tuple[str, int]:
+    """Splits the name of a symbol into its kind and number, `u` and 3 for `u3`.
+
+    Raises:
+        RetracedError: PROGRAM_INVALID where torch has no such name.
+    """
+    match = _SYMBOL.fullmatch(name)
+    if match is None:
+        raise program_invalid(f"`{shortened(name, 64)}` is no name of a symbol")
+    return match[1], int(match[2])
+
+
+def parse_expression(text: str) -> _Expr:
+    """Makes the sympy expression that a text of `sympy.srepr` stands for.
+
+    Raises:
+        RetracedError: PROGRAM_INVALID where the text is not of the grammar above, is too long or too deep, or would make numbers
+            that no shape has.
+    """
+    if len(text) > LONGEST_EXPRESSION:
+        raise _invalid(text, f"it has {len(text)} characters, and {LONGEST_EXPRESSION} are the most")
+    parser = _Parser(text)
+    try:
+        expression = parser.expression(0)
+    # What sympy makes of arguments that do not fit a function.
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        AssertionError,
+        NotImplementedError,
+        RecursionError,
+    ) as error:
+        raise _invalid(text, cause(error)) from error
+    parser.end()
+    return expression
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+        self._kind = self._value = ""
+        self._advance()
+
+    def expression(self, depth: int) -> _Expr:
+        """Reads one expression; the position is behind it afterwards."""
+        if depth > DEEPEST_EXPRESSION:
+            raise _invalid(self._text, f"it is deeper than {DEEPEST_EXPRESSION} calls")
+        name = self._take("name")
+        if name == "true":
+            return sympy.true
+        if name == "false":
+            return sympy.false
+        self._take("mark", "(")
+        if name in _LITERALS:
+            made = _LITERALS[name](self)
+        elif name in _FUNCTIONS:
+            made = self._call(name, depth)
+        else:
+            raise _invalid(self._text, f"`{shortened(name, 64)}` is no function of shape expressions")
+        self._take("mark", ")")
+        if made.is_Integer and int(made).bit_length() > _LARGEST_BITS:
+            raise _invalid(self._text, "a number in it is too large")
+        return made
+
+    def end(self) -> None:
+        """Checks that nothing follows."""
+        if self._kind:
+            raise _invalid(self._text, f"`{shortened(self._value, 64)}` follows its end")
+
+    def symbol(self) -> _Expr:
+        name = self._take("text")
+        kind, number = split_symbol(name)
+        if kind in _UNBACKED and number >= MOST_UNBACKED_SYMBOLS:
+            raise _invalid(self._text, f"the number of `{name}` is over {MOST_UNBACKED_SYMBOLS}")
+        assumptions: dict[str, bool] = {}
+        while self._value == ",":
+            self._advance()
+            key = self._take("name")
+            self._take("mark", "=")
+            value = self._take("name")
+            if key not in _ASSUMPTIONS or key in assumptions or value not in ("True", "False"):
+                raise _invalid(self._text, f"`{shortened(key, 64)}={shortened(value, 64)}` is no assumption on a symbol")
+            assumptions[key] = value == "True"
+        return sympy.Symbol(name, **assumptions)
+
+    def integer(self) -> _Expr:
+        return sympy.Integer(int(self._take("number")))
+
+    def rational(self) -> _Expr:
+        numerator = int(self._take("number"))
+        self._take("mark", ",")
+        denominator = int(self._take("number"))
+        if denominator == 0:
+            raise _invalid(self._text, "a denominator in it is zero")
+        return sympy.Rational(numerator, denominator)
+
+    def float(self) -> _Expr:
+        digits = self._take("text")
+        for part in (",", "precision", "="):
+            self._take("name" if part == "precision" else "mark", part)
+        precision = int(self._take("number"))
+        value = float(digits)
+        if not 1 <= precision <= 1_000 or value in (float("inf"), float("-inf")) or value != value:
+            raise _invalid(self._text, f"`{shortened(digits, 64)}` is no floating-point number of a shape expression")
+        return sympy.Float(digits, precision=precision)
+
+    def _call(self, name: str, depth: int) -> _Expr:
+        function, least, most = _FUNCTIONS[name]
+        arguments = [self.expression(depth + 1)]
+        while self._value == "," and self._kind == "mark":
+            self._advance()
+            arguments.append(self.expression(depth + 1))
+        if not least <= len(arguments) <= most:
+            raise _invalid(self._text, f"`{name}` does not take {len(arguments)} arguments")
+        if name in _POWERS:
+            self._bound_power(*arguments)
+        return function(*arguments)
+
+    def _bound_power(self, base: _Expr, exponent: _Expr) -> None:
+        if not exponent.is_number:
+            return
+        size = int(base).bit_length() if base.is_Integer else 1
+        if abs(exponent) * max(size, 1) > _LARGEST_BITS:
+            raise _invalid(self._text, "a power in it is too large")
+
+    def _take(self, kind: str, value: str | None = None) -> str:
+        if self._kind != kind or (value is not None and self._value != value):
+            found = f"`{shortened(self._value, 64)}` stands" if self._kind else "it ends"
+            raise _invalid(self._text, f"{found} where {f'`{value}`' if value else f'a {kind}'} is expected")
+        taken = self._value
+        self._advance()
+        return taken
+
+    def _advance(self) -> None:
+        match = _TOKEN.match(self._text, self._at)
+        if match is None:
+            rest = self._text[self._at :].strip()
+            if rest:
+                raise _invalid(self._text, f"`{shortened(rest, 64)}` is not of its grammar")
+            self._kind = self._value = ""
+            return
+        self._at = match.end()
+        self._kind = match.lastgroup or ""
+        self._value = match[self._kind]
+
+
+_LITERALS: Final[dict[str, Callable[[_Parser], _Expr]]] = {
+    "Symbol": _Parser.symbol,
+    "Integer": _Parser.integer,
+    "Rational": _Parser.rational,
+    "Float": _Parser.float,
+}
+
+
+def _invalid(text: str, what: str) -> Exception:
+    return program_invalid(f"the expression `{shortened(text, 200)}` cannot be read: {what}")

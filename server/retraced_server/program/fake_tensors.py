@@ -1,0 +1,146 @@
+"""The fake tensors of a program's recorded values.
+
+Most descriptions in a program repeat. The meta tensor of each distinct one is made once; every value of that description then has a
+copy of it, with a storage of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import msgspec
+import torch
+from msgspec import Raw
+from torch._subclasses.fake_tensor import FakeTensor
+
+from retraced_server.program import schema
+from retraced_server.program._torch import allow_absent_device, copy_with_own_storage
+from retraced_server.program.errors import cause, program_invalid
+from retraced_server.program.options import MOST_DIMENSIONS
+from retraced_server.program.scalar_types import read_device, read_dtype, read_layout
+from retraced_server.program.symbols import Size, Symbols
+
+as_strided = torch.ops.aten.as_strided.default
+_TENSOR_META = msgspec.json.Decoder(schema.TensorMeta)
+
+
+@dataclass(slots=True)
+class Description:
+    """What the file says of a tensor, as values of torch."""
+
+    dtype: torch.dtype
+    device: torch.device
+    size: tuple[Size, ...]
+    stride: tuple[Size, ...]
+    offset: Size
+    requires_grad: bool
+    symbolic: bool
+
+
+@dataclass(slots=True)
+class _Made:
+    # Keeps the tensor alive, so that its address stays its own.
+    fake: FakeTensor
+    meta: torch.Tensor
+    key: bytes
+
+
+class FakeTensors:
+    """Makes the fake tensors of one program.
+
+    Args:
+        symbols: Its symbols and fake tensor mode.
+    """
+
+    def __init__(self, symbols: Symbols) -> None:
+        self._symbols = symbols
+        self._described: dict[bytes, Description] = {}
+        self._templates: dict[bytes, torch.Tensor] = {}
+        self._made: dict[int, _Made] = {}
+
+    def describe(self, raw: Raw) -> Description:
+        """What a `TensorMeta` of the schema says."""
+        key = bytes(raw)
+        found = self._described.get(key)
+        if found is None:
+            found = self._described[key] = self._read(_TENSOR_META.decode(raw))
+        return found
+
+    def make(self, raw: Raw, base: FakeTensor | None = None) -> FakeTensor:
+        """The fake tensor that a `TensorMeta` of the schema describes.
+
+        Args:
+            raw: The description.
+            base: The tensor whose storage it has; without one it gets its own.
+        """
+        key = bytes(raw)
+        described = self.describe(raw)
+        meta = None if base is None else self._view(base, described)
+        if meta is None:
+            meta = self._own(key, described)
+        fake = FakeTensor(self._symbols.mode, meta, described.device, requires_grad=described.requires_grad)
+        self._made[id(fake)] = _Made(fake, meta, key)
+        return fake
+
+    def key(self, fake: FakeTensor) -> object:
+        """What tells the description of a tensor that was made here from others."""
+        made = self._made.get(id(fake))
+        return id(fake) if made is None else made.key
+
+    def _own(self, key: bytes, described: Description) -> torch.Tensor:
+        template = self._templates.get(key)
+        if template is not None and described.symbolic:
+            return copy_with_own_storage(template)
+        made = self._templates[key] = _meta(described)
+        return made
+
+    def _view(self, base: FakeTensor, described: Description) -> torch.Tensor | None:
+        made = self._made.get(id(base))
+        if made is None or made.meta.dtype is not described.dtype:
+            return None
+        try:
+            return cast(torch.Tensor, as_strided(made.meta, described.size, described.stride, described.offset))
+        # What the file says does not lie in that storage: it is not what the operator makes.
+        except RuntimeError:
+            return None
+
+    def _read(self, meta: schema.TensorMeta) -> Description:
+        if read_layout(meta.layout) is not torch.strided:
+            raise program_invalid("only strided tensors have recorded sizes and strides that can be read", field="layout")
+        if len(meta.sizes) != len(meta.strides) or len(meta.sizes) > MOST_DIMENSIONS:
+            raise program_invalid(f"a tensor has {len(meta.sizes)} sizes and {len(meta.strides)} strides", field="strides")
+        dtype, device = read_dtype(meta.dtype), read_device(meta.device)
+        if device.type == "meta":
+            raise program_invalid("a recorded value is on the device `meta`, which fake tensors cannot be", field="device")
+        if meta.requires_grad and not (dtype.is_floating_point or dtype.is_complex):
+            raise program_invalid(f"a tensor of {dtype} requires a gradient", field="requires_grad")
+        allow_absent_device(device)
+        size = tuple(map(self._symbols.sym_int, meta.sizes))
+        stride = tuple(map(self._symbols.sym_int, meta.strides))
+        offset = self._symbols.offset(meta.storage_offset)
+        symbolic = any(isinstance(value, torch.SymInt) for value in (*size, *stride, offset))
+        if any(not isinstance(value, torch.SymInt) and value < 0 for value in (*size, *stride, offset)):
+            raise program_invalid("a tensor has a negative size, stride or storage offset", field="sizes")
+        return Description(dtype, device, size, stride, offset, meta.requires_grad, symbolic)
+
+
+def _meta(described: Description) -> torch.Tensor:
+    size, stride, offset = described.size, described.stride, described.offset
+    try:
+        if not isinstance(offset, torch.SymInt) and offset == 0:
+            return torch.empty_strided(size, stride, dtype=described.dtype, device="meta")
+        whole = torch.empty_strided((_extent(described),), (1,), dtype=described.dtype, device="meta")
+        return cast(torch.Tensor, as_strided(whole, size, stride, offset))
+    # What torch makes of sizes whose product is too large for it.
+    except (RuntimeError, ValueError, TypeError, OverflowError) as error:
+        raise program_invalid(f"no tensor can have the sizes and strides of a recorded value: {cause(error)}") from error
+
+
+def _extent(described: Description) -> Size:
+    """How many elements the storage has, at least."""
+    extent: Size = described.offset + 1
+    for size, stride in zip(described.size, described.stride, strict=True):
+        extent = extent + (size - 1) * stride
+    concrete = [size for size in described.size if not isinstance(size, torch.SymInt)]
+    return described.offset if 0 in concrete else extent

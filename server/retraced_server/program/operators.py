@@ -1,0 +1,193 @@
+"""The operators that may stand in a program, by the names that the schema gives them.
+
+A name is looked up in closed tables and, for `torch.ops`, among the operators that are registered in this process, in namespaces
+that are allowed. torch walks from module `torch` by `getattr` instead, and so reaches any function.
+"""
+
+from __future__ import annotations
+
+import functools
+import keyword
+import math
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, cast
+
+import torch
+from torch._ops import OpOverload
+
+from retraced_server.program.errors import program_invalid, shortened
+from retraced_server.program.options import LONGEST_NAME
+
+# An OpOverload, a HigherOrderOperator or one of the functions below.
+Target: TypeAlias = Callable[..., Any]
+
+_OP: Final = re.compile(r"torch\.ops\.([A-Za-z_]\w*)\.([A-Za-z_]\w*)\.([A-Za-z_]\w*)", re.ASCII)
+_HIGHER_ORDER: Final = re.compile(r"torch\.ops\.higher_order\.([A-Za-z_]\w*)", re.ASCII)
+_NAMESPACES: Final = frozenset(("aten", "prims", "prim", "quantized_decomposed"))
+# Those that compute with graphs, operators and plain values. Not here: what holds compiled code, objects or Python functions.
+_HIGHER_ORDER_NAMES: Final = frozenset(
+    (
+        *("cond", "while_loop", "while_loop_stack_output", "map_impl", "scan", "associative_scan", "foreach_map", "out_dtype"),
+        *(
+            "wrap_with_set_grad_enabled",
+            "wrap_with_autocast",
+            "wrap",
+            "wrap_activation_checkpoint",
+            "tag_activation_checkpoint",
+        ),
+        *("invoke_subgraph", "strict_mode", "hints_wrapper", "flex_attention", "flex_attention_backward", "with_effects"),
+        *(
+            "auto_functionalized",
+            "auto_functionalized_v2",
+            "run_and_save_rng_state",
+            "run_with_rng_state",
+            "_export_tracepoint",
+        ),
+    )
+)
+# They read files or warn.
+_REFUSED: Final = frozenset(("aten::from_file", "aten::from_file.out", "aten::warn"))
+# What the arguments and results of a tensor operator are made of. Others, `Any` above all, are of TorchScript's own operators.
+_KINDS: Final = frozenset(
+    (
+        *("TensorType", "IntType", "SymIntType", "FloatType", "BoolType", "SymBoolType", "NumberType", "ComplexType"),
+        *("StringType", "DeviceObjType", "GeneratorType", "NoneType"),
+    )
+)
+_CONTAINERS: Final = frozenset(("OptionalType", "ListType"))
+
+SYM_OPERATORS: Final[frozenset[Target]] = frozenset(
+    (
+        *(operator.eq, operator.ne, operator.le, operator.ge, operator.lt, operator.gt, operator.neg, operator.pos),
+        *(operator.mul, operator.add, operator.sub, operator.floordiv, operator.mod, operator.pow, operator.truediv),
+        *(operator.and_, operator.or_, operator.lshift, operator.rshift, math.trunc),
+        *(torch.sym_not, torch.sym_int, torch.sym_float, torch.sym_ite, torch.sym_max, torch.sym_min, torch.sym_sqrt),
+    )
+)
+"""The functions that compute with sizes, `_SYM_OPS` of torch/_export/serde/serialize.py."""
+
+# Functions that torch's verifier allows beside operators and that torch can read back.
+_predispatch: Any = torch._functorch.predispatch
+_FUNCTIONS: Final[tuple[Target, ...]] = (
+    torch._C._set_grad_enabled,
+    torch.amp.autocast_mode._enter_autocast,
+    torch.amp.autocast_mode._exit_autocast,
+    torch.export.custom_ops._call_custom_autograd_function_in_pre_dispatch,
+    *(
+        getattr(_predispatch, name)
+        for name in (
+            *("_add_batch_dim", "_remove_batch_dim", "_vmap_increment_nesting", "_vmap_decrement_nesting"),
+            *("lazy_load_decompositions", "_make_dual", "_unpack_dual", "_jvp_increment_nesting", "_jvp_decrement_nesting"),
+            *("_unwrap_for_grad", "_enter_dual_level", "_exit_dual_level"),
+        )
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaArgument:
+    """An argument of an operator, as far as its place in a call depends on it."""
+
+    name: str
+    kwarg_only: bool
+    has_default: bool
+    is_keyword: bool
+
+
+def operator_name(target: Target | str) -> str:
+    """The name that the schema gives to an operator or a function."""
+    if isinstance(target, str):
+        return target
+    module: str = target.__module__
+    return f"{module.replace('torch._ops', 'torch.ops') if module.startswith('torch._ops') else module}.{target.__name__}"
+
+
+_BY_NAME: Final[dict[str, Target]] = {operator_name(target): target for target in (*SYM_OPERATORS, *_FUNCTIONS)}
+
+
+class Operators:
+    """Finds the operators of one program.
+
+    Args:
+        namespaces: Namespaces of custom operators that are allowed.
+    """
+
+    def __init__(self, namespaces: frozenset[str]) -> None:
+        self._allowed = _NAMESPACES | namespaces
+        self._found: dict[str, Target] = {}
+
+    def find(self, name: str) -> Target:
+        """The operator of a name.
+
+        Raises:
+            RetracedError: PROGRAM_INVALID where it is unknown here or not allowed.
+        """
+        found = self._found.get(name)
+        if found is None:
+            found = self._found[name] = self._find(name)
+        return found
+
+    def _find(self, name: str) -> Target:
+        if name in _BY_NAME:
+            return _BY_NAME[name]
+        if len(name) > LONGEST_NAME:
+            raise program_invalid(f"an operator has a name of {len(name)} characters")
+        if match := _HIGHER_ORDER.fullmatch(name):
+            if match[1] in _HIGHER_ORDER_NAMES:
+                return cast(Target, getattr(torch.ops.higher_order, match[1]))
+            raise _unknown(name, "this higher-order operator is not read")
+        match = _OP.fullmatch(name)
+        if match is None:
+            if name.startswith("#"):
+                raise _unknown(name, "operators of serialization extensions are not read")
+            raise _unknown(name, "it is neither of `torch.ops` nor a function that programs may call")
+        namespace, packet, overload = match.groups()
+        if namespace not in self._allowed:
+            raise _unknown(name, f"the namespace `{namespace}` is not allowed; the server's configuration can allow it")
+        found = getattr(getattr(getattr(torch.ops, namespace), packet, None), overload, None)
+        if not isinstance(found, OpOverload):
+            raise _unknown(name, "no such operator is registered in the server")
+        if namespace in _NAMESPACES:
+            _check_harmless(name, found)
+        return found
+
+
+def _check_harmless(name: str, op: OpOverload) -> None:
+    if op.name() in _REFUSED:
+        raise _unknown(name, "it does more than compute")
+    schema = op._schema
+    for value in (*schema.arguments, *schema.returns):
+        kind = value.type
+        while kind.kind() in _CONTAINERS:
+            kind = kind.getElementType()
+        if kind.kind() not in _KINDS:
+            raise _unknown(name, f"its argument or result `{value.name}` is of type {kind}")
+
+
+@functools.cache
+def schema_arguments(op: OpOverload) -> tuple[SchemaArgument, ...]:
+    """The arguments of an operator in order."""
+    return tuple(
+        SchemaArgument(arg.name, bool(arg.kwarg_only), bool(arg.has_default_value()), keyword.iskeyword(arg.name))
+        for arg in op._schema.arguments
+    )
+
+
+@functools.cache
+def schema_types(op: OpOverload) -> tuple[tuple[str, Any, bool], ...]:
+    """The arguments of an operator in order: name, type, and whether it is given by keyword only."""
+    return tuple((argument.name, argument.type, bool(argument.kwarg_only)) for argument in op._schema.arguments)
+
+
+@functools.cache
+def returns_one_tensor(op: OpOverload) -> bool:
+    """Whether an operator returns a tensor and nothing else."""
+    returns = op._schema.returns
+    return len(returns) == 1 and isinstance(returns[0].real_type, torch.TensorType)
+
+
+def _unknown(name: str, why: str) -> Exception:
+    return program_invalid(f"the operator `{shortened(name, 200)}` cannot stand in a program: {why}", operator=name[:200])

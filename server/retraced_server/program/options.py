@@ -1,0 +1,40 @@
+"""What a reader accepts beyond the plain: the operator's choices, and the bounds that always hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+LONGEST_EXPRESSION: Final = 20_000
+"""Characters of one symbolic expression."""
+DEEPEST_EXPRESSION: Final = 64
+"""Calls inside one another in one symbolic expression."""
+LONGEST_NAME: Final = 1_024
+"""Characters of the name of a node, an argument, a parameter or an operator."""
+LONGEST_TREE_SPEC: Final = 1_000_000
+"""Characters of one tree spec."""
+DEEPEST_TREE_SPEC: Final = 64
+"""Containers inside one another in one tree spec."""
+MOST_UNBACKED_SYMBOLS: Final = 1_000_000
+"""Numbers of unbacked symbols end here: torch counts up to the highest."""
+MOST_DIMENSIONS: Final = 64
+"""Dimensions of one tensor, as in torch itself."""
+DEEPEST_GRAPH: Final = 32
+"""Bodies of higher-order operators inside one another."""
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a reader accepts beyond what every program may hold.
+
+    Attributes:
+        namespaces: Namespaces of custom operators, such as `mylib`, whose operators may stand in a program. They must be
+            registered in this process already: nothing is imported for a program.
+        tree_types: Serialized names of registered pytree nodes, named tuples included, that may stand in tree specs. Their
+            registered functions run on contexts from the file.
+        newer_minors: Whether a program in a newer minor version of the schema is read when every field in it is known.
+    """
+
+    namespaces: frozenset[str] = frozenset()
+    tree_types: frozenset[str] = frozenset()
+    newer_minors: bool = False

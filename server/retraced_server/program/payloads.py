@@ -1,0 +1,199 @@
+"""The payloads of a program: parameters, buffers and constants, mapped from the file or absent.
+
+A present payload is mapped copy on write: nothing is read until it is used, and what is written to it stays in this process. An
+absent one is a fake tensor of the program's own mode. `Payloads` remembers which record stands behind which tensor, so that a
+writer can copy the record, or name it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from retraced_server.program import program_schema, schema
+from retraced_server.program._torch import allow_absent_device
+from retraced_server.program.archive import Extent
+from retraced_server.program.dirty_pages import is_untouched
+from retraced_server.program.errors import cause, program_invalid, shortened
+from retraced_server.program.options import MOST_DIMENSIONS
+from retraced_server.program.read_signature import check_path
+from retraced_server.program.records import CONSTANTS, WEIGHTS, RecordSource
+from retraced_server.program.scalar_types import read_device, read_dtype, read_layout
+
+_PATHS: Final = {WEIGHTS: re.compile(r"weight_\d{1,9}", re.ASCII), CONSTANTS: re.compile(r"tensor_\d{1,9}", re.ASCII)}
+_OBJECTS: Final = ("custom_obj_", "opaque_obj_")
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A record with tensor bytes.
+
+    Attributes:
+        record: Its name in the archive that the program was read from.
+        size: How many bytes it has.
+        extent: Where they lie, and None where they are not here.
+    """
+
+    record: str
+    size: int
+    extent: Extent | None
+
+
+@dataclass(slots=True)
+class _Stored:
+    payload: Payload
+    dtype: torch.dtype
+    # The whole of the record: bytes, or elements of a meta tensor.
+    whole: torch.Tensor
+
+
+@dataclass(slots=True)
+class Payloads:
+    """The payloads behind the tensors of a program that was read."""
+
+    _stored: dict[int, _Stored] = field(default_factory=dict)
+
+    def find(self, tensor: torch.Tensor) -> Payload | None:
+        """The payload that a tensor's storage was made from, if any; it may have been written to since."""
+        found = self._stored.get(tensor.untyped_storage()._cdata)
+        return None if found is None else found.payload
+
+    def unchanged(self, tensor: torch.Tensor) -> Payload | None:
+        """The payload whose bytes a tensor's storage still has; None also where that cannot be told."""
+        found = self._stored.get(tensor.untyped_storage()._cdata)
+        if found is None or (not isinstance(tensor, FakeTensor) and not is_untouched(found.whole)):
+            return None
+        return found.payload
+
+    def __iter__(self) -> Iterator[Payload]:
+        return (stored.payload for stored in self._stored.values())
+
+    def add(self, storage: torch.UntypedStorage, stored: _Stored) -> None:
+        """Remembers what a storage was made from. `stored` keeps it alive, so that its address is not given away."""
+        self._stored[storage._cdata] = stored
+
+
+class PayloadReader:
+    """Reads the tensors of one program.
+
+    Args:
+        source: Its records.
+        mode: The mode of its fake tensors.
+        payloads: Where to remember what each tensor was made from.
+        absent: Whether to make fake tensors even of payloads that are there.
+    """
+
+    def __init__(self, source: RecordSource, mode: FakeTensorMode, payloads: Payloads, *, absent: bool) -> None:
+        self._source = source
+        self._mode = mode
+        self._payloads = payloads
+        self._absent = absent
+        self._maps: dict[int, mmap.mmap] = {}
+
+    def read(self, config: program_schema.PayloadConfig, directory: str) -> Mapping[str, torch.Tensor]:
+        """The tensors of a payload config by name; those of one record share a storage.
+
+        Raises:
+            RetracedError: PROGRAM_INVALID where a tensor is pickled, does not fit its record, or has a name that is none.
+        """
+        stored: dict[str, _Stored] = {}
+        tensors: dict[str, torch.Tensor] = {}
+        for name, meta in config.config.items():
+            check_path(name)
+            described = _static(name, meta, directory)
+            if meta.path_name not in stored:
+                stored[meta.path_name] = self._store(name, directory + meta.path_name, described)
+            tensors[name] = self._tensor(name, stored[meta.path_name], meta.is_param, described)
+        return tensors
+
+    def _store(self, name: str, record: str, meta: schema.StaticTensorMeta) -> _Stored:
+        size = self._source.size(record)
+        dtype, device = read_dtype(meta.dtype), read_device(meta.device)
+        extent = self._source.extent(record)
+        payload = Payload(record, size, extent)
+        numel = 1
+        for length in meta.sizes:
+            numel *= length.as_int
+        # A tensor that was fake when torch saved it has a record of no bytes.
+        absent = self._absent or device.type != "cpu" or extent is None or (size == 0 and numel > 0)
+        if absent:
+            elements = size // dtype.itemsize or _extent(meta)
+            if not 0 <= elements < 2**62 // dtype.itemsize:
+                raise program_invalid(f"the tensor `{name}` is too large")
+            stored = _Stored(payload, dtype, torch.empty(elements, dtype=dtype, device="meta"))
+        else:
+            assert extent is not None
+            stored = _Stored(payload, dtype, self._map(extent, dtype))
+        self._payloads.add(stored.whole.untyped_storage(), stored)
+        return stored
+
+    def _tensor(self, name: str, stored: _Stored, is_param: bool, meta: schema.StaticTensorMeta) -> torch.Tensor:
+        if read_dtype(meta.dtype) is not stored.dtype:
+            raise program_invalid(f"the tensor `{name}` has another dtype than others of its record `{stored.payload.record}`")
+        if _extent(meta) * stored.dtype.itemsize > stored.whole.untyped_storage().nbytes():
+            raise program_invalid(f"the tensor `{name}` does not fit into its record `{stored.payload.record}`", tensor=name)
+        size, stride = [length.as_int for length in meta.sizes], [step.as_int for step in meta.strides]
+        try:
+            if stored.whole.is_meta:
+                device = read_device(meta.device)
+                allow_absent_device(device)
+                view = stored.whole.as_strided(size, stride, meta.storage_offset.as_int)
+                return FakeTensor(self._mode, view, device, requires_grad=meta.requires_grad, _is_param=is_param)
+            empty = torch.empty(0, dtype=stored.dtype)
+            tensor = empty.set_(stored.whole.untyped_storage(), meta.storage_offset.as_int, size, stride)
+            if is_param:
+                return torch.nn.Parameter(tensor, requires_grad=meta.requires_grad)
+            return tensor.requires_grad_() if meta.requires_grad else tensor
+        # What torch makes of a gradient of integers, and of sizes that overflow.
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise program_invalid(f"the tensor `{name}` cannot be made: {cause(error)}", tensor=name) from error
+
+    def _map(self, extent: Extent, dtype: torch.dtype) -> torch.Tensor:
+        if extent.size == 0:
+            return torch.empty(0, dtype=torch.uint8)
+        if extent.offset % dtype.itemsize:
+            # torch aligns records; another writer need not.
+            copied = bytearray(os.pread(extent.fd, extent.size, extent.offset))
+            return torch.frombuffer(copied, dtype=torch.uint8)
+        mapped = self._maps.get(extent.fd)
+        if mapped is None:
+            mapped = self._maps[extent.fd] = mmap.mmap(extent.fd, 0, access=mmap.ACCESS_COPY)
+        return torch.frombuffer(mapped, dtype=torch.uint8, count=extent.size, offset=extent.offset)
+
+
+def _static(name: str, meta: program_schema.PayloadMeta, directory: str) -> schema.StaticTensorMeta:
+    if meta.path_name.startswith(_OBJECTS):
+        raise program_invalid(
+            f"the constant `{name}` is an object of a custom class; objects are stored pickled, so they are not read"
+        )
+    if meta.use_pickle:
+        raise program_invalid(
+            f"the tensor `{name}` is stored pickled, as tensor subclasses are, so it is not read", tensor=name
+        )
+    if _PATHS[directory].fullmatch(meta.path_name) is None:
+        raise program_invalid(f"`{shortened(meta.path_name, 200)}` is no name of a payload")
+    described = meta.tensor_meta
+    if described is None:
+        raise program_invalid(f"the tensor `{name}` has no description", tensor=name)
+    if read_layout(described.layout) is not torch.strided:
+        raise program_invalid(f"the tensor `{name}` is not strided", tensor=name)
+    if len(described.sizes) != len(described.strides) or len(described.sizes) > MOST_DIMENSIONS:
+        raise program_invalid(
+            f"the tensor `{name}` has {len(described.sizes)} sizes and {len(described.strides)} strides", tensor=name
+        )
+    return described
+
+
+def _extent(meta: schema.StaticTensorMeta) -> int:
+    """How many elements of its storage a tensor reaches over; Python's integers do not overflow."""
+    if any(size.as_int == 0 for size in meta.sizes):
+        return meta.storage_offset.as_int
+    reach = sum((size.as_int - 1) * stride.as_int for size, stride in zip(meta.sizes, meta.strides, strict=True))
+    return meta.storage_offset.as_int + 1 + reach

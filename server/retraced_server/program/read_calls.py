@@ -1,0 +1,73 @@
+"""From the named arguments of the schema to the arguments of a call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch._ops import OpOverload
+from torch.fx.node import Argument
+
+from retraced_server.program import schema
+from retraced_server.program.errors import program_invalid, shortened
+from retraced_server.program.operators import schema_arguments
+from retraced_server.program.read_arguments import Scope, read_argument
+
+_POSITIONAL = 1
+_KEYWORD = 2
+
+
+def operator_arguments(
+    target: OpOverload, inputs: list[schema.NamedArgument], scope: Scope
+) -> tuple[tuple[Argument, ...], dict[str, Argument]]:
+    """The arguments of a call of an operator that has a schema.
+
+    Raises:
+        RetracedError: PROGRAM_INVALID where they are not arguments of that operator.
+    """
+    given: dict[str, tuple[int | None, Any]] = {}
+    for named in inputs:
+        if named.name in given:
+            raise program_invalid(f"the argument `{shortened(named.name, 200)}` is given twice")
+        given[named.name] = (named.kind, read_argument(named.arg, scope))
+    args: list[Argument] = []
+    kwargs: dict[str, Argument] = {}
+    for expected in schema_arguments(target):
+        if expected.name not in given:
+            if not expected.has_default:
+                raise program_invalid(f"the argument `{expected.name}` is missing")
+            continue
+        kind, value = given.pop(expected.name)
+        if kind == _POSITIONAL:
+            args.append(value)
+        elif kind == _KEYWORD and not expected.is_keyword:
+            kwargs[expected.name] = value
+        # Older minors do not say the kind; and an argument named by a keyword of Python can only be given by position.
+        elif expected.is_keyword or not (expected.has_default or expected.kwarg_only):
+            if expected.kwarg_only or kwargs:
+                raise program_invalid(f"the argument `{expected.name}` cannot be given by position here")
+            args.append(value)
+        else:
+            kwargs[expected.name] = value
+    if given:
+        unknown = ", ".join(f"`{shortened(name, 200)}`" for name in given)
+        raise program_invalid(f"the operator has no argument {unknown}")
+    return tuple(args), kwargs
+
+
+def plain_arguments(inputs: list[schema.NamedArgument], scope: Scope) -> tuple[tuple[Argument, ...], dict[str, Argument]]:
+    """The arguments of a call of a higher-order operator or a function, which have no schema.
+
+    Raises:
+        RetracedError: PROGRAM_INVALID where a keyword is given twice or is none.
+    """
+    args: list[Argument] = []
+    kwargs: dict[str, Argument] = {}
+    for named in inputs:
+        value = read_argument(named.arg, scope)
+        if named.kind == _POSITIONAL or named.name == "":
+            args.append(value)
+            continue
+        if named.name in kwargs or not named.name.isidentifier():
+            raise program_invalid(f"the keyword `{shortened(named.name, 200)}` is given twice or is no identifier")
+        kwargs[named.name] = value
+    return tuple(args), kwargs

@@ -1,0 +1,164 @@
+"""Symbolic expressions: the parser gives what sympify gives, on everything that srepr prints, and refuses the rest."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sympy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._sympy import functions
+
+from retraced_server.errors import Reason, RetracedError
+from retraced_server.program.expressions import parse_expression
+
+_SYMBOLS = [
+    sympy.Symbol("s0", positive=True, integer=True),
+    sympy.Symbol("s27", positive=True, integer=True),
+    sympy.Symbol("u0", integer=True),
+    sympy.Symbol("zuf1"),
+]
+_LEAVES = st.one_of(
+    st.sampled_from(_SYMBOLS),
+    st.integers(-(2**62), 2**62).map(sympy.Integer),
+    st.floats(-1e9, 1e9).map(lambda value: sympy.Float(value, precision=53)),
+    st.tuples(st.integers(-99, 99), st.integers(1, 99)).map(lambda pair: sympy.Rational(*pair)),
+)
+# What sympify knows of torch's functions, as `GraphModuleDeserializer` tells it.
+_KNOWN = {
+    name: getattr(functions, name)
+    for name in (
+        "FloorDiv",
+        "ModularIndexing",
+        "PythonMod",
+        "Mod",
+        "CleanDiv",
+        "CeilDiv",
+        "IntTrueDiv",
+        "FloatTrueDiv",
+        "ToFloat",
+    )
+}
+
+
+def _grow(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    integer, positive = st.sampled_from(_SYMBOLS[:3]), st.integers(1, 1000).map(sympy.Integer)
+    return st.one_of(
+        st.lists(inner, min_size=2, max_size=4).map(lambda args: sympy.Add(*args)),
+        st.lists(inner, min_size=2, max_size=3).map(lambda args: sympy.Mul(*args)),
+        st.tuples(st.sampled_from(_SYMBOLS), st.integers(1, 4)).map(lambda pair: sympy.Pow(*pair)),
+        st.tuples(integer, positive).map(lambda pair: functions.FloorDiv(*pair)),
+        st.tuples(integer, positive).map(lambda pair: functions.PythonMod(*pair)),
+        st.tuples(integer, integer).map(lambda pair: functions.IntTrueDiv(*pair)),
+    )
+
+
+_ARITHMETIC = st.recursive(_LEAVES, _grow, max_leaves=12)
+_COMPARISONS = st.tuples(
+    st.sampled_from((sympy.Eq, sympy.Ne, sympy.Lt, sympy.Le, sympy.Gt, sympy.Ge)),
+    st.sampled_from(_SYMBOLS[:3]),
+    st.integers(-9, 9),
+).map(lambda parts: parts[0](parts[1], parts[2]))
+_EXPRESSIONS = st.one_of(
+    _ARITHMETIC, _COMPARISONS, st.lists(_COMPARISONS, min_size=2, max_size=3).map(lambda args: sympy.Or(*args))
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_EXPRESSIONS)
+def test_parses_what_sympify_parses(expression: Any) -> None:
+    text = sympy.srepr(expression)
+    assert parse_expression(text) == sympy.sympify(text, locals=_KNOWN)
+
+
+@settings(max_examples=200, deadline=None)
+@given(_EXPRESSIONS)
+def test_what_is_parsed_prints_as_it_was(expression: Any) -> None:
+    parsed = parse_expression(sympy.srepr(expression))
+    assert sympy.srepr(parse_expression(sympy.srepr(parsed))) == sympy.srepr(parsed)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(alphabet="AddMulsymbol()'0123456789,= -_u", max_size=60))
+def test_any_text_is_parsed_or_refused(text: str) -> None:
+    # Any other error fails the test.
+    with contextlib.suppress(RetracedError):
+        parse_expression(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Max(Integer(3), Symbol('s0', positive=True, integer=True))",
+        "OpaqueUnaryFn_sqrt(Symbol('s0', positive=True, integer=True))",
+        "Or(StrictLessThan(Symbol('u0', integer=True), Integer(3)), Equality(Symbol('u0', integer=True), Integer(9)))",
+        "Piecewise(ExprCondPair(Integer(1), Equality(Symbol('u0', integer=True), Integer(9))), ExprCondPair(Integer(0), true))",
+        "Unequality(Symbol('u0', integer=True), Integer(9))",
+        "true",
+        "TruncToInt(IntTrueDiv(Symbol('s0', positive=True, integer=True), Integer(2)))",
+        "Float('0.1', precision=53)",
+    ],
+)
+def test_functions_of_shape_expressions_print_as_they_were_read(text: str) -> None:
+    printed = sympy.srepr(parse_expression(text)).replace("0.10000000000000001", "0.1")
+    # Their order is sympy's.
+    assert sorted(re.findall(r"[\w.]+", printed)) == sorted(re.findall(r"[\w.]+", text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "s0",
+        "s0 + 1",
+        "Symbol('s0', positive=True",
+        "Symbol('s0'))",
+        "Symbol('s0', shape=True)",
+        "Symbol('s0', integer=1)",
+        "Symbol('x')",
+        "Symbol('__import__')",
+        "Symbol('u99999999')",
+        "Symbol('s99999999999')",
+        "Integer(1.5)",
+        "Integer('1')",
+        "Integer(" + "9" * 41 + ")",
+        "Rational(1, 0)",
+        "Float('1e400', precision=53)",
+        "Float('nan', precision=53)",
+        "Function('f')",
+        "__import__('os').system('true')",
+        "Lambda(Integer(1), Integer(2))",
+        "Add(Integer(1), __class__)",
+        "Add()",
+        "Not(Integer(1), Integer(2))",
+        "FloorDiv(Integer(1))",
+        "FloorDiv(Symbol('s0', positive=True, integer=True), Integer(0))",
+        "And(Integer(3), Integer(5))",
+        "StrictLessThan(true, Integer(1))",
+        "Pow(Integer(10), Integer(1000000000))",
+        "Pow(Pow(Pow(Integer(10), Integer(60)), Integer(60)), Integer(60))",
+        "PowByNatural(Integer(10), Integer(1000000000))",
+        "LShift(Integer(1), Integer(1000000000))",
+        "Pow(Symbol('s0', positive=True, integer=True), Integer(1000000000))",
+        "Add(" * 100 + "Integer(1)" + ")" * 100,
+        "Add(" + ", ".join(["Integer(1)"] * 3000) + ")",
+        "Integer(1) Integer(2)",
+        "oo",
+    ],
+)
+def test_other_expressions_are_refused(text: str) -> None:
+    with pytest.raises(RetracedError, match=r"cannot be read|no name of a symbol") as caught:
+        parse_expression(text)
+    assert caught.value.reason is Reason.PROGRAM_INVALID
+
+
+def test_expression_is_not_evaluated(tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    text = f"Add(Integer(1), __import__('pathlib').Path('{marker}').touch())"
+    with pytest.raises(RetracedError):
+        parse_expression(text)
+    assert not marker.exists()
