@@ -89,3 +89,8 @@ def start_no_progress_monitor() -> None:
     """Keeps torch from starting the monitor thread of its progress bars, which it makes even where it shows none."""
     # Either the library's, or a stand-in of torch's own, for which it means nothing.
     vars(torch.hub)["tqdm"].monitor_interval = 0
+
+
+def registered_operators() -> list[str]:
+    """The names of all operators that this process knows, each `namespace::name`."""
+    return torch._C._dispatch_get_all_op_names()

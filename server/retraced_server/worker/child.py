@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from retraced_server.program import ReadOptions
 from retraced_server.worker.frames import close_fds, receive_frame, send_frame
 from retraced_server.worker.job import run_job
 from retraced_server.worker.messages import JobEvent, decode_job_request, encode_job_event
@@ -28,11 +29,12 @@ class WorkerFds:
     log: int
 
 
-def become_worker(fds: WorkerFds, memory_bytes: int, zygote: int, zygote_fds: Sequence[int]) -> NoReturn:
+def become_worker(fds: WorkerFds, options: ReadOptions, memory_bytes: int, zygote: int, zygote_fds: Sequence[int]) -> NoReturn:
     """Runs one job and ends the process. To be called right after the fork, in the child.
 
     Args:
         fds: Its descriptors.
+        options: What programs may hold beyond the plain.
         memory_bytes: Its memory beyond what it shares; 0 for no limit.
         zygote: The process that it was forked from.
         zygote_fds: Descriptors of that process, which are closed.
@@ -41,8 +43,9 @@ def become_worker(fds: WorkerFds, memory_bytes: int, zygote: int, zygote_fds: Se
     try:
         _settle(fds, zygote, zygote_fds)
         if memory_bytes:
-            limit_memory(memory_bytes)
-        _work(fds, memory_bytes)
+            # Weights are mapped copy-on-write, which counts whole as memory that the process could come to need.
+            limit_memory(memory_bytes + os.fstat(fds.archive).st_size)
+        _work(fds, options, memory_bytes)
         status = 0
     except SystemExit as error:
         status = _status(error.code)
@@ -74,7 +77,7 @@ def _settle(fds: WorkerFds, zygote: int, zygote_fds: Sequence[int]) -> None:
     random.seed(0)
 
 
-def _work(fds: WorkerFds, memory_bytes: int) -> None:
+def _work(fds: WorkerFds, options: ReadOptions, memory_bytes: int) -> None:
     with socket.socket(fileno=fds.job) as sock, os.fdopen(fds.archive, "rb") as archive:
 
         def emit(event: JobEvent) -> None:
@@ -85,7 +88,7 @@ def _work(fds: WorkerFds, memory_bytes: int) -> None:
             request = receive_frame(sock)
             if request is not None:
                 job = decode_job_request(request)
-                run_job(job, archive, emit, memory_bytes=memory_bytes, on_memory_error=use_reserve)
+                run_job(job, archive, emit, options=options, memory_bytes=memory_bytes, on_memory_error=use_reserve)
 
 
 def _status(code: object) -> int:

@@ -16,7 +16,7 @@ from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes import PipelineResult, RegistrationError, catalogue, create_pass, run_pipeline
 from retraced_server.pipeline.domain import NodeSelection, OutputDelivery, PassReport
 from retraced_server.pipeline.parse import parse_pipeline
-from retraced_server.program import SCHEMA_VERSION, TORCH_VERSION, ReadProgram, read_program, write_program
+from retraced_server.program import SCHEMA_VERSION, TORCH_VERSION, ReadOptions, ReadProgram, read_program, write_program
 from retraced_server.worker import responses
 from retraced_server.worker.describe import describe_nodes, describe_program
 from retraced_server.worker.messages import JobDone, JobEvent, JobRequest
@@ -37,6 +37,7 @@ def run_job(
     archive: IO[bytes],
     emit: Emit,
     *,
+    options: ReadOptions | None = None,
     memory_bytes: int = 0,
     on_memory_error: Callable[[], None] = lambda: None,
 ) -> None:
@@ -46,6 +47,7 @@ def run_job(
         job: What is to be done.
         archive: The archive, a file with a descriptor.
         emit: Takes each event as it is made; the last is `JobDone` or the error.
+        options: What programs may hold beyond the plain, such as custom operators.
         memory_bytes: The bound of this process's memory, for the error's text; 0 if there is none.
         on_memory_error: Called when memory ran out, before the error is made.
 
@@ -55,7 +57,7 @@ def run_job(
     """
     last: JobEvent = JobDone()
     try:
-        _Job(job, archive, emit).run()
+        _Job(job, archive, emit, options).run()
     except Exception as error:  # noqa: BLE001 - whatever went wrong becomes the job's error
         if is_out_of_memory(error):
             on_memory_error()
@@ -86,12 +88,14 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 class _Job:
     """A job that runs."""
 
-    def __init__(self, job: JobRequest, archive: IO[bytes], emit: Emit) -> None:
+    def __init__(self, job: JobRequest, archive: IO[bytes], emit: Emit, options: ReadOptions | None) -> None:
         self._request = job.request
         self._archive = archive
         self._archive_size = os.fstat(archive.fileno()).st_size
         self._emit = emit
+        self._options = options
         self._timings = Timings(queued=job.queued_seconds)
+        self._remarks: list[str] = []
 
     def run(self) -> None:
         """Runs it to its summary."""
@@ -112,14 +116,13 @@ class _Job:
             )
         made = self._describe(result, given)
         size, digest = self._output(read, result)
-        self._emit(
-            responses.summary(Summary(result.modified, given, made, size, digest, pipeline, self._timings, result.remarks))
-        )
+        remarks = (*result.remarks, *self._remarks)
+        self._emit(responses.summary(Summary(result.modified, given, made, size, digest, pipeline, self._timings, remarks)))
 
     def _read(self) -> ReadProgram:
         self._emit(responses.progress(Stage.READING, 0, self._archive_size))
         with self._timed("reading"):
-            read = read_program(self._archive)
+            read = read_program(self._archive, options=self._options)
         self._emit(responses.progress(Stage.READING, self._archive_size, self._archive_size))
         return read
 
@@ -153,12 +156,14 @@ class _Job:
     def _write(self, read: ReadProgram, result: PipelineResult, stream: OutputStream) -> None:
         try:
             # Of a file the writer uses `write` only.
-            write_program(result.program, cast(IO[bytes], stream), name=read.name, records=read.carried())
+            made = write_program(result.program, cast(IO[bytes], stream), source=read, records=read.carried())
         except RetracedError:
             raise
         # torch raises nearly anything when a program has no serialized form.
         except Exception as error:
             raise _unwritable(error, result.reports) from error
+        if made.sample_inputs_dropped:
+            self._remarks.append("the sample inputs were dropped, since the program takes other inputs now")
 
     def _copy(self, stream: OutputStream) -> None:
         offset = 0

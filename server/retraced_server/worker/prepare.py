@@ -9,17 +9,18 @@ import platform
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
 from retraced_server.passes import RegistrationError, catalogue, load_plugins
-from retraced_server.program import SCHEMA_VERSION, TORCH_VERSION
+from retraced_server.program import SCHEMA_VERSION, TORCH_VERSION, ReadOptions
 
 # Named here though the zygote uses it later: what a worker runs is to be imported before the first fork.
 from retraced_server.worker import child  # noqa: F401
-from retraced_server.worker._torch_internals import start_no_progress_monitor
+from retraced_server.worker._torch_internals import registered_operators, start_no_progress_monitor
 from retraced_server.worker.messages import ZygoteReady
 from retraced_server.worker.warm_up import warm_up
 
@@ -28,7 +29,15 @@ class PrepareError(Exception):
     """The zygote cannot be made ready; the message says why, and what to change."""
 
 
-def prepare(imports: Sequence[str]) -> ZygoteReady:
+@dataclass(frozen=True)
+class Prepared:
+    """What the zygote says when it is ready, and what programs may hold: operators of the namespaces that its imports brought."""
+
+    ready: ZygoteReady
+    options: ReadOptions
+
+
+def prepare(imports: Sequence[str]) -> Prepared:
     """Imports, warms up, and freezes what there is, so that forked workers share it.
 
     Args:
@@ -40,18 +49,25 @@ def prepare(imports: Sequence[str]) -> ZygoteReady:
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
     start_no_progress_monitor()
+    torchs_own = _operator_namespaces()
     loaded = tuple((name, _load(name)) for name in imports)
     try:
         load_plugins()
     except RegistrationError as error:
         raise PrepareError(str(error)) from error
+    # Before the warm-up, in which torch may load more of its own.
+    options = ReadOptions(namespaces=_operator_namespaces() - torchs_own)
     warm_up()
     _check_single_thread()
     ready = ZygoteReady(catalogue(), TORCH_VERSION, platform.python_version(), SCHEMA_VERSION, loaded)
     gc.collect()
     # Collections in a worker then leave alone what it shares; touching it would copy it.
     gc.freeze()
-    return ready
+    return Prepared(ready, options)
+
+
+def _operator_namespaces() -> frozenset[str]:
+    return frozenset(name.partition("::")[0] for name in registered_operators())
 
 
 def _load(name: str) -> str:

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import traceback
+from typing import TYPE_CHECKING
 
 from retraced_server.worker.frames import FrameError, close_fds, receive_frame_with_fds, send_frame
 from retraced_server.worker.messages import (
@@ -31,16 +32,21 @@ from retraced_server.worker.messages import (
 )
 from retraced_server.worker.process import adopt_orphans, die_with_parent, dump_no_core
 
+if TYPE_CHECKING:
+    from retraced_server.program import ReadOptions
+
 
 class Zygote:
     """Forks, kills and reaps workers as it is told.
 
     Args:
         control: Its end of the socket pair.
+        options: What programs may hold beyond the plain.
     """
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, options: ReadOptions) -> None:
         self._control = control
+        self._options = options
         self._pids: dict[int, int] = {}
         self._jobs: dict[int, int] = {}
         # A byte arrives here with each SIGCHLD.
@@ -95,7 +101,7 @@ class Zygote:
             self._send(WorkerEnded(job_id))
             return
         if pid == 0:
-            become_worker(worker_fds, memory_bytes, zygote, [self._control.fileno(), self._wake, self._wake_end])
+            become_worker(worker_fds, self._options, memory_bytes, zygote, [self._control.fileno(), self._wake, self._wake_end])
         # The child does the same; whoever comes first, from here on it can be killed as a group. One that has ended has none.
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
@@ -153,14 +159,14 @@ def _main(arguments: list[str]) -> int:
         # Here, so that a torch that is missing or broken is an answer and not a traceback.
         from retraced_server.worker.prepare import prepare
 
-        ready = prepare(options.imports)
+        prepared = prepare(options.imports)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - an operator's module may raise anything
         traceback.print_exc()
         send_frame(control, encode_event(ZygoteFailed(str(error) or type(error).__name__)))
         return 1
-    send_frame(control, encode_event(ready))
+    send_frame(control, encode_event(prepared.ready))
     try:
-        Zygote(control).serve()
+        Zygote(control, prepared.options).serve()
     except FrameError:
         traceback.print_exc()
         return 1
