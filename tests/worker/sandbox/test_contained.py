@@ -22,7 +22,7 @@ READ, WRITE, NETWORK, OPERATION = ViolationKind.READ, ViolationKind.WRITE, Viola
 
 @dataclass(frozen=True)
 class Case:
-    """An attempt, the layer that stops it, and what it is refused as."""
+    """An attempt, the layer that stops it, and what it is refused as. Some machines, or all but root, have it refused without a sandbox."""
 
     name: str
     kind: ViolationKind
@@ -30,6 +30,7 @@ class Case:
     arguments: tuple[object, ...] = ()
     before: Callable[[], Any] | None = None
     layer: str = "seccomp"
+    always_possible: bool = True
 
 
 def library_beside(loaded: str, name: str) -> str:
@@ -42,7 +43,7 @@ CASES = (
     Case("list a folder", READ, attempts.list_folder, ("/",), layer="landlock"),
     Case("read the parent's environment", READ, attempts.read_of_parent, ("environ",), layer="landlock"),
     Case("open the parent's memory", READ, attempts.read_of_parent, ("mem",), layer="landlock"),
-    Case("open by handle", OPERATION, attempts.open_handle, before=attempts.handle_of_passwd),
+    Case("open by handle", OPERATION, attempts.open_handle, before=attempts.handle_of_passwd, always_possible=False),
     Case("fork", OPERATION, attempts.fork),
     Case("spawn a process", OPERATION, attempts.spawn),
     Case("run a program in a process", OPERATION, attempts.run),
@@ -70,9 +71,9 @@ CASES = (
         (library_beside("libc.so", "libresolv.so.2"),),
         layer="landlock",
     ),
-    Case("unshare", OPERATION, attempts.unshare),
-    Case("set up io_uring", OPERATION, attempts.set_up_io_uring),
-    Case("become root", OPERATION, attempts.become_root),
+    Case("unshare", OPERATION, attempts.unshare, always_possible=False),
+    Case("set up io_uring", OPERATION, attempts.set_up_io_uring, always_possible=False),
+    Case("become root", OPERATION, attempts.become_root, always_possible=False),
 )
 
 
@@ -80,8 +81,8 @@ CASES = (
 def test_a_worker_is_refused_what_it_can_do_unlocked(host: Host, needs: Needs, case: Case) -> None:
     needs(case.layer)
     free = host.run(case.work, *case.arguments, before=case.before, locked=False)
-    if case.work in (attempts.set_up_io_uring, attempts.unshare) and free.errno in (errno.EPERM, errno.ENOSYS, errno.ENOSPC):
-        pytest.skip(f"this machine refuses it to everybody: {free.error}")
+    if not case.always_possible and free.errno in (errno.EPERM, errno.ENOSYS, errno.ENOSPC):
+        pytest.skip(f"it is refused here without a sandbox too: {free.error}")
     assert free.error == ""
     assert free.status == 0
 
@@ -97,7 +98,3 @@ def test_the_file_that_was_refused_is_named(host: Host, needs: Needs) -> None:
     outcome = host.run(attempts.read, "/etc/passwd")
 
     assert outcome.path == "/etc/passwd"
-
-
-def test_each_kind_of_refusal_has_a_name_of_its_own() -> None:
-    assert len({kind.value for kind in ViolationKind}) == len(ViolationKind)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import signal
 from collections.abc import Callable
@@ -34,6 +36,13 @@ def test_memory_past_the_limit_cannot_be_had(host: Host, allocate: Callable[[int
     assert outcome.status == 0
     assert host.run(allocate, 2 * _MEMORY).error == ""
     assert host.run(allocate, _MEMORY // 2, limits=_OF_MEMORY).error == ""
+
+
+def test_a_file_that_is_mapped_copy_on_write_comes_on_top(host: Host) -> None:
+    limits = Limits(memory_bytes=_MEMORY, mapped_bytes=2 * _MEMORY)
+
+    assert host.run(map_copy_on_write, before=a_large_file, limits=limits).value == 2 * _MEMORY
+    assert host.run(map_copy_on_write, before=a_large_file, limits=_OF_MEMORY).errno == errno.ENOMEM
 
 
 def test_a_worker_without_memory_has_a_reserve_to_say_so(host: Host) -> None:
@@ -86,3 +95,14 @@ def allocate_after_running_out(count: int) -> int:
     except MemoryError:
         use_reserve()
         return len(bytearray(count))
+
+
+def a_large_file() -> attempts.Opened:
+    file = attempts.Opened(os.memfd_create("large"))
+    os.truncate(file.fd, 2 * _MEMORY)
+    return file
+
+
+def map_copy_on_write(file: attempts.Opened) -> int:
+    with mmap.mmap(file.fd, 0, access=mmap.ACCESS_COPY) as mapped:
+        return len(mapped)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import select
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -51,6 +53,11 @@ def test_only_the_descriptors_that_are_to_be_kept_stay_open(host: Host) -> None:
 
 def test_the_job_s_socket_still_works(host: Host) -> None:
     assert host.run(attempts.talk, before=attempts.connected_pair).value == b"frame"
+
+
+def test_the_map_of_its_pages_still_tells_what_was_written_to(host: Host) -> None:
+    assert host.run(pages_written_to, before=open_page_map).value == [False, True]
+    assert host.run(open_page_map).violation is not None
 
 
 def test_modules_can_still_be_imported(host: Host) -> None:
@@ -156,6 +163,20 @@ def environment_in_memory() -> dict[str, str]:
 
 def names_in_environment() -> list[str]:
     return list(os.environ)
+
+
+def open_page_map() -> attempts.Opened:
+    return attempts.Opened(os.open("/proc/self/pagemap", os.O_RDONLY))
+
+
+def pages_written_to(page_map: attempts.Opened) -> list[bool]:
+    """Which of two pages, mapped copy on write, are the process's own: bit 61 says that a page is a file's."""
+    with open(os.__file__, "rb") as file, mmap.mmap(file.fileno(), 2 * mmap.PAGESIZE, access=mmap.ACCESS_COPY) as mapped:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
+        # The first is only read.
+        mapped[mmap.PAGESIZE] = mapped[0]
+        entries = struct.unpack("2Q", os.pread(page_map.fd, 16, address // mmap.PAGESIZE * 8))
+    return [not entry >> 61 & 1 for entry in entries]
 
 
 def raise_processor_time() -> None:
