@@ -188,8 +188,9 @@ def make_code_of_memory() -> None:
     _check(_libc.mprotect(ctypes.c_void_p(address), mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC))
 
 
-def import_compiled(name: str) -> None:
-    importlib.import_module(name)
+def import_compiled() -> str:
+    name = next(name for name in ("_codecs_hk", "_codecs_tw", "_codecs_kr") if name not in sys.modules)
+    return importlib.import_module(name).__name__
 
 
 def load_library(path: str) -> None:

@@ -63,7 +63,7 @@ CASES = (
     Case("map code", OPERATION, attempts.map_code),
     Case("make code of memory", OPERATION, attempts.make_code_of_memory),
     Case("map memory that no limit counts", OPERATION, attempts.map_shared, (1 << 20,)),
-    Case("import a compiled module", OPERATION, attempts.import_compiled, ("_lsprof",)),
+    Case("import a compiled module", OPERATION, attempts.import_compiled),
     Case(
         "load a library from outside",
         OPERATION,
