@@ -38,7 +38,7 @@ NEVER = (
         "ptrace",
         "process_vm_readv",
     ),
-    *("process_vm_writev", "process_madvise", "pidfd_open", "pidfd_getfd", "pidfd_send_signal", "kill", "tkill", "bpf"),
+    *("process_vm_writev", "process_madvise", "pidfd_open", "pidfd_getfd", "pidfd_send_signal", "tkill", "bpf"),
     *("rt_sigqueueinfo", "rt_tgsigqueueinfo", "execve", "execveat", "fork", "vfork", "memfd_create", "memfd_secret", "shmget"),
     *("shmat", "shmctl", "msgget", "semget", "mq_open", "add_key", "request_key", "keyctl", "personality", "modify_ldt"),
     *("pkey_mprotect", "remap_file_pages", "unshare", "setns", "mount", "umount2", "chroot", "pivot_root", "open_tree"),

@@ -68,6 +68,18 @@ def test_an_abort_still_ends_the_worker_with_its_signal(host: Host) -> None:
     assert host.run(attempts.abort).status == -signal.SIGABRT
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_worker_can_send_signals_to_itself(host: Host, number: int) -> None:
+    assert host.run(send_to_itself, number).status == -number
+
+
+def test_a_worker_cannot_send_signals_to_its_group(host: Host, needs: Needs) -> None:
+    needs("seccomp")
+    for group in (0, -1):
+        assert host.run(attempts.send_signal, group).violation is not None
+        assert host.run(attempts.send_signal, group, locked=False).error == ""
+
+
 def test_a_worker_dies_with_its_parent_though_it_became_another_user(host: Host) -> None:
     assert host.run(leave_a_worker_behind, locked=False).value == "ended"
 
@@ -177,6 +189,10 @@ def pages_written_to(page_map: attempts.Opened) -> list[bool]:
         mapped[mmap.PAGESIZE] = mapped[0]
         entries = struct.unpack("2Q", os.pread(page_map.fd, 16, address // mmap.PAGESIZE * 8))
     return [not entry >> 61 & 1 for entry in entries]
+
+
+def send_to_itself(number: int) -> None:
+    os.kill(os.getpid(), number)
 
 
 def raise_processor_time() -> None:

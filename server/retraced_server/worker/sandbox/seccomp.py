@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from retraced_server.worker.sandbox import _libc
-from retraced_server.worker.sandbox.syscalls import Rule
+from retraced_server.worker.sandbox.syscalls import OWN_PROCESS_ONLY, Rule
 
 try:
     import pyseccomp
@@ -75,15 +75,16 @@ class SyscallFilter:
         self.code = _code(compiled)
 
     def load(self) -> None:
-        """Puts the calling process under the filter, and allows signals to its own threads only. There is no way back.
+        """Puts the calling process under the filter, and allows signals to itself only. There is no way back.
 
         Raises:
             OSError: The kernel refused.
         """
-        own_threads = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
-        own_threads.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
-        own_threads.add_rule(pyseccomp.ERRNO(errno.EPERM), "tgkill", pyseccomp.Arg(0, pyseccomp.NE, os.getpid()))
-        own_threads.load()
+        own_process = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+        own_process.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
+        for name in OWN_PROCESS_ONLY:
+            own_process.add_rule(pyseccomp.ERRNO(errno.EPERM), name, pyseccomp.Arg(0, pyseccomp.NE, os.getpid()))
+        own_process.load()
         # Not by libseccomp, which would compile it again, in memory that a forked process has to copy first: 2 ms.
         buffer = ctypes.create_string_buffer(self.code, len(self.code))
         program = _Program(len(self.code) // 8, ctypes.addressof(buffer))

@@ -71,6 +71,9 @@ _SCRATCH_CHANGES = ("creat", "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", 
 # The C library falls back on calls whose arguments a filter can read.
 _UNKNOWN = ("clone3", "openat2", "fchmodat2")
 
+OWN_PROCESS_ONLY = ("kill", "tgkill")
+"""Allowed if the first argument is the process itself, as of abort(): see `SyscallFilter.load`, since who it is is known only then."""
+
 _PROT_EXEC = mmap.PROT_EXEC
 _MAP_SHARED, _MAP_ANONYMOUS, _MAP_GROWSDOWN = mmap.MAP_SHARED, mmap.MAP_ANONYMOUS, 0x100
 _MAP_KIND = _MAP_SHARED | _MAP_ANONYMOUS | _MAP_GROWSDOWN
@@ -120,8 +123,8 @@ def _memory() -> Iterator[Rule]:
 
 
 def _threads() -> Iterator[Rule]:
-    # Signals to threads: abort() sends one. `seccomp.load` adds that they must be the process's own.
-    yield Rule("tgkill")
+    for name in OWN_PROCESS_ONLY:
+        yield Rule(name)
     yield Rule("clone", (Masked(0, _CLONE_THREAD | _CLONE_REFUSED, _CLONE_THREAD),))
     for option in (_PR_SET_NAME, _PR_GET_NAME):
         yield Rule("prctl", (Masked(0, _WHOLE, option),))
