@@ -21,13 +21,15 @@ SCHEMA_VERSION: tuple[int, int] = schema.SCHEMA_VERSION
 TORCH_VERSION: str = torch.__version__
 
 
-def load_program(path: str, name: str, model: dict[str, Any]) -> ExportedProgram:
-    """Builds the program `name` of the archive at `path`; `model` is its parsed model record.
+def load_program(file: IO[bytes], name: str, model: dict[str, Any]) -> ExportedProgram:
+    """Builds the program `name` of the archive in `file`; `model` is its parsed model record.
 
     Raises:
         Exception: Whatever torch makes of a program that it cannot read.
     """
-    reader = _package.PT2ArchiveReader(path)
+    # Not by path: a file without a name cannot be opened again by a worker, which is another user than who made it.
+    file.seek(0)
+    reader = _package.PT2ArchiveReader(file)
     serialized: schema.ExportedProgram = _dict_to_dataclass(schema.ExportedProgram, model)
     return ExportedProgramDeserializer().deserialize(
         serialized,

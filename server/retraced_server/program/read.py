@@ -59,8 +59,7 @@ def read_program(file: IO[bytes]) -> ReadProgram:
     model = _parse_model(archive.read(f"models/{name}.json"))
     version = _check_version(model)
     try:
-        # By path, torch reads tensors straight into their storages; from a file object it copies them twice.
-        program = _torch.load_program(f"/proc/self/fd/{file.fileno()}", name, model)
+        program = _torch.load_program(file, name, model)
     except (MemoryError, RetracedError):
         raise
     # torch raises nearly anything when a program does not fit its schema, KeyError and AssertionError among others.

@@ -18,9 +18,10 @@ from retraced_server.passes import RegistrationError, catalogue, load_plugins
 from retraced_server.program import SCHEMA_VERSION, TORCH_VERSION
 
 # Named here though the zygote uses it later: what a worker runs is to be imported before the first fork.
-from retraced_server.worker import child  # noqa: F401
-from retraced_server.worker._torch_internals import start_no_progress_monitor
+from retraced_server.worker import child, sandbox  # noqa: F401
+from retraced_server.worker._torch_internals import run_no_real_kernels, start_no_progress_monitor
 from retraced_server.worker.messages import ZygoteReady
+from retraced_server.worker.sandbox import SandboxConfig, SandboxError
 from retraced_server.worker.warm_up import warm_up
 
 
@@ -28,18 +29,23 @@ class PrepareError(Exception):
     """The zygote cannot be made ready; the message says why, and what to change."""
 
 
-def prepare(imports: Sequence[str]) -> ZygoteReady:
-    """Imports, warms up, and freezes what there is, so that forked workers share it.
+def prepare(imports: Sequence[str], config: SandboxConfig) -> tuple[ZygoteReady, sandbox.Prepared]:
+    """Imports, warms up, makes the sandbox ready, and freezes what there is, so that forked workers share it.
 
     Args:
         imports: The operator's modules.
+        config: How workers are locked down.
+
+    Returns:
+        What is ready, and what each worker locks itself down with.
 
     Raises:
-        PrepareError: A module or a plugin cannot be imported, has started a thread, or the warm-up failed.
+        PrepareError: A module or a plugin cannot be imported, has started a thread, the warm-up failed, or the sandbox does not hold.
     """
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
     start_no_progress_monitor()
+    run_no_real_kernels()
     loaded = tuple((name, _load(name)) for name in imports)
     try:
         load_plugins()
@@ -47,11 +53,15 @@ def prepare(imports: Sequence[str]) -> ZygoteReady:
         raise PrepareError(str(error)) from error
     warm_up()
     _check_single_thread()
-    ready = ZygoteReady(catalogue(), TORCH_VERSION, platform.python_version(), SCHEMA_VERSION, loaded)
+    try:
+        prepared = sandbox.prepare(config)
+    except SandboxError as error:
+        raise PrepareError(str(error)) from error
+    ready = ZygoteReady(catalogue(), TORCH_VERSION, platform.python_version(), SCHEMA_VERSION, loaded, prepared.report)
     gc.collect()
     # Collections in a worker then leave alone what it shares; touching it would copy it.
     gc.freeze()
-    return ready
+    return ready, prepared
 
 
 def _load(name: str) -> str:

@@ -168,7 +168,9 @@ class Prepared:
 def _refuse_missing(report: SandboxReport, config: SandboxConfig) -> None:
     if report.missing and not config.allow_missing:
         missing = "; ".join(f"{layer.name}: {layer.detail}" for layer in report.missing)
-        raise SandboxError(f"layers of the sandbox are missing: {missing}")
+        raise SandboxError(
+            f"layers of the sandbox are missing: {missing}; the server's option --allow-missing-sandbox goes on without them"
+        )
 
 
 def _settle(report: SandboxReport, paths: tuple[Path, ...], config: SandboxConfig) -> tuple[SandboxReport, bool]:
