@@ -101,7 +101,7 @@ async def test_engine_does_not_start_where_a_layer_is_missing() -> None:
 
 async def test_engine_that_is_told_so_goes_on_with_the_layers_that_there_are(caplog: pytest.LogCaptureFixture) -> None:
     async with running_engine(imports=(NO_LANDLOCK, FAULTS), allow_missing_sandbox=True) as engine:
-        assert [layer.name for layer in engine.facts.sandbox.missing if layer.required][-1] == "landlock"
+        assert "landlock" in {layer.name for layer in engine.facts.sandbox.missing}
         with pytest.raises(RetracedError) as caught:
             await transform(engine, ARCHIVE, "fault-fork")
     assert caught.value.reason is Reason.SANDBOX_OPERATION_DENIED
