@@ -1,4 +1,4 @@
-"""The zygote: `python -m retraced_server.worker.zygote FD [--import MODULE]... [--first-uid UID]...`, started by the engine.
+"""The zygote: `python -m retraced_server.worker.zygote FD [--import MODULE]... [--uid FIRST --uids COUNT]`, started by the engine.
 
 It imports and warms torch once, and then forks a worker for each job. FD is its end of a socket pair: commands come in as frames, a
 job's descriptors with them, and events go out. When the other end closes it kills its workers and ends. It never imports grpc, and has one
@@ -143,8 +143,8 @@ def _main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m retraced_server.worker.zygote", description="Started by the engine.")
     parser.add_argument("fd", type=int)
     parser.add_argument("--import", dest="imports", action="append", default=[])
-    parser.add_argument("--uid", type=int, default=65000)
-    parser.add_argument("--uids", type=int, default=1)
+    parser.add_argument("--uid", type=int, default=SandboxConfig.uids.start)
+    parser.add_argument("--uids", type=int, default=len(SandboxConfig.uids))
     parser.add_argument("--read-path", dest="read_paths", action="append", type=Path, default=[])
     parser.add_argument("--allow-missing-sandbox", action="store_true")
     options = parser.parse_args(arguments)
