@@ -16,6 +16,10 @@ COPY server ./server
 RUN /opt/retraced/bin/pip install -c constraints.txt '.[server]'
 
 FROM python:3.11-slim-bookworm
+# For the sandbox of workers.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libseccomp2 \
+    && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin retraced
 COPY --from=build /opt/retraced /opt/retraced
 ENV PATH=/opt/retraced/bin:$PATH \

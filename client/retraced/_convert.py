@@ -155,7 +155,14 @@ def info(message: pb.GetServerInfoResponse) -> server_info.ServerInfo:
         running=message.running,
         queued=message.queued,
         uptime_seconds=message.uptime_seconds,
+        sandbox=tuple(map(_sandbox_layer, message.sandbox)),
     )
+
+
+def _sandbox_layer(message: pb.SandboxLayer) -> server_info.SandboxLayer:
+    unknown = server_info.SandboxLayerState.UNKNOWN
+    state = enum_value(pb.SandboxLayerState.Name, message.state, "SANDBOX_LAYER_STATE_", unknown)
+    return server_info.SandboxLayer(message.name, state, message.detail, message.required)
 
 
 def enum_value(name_of: Callable[[_Number], str], number: _Number, prefix: str, unknown: _Enum) -> _Enum:

@@ -38,6 +38,12 @@ _BY_REASON: dict[str, type[errors.RetracedError]] = {
         errors.WorkerKilled,
         errors.WorkerOutOfMemory,
         errors.JobTimedOut,
+        errors.SandboxReadDenied,
+        errors.SandboxWriteDenied,
+        errors.SandboxNetworkDenied,
+        errors.SandboxOperationDenied,
+        errors.SandboxLimitExceeded,
+        errors.CpuLimitExceeded,
         errors.StorageFull,
         errors.InternalError,
     )

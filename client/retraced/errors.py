@@ -232,6 +232,63 @@ class JobTimedOut(TransformFailed):
     reason = "JOB_TIMED_OUT"
 
 
+class SandboxReadDenied(TransformFailed):
+    """The server's sandbox kept a job from opening a file that is none of Python's packages. FAILED_PRECONDITION.
+
+    `metadata` says where, as for `PassFailed`, and which: path.
+    """
+
+    status = "FAILED_PRECONDITION"
+    reason = "SANDBOX_READ_DENIED"
+
+
+class SandboxWriteDenied(TransformFailed):
+    """The server's sandbox kept a job from writing, making or removing a file. FAILED_PRECONDITION.
+
+    `metadata` says where, as for `PassFailed`, and which: path.
+    """
+
+    status = "FAILED_PRECONDITION"
+    reason = "SANDBOX_WRITE_DENIED"
+
+
+class SandboxNetworkDenied(TransformFailed):
+    """The server's sandbox kept a job from the network. FAILED_PRECONDITION.
+
+    `metadata` says where, as for `PassFailed`.
+    """
+
+    status = "FAILED_PRECONDITION"
+    reason = "SANDBOX_NETWORK_DENIED"
+
+
+class SandboxOperationDenied(TransformFailed):
+    """The server's sandbox kept a job from an operation, such as starting a process. FAILED_PRECONDITION.
+
+    `metadata` says where, as for `PassFailed`.
+    """
+
+    status = "FAILED_PRECONDITION"
+    reason = "SANDBOX_OPERATION_DENIED"
+
+
+class SandboxLimitExceeded(TransformFailed):
+    """A job passed a limit of the server's sandbox on threads or files. FAILED_PRECONDITION.
+
+    `metadata` says where, as for `PassFailed`.
+    """
+
+    status = "FAILED_PRECONDITION"
+    reason = "SANDBOX_LIMIT_EXCEEDED"
+
+
+class CpuLimitExceeded(TransformFailed):
+    """The job used more processor time than the server allows. RESOURCE_EXHAUSTED."""
+
+    status = "RESOURCE_EXHAUSTED"
+    reason = "CPU_LIMIT_EXCEEDED"
+
+
 class StorageFull(ServerUnavailable):
     """The server cannot store the archive: its disk is full. RESOURCE_EXHAUSTED, with `retry_after`."""
 

@@ -95,6 +95,32 @@ class Limits:
     worker_memory_bytes: int
 
 
+class SandboxLayerState(StrEnum):
+    """Whether a layer of a server's sandbox is there; it is not needed where it would take away what the server does not have itself."""
+
+    IN_FORCE = "in_force"
+    MISSING = "missing"
+    NOT_NEEDED = "not_needed"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class SandboxLayer:
+    """One layer of the sandbox that workers run in.
+
+    Attributes:
+        name: Its name: seccomp, landlock, user, privileges, limits or namespaces.
+        state: Whether it is there.
+        detail: What it is on the server's machine, or why it is missing.
+        required: Workers are not safe from programs of strangers without it.
+    """
+
+    name: str
+    state: SandboxLayerState
+    detail: str
+    required: bool
+
+
 @dataclass(frozen=True)
 class ServerInfo:
     """What a server is.
@@ -109,6 +135,7 @@ class ServerInfo:
         running: Requests that run now.
         queued: Requests that wait now.
         uptime_seconds: Seconds since the server was ready.
+        sandbox: The sandbox that workers run in, by layers; empty for a server that does not say.
     """
 
     version: str
@@ -120,3 +147,4 @@ class ServerInfo:
     running: int
     queued: int
     uptime_seconds: float
+    sandbox: tuple[SandboxLayer, ...] = ()

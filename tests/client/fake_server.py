@@ -89,6 +89,10 @@ INFO = pb.GetServerInfoResponse(
     running=1,
     queued=3,
     uptime_seconds=12.5,
+    sandbox=[
+        pb.SandboxLayer(name="landlock", state=pb.SANDBOX_LAYER_STATE_MISSING, detail="the kernel has none", required=True),
+        pb.SandboxLayer(name="later", state=99),  # type: ignore[arg-type]  # A state that this version does not know.
+    ],
 )
 
 

@@ -17,7 +17,7 @@ import pytest
 from retraced import AsyncClient, Client, events
 from retraced.errors import AddressMissing, OutputMissing, SourceNotReadable
 from retraced.results import TransformResult
-from retraced.server_info import IrLevel, OptionType, PassOption
+from retraced.server_info import IrLevel, OptionType, PassOption, SandboxLayer, SandboxLayerState
 from retraced.v1 import graph_transform_pb2 as pb
 from tests.client.fake_server import (
     FakeServer,
@@ -313,6 +313,8 @@ def test_passes_and_info_are_the_servers(server: SpecServer) -> None:
     assert (info.torch_version, info.schema_version, info.running, info.queued) == ("2.13.0", (8, 20), 1, 3)
     assert (info.imports[0].name, info.imports[0].version) == ("my_ops", "3.1")
     assert (info.limits.workers, info.limits.worker_memory_bytes) == (2, 0)
+    assert info.sandbox[0] == SandboxLayer("landlock", SandboxLayerState.MISSING, "the kernel has none", required=True)
+    assert info.sandbox[1].state is SandboxLayerState.UNKNOWN
 
 
 def test_the_address_comes_from_the_environment_or_is_missed(server: SpecServer, monkeypatch: pytest.MonkeyPatch) -> None:

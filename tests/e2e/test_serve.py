@@ -118,6 +118,7 @@ def test_only_the_line_that_it_listens_goes_to_standard_output() -> None:
     [
         (["--import", "no_such_module_anywhere"], "no_such_module_anywhere"),
         (["--port", "0", "--spool-dir", "/no/such/folder"], "/no/such/folder"),
+        (["--read-path", "/no/such/file"], "/no/such/file"),
         (["--workers", "0"], "--workers"),
         (["--no-such-option"], "--no-such-option"),
     ],
@@ -128,6 +129,15 @@ def test_server_that_cannot_start_says_why_and_fails(arguments: list[str], said:
     assert said in run.stderr
     assert "Traceback" not in run.stderr
     assert run.stdout == ""
+
+
+def test_server_without_a_layer_of_the_sandbox_does_not_start_and_names_it() -> None:
+    command = [_RETRACED, "serve", "--port", "0", "--import", "tests.support.no_landlock"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (1, "")
+    last = run.stderr.splitlines()[-1]
+    assert "layers of the sandbox are missing: landlock" in last
+    assert "--allow-missing-sandbox" in last
 
 
 def test_port_that_is_taken_is_named() -> None:

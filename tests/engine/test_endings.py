@@ -23,6 +23,8 @@ from retraced_server.worker.messages import WorkerEnded
         (WorkerEnded(1, signal=signal.SIGTERM), Reason.WORKER_KILLED, {"signal": "SIGTERM"}),
         (WorkerEnded(1, signal=signal.SIGSEGV), Reason.WORKER_CRASHED, {"signal": "SIGSEGV"}),
         (WorkerEnded(1, signal=signal.SIGABRT), Reason.WORKER_CRASHED, {"signal": "SIGABRT"}),
+        (WorkerEnded(1, signal=signal.SIGXCPU), Reason.CPU_LIMIT_EXCEEDED, {"signal": "SIGXCPU"}),
+        (WorkerEnded(1, signal=signal.SIGSYS), Reason.SANDBOX_OPERATION_DENIED, {"signal": "SIGSYS"}),
         (WorkerEnded(1, signal=signal.SIGRTMIN + 3), Reason.WORKER_CRASHED, {"signal": f"signal {signal.SIGRTMIN + 3}"}),
         (WorkerEnded(1), Reason.WORKERS_UNAVAILABLE, {}),
     ],

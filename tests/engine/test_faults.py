@@ -10,9 +10,9 @@ from retraced_server.engine.local import LocalEngine
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.pipeline.domain import TransformRequest
 from tests.support.models import by_name
-from tests.support.processes import children_of, is_alive
+from tests.support.processes import children_of
 
-from .calls import begin, idle, remarks, running_engine, spooled, transform
+from .calls import begin, idle, running_engine, spooled, transform
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 ARCHIVE = by_name("everything").archive
@@ -95,9 +95,3 @@ async def test_cancelled_while_it_waits_leaves_the_queue(engine: LocalEngine) ->
     for task in running:
         task.cancel()
     await asyncio.wait(running)
-
-
-async def test_process_that_a_worker_leaves_behind_is_killed_with_it(engine: LocalEngine) -> None:
-    (pid,) = await remarks(engine, ARCHIVE, "fault-leave-child")
-    while is_alive(int(pid)):
-        await asyncio.sleep(0.01)

@@ -15,6 +15,7 @@ from retraced_server.errors import RetracedError
 from retraced_server.pipeline.catalogue import IrLevel, OptionInfo, OptionType, PassInfo
 from retraced_server.pipeline.domain import TransformRequest
 from retraced_server.worker import responses
+from retraced_server.worker.sandbox import Layer, SandboxReport, State
 
 Job = Callable[[TransformRequest, Spool], AsyncIterator[bytes]]
 
@@ -36,6 +37,7 @@ FACTS = WorkerFacts(
     python_version="3.11.9",
     schema_version=(8, 20),
     imports=(ImportedModule("my_ops", "1.2"),),
+    sandbox=SandboxReport((Layer("landlock", State.MISSING, "the kernel has none"),)),
 )
 
 

@@ -49,6 +49,11 @@ def _run(*arguments: str, **environment: str) -> Result:
         (("--import", "a.b", "--import", "c"), {}, "imports", ("a.b", "c")),
         ((), {"RETRACED_IMPORT": "a.b, c"}, "imports", ("a.b", "c")),
         (("--import", "d"), {"RETRACED_IMPORT": "a.b,c"}, "imports", ("d",)),
+        (("--read-path", "/a", "--read-path", "/b"), {}, "read_paths", (Path("/a"), Path("/b"))),
+        ((), {"RETRACED_READ_PATH": "/a,/b"}, "read_paths", (Path("/a"), Path("/b"))),
+        ((), {}, "allow_missing_sandbox", False),
+        (("--allow-missing-sandbox",), {}, "allow_missing_sandbox", True),
+        ((), {"RETRACED_ALLOW_MISSING_SANDBOX": "true"}, "allow_missing_sandbox", True),
         ((), {"RETRACED_LOG_FORMAT": "json"}, "log_format", "json"),
         ((), {"RETRACED_SERVER": "elsewhere:1"}, "host", "127.0.0.1"),
     ],
@@ -70,6 +75,8 @@ def test_an_option_goes_before_its_variable_and_that_before_the_default(
         (("--worker-memory", "much"), {}, "--worker-memory is 'much'"),
         (("--job-timeout", "nan"), {}, "--job-timeout is 'nan'"),
         (("--log-format", "xml"), {}, "--log-format is 'xml'"),
+        (("--first-uid", "0"), {}, "--first-uid is '0'"),
+        ((), {"RETRACED_ALLOW_MISSING_SANDBOX": "perhaps"}, "RETRACED_ALLOW_MISSING_SANDBOX is 'perhaps'"),
         (("--no-such-option",), {}, "--no-such-option"),
         (("argument",), {}, "argument"),
     ],
@@ -86,7 +93,7 @@ def test_a_value_that_cannot_be_used_is_named_with_its_option(
 def test_help_names_every_setting_with_its_variable_and_default() -> None:
     text = " ".join(_run("--help").output.split())
     for field in Settings.model_fields:
-        option = "import" if field == "imports" else field.replace("_", "-")
+        option = {"imports": "import", "read_paths": "read-path"}.get(field) or field.replace("_", "-")
         assert f"--{option} " in text
         assert f"RETRACED_{option.replace('-', '_').upper()}" in text
     assert "Examples:" in text

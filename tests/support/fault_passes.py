@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
+import signal
+import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 
 import torch
 from torch.fx import GraphModule
 
 from retraced_server.passes import ProgramPass, ProgramPassResult, register_pass
 from retraced_server.retrace import PassResult
+
+# More than a worker has.
+_DESCRIPTORS = 256
+_ACCESS = {os.O_RDONLY: "read", os.O_WRONLY: "write", os.O_RDWR: "both"}
 
 
 class _Fault:
@@ -140,15 +149,79 @@ class Say(_Fault):
         print(f"{self.text} again", file=sys.stderr)
 
 
-@register_pass("fault-leave-child")
-class LeaveChild(_Fault):
-    """Starts a process that would outlive it, and says which in the program's remarks."""
-
-    def __init__(self) -> None:
-        self.remarks: list[str] = []
+@register_pass("fault-fork")
+class Fork(_Fault):
+    """Makes a copy of its process that would outlive it."""
 
     def harm(self) -> None:
-        self.remarks = [str(subprocess.Popen(["sleep", "600"]).pid)]
+        if os.fork() == 0:
+            time.sleep(600)
+
+
+@register_pass("fault-run")
+class Run(_Fault):
+    """Runs a program."""
+
+    def harm(self) -> None:
+        subprocess.run(["sleep", "600"], check=True)
+
+
+@register_pass("fault-spin")
+class Spin(_Fault):
+    """Computes without end."""
+
+    def harm(self) -> None:
+        while True:
+            pass
+
+
+@register_pass("fault-socket")
+class Socket(_Fault):
+    """Opens a socket."""
+
+    def harm(self) -> None:
+        socket.create_connection(("127.0.0.1", 9))
+
+
+@register_pass("fault-read")
+class Read(_Fault):
+    """Reads a file."""
+
+    def __init__(self, path: str = "/etc/passwd") -> None:
+        self.path = path
+
+    def harm(self) -> None:
+        with open(self.path) as file:
+            file.read()
+
+
+@register_pass("fault-write")
+class Write(_Fault):
+    """Makes a file."""
+
+    def __init__(self, path: str = "/tmp/written-by-a-worker") -> None:
+        self.path = path
+
+    def harm(self) -> None:
+        with open(self.path, "w") as file:
+            file.write("written")
+
+
+@register_pass("fault-threads")
+class Threads(_Fault):
+    """Starts threads without end."""
+
+    def harm(self) -> None:
+        for _ in range(1000):
+            threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+
+
+@register_pass("fault-cpu-signal")
+class CpuSignal(_Fault):
+    """Ends as a process does that used its processor time."""
+
+    def harm(self) -> None:
+        signal.raise_signal(signal.SIGXCPU)
 
 
 @register_pass("fault-garble")
@@ -156,8 +229,7 @@ class Garble(_Fault):
     """Writes what is no frame to every socket that it has."""
 
     def harm(self) -> None:
-        for name in os.listdir("/proc/self/fd"):
-            fd = int(name)
+        for fd in range(_DESCRIPTORS):
             try:
                 is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
             except OSError:
@@ -169,7 +241,7 @@ class Garble(_Fault):
 
 @register_pass("fault-report")
 class Report(_Fault):
-    """Says in its remarks what its process is: modules, environment, threads, descriptors, random numbers."""
+    """Says in its remarks what its process is: modules, environment, users, descriptors, random numbers."""
 
     def __init__(self) -> None:
         self.remarks: list[str] = []
@@ -180,15 +252,20 @@ class Report(_Fault):
         self.remarks = [
             f"grpc={any(name.partition('.')[0] == 'grpc' for name in sys.modules)}",
             f"environment={','.join(sorted(os.environ))}",
-            f"threads={len(os.listdir('/proc/self/task'))}",
-            f"sockets={sum(stat.S_ISSOCK(os.stat(f'/proc/self/fd/{fd}').st_mode) for fd in _fds())}",
+            f"uid={os.getuid()}",
+            f"descriptors={','.join(_descriptors())}",
             f"random={random.random()},{torch.rand(1).item()}",
         ]
 
 
-def _fds() -> list[str]:
-    # The listing's own descriptor is among them, and gone.
-    return [fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")]
+def _descriptors() -> Iterator[str]:
+    for fd in range(_DESCRIPTORS):
+        try:
+            mode = os.fstat(fd).st_mode
+        except OSError:
+            continue
+        kind = "socket" if stat.S_ISSOCK(mode) else "file" if stat.S_ISREG(mode) else "other"
+        yield f"{kind}:{_ACCESS[fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE]}"
 
 
 @register_pass("fault-unwritable")

@@ -81,6 +81,7 @@ def info(session: Session, server: str | None) -> None:
             ("longest job", f"{limits.job_timeout_seconds:g} s"),
             ("worker memory", memory),
             *((f"imports {module.name}", module.version or "no version") for module in found.imports),
+            *((f"sandbox: {layer.name}", f"{layer.state.replace('_', ' ')}: {layer.detail}") for layer in found.sandbox),
         )
     )
 

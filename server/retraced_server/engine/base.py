@@ -9,6 +9,7 @@ from typing import Protocol
 from retraced_server.engine.spool import Spool
 from retraced_server.pipeline.catalogue import Catalogue
 from retraced_server.pipeline.domain import TransformRequest
+from retraced_server.worker.sandbox import SandboxReport
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class WorkerFacts:
     python_version: str
     schema_version: tuple[int, int]
     imports: tuple[ImportedModule, ...]
+    sandbox: SandboxReport
 
 
 @dataclass(frozen=True)

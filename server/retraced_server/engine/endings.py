@@ -47,6 +47,18 @@ def _signalled(number: int, out_of_memory: bool) -> RetracedError:
         return RetracedError(
             Reason.WORKER_OUT_OF_MEMORY, "the kernel killed the worker for lack of memory", metadata={"signal": name}
         )
+    if number == signal.SIGXCPU:
+        return RetracedError(
+            Reason.CPU_LIMIT_EXCEEDED,
+            "the job used more processor time than this server allows; several threads use it faster than time passes",
+            metadata={"signal": name},
+        )
+    if number == signal.SIGSYS:
+        return RetracedError(
+            Reason.SANDBOX_OPERATION_DENIED,
+            "the sandbox ended the worker for a system call that workers may not make",
+            metadata={"signal": name},
+        )
     if number in _FROM_OUTSIDE:
         return RetracedError(
             Reason.WORKER_KILLED,

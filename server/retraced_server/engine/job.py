@@ -40,7 +40,7 @@ class Job:
         self._timer: asyncio.TimerHandle | None = None
 
     @staticmethod
-    async def start(zygote: Zygote, request: JobRequest, archive: Spool, memory_bytes: int) -> Job:
+    async def start(zygote: Zygote, request: JobRequest, archive: Spool, memory_bytes: int, cpu_seconds: int) -> Job:
         """Gives a job to a zygote.
 
         Args:
@@ -48,12 +48,13 @@ class Job:
             request: What is to be done.
             archive: The archive.
             memory_bytes: The worker's memory beyond what it shares; 0 is no limit.
+            cpu_seconds: Its processor time; 0 is no limit.
         """
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, archive.reader() as read_only:
             reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_READ_AHEAD_BYTES)
             log = LogPipe(lambda line: _log.info("%s", line), _LOGGED_BYTES)
-            worker = zygote.start_worker(memory_bytes, (theirs.fileno(), archive.fileno(), log.fileno()))
+            worker = zygote.start_worker(memory_bytes, cpu_seconds, (theirs.fileno(), read_only.fileno(), log.fileno()))
         log.handed_over()
         # Its last lines are read when it is gone, whoever still holds the job then.
         worker.ended.add_done_callback(lambda _: log.close())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -17,8 +18,12 @@ from retraced_server.errors import Reason, RetracedError
 from retraced_server.pipeline.domain import TransformRequest
 from retraced_server.worker.messages import JobRequest
 from retraced_server.worker.responses import Stage, progress
+from retraced_server.worker.sandbox import SandboxConfig
 
 _DRAIN_RETRY_SECONDS = 5.0
+_CPU_EXTRA_SECONDS = 5
+# What the kernel counts in nanoseconds has to fit in 64 bits.
+_MOST_CPU_SECONDS = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,9 @@ class LocalEngineConfig:
         worker_memory_bytes: Memory of a worker beyond what it shares with the others; 0 is no limit.
         imports: Modules that are loaded into the zygote, and so are in every worker: operator libraries, passes.
         spool_dir: Where workers' temporary files go.
+        first_uid: The first of the users that workers become where the server is root; there are as many as workers.
+        read_paths: Folders and files that workers may read, besides Python's packages.
+        allow_missing_sandbox: Go on where the machine lacks layers of the sandbox.
     """
 
     workers: int = 2
@@ -40,6 +48,20 @@ class LocalEngineConfig:
     worker_memory_bytes: int = 0
     imports: tuple[str, ...] = ()
     spool_dir: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
+    first_uid: int = 65000
+    read_paths: tuple[Path, ...] = ()
+    allow_missing_sandbox: bool = False
+
+    @property
+    def sandbox(self) -> SandboxConfig:
+        """How workers are locked down."""
+        uids = range(self.first_uid, self.first_uid + self.workers)
+        return SandboxConfig(uids, self.read_paths, allow_missing=self.allow_missing_sandbox)
+
+    @property
+    def cpu_seconds(self) -> int:
+        """Processor time of a job: with one thread, its wall time ends before."""
+        return min(math.ceil(self.job_timeout) + _CPU_EXTRA_SECONDS, _MOST_CPU_SECONDS)
 
 
 class LocalEngine:
@@ -51,7 +73,7 @@ class LocalEngine:
 
     def __init__(self, config: LocalEngineConfig) -> None:
         self.config = config
-        self.supervisor = Supervisor(config.imports, config.spool_dir)
+        self.supervisor = Supervisor(config.imports, config.spool_dir, config.sandbox)
         self._admission = Admission(config.workers, config.max_queued)
         self._tickets: set[LocalTicket] = set()
         self._draining = False
@@ -144,7 +166,7 @@ class LocalTicket:
         while True:
             zygote = await self._engine.supervisor.zygote()
             job_request = JobRequest(self._request_id, request, now() - queued_at)
-            self._job = job = await Job.start(zygote, job_request, archive, config.worker_memory_bytes)
+            self._job = job = await Job.start(zygote, job_request, archive, config.worker_memory_bytes, config.cpu_seconds)
             if await job.started(config.job_timeout):
                 break
             # The zygote ended before it had forked, and nothing was begun; the next one takes the job.

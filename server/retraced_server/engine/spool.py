@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import tempfile
 from pathlib import Path
@@ -14,7 +15,7 @@ _COPY_BYTES = 1 << 20
 
 
 class Spool:
-    """Bytes behind one file descriptor, which a worker can be handed.
+    """Bytes behind a file descriptor.
 
     Up to `memory_bytes` they are in an anonymous memory file, beyond that in a file without a name in `directory`, so that nothing
     is left behind whichever way the server ends.
@@ -38,8 +39,12 @@ class Spool:
         return self._on_disk
 
     def fileno(self) -> int:
-        """The descriptor; its offset is undefined."""
+        """The descriptor, for reading and writing; its offset is undefined."""
         return self._fd
+
+    def reader(self) -> io.FileIO:
+        """Opens the bytes anew, for reading only and from the start: what a worker is handed."""
+        return io.FileIO(f"/proc/self/fd/{self._fd}")
 
     def write(self, data: bytes) -> None:
         """Appends.

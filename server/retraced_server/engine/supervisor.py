@@ -11,6 +11,7 @@ from pathlib import Path
 from retraced_server.engine.base import WorkerFacts
 from retraced_server.engine.zygote import Zygote
 from retraced_server.errors import Reason, RetracedError
+from retraced_server.worker.sandbox import SandboxConfig
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
@@ -23,11 +24,13 @@ class Supervisor:
     Args:
         imports: Modules that it loads.
         spool_dir: Where its temporary files go.
+        sandbox: How its workers are locked down.
     """
 
-    def __init__(self, imports: Sequence[str], spool_dir: Path) -> None:
+    def __init__(self, imports: Sequence[str], spool_dir: Path, sandbox: SandboxConfig) -> None:
         self._imports = imports
         self._spool_dir = spool_dir
+        self._sandbox = sandbox
         self._zygote: Zygote | None = None
         self._facts: WorkerFacts | None = None
         self._failure: RetracedError | None = RetracedError(Reason.WORKERS_UNAVAILABLE, "the engine has not been started")
@@ -61,7 +64,7 @@ class Supervisor:
         Raises:
             RetracedError: WORKERS_UNAVAILABLE, with what it said.
         """
-        zygote = await Zygote.start(self._imports, self._spool_dir)
+        zygote = await Zygote.start(self._imports, self._spool_dir, self._sandbox)
         self._set(zygote)
         self._keeping = asyncio.create_task(self._keep(zygote), name="zygote-supervisor")
         return zygote.facts
@@ -103,7 +106,7 @@ class Supervisor:
         pause = _FIRST_PAUSE
         while True:
             try:
-                return await Zygote.start(self._imports, self._spool_dir)
+                return await Zygote.start(self._imports, self._spool_dir, self._sandbox)
             except RetracedError as error:
                 _log.error("%s; the next attempt is in %.0f seconds", error.message, pause)
                 self._fail(RetracedError(error.reason, error.message, retry_after=pause))
@@ -112,6 +115,11 @@ class Supervisor:
 
     def _set(self, zygote: Zygote) -> None:
         _log.info("zygote %d is ready", zygote.pid)
+        report = zygote.facts.sandbox
+        if report.missing:
+            _log.warning("workers run with layers of the sandbox missing: %s", report)
+        else:
+            _log.info("the sandbox of workers: %s", report)
         self._zygote, self._facts, self._failure = zygote, zygote.facts, None
         self._changed.set()
 

@@ -33,6 +33,7 @@ from retraced_server.worker.messages import (
     decode_event,
     encode_command,
 )
+from retraced_server.worker.sandbox import SandboxConfig
 
 _START_SECONDS = 180.0
 _STOP_SECONDS = 5.0
@@ -141,12 +142,13 @@ class Zygote:
         self.ended: asyncio.Task[None]
 
     @staticmethod
-    async def start(imports: Sequence[str], spool_dir: Path) -> Zygote:
+    async def start(imports: Sequence[str], spool_dir: Path, sandbox: SandboxConfig) -> Zygote:
         """Starts a zygote, and waits until it can fork.
 
         Args:
             imports: Modules that it loads.
             spool_dir: Where it has a folder for temporary files while it runs.
+            sandbox: How its workers are locked down.
 
         Raises:
             RetracedError: WORKERS_UNAVAILABLE, with what it said.
@@ -165,6 +167,7 @@ class Zygote:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())),
                     *(f"--import={name}" for name in imports),
+                    *_sandbox_options(sandbox),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log.fileno(),
                     stderr=log.fileno(),
@@ -198,11 +201,12 @@ class Zygote:
         """Its process."""
         return self._process.pid
 
-    def start_worker(self, memory_bytes: int, fds: Sequence[int]) -> Worker:
+    def start_worker(self, memory_bytes: int, cpu_seconds: int, fds: Sequence[int]) -> Worker:
         """Has a worker forked.
 
         Args:
             memory_bytes: Its memory beyond what it shares; 0 is no limit.
+            cpu_seconds: Processor time of all its threads; 0 is no limit.
             fds: Its end of the job's socket, the archive, and where its lines go. They stay open here.
         """
         job_id = next(self._job_ids)
@@ -211,7 +215,7 @@ class Zygote:
             worker.has_ended(None)
         else:
             self._workers[job_id] = worker
-            self.command(StartJob(job_id, memory_bytes), fds)
+            self.command(StartJob(job_id, memory_bytes, cpu_seconds), fds)
         return worker
 
     def command(self, command: ZygoteCommand, fds: Sequence[int] = ()) -> None:
@@ -252,7 +256,7 @@ class Zygote:
             case ZygoteReady():
                 imports = tuple(ImportedModule(name, version) for name, version in event.imports)
                 self.facts = WorkerFacts(
-                    event.catalogue, event.torch_version, event.python_version, event.schema_version, imports
+                    event.catalogue, event.torch_version, event.python_version, event.schema_version, imports, event.sandbox
                 )
                 self.ended = asyncio.create_task(self._listen(), name="zygote")
             case ZygoteFailed(message):
@@ -297,6 +301,15 @@ class Zygote:
         self._control.close()
         self._log.close()
         self._temporary.cleanup()
+
+
+def _sandbox_options(config: SandboxConfig) -> list[str]:
+    return [
+        f"--uid={config.uids.start}",
+        f"--uids={len(config.uids)}",
+        *(f"--read-path={path}" for path in config.read_paths),
+        *(["--allow-missing-sandbox"] if config.allow_missing else []),
+    ]
 
 
 def _unavailable(why: str) -> RetracedError:

@@ -6,6 +6,7 @@ that of torch/_export/serde/schema.py, major version 8.
 
 from retraced_server.program.archive import Archive, Extent
 from retraced_server.program.assemble import assemble_program
+from retraced_server.program.dirty_pages import hold_page_map
 from retraced_server.program.options import ReadOptions
 from retraced_server.program.payloads import Payload, Payloads
 from retraced_server.program.read import ReadProgram, read_program, read_records
@@ -27,6 +28,7 @@ __all__ = [
     "Record",
     "RecordSource",
     "assemble_program",
+    "hold_page_map",
     "program_records",
     "read_program",
     "read_records",

@@ -6,6 +6,8 @@ The kernel knows: a page that was written to is an anonymous copy, and /proc/sel
 
 from __future__ import annotations
 
+import contextlib
+import io
 import mmap
 from pathlib import Path
 from typing import Final
@@ -20,6 +22,16 @@ _PRESENT: Final = 0xC0
 _OF_FILE: Final = 0x20
 
 
+# The page map, where it was opened ahead.
+_held: list[io.FileIO] = []
+
+
+def hold_page_map() -> int:
+    """Opens the page map of this process now and for good, for a process that may open no files later. Gives its descriptor."""
+    _held[:] = [io.FileIO(_PAGEMAP)]
+    return _held[0].fileno()
+
+
 def is_untouched(mapped: torch.Tensor) -> bool:
     """Whether no page of a mapped tensor was written to in this process; False also where the kernel does not tell."""
     storage = mapped.untyped_storage()
@@ -28,7 +40,7 @@ def is_untouched(mapped: torch.Tensor) -> bool:
     first = storage.data_ptr() // mmap.PAGESIZE
     last = (storage.data_ptr() + storage.nbytes() - 1) // mmap.PAGESIZE
     try:
-        with _PAGEMAP.open("rb", buffering=0) as pages:
+        with contextlib.nullcontext(_held[0]) if _held else io.FileIO(_PAGEMAP) as pages:
             pages.seek(first * _ENTRY_BYTES)
             left = last - first + 1
             while left > 0:

@@ -34,29 +34,42 @@ Examples:
 """
 
 
+# Options that may be given several times, in the singular each.
+_REPEATED = {"imports": "--import", "read_paths": "--read-path"}
+
+
 def _option_name(field: str) -> str:
-    return "--import" if field == "imports" else "--" + field.replace("_", "-")
+    return _REPEATED.get(field) or "--" + field.replace("_", "-")
 
 
 def _variable(field: str) -> str:
     return "RETRACED_" + _option_name(field)[2:].replace("-", "_").upper()
 
 
-def _metavar(info: FieldInfo) -> str:
+def _metavar(field: str, info: FieldInfo) -> str:
     choices = get_args(info.annotation)
     if choices and all(isinstance(choice, str) for choice in choices):
         return "|".join(choices)
     names = {int: "N", float: "SECONDS", ByteSize: "SIZE", str: "ADDRESS"}
     if info.annotation in names:
         return names[info.annotation]
-    return "MODULE" if choices else "FOLDER"
+    return {"imports": "MODULE", "read_paths": "PATH"}.get(field, "FOLDER")
 
 
 def _default(info: FieldInfo) -> str:
     value = info.get_default(call_default_factory=True, validated_data={})
     if isinstance(value, ByteSize):
         return value.human_readable(separator="") if value else "0"
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return f"{value:g}" if isinstance(value, float) else str(value or "none")
+
+
+def _form(field: str, info: FieldInfo) -> dict[str, Any]:
+    if info.annotation is bool:
+        # None where it is not given, so that the variable counts.
+        return {"is_flag": True, "default": None}
+    return {"metavar": _metavar(field, info), "multiple": field in _REPEATED}
 
 
 def _options(function: _Function) -> _Function:
@@ -64,8 +77,7 @@ def _options(function: _Function) -> _Function:
         function = click.option(
             _option_name(field),
             field,
-            metavar=_metavar(info),
-            multiple=field == "imports",
+            **_form(field, info),
             help=f"{info.description}  [{_variable(field)}; default: {_default(info)}]",
         )(function)
     return function
@@ -89,7 +101,7 @@ def main(**given: Any) -> None:
 
 def _settings(given: dict[str, Any]) -> Settings:
     # pydantic-settings knows a field with an alias by its alias only.
-    named = {"RETRACED_IMPORT" if field == "imports" else field: value for field, value in given.items()}
+    named = {_variable(field) if field in _REPEATED else field: value for field, value in given.items()}
     try:
         return Settings(**named)
     except SettingsError as error:
@@ -97,6 +109,6 @@ def _settings(given: dict[str, Any]) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         location = str(first["loc"][0])
-        field = "imports" if location == "RETRACED_IMPORT" else location
+        field = next((field for field in _REPEATED if _variable(field) == location), location)
         name = _option_name(field) if field in given else _variable(field)
         raise click.UsageError(f"{name} is {first['input']!r}: {first['msg']}") from error

@@ -14,7 +14,7 @@ from retraced_server.errors import FieldViolation, Reason, RetracedError
 from retraced_server.pipeline.catalogue import Catalogue
 from retraced_server.pipeline.domain import NodeSelection, OutputDelivery, RetraceMode, TransformRequest
 from retraced_server.service.instance import ServerInfo
-from retraced_server.worker.messages import encode_pass
+from retraced_server.worker.messages import encode_pass, encode_sandbox
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GraphTransformService"].full_name
 """The service's full name."""
@@ -139,6 +139,7 @@ def server_info(info: ServerInfo) -> bytes:
         running=info.load.running,
         queued=info.load.queued,
         uptime_seconds=info.uptime,
+        sandbox=encode_sandbox(info.facts.sandbox),
     ).SerializeToString()
 
 

@@ -37,6 +37,7 @@ async def serve(settings: Settings) -> None:
     """
     _check_folder(settings.spool_dir)
     _check_imports(settings.imports)
+    _check_paths(settings.read_paths)
     engine = LocalEngine(
         LocalEngineConfig(
             workers=settings.workers,
@@ -45,6 +46,9 @@ async def serve(settings: Settings) -> None:
             worker_memory_bytes=settings.worker_memory,
             imports=settings.imports,
             spool_dir=settings.spool_dir,
+            first_uid=settings.first_uid,
+            read_paths=settings.read_paths,
+            allow_missing_sandbox=settings.allow_missing_sandbox,
         )
     )
     limits = Limits(
@@ -120,6 +124,12 @@ def _check_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise StartError(f"cannot write to the spool folder {folder}: {error.strerror}") from error
+
+
+def _check_paths(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if not path.exists():
+            raise StartError(f"workers cannot be let read {path}: there is no such file or folder")
 
 
 def _check_imports(names: Sequence[str]) -> None:

@@ -25,6 +25,9 @@ def _split(value: object) -> object:
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """Import names; one text with commas between them in an environment variable."""
 
+Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
+"""Paths; one text with commas between them in an environment variable."""
+
 
 class Settings(BaseSettings):
     """The settings of one server. A field is an option `--field-name` and a variable `RETRACED_FIELD_NAME`.
@@ -43,7 +46,7 @@ class Settings(BaseSettings):
     max_queued: int = Field(64, ge=0, description="Requests that may wait for a worker; more are told to come later.")
     job_timeout: float = Field(600.0, gt=0, allow_inf_nan=False, description="Seconds that one job may run.")
     worker_memory: ByteSize = Field(
-        ByteSize(0), ge=0, description="Memory of one worker beyond what it shares with the others; 0 is no limit."
+        ByteSize(8 * _GIB), ge=0, description="Memory of one worker beyond what it shares with the others; 0 is no limit."
     )
     max_archive_size: ByteSize = Field(ByteSize(4 * _GIB), ge=1, description="Largest archive that is taken.")
     spool_dir: Path = Field(
@@ -56,6 +59,20 @@ class Settings(BaseSettings):
         (),
         validation_alias="RETRACED_IMPORT",
         description="Module to load into the workers: operators, passes. May be given several times.",
+    )
+    read_paths: Paths = Field(
+        (),
+        validation_alias="RETRACED_READ_PATH",
+        description="File or folder that workers may read, besides Python's packages. May be given several times.",
+    )
+    first_uid: int = Field(
+        65000,
+        ge=1,
+        le=(1 << 31) - 1,
+        description="First of the users that workers become where the server is root, one for each worker.",
+    )
+    allow_missing_sandbox: bool = Field(
+        False, description="Start even where the machine lacks a layer of the workers' sandbox, with those that it has."
     )
     upload_idle_timeout: float = Field(
         60.0, gt=0, allow_inf_nan=False, description="Seconds that an upload may stand still before its request is ended."

@@ -9,7 +9,7 @@ import torch
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._library.fake_class_registry import FakeScriptObject
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, safe_expand
 from torch.utils._pytree import KeyPath, keystr
 from torch.utils._sympy.numbers import int_oo
@@ -33,7 +33,9 @@ __all__ = [
     "keystr",
     "python_type",
     "raw_expression",
+    "run_no_real_kernels",
     "shape_env_of",
+    "start_no_progress_monitor",
 ]
 
 Symbolic = torch.SymInt | torch.SymFloat | torch.SymBool
@@ -83,6 +85,16 @@ def backed_values(shape_env: ShapeEnv | None) -> Mapping[sympy.Symbol, sympy.Bas
 def guards_code(program: torch.export.ExportedProgram) -> list[str]:
     """The guards of a program as Python expressions. Text; never evaluated here."""
     return program._guards_code
+
+
+def run_no_real_kernels() -> None:
+    """Keeps fake execution from real kernels: those of operators without a fake one, and those on constants of one element."""
+    FakeTensorMode._can_run_unsafe_fallback_allowed_namespaces = {}
+    FakeTensorMode.may_turn_const = _never_constant  # type: ignore[method-assign]
+
+
+def _never_constant(self: FakeTensorMode, t: torch.Tensor) -> bool:
+    return False
 
 
 def start_no_progress_monitor() -> None:

@@ -9,15 +9,15 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from retraced_server.program import ReadOptions
-from retraced_server.worker.frames import close_fds, receive_frame, send_frame
+from retraced_server.program import ReadOptions, hold_page_map
+from retraced_server.worker.frames import receive_frame, send_frame
 from retraced_server.worker.job import run_job
-from retraced_server.worker.messages import JobEvent, decode_job_request, encode_job_event
-from retraced_server.worker.process import be_first_out_of_memory, die_with_parent, limit_memory, use_reserve
+from retraced_server.worker.messages import JobEvent, StartJob, decode_job_request, encode_job_event
+from retraced_server.worker.process import be_first_out_of_memory, die_with_parent
+from retraced_server.worker.sandbox import Limits, Prepared, use_reserve
 
 
 @dataclass(frozen=True)
@@ -29,23 +29,26 @@ class WorkerFds:
     log: int
 
 
-def become_worker(fds: WorkerFds, options: ReadOptions, memory_bytes: int, zygote: int, zygote_fds: Sequence[int]) -> NoReturn:
+def become_worker(start: StartJob, fds: WorkerFds, options: ReadOptions, zygote: int, sandbox: Prepared, slot: int) -> NoReturn:
     """Runs one job and ends the process. To be called right after the fork, in the child.
 
     Args:
-        fds: Its descriptors.
+        start: What it may use.
+        fds: Its descriptors. Every other is closed.
         options: What programs may hold beyond the plain.
-        memory_bytes: Its memory beyond what it shares; 0 for no limit.
         zygote: The process that it was forked from.
-        zygote_fds: Descriptors of that process, which are closed.
+        sandbox: What it is locked down with.
+        slot: Its place among the workers that run.
     """
     status = 1
     try:
-        _settle(fds, zygote, zygote_fds)
-        if memory_bytes:
-            # Weights are mapped copy-on-write, which counts whole as memory that the process could come to need.
-            limit_memory(memory_bytes + os.fstat(fds.archive).st_size)
-        _work(fds, options, memory_bytes)
+        _settle(fds, zygote)
+        # Weights are mapped copy-on-write, which counts whole as memory that the process could come to need.
+        limits = Limits(
+            memory_bytes=start.memory_bytes, mapped_bytes=os.fstat(fds.archive).st_size, cpu_seconds=start.cpu_seconds
+        )
+        sandbox.lock_down(keep=(fds.job, fds.archive, hold_page_map()), slot=slot, limits=limits)
+        _work(fds, options, start.memory_bytes, sandbox)
         status = 0
     except SystemExit as error:
         status = _status(error.code)
@@ -60,7 +63,7 @@ def become_worker(fds: WorkerFds, options: ReadOptions, memory_bytes: int, zygot
             os._exit(status)
 
 
-def _settle(fds: WorkerFds, zygote: int, zygote_fds: Sequence[int]) -> None:
+def _settle(fds: WorkerFds, zygote: int) -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # A group of its own: what it starts is killed with it.
@@ -68,16 +71,14 @@ def _settle(fds: WorkerFds, zygote: int, zygote_fds: Sequence[int]) -> None:
     die_with_parent()
     if os.getppid() != zygote:
         raise SystemExit(1)
-    close_fds(zygote_fds)
     os.dup2(fds.log, 1)
     os.dup2(fds.log, 2)
-    os.close(fds.log)
     be_first_out_of_memory()
     # Python gives each forked process another seed; the same request is to have the same answer.
     random.seed(0)
 
 
-def _work(fds: WorkerFds, options: ReadOptions, memory_bytes: int) -> None:
+def _work(fds: WorkerFds, options: ReadOptions, memory_bytes: int, sandbox: Prepared) -> None:
     with socket.socket(fileno=fds.job) as sock, os.fdopen(fds.archive, "rb") as archive:
 
         def emit(event: JobEvent) -> None:
@@ -88,7 +89,15 @@ def _work(fds: WorkerFds, options: ReadOptions, memory_bytes: int) -> None:
             request = receive_frame(sock)
             if request is not None:
                 job = decode_job_request(request)
-                run_job(job, archive, emit, options=options, memory_bytes=memory_bytes, on_memory_error=use_reserve)
+                run_job(
+                    job,
+                    archive,
+                    emit,
+                    options=options,
+                    memory_bytes=memory_bytes,
+                    on_memory_error=use_reserve,
+                    violation_of=sandbox.violation_of,
+                )
 
 
 def _status(code: object) -> int:

@@ -22,6 +22,7 @@ from retraced_server.worker.describe import describe_nodes, describe_program
 from retraced_server.worker.messages import JobDone, JobEvent, JobRequest
 from retraced_server.worker.output import CHUNK_BYTES, OutputStream
 from retraced_server.worker.responses import Stage, Summary, Timings
+from retraced_server.worker.sandbox import Violation
 
 Emit = Callable[[JobEvent], None]
 
@@ -40,6 +41,7 @@ def run_job(
     options: ReadOptions | None = None,
     memory_bytes: int = 0,
     on_memory_error: Callable[[], None] = lambda: None,
+    violation_of: Callable[[BaseException], Violation | None] = lambda _: None,
 ) -> None:
     """Runs a job.
 
@@ -50,6 +52,7 @@ def run_job(
         options: What programs may hold beyond the plain, such as custom operators.
         memory_bytes: The bound of this process's memory, for the error's text; 0 if there is none.
         on_memory_error: Called when memory ran out, before the error is made.
+        violation_of: Says of an error what the sandbox refused, if that is what it is.
 
     Raises:
         OSError: `emit` raised it: nobody listens any more.
@@ -62,6 +65,9 @@ def run_job(
         if is_out_of_memory(error):
             on_memory_error()
             last = _out_of_memory(error, memory_bytes)
+        elif (violation := violation_of(error)) is not None:
+            traceback.print_exception(error, file=sys.stderr)
+            last = _denied(error, violation)
         elif isinstance(error, RetracedError):
             if error.reason in _LOGGED:
                 traceback.print_exception(error, file=sys.stderr)
@@ -237,6 +243,14 @@ def _out_of_memory(error: Exception, limit: int) -> RetracedError:
         message += f"; this server allows it {limit >> 20} MiB"
         metadata["worker_memory_bytes"] = str(limit)
     return RetracedError(Reason.WORKER_OUT_OF_MEMORY, message, metadata=metadata)
+
+
+def _denied(error: Exception, violation: Violation) -> RetracedError:
+    metadata = dict(error.metadata) if isinstance(error, RetracedError) else {}
+    message = f"in pass `{metadata['pass']}`: {violation.message}" if "pass" in metadata else violation.message
+    if violation.path is not None:
+        metadata["path"] = violation.path
+    return RetracedError(Reason(violation.kind.value), message, metadata=metadata)
 
 
 def _internal(error: Exception) -> RetracedError:

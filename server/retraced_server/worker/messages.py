@@ -6,6 +6,7 @@ It imports neither torch nor grpc.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -15,6 +16,7 @@ from retraced_server.errors import FieldViolation, Reason, RetracedError
 from retraced_server.pipeline.catalogue import Catalogue, IrLevel, OptionInfo, OptionType, OptionValue, PassInfo
 from retraced_server.pipeline.domain import NodeSelection, OutputDelivery, RetraceMode, TransformRequest
 from retraced_server.pipeline.syntax import parse_syntax, quote
+from retraced_server.worker.sandbox import Layer, SandboxReport, State
 from retraced_server.worker.v1 import messages_pb2
 
 
@@ -24,10 +26,11 @@ class MessageError(Exception):
 
 @dataclass(frozen=True)
 class StartJob:
-    """Fork a worker. `memory_bytes` is beyond what it shares with the zygote; 0 is no limit."""
+    """Fork a worker. `memory_bytes` is beyond what it shares with the zygote, `cpu_seconds` of all its threads; 0 is no limit."""
 
     job_id: int
     memory_bytes: int
+    cpu_seconds: int
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,14 @@ class KillJob:
 
 @dataclass(frozen=True)
 class ZygoteReady:
-    """Torch is imported and warm. `imports` are names and versions of the operator's modules."""
+    """Torch is imported and warm. `imports` are names and versions of the operator's modules; workers run in the sandbox `sandbox`."""
 
     catalogue: Catalogue
     torch_version: str
     python_version: str
     schema_version: tuple[int, int]
     imports: tuple[tuple[str, str], ...]
+    sandbox: SandboxReport
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ JobEvent = bytes | RetracedError | JobDone
 def encode_command(command: ZygoteCommand) -> bytes:
     """Serializes a command to the zygote."""
     if isinstance(command, StartJob):
-        start = messages_pb2.StartJob(job_id=command.job_id, memory_bytes=command.memory_bytes)
+        start = messages_pb2.StartJob(job_id=command.job_id, memory_bytes=command.memory_bytes, cpu_seconds=command.cpu_seconds)
         return messages_pb2.ZygoteCommand(start_job=start).SerializeToString()
     return messages_pb2.ZygoteCommand(kill_job=messages_pb2.KillJob(job_id=command.job_id)).SerializeToString()
 
@@ -109,7 +113,7 @@ def decode_command(data: bytes) -> ZygoteCommand:
     message = messages_pb2.ZygoteCommand()
     _parse(message, data)
     if message.HasField("start_job"):
-        return StartJob(message.start_job.job_id, message.start_job.memory_bytes)
+        return StartJob(message.start_job.job_id, message.start_job.memory_bytes, message.start_job.cpu_seconds)
     if message.HasField("kill_job"):
         return KillJob(message.kill_job.job_id)
     raise MessageError("the command to the zygote is empty")
@@ -126,6 +130,7 @@ def encode_event(event: ZygoteEvent) -> bytes:
                 python_version=event.python_version,
                 schema_version=program_pb2.SchemaVersion(major=major, minor=minor),
                 imports=[graph_transform_pb2.ImportedModule(name=name, version=version) for name, version in event.imports],
+                sandbox=encode_sandbox(event.sandbox),
             )
             message = messages_pb2.ZygoteEvent(ready=ready)
         case ZygoteFailed():
@@ -155,6 +160,7 @@ def decode_event(data: bytes) -> ZygoteEvent:
                 python_version=ready.python_version,
                 schema_version=(ready.schema_version.major, ready.schema_version.minor),
                 imports=tuple((module.name, module.version) for module in ready.imports),
+                sandbox=_decode_sandbox(ready.sandbox),
             )
         case "failed":
             return ZygoteFailed(message.failed.message)
@@ -289,6 +295,33 @@ def encode_pass(info: PassInfo) -> passes_pb2.Pass:
         needs_weights=info.needs_weights,
         ir_level=passes_pb2.IrLevel.Value(f"IR_LEVEL_{info.ir_level.name}"),
         provider=info.provider,
+    )
+
+
+def encode_sandbox(report: SandboxReport) -> list[graph_transform_pb2.SandboxLayer]:
+    """The layers of a sandbox as messages."""
+    return [
+        graph_transform_pb2.SandboxLayer(
+            name=layer.name,
+            state=graph_transform_pb2.SandboxLayerState.Value(f"SANDBOX_LAYER_STATE_{layer.state.name}"),
+            detail=layer.detail,
+            required=layer.required,
+        )
+        for layer in report.layers
+    ]
+
+
+def _decode_sandbox(layers: Iterable[graph_transform_pb2.SandboxLayer]) -> SandboxReport:
+    return SandboxReport(
+        tuple(
+            Layer(
+                layer.name,
+                State[_suffix(graph_transform_pb2.SandboxLayerState.Name(layer.state), 3)],
+                layer.detail,
+                required=layer.required,
+            )
+            for layer in layers
+        )
     )
 
 

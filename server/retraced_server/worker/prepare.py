@@ -19,9 +19,10 @@ from retraced_server.passes import RegistrationError, catalogue, load_plugins
 from retraced_server.program import SCHEMA_VERSION, TORCH_VERSION, ReadOptions
 
 # Named here though the zygote uses it later: what a worker runs is to be imported before the first fork.
-from retraced_server.worker import child  # noqa: F401
-from retraced_server.worker._torch_internals import registered_operators, start_no_progress_monitor
+from retraced_server.worker import child, sandbox  # noqa: F401
+from retraced_server.worker._torch_internals import registered_operators, run_no_real_kernels, start_no_progress_monitor
 from retraced_server.worker.messages import ZygoteReady
+from retraced_server.worker.sandbox import SandboxConfig, SandboxError
 from retraced_server.worker.warm_up import warm_up
 
 
@@ -31,25 +32,37 @@ class PrepareError(Exception):
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the zygote says when it is ready, and what programs may hold: operators of the namespaces that its imports brought."""
+    """What the zygote says when it is ready, and what its workers are given.
+
+    Attributes:
+        ready: What it says.
+        options: What programs may hold: operators of the namespaces that the imports brought.
+        sandbox: What workers are locked down with.
+    """
 
     ready: ZygoteReady
     options: ReadOptions
+    sandbox: sandbox.Prepared
 
 
-def prepare(imports: Sequence[str]) -> Prepared:
-    """Imports, warms up, and freezes what there is, so that forked workers share it.
+def prepare(imports: Sequence[str], config: SandboxConfig) -> Prepared:
+    """Imports, warms up, makes the sandbox ready, and freezes what there is, so that forked workers share it.
 
     Args:
         imports: The operator's modules.
+        config: How workers are locked down.
+
+    Returns:
+        What is ready, and what each worker locks itself down with.
 
     Raises:
-        PrepareError: A module or a plugin cannot be imported, has started a thread, or the warm-up failed.
+        PrepareError: A module or a plugin cannot be imported, has started a thread, the warm-up failed, or the sandbox does not hold.
     """
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
     start_no_progress_monitor()
     torchs_own = _operator_namespaces()
+    run_no_real_kernels()
     loaded = tuple((name, _load(name)) for name in imports)
     try:
         load_plugins()
@@ -59,11 +72,15 @@ def prepare(imports: Sequence[str]) -> Prepared:
     options = ReadOptions(namespaces=_operator_namespaces() - torchs_own)
     warm_up()
     _check_single_thread()
-    ready = ZygoteReady(catalogue(), TORCH_VERSION, platform.python_version(), SCHEMA_VERSION, loaded)
+    try:
+        prepared = sandbox.prepare(config)
+    except SandboxError as error:
+        raise PrepareError(str(error)) from error
+    ready = ZygoteReady(catalogue(), TORCH_VERSION, platform.python_version(), SCHEMA_VERSION, loaded, prepared.report)
     gc.collect()
     # Collections in a worker then leave alone what it shares; touching it would copy it.
     gc.freeze()
-    return Prepared(ready, options)
+    return Prepared(ready, options, prepared)
 
 
 def _operator_namespaces() -> frozenset[str]:

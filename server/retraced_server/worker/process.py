@@ -1,4 +1,4 @@
-"""What a process asks of the kernel for itself: whom it dies with, how much memory it may take, and who goes first."""
+"""What a process asks of the kernel for itself: whom it dies with, whom it adopts, and who goes first."""
 
 from __future__ import annotations
 
@@ -13,11 +13,6 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 # The Linux C library; loaded at import, so that a forked worker has nothing to load.
 _libc = ctypes.CDLL(None, use_errno=True)
-
-_PAGE_BYTES = resource.getpagesize()
-_STATM_DATA = 5
-# What is left to a worker at its limit, so that it can still say that it ran out.
-_RESERVE_BYTES = 16 << 20
 
 
 def die_with_parent() -> None:
@@ -40,23 +35,6 @@ def be_first_out_of_memory() -> None:
     # Some sandboxes have no such file; then the kernel chooses as it does.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-
-
-def limit_memory(additional: int) -> None:
-    """Bounds the private memory of this process to `additional` bytes beyond what it has now.
-
-    Allocations past the bound fail; the process is not killed. What it shares with the process that it was forked from, mapped files and
-    memory files do not count.
-    """
-    statm = Path("/proc/self/statm").read_text().split()
-    soft = int(statm[_STATM_DATA]) * _PAGE_BYTES + additional
-    resource.setrlimit(resource.RLIMIT_DATA, (soft, soft + _RESERVE_BYTES))
-
-
-def use_reserve() -> None:
-    """Lets this process take the little that `limit_memory` kept back. To be called once an allocation has failed."""
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
 
 
 def _prctl(option: int, value: int) -> None:

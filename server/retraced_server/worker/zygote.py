@@ -1,4 +1,4 @@
-"""The zygote: `python -m retraced_server.worker.zygote FD [--import MODULE]...`, started by the engine.
+"""The zygote: `python -m retraced_server.worker.zygote FD [--import MODULE]... [--uid FIRST --uids COUNT]`, started by the engine.
 
 It imports and warms torch once, and then forks a worker for each job. FD is its end of a socket pair: commands come in as frames, a
 job's descriptors with them, and events go out. When the other end closes it kills its workers and ends. It never imports grpc, and has one
@@ -11,12 +11,14 @@ import argparse
 import contextlib
 import faulthandler
 import io
+import itertools
 import os
 import select
 import signal
 import socket
 import sys
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retraced_server.worker.frames import FrameError, close_fds, receive_frame_with_fds, send_frame
@@ -31,6 +33,7 @@ from retraced_server.worker.messages import (
     encode_event,
 )
 from retraced_server.worker.process import adopt_orphans, die_with_parent, dump_no_core
+from retraced_server.worker.sandbox import Prepared, SandboxConfig
 
 if TYPE_CHECKING:
     from retraced_server.program import ReadOptions
@@ -42,13 +45,17 @@ class Zygote:
     Args:
         control: Its end of the socket pair.
         options: What programs may hold beyond the plain.
+        sandbox: What workers are locked down with.
     """
 
-    def __init__(self, control: socket.socket, options: ReadOptions) -> None:
+    def __init__(self, control: socket.socket, options: ReadOptions, sandbox: Prepared) -> None:
         self._control = control
         self._options = options
+        self._sandbox = sandbox
         self._pids: dict[int, int] = {}
         self._jobs: dict[int, int] = {}
+        # The places of those that run: each the lowest that was free, so that there are as many as workers at most.
+        self._slots: dict[int, int] = {}
         # A byte arrives here with each SIGCHLD.
         self._wake, self._wake_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -80,18 +87,19 @@ class Zygote:
             return False
         frame, fds = received
         match decode_command(frame):
-            case StartJob(job_id, memory_bytes):
-                self._start(job_id, memory_bytes, fds)
+            case StartJob() as start:
+                self._start(start, fds)
             case KillJob(job_id):
                 if job_id in self._pids:
                     _kill_group(self._pids[job_id])
         return True
 
-    def _start(self, job_id: int, memory_bytes: int, fds: list[int]) -> None:
+    def _start(self, start: StartJob, fds: list[int]) -> None:
         # Imported with torch, long before; named here so that this module can say that torch is missing.
         from retraced_server.worker.child import WorkerFds, become_worker
 
-        zygote = os.getpid()
+        zygote, job_id = os.getpid(), start.job_id
+        slot = next(slot for slot in itertools.count() if slot not in self._slots.values())
         try:
             worker_fds = WorkerFds(*fds)
             pid = os.fork()
@@ -101,12 +109,12 @@ class Zygote:
             self._send(WorkerEnded(job_id))
             return
         if pid == 0:
-            become_worker(worker_fds, self._options, memory_bytes, zygote, [self._control.fileno(), self._wake, self._wake_end])
+            become_worker(start, worker_fds, self._options, zygote, self._sandbox, slot)
         # The child does the same; whoever comes first, from here on it can be killed as a group. One that has ended has none.
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
         close_fds(fds)
-        self._pids[job_id], self._jobs[pid] = pid, job_id
+        self._pids[job_id], self._jobs[pid], self._slots[pid] = pid, job_id, slot
         self._send(WorkerStarted(job_id, pid))
 
     def _reap(self) -> None:
@@ -121,7 +129,7 @@ class Zygote:
             job_id = self._jobs.pop(pid, None)
             if job_id is None:
                 continue
-            del self._pids[job_id]
+            del self._pids[job_id], self._slots[pid]
             _kill_group(pid)
             if os.WIFSIGNALED(status):
                 self._send(WorkerEnded(job_id, signal=os.WTERMSIG(status)))
@@ -141,6 +149,10 @@ def _main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m retraced_server.worker.zygote", description="Started by the engine.")
     parser.add_argument("fd", type=int)
     parser.add_argument("--import", dest="imports", action="append", default=[])
+    parser.add_argument("--uid", type=int, default=SandboxConfig.uids.start)
+    parser.add_argument("--uids", type=int, default=len(SandboxConfig.uids))
+    parser.add_argument("--read-path", dest="read_paths", action="append", type=Path, default=[])
+    parser.add_argument("--allow-missing-sandbox", action="store_true")
     options = parser.parse_args(arguments)
     control = socket.socket(fileno=options.fd)
     control.set_inheritable(False)
@@ -159,14 +171,16 @@ def _main(arguments: list[str]) -> int:
         # Here, so that a torch that is missing or broken is an answer and not a traceback.
         from retraced_server.worker.prepare import prepare
 
-        prepared = prepare(options.imports)
+        uids = range(options.uid, options.uid + options.uids)
+        config = SandboxConfig(uids, tuple(options.read_paths), allow_missing=options.allow_missing_sandbox)
+        prepared = prepare(options.imports, config)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - an operator's module may raise anything
         traceback.print_exc()
         send_frame(control, encode_event(ZygoteFailed(str(error) or type(error).__name__)))
         return 1
     send_frame(control, encode_event(prepared.ready))
     try:
-        Zygote(control, prepared.options).serve()
+        Zygote(control, prepared.options, prepared.sandbox).serve()
     except FrameError:
         traceback.print_exc()
         return 1
