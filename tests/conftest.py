@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+# Before any test imports grpc, which would otherwise have handlers run in the children that tests fork.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 #: Fixture name -> tag of the programs it stands for; None for all.
 _CASE_FIXTURES = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import weakref
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +44,10 @@ def read_bytes(archive: bytes, tmp_path: Path, **options: Any) -> ReadProgram:
     path = tmp_path / f"read_{len(list(tmp_path.iterdir()))}.pt2"
     path.write_bytes(archive)
     options.setdefault("options", OPTIONS)
-    return read_program(path, **options)
+    source = read_program(path, **options)
+    # Closed with it: tests hold on to programs, not to files.
+    weakref.finalize(source, source._files.close)
+    return source
 
 
 def read_case(case: ProgramCase, tmp_path: Path, **options: Any) -> ReadProgram:

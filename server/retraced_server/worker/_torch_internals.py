@@ -88,13 +88,11 @@ def guards_code(program: torch.export.ExportedProgram) -> list[str]:
 
 
 def run_no_real_kernels() -> None:
-    """Keeps fake execution from real kernels: those of operators without a fake one, and those on constants of one element."""
+    """Keeps fake execution from real kernels, those of operators without a fake one.
+
+    Operators on constants of one element still run for real, since hooks make constants so; the worker's memory bounds what that takes.
+    """
     FakeTensorMode._can_run_unsafe_fallback_allowed_namespaces = {}
-    FakeTensorMode.may_turn_const = _never_constant  # type: ignore[method-assign]
-
-
-def _never_constant(self: FakeTensorMode, t: torch.Tensor) -> bool:
-    return False
 
 
 def start_no_progress_monitor() -> None:
