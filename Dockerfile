@@ -16,7 +16,8 @@ COPY server ./server
 RUN /opt/retraced/bin/pip install -c constraints.txt '.[server]'
 
 FROM python:3.11-slim-bookworm
-# For the sandbox of workers.
+# For the sandbox of workers. Debian keeps only the newest build of a package, so a pinned version would soon be gone.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends libseccomp2 \
     && rm -rf /var/lib/apt/lists/*
