@@ -5,20 +5,19 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, TypeVar
 
 import sympy
 import torch
 from torch import fx
-from torch._C import DispatchKey
-from torch._ops import OpOverload
-from torch.export import ExportedProgram, ModuleCallEntry, ModuleCallSignature, default_decompositions
+from torch.export import ExportedProgram, ModuleCallEntry, ModuleCallSignature
 from torch.export.graph_signature import ConstantArgument, ExportGraphSignature, InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbols
 
 from retraced_server.passes._attention import has_attention, keep_strides
 from retraced_server.passes._correspondence import Correspondence
+from retraced_server.passes._decompositions import Decompositions, TableName, decompositions, run_decompositions
 from retraced_server.passes._naming import adopt, origins
 from retraced_server.passes._rebinding import equate, rebind
 from retraced_server.passes._working_copy import TAG, working_copy
@@ -29,9 +28,6 @@ from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
 
 _T = TypeVar("_T")
-
-# What torch keeps beside the graph's own entries in a decomposition table.
-_Table = dict[Any, Callable[..., Any]]
 
 
 @register_pass("decompose")
@@ -50,7 +46,7 @@ class Decompose(ProgramPass):
 
     def __init__(
         self,
-        table: Annotated[Literal["core-aten", "aten", "none"], Option("Which operators to rewrite.")] = "core-aten",
+        table: Annotated[TableName, Option("Which operators to rewrite.")] = "core-aten",
     ) -> None:
         self._table = table
 
@@ -96,7 +92,7 @@ class Decompose(ProgramPass):
         return ProgramPassResult(result, True, rewrites, tuple(remarks), origins(correspondence, result.graph_module))
 
     def _trace(self, program: ExportedProgram, transaction: ShapeEnvTransaction) -> tuple[ExportedProgram, list[str]]:
-        table = _decompositions(self._table)
+        table = decompositions(self._table)
         try:
             return _run_decompositions(program, table), []
         # Torch raises what it likes.
@@ -104,7 +100,8 @@ class Decompose(ProgramPass):
             if self._table != "core-aten" or not has_attention(program.graph_module):
                 raise
             transaction.roll_back()
-            keep_strides(table)
+            table = decompositions(self._table)
+            keep_strides(table.python)
             try:
                 traced = _run_decompositions(program, table)
             except Exception:  # noqa: BLE001 - the error of torch's own table says more
@@ -113,11 +110,11 @@ class Decompose(ProgramPass):
             return traced, [f"attention keeps its strides, since torch's own decomposition of it breaks the program: {reason}"]
 
 
-def _run_decompositions(program: ExportedProgram, table: _Table) -> ExportedProgram:
+def _run_decompositions(program: ExportedProgram, table: Decompositions) -> ExportedProgram:
     with warnings.catch_warnings():
         # torch warns of its own deprecated use of LeafSpec.
         warnings.simplefilter("ignore", FutureWarning)
-        traced: ExportedProgram = working_copy(program).run_decompositions(table)
+        traced = run_decompositions(working_copy(program), table)
     _drop_copies(traced)
     return traced
 
@@ -146,19 +143,6 @@ def _drop_copies(traced: ExportedProgram) -> None:
             for spec in specs:
                 if spec.arg.name == node.name:
                     spec.arg = dataclasses.replace(spec.arg, name=new.name)
-
-
-def _decompositions(table: str) -> _Table:
-    if table == "none":
-        return {}
-    default = default_decompositions()
-    if table == "aten":
-        return {operator: default[operator] for operator in default if _is_composite(operator)}
-    return default
-
-
-def _is_composite(operator: Any) -> bool:
-    return isinstance(operator, OpOverload) and operator.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd)
 
 
 def _placeholders(program: ExportedProgram, traced: ExportedProgram) -> dict[fx.Node, fx.Node]:

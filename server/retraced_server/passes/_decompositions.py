@@ -1,0 +1,74 @@
+"""Torch's decomposition tables, each made once, and what runs them. Checked with torch 2.13.0."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch._C import DispatchKey
+from torch._decomp import global_decomposition_table
+from torch._ops import OpOverload
+from torch.export import ExportedProgram, default_decompositions
+from torch.export.exported_program import (
+    _decompose_exported_program,
+    _disable_prexisiting_fake_mode,
+    _split_decomp_table_to_cia_and_python_decomp,
+)
+
+_decompose: Callable[..., ExportedProgram] = _disable_prexisiting_fake_mode(_decompose_exported_program)
+
+TableName = Literal["core-aten", "aten", "none"]
+"""The tables that there are."""
+
+# Operators of several types, and what stands in for a call of each.
+_Table = dict[Any, Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Decompositions:
+    """A table as torch wants it: operators that are composite in ATen apart from the rest."""
+
+    composite: _Table
+    python: _Table
+
+
+def decompositions(table: TableName) -> Decompositions:
+    """A decomposition table, which the caller may change.
+
+    Torch searches every operator that there is for each program, which takes longer than a small program's decomposition. That is done
+    once here for a table, and again when operators or decompositions were registered since.
+    """
+    made = _made(table, len(torch._C._dispatch_get_all_op_names()), sum(map(len, global_decomposition_table.values())))
+    return Decompositions(dict(made.composite), dict(made.python))
+
+
+def run_decompositions(program: ExportedProgram, table: Decompositions) -> ExportedProgram:
+    """What `ExportedProgram.run_decompositions` does once it has its table (torch/export/exported_program.py).
+
+    Raises:
+        Exception: Whatever torch raises.
+    """
+    return _decompose(
+        program,
+        cia_to_decomp=table.composite,
+        python_decomp_table=table.python,
+        joint_loss_index=None,
+        decompose_custom_triton_ops=False,
+    )
+
+
+@functools.lru_cache(maxsize=3)
+def _made(table: TableName, operators: int, registered: int) -> Decompositions:
+    """Makes a table. The numbers of operators and of decompositions are here for the cache."""
+    chosen: _Table = {}
+    if table != "none":
+        default = default_decompositions()
+        chosen = {operator: default[operator] for operator in default if table == "core-aten" or _is_composite(operator)}
+    return Decompositions(*_split_decomp_table_to_cia_and_python_decomp(chosen))
+
+
+def _is_composite(operator: Any) -> bool:
+    return isinstance(operator, OpOverload) and operator.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd)
