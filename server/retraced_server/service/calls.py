@@ -20,6 +20,9 @@ from retraced_server.service.statuses import Status, status_of
 Context = grpc.aio.ServicerContext[bytes, bytes]
 """A call's context. Messages are bytes: `convert` reads and makes them."""
 
+ANONYMOUS = "anonymous"
+"""The caller of every call, where nobody is named."""
+
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
@@ -32,10 +35,17 @@ _log = structlog.stdlib.get_logger("retraced")
 
 @dataclass(frozen=True)
 class Call:
-    """What a call is known by. `traceparent` is empty where the caller gave none, or none of W3C Trace Context."""
+    """What a call is known by.
+
+    Attributes:
+        request_id: Its name, in logs and errors.
+        traceparent: W3C Trace Context; empty where the caller gave none, or none that can be read.
+        caller: Who calls: a name, or ANONYMOUS where nobody is named.
+    """
 
     request_id: str
     traceparent: str
+    caller: str = ANONYMOUS
 
     @property
     def identity(self) -> dict[str, str]:
@@ -72,7 +82,7 @@ class Calls:
                 task.add_done_callback(self._running.discard)
             started = time.monotonic()
             call, fault = _identify(context)
-            with structlog.contextvars.bound_contextvars(**call.identity, method=name, peer=context.peer()):
+            with structlog.contextvars.bound_contextvars(**call.identity, caller=call.caller, method=name, peer=context.peer()):
                 try:
                     if fault is not None:
                         raise fault
