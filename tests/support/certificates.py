@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import trustme
 
 from retraced import Tls
@@ -39,6 +40,12 @@ class Authority:
         made.private_key_pem.write_to_path(pair.key)
         pair.certificate.write_bytes(b"".join(part.bytes() for part in made.cert_chain_pems))
         return pair
+
+    def server_credentials(self) -> grpc.ServerCredentials:
+        """Those of a server on 127.0.0.1 that asks for certificates of this authority."""
+        pair = self.pair("127.0.0.1")
+        chain = [(pair.key.read_bytes(), pair.certificate.read_bytes())]
+        return grpc.ssl_server_credentials(chain, self.path.read_bytes(), require_client_auth=True)
 
     def tls(self, own: Pair | None = None) -> Tls:
         """How a client connects that trusts this authority."""

@@ -1,7 +1,7 @@
 """Who may call: names, what proves each, and what each is allowed. Read from a file of the operator's.
 
     [callers.nightly-build]
-    token_sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+    token_sha256 = "2b20bf8f65024f8fc0f6f8f451ad643511c007fe6d3fc7339cde5f039db19bf5"
     max_requests = 4
 
     [callers.notebooks]
