@@ -25,7 +25,8 @@ RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sb
 COPY --from=build /opt/retraced /opt/retraced
 ENV PATH=/opt/retraced/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    RETRACED_HOST=0.0.0.0
+    RETRACED_HOST=0.0.0.0 \
+    RETRACED_HEALTH_PORT=50052
 USER 10001
 WORKDIR /tmp
 EXPOSE 50051

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from retraced.embedded import EmbeddedServer
     from retraced.errors import RetracedError
     from retraced.results import TransformResult
+    from retraced.tls import Tls
 
-__all__ = ["AsyncClient", "Client", "EmbeddedServer", "RetracedError", "TransformResult", "errors"]
+__all__ = ["AsyncClient", "Client", "EmbeddedServer", "RetracedError", "Tls", "TransformResult", "errors"]
 
 # Loaded when first asked for (PEP 562), so that importing the stubs does not load grpc.
 _HOMES = {
@@ -31,6 +32,7 @@ _HOMES = {
     "Client": "retraced.client",
     "EmbeddedServer": "retraced.embedded",
     "RetracedError": "retraced.errors",
+    "Tls": "retraced.tls",
     "TransformResult": "retraced.results",
 }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -13,10 +12,6 @@ from retraced.errors import AddressMissing
 NodeMetadataSelection = Literal["none", "changed", "all"]
 RetraceMode = Literal["incremental", "full"]
 
-# Node metadata batches and summaries are far below this; gRPC's own limit of 4 MiB is too near for a program with many guards.
-_MAX_MESSAGE_BYTES = 64 << 20
-# A server that vanishes without a word is noticed after this; gRPC servers refuse pings more often than every five minutes.
-_KEEPALIVE_MS = 330_000
 _MAX_REQUEST_ID = 128
 
 
@@ -51,20 +46,6 @@ def server_address(address: str | None) -> str:
     if not found:
         raise AddressMissing("no server address: pass one (for example '127.0.0.1:50051'), or set RETRACED_SERVER")
     return found
-
-
-def all_channel_options(address: str, extra: Mapping[str, str | int] | None) -> list[tuple[str, str | int]]:
-    """gRPC channel options: ours, then the caller's over them."""
-    options: dict[str, str | int] = {
-        "grpc.max_receive_message_length": _MAX_MESSAGE_BYTES,
-        "grpc.keepalive_time_ms": _KEEPALIVE_MS,
-        "grpc.keepalive_timeout_ms": 20_000,
-    }
-    if address.startswith(("localhost:", "127.", "[::1]:", "unix:")):
-        # gRPC would send even these through the proxy of the environment.
-        options["grpc.enable_http_proxy"] = 0
-    options.update(extra or {})
-    return list(options.items())
 
 
 def new_request_id(given: str | None) -> str:

@@ -44,6 +44,9 @@ _BY_REASON: dict[str, type[errors.RetracedError]] = {
         errors.SandboxOperationDenied,
         errors.SandboxLimitExceeded,
         errors.CpuLimitExceeded,
+        errors.Unauthenticated,
+        errors.CallerLimitExceeded,
+        errors.DownloadStalled,
         errors.StorageFull,
         errors.InternalError,
     )

@@ -11,15 +11,13 @@ import grpc
 import grpc.aio
 
 from retraced import _convert
+from retraced._connection import connection
 from retraced._feed import Feed, StatusKept, TransformCall
 from retraced._options import (
     NodeMetadataSelection,
     RetraceMode,
     TransformOptions,
-    all_channel_options,
-    call_metadata,
     new_request_id,
-    server_address,
 )
 from retraced._source import open_source
 from retraced._status import error_from_status
@@ -28,6 +26,7 @@ from retraced.errors import Cancelled
 from retraced.events import Event
 from retraced.results import TransformResult
 from retraced.server_info import PassInfo, ServerInfo
+from retraced.tls import Tls
 from retraced.v1 import graph_transform_pb2 as pb
 from retraced.v1.graph_transform_pb2_grpc import GraphTransformServiceStub
 
@@ -41,25 +40,33 @@ class AsyncClient:
 
     Args:
         address: The server's, for example `127.0.0.1:50051` or `unix:/run/retraced.sock`; None: that of the environment
-            variable RETRACED_SERVER. The connection is not encrypted.
+            variable RETRACED_SERVER.
+        token: Says who calls, to a server that wants to know.
+        tls: How the connection is encrypted; None: it is plain text. `Tls()` does for a server with a certificate of a public
+            authority.
+        allow_insecure: Send the token in plain text, also to another machine.
         timeout: Seconds that a call may take, where the call itself does not say; None: as long as it needs.
         channel_options: gRPC channel options that go before this client's own, by name, for example
             `{"grpc.max_receive_message_length": 1 << 28}`.
 
     Raises:
         AddressMissing: There is no address.
+        CredentialsInvalid: A file of `tls` cannot be read, or the token cannot be sent, or not in plain text.
     """
 
     def __init__(
         self,
         address: str | None = None,
         *,
+        token: str | None = None,
+        tls: Tls | None = None,
+        allow_insecure: bool = False,
         timeout: float | None = None,
         channel_options: Mapping[str, str | int] | None = None,
     ) -> None:
-        self.address = server_address(address)
+        self._connection = connection(address, token, tls, allow_insecure, channel_options)
+        self.address = self._connection.address
         self._timeout = timeout
-        self._channel_options = all_channel_options(self.address, channel_options)
         self._channel: grpc.aio.Channel | None = None
         self._calls: set[TransformCall] = set()
         self._closed = False
@@ -100,7 +107,7 @@ class AsyncClient:
             The transformed program, reports and nodes.
 
         Raises:
-            RequestInvalid: The program, the pipeline or an option is at fault; a subclass says which.
+            RequestInvalid: The program, the pipeline, an option or the token is at fault; a subclass says which.
             TransformFailed: A pass or a worker failed, the call took too long, or the answer cannot be used; a subclass says
                 which.
             ServerUnavailable: The server is not there, or too busy; a subclass says which.
@@ -111,7 +118,7 @@ class AsyncClient:
         """
         options = TransformOptions(node_metadata, validate_only, mode, refuse_new_guards, want_output)
         request_id = new_request_id(request_id)
-        metadata = call_metadata(request_id, traceparent)
+        metadata = self._connection.metadata(request_id, traceparent)
         transform = Transform(await asyncio.to_thread(open_source, source), pipeline, options, request_id)
         try:
             call = self._open_stub().TransformGraph(timeout=self._seconds(timeout), metadata=metadata)
@@ -153,13 +160,14 @@ class AsyncClient:
             timeout: Seconds that the call may take; None: the client's.
 
         Raises:
+            Unauthenticated: The server wants to know who calls, and does not.
             ServerUnavailable: The server is not there, or too busy.
             TransformFailed: The call took too long, or the answer cannot be used.
         """
         request_id = new_request_id(None)
         try:
             response = await self._open_stub().ListPasses(
-                pb.ListPassesRequest(), timeout=self._seconds(timeout), metadata=call_metadata(request_id)
+                pb.ListPassesRequest(), timeout=self._seconds(timeout), metadata=self._connection.metadata(request_id)
             )
         except grpc.aio.AioRpcError as error:
             raise error_from_status(error, address=self.address, request_id=request_id) from error
@@ -172,13 +180,14 @@ class AsyncClient:
             timeout: Seconds that the call may take; None: the client's.
 
         Raises:
+            Unauthenticated: The server wants to know who calls, and does not.
             ServerUnavailable: The server is not there, or too busy.
             TransformFailed: The call took too long, or the answer cannot be used.
         """
         request_id = new_request_id(None)
         try:
             response = await self._open_stub().GetServerInfo(
-                pb.GetServerInfoRequest(), timeout=self._seconds(timeout), metadata=call_metadata(request_id)
+                pb.GetServerInfoRequest(), timeout=self._seconds(timeout), metadata=self._connection.metadata(request_id)
             )
         except grpc.aio.AioRpcError as error:
             raise error_from_status(error, address=self.address, request_id=request_id) from error
@@ -209,5 +218,5 @@ class AsyncClient:
             raise ValueError("the client is closed")
         if self._channel is None:
             # A channel belongs to the event loop that runs when it is made.
-            self._channel = grpc.aio.insecure_channel(self.address, options=self._channel_options)
+            self._channel = self._connection.aio_channel()
         return GraphTransformServiceStub(self._channel)

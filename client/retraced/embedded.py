@@ -20,6 +20,10 @@ from retraced.errors import EmbeddedServerFailed
 _SERVER_MODULES = ("retraced_server", "torch", "numpy", "grpc_health", "grpc_reflection", "pydantic_settings", "structlog")
 _READY = "retraced: listening on "
 _LOG_LINES = 20
+# Settings of another server on this machine, with which nobody could call this one.
+_NOT_INHERITED = frozenset(
+    f"RETRACED_{name}" for name in ("TLS_CERTIFICATE", "TLS_KEY", "TLS_CLIENT_CA", "CALLERS", "HEALTH_PORT")
+)
 
 
 def missing_server_modules() -> tuple[str, ...]:
@@ -87,6 +91,7 @@ class EmbeddedServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
+            env={name: value for name, value in os.environ.items() if name not in _NOT_INHERITED},
             # A Ctrl-C is for this process, which then stops the server in its own time.
             process_group=0,
         )

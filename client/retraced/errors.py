@@ -289,6 +289,27 @@ class CpuLimitExceeded(TransformFailed):
     reason = "CPU_LIMIT_EXCEEDED"
 
 
+class Unauthenticated(RequestInvalid):
+    """The server does not know the caller: it wants a token, or a client certificate. UNAUTHENTICATED."""
+
+    status = "UNAUTHENTICATED"
+    reason = "UNAUTHENTICATED"
+
+
+class CallerLimitExceeded(ServerUnavailable):
+    """The caller has as many calls, or as much on the server, as it may have. RESOURCE_EXHAUSTED, with `retry_after`."""
+
+    status = "RESOURCE_EXHAUSTED"
+    reason = "CALLER_LIMIT_EXCEEDED"
+
+
+class DownloadStalled(TransformFailed):
+    """The answer was not read for longer than the server allows. DEADLINE_EXCEEDED."""
+
+    status = "DEADLINE_EXCEEDED"
+    reason = "DOWNLOAD_STALLED"
+
+
 class StorageFull(ServerUnavailable):
     """The server cannot store the archive: its disk is full. RESOURCE_EXHAUSTED, with `retry_after`."""
 
@@ -377,6 +398,12 @@ class OutputMissing(LocalError):
     """The result has no output: it was only validated, or the output was not wanted, or the result is closed."""
 
     reason = "OUTPUT_MISSING"
+
+
+class CredentialsInvalid(LocalError):
+    """A token or a certificate cannot be used: its file cannot be read, or it would go over the network in plain text."""
+
+    reason = "CREDENTIALS_INVALID"
 
 
 class TorchMissing(LocalError):

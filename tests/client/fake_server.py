@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -21,30 +21,50 @@ Behaviour = Callable[[Iterator[pb.TransformGraphRequest], grpc.ServicerContext],
 
 
 class FakeServer(GraphTransformServiceServicer):
-    """A server; a context manager. `transform` is what it does, `metadata` what the last call came with."""
+    """A server; a context manager. `transform` is what it does.
 
-    def __init__(self, transform: Behaviour) -> None:
+    Attributes:
+        metadata: What the last call came with.
+        callers: Of every call its `authorization`, and the common name in its certificate; None where there was none.
+    """
+
+    def __init__(self, transform: Behaviour, credentials: grpc.ServerCredentials | None = None) -> None:
         self.transform = transform
         self.metadata: dict[str, str | bytes] = {}
+        self.callers: list[tuple[str | bytes | None, bytes | None]] = []
         self._server = grpc.server(ThreadPoolExecutor(8))
         add_GraphTransformServiceServicer_to_server(self, self._server)
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        any_port = "127.0.0.1:0"
+        port = (
+            self._server.add_insecure_port(any_port)
+            if credentials is None
+            else self._server.add_secure_port(any_port, credentials)
+        )
+        self.address = f"127.0.0.1:{port}"
 
     def TransformGraph(  # noqa: N802 - gRPC's name
         self, request_iterator: Iterator[pb.TransformGraphRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.TransformGraphResponse]:
-        self.metadata = dict(context.invocation_metadata())
+        self._note(context)
         return self.transform(request_iterator, context)
 
     def ListPasses(  # noqa: N802 - gRPC's name
         self, request: pb.ListPassesRequest, context: grpc.ServicerContext
     ) -> pb.ListPassesResponse:
+        self._note(context)
         return pb.ListPassesResponse(passes=PASSES)
 
     def GetServerInfo(  # noqa: N802 - gRPC's name
         self, request: pb.GetServerInfoRequest, context: grpc.ServicerContext
     ) -> pb.GetServerInfoResponse:
+        self._note(context)
         return INFO
+
+    def _note(self, context: grpc.ServicerContext) -> None:
+        self.metadata = dict(context.invocation_metadata())
+        # Its published types have integers in place of bytes.
+        (common_name,) = cast(dict[str, list[bytes]], context.auth_context()).get("x509_common_name", (None,))
+        self.callers.append((self.metadata.get("authorization"), common_name))
 
     def stop(self) -> None:
         """Breaks every connection at once."""

@@ -49,19 +49,22 @@ def test_a_server_that_is_not_there_is_not_healthy(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("host", "port", "asked"),
+    ("host", "port", "health_port", "asked"),
     [
-        ("0.0.0.0", "1", "127.0.0.1:1"),
-        ("::", "1", "[::1]:1"),
-        ("[::1]", "1", "[::1]:1"),
-        ("unix:/no/such/socket", "", "unix:/no/such/socket"),
+        ("0.0.0.0", "1", "", "127.0.0.1:1"),
+        ("0.0.0.0", "2", "1", "127.0.0.1:1"),
+        ("::", "1", "", "[::1]:1"),
+        ("[::1]", "1", "", "[::1]:1"),
+        ("unix:/no/such/socket", "", "", "unix:/no/such/socket"),
+        ("unix:/no/such/socket", "", "1", "127.0.0.1:1"),
     ],
 )
 def test_it_asks_where_the_servers_own_settings_say(
-    host: str, port: str, asked: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    host: str, port: str, health_port: str, asked: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RETRACED_HOST", host)
     monkeypatch.setenv("RETRACED_PORT", port)
+    monkeypatch.setenv("RETRACED_HEALTH_PORT", health_port)
 
     assert healthcheck.main([]) == 1
     assert capsys.readouterr().err.startswith(f"{asked}: ")

@@ -17,6 +17,7 @@ from retraced import EmbeddedServer, errors
 from retraced._status import _BY_REASON
 from retraced.cli.failure import exit_code
 from retraced_server.passes import catalogue
+from retraced_server.service.callers import NO_LIMITS, Callers
 from retraced_server.service.command import main as server_command
 
 README = Path(__file__).parents[2] / "README.md"
@@ -114,6 +115,13 @@ def test_the_passes_are_those_of_the_catalogue() -> None:
     built_in = {name: info for name, info in catalogue().items() if info.provider == BUILT_IN}
     listed = {name.partition("{")[0]: (summary, level) for name, summary, level in table("Passes")}
     assert listed == {name: (info.summary, info.ir_level.value) for name, info in built_in.items()}
+
+
+def test_the_callers_are_such_as_a_server_takes(tmp_path: Path) -> None:
+    example = re.search(r"^```toml\n(\[callers\..*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    assert example is not None
+    (tmp_path / "callers.toml").write_text(example[1])
+    assert Callers.read(tmp_path / "callers.toml", NO_LIMITS).by_certificate({"notebooks.example.com"}) is not None
 
 
 def test_the_errors_are_those_of_the_wire_with_their_status_family_and_exit_status() -> None:

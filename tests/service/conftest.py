@@ -19,6 +19,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from retraced._feed import StatusKept
 from retraced.v1 import graph_transform_pb2 as pb
 from retraced.v1.graph_transform_pb2_grpc import GraphTransformServiceStub
+from retraced_server.service.authentication import Authenticator
 from retraced_server.service.front_end import FrontEnd
 from retraced_server.service.instance import Limits
 from tests.service.fake_engine import FakeEngine
@@ -30,6 +31,7 @@ LIMITS = Limits(
     job_timeout=60.0,
     worker_memory_bytes=1 << 30,
     upload_idle_timeout=30.0,
+    download_idle_timeout=30.0,
 )
 SPOOL_MEMORY = 2 << 20
 Start = Callable[..., AbstractAsyncContextManager[str]]
@@ -67,9 +69,15 @@ def start(engine: FakeEngine, tmp_path: Path) -> Start:
     """Starts a front end with other limits, and gives its address."""
 
     @contextlib.asynccontextmanager
-    async def started(limits: Limits = LIMITS, *, opened: bool = True) -> AsyncIterator[str]:
-        front_end = FrontEnd(engine, limits, tmp_path, SPOOL_MEMORY)
-        address = front_end.listen("127.0.0.1", 0)
+    async def started(
+        limits: Limits = LIMITS,
+        *,
+        opened: bool = True,
+        authenticate: Authenticator | None = None,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> AsyncIterator[str]:
+        front_end = FrontEnd(engine, limits, tmp_path, SPOOL_MEMORY, authenticate)
+        address = front_end.listen("127.0.0.1", 0, credentials)
         await front_end.start()
         if opened:
             front_end.open()

@@ -26,6 +26,7 @@ async def test_a_request_that_ends_is_logged_once_with_its_ids(channel: grpc.aio
     assert (entry["request_id"], entry["traceparent"]) == ("mine", _PARENT)
     assert (entry["method"], entry["code"], entry["pipeline"], entry["archive_bytes"]) == ("TransformGraph", "OK", "retrace", 3)
     assert entry["peer"].startswith("ipv4:127.0.0.1:")
+    assert entry["caller"] == "anonymous"
     assert entry["seconds"] >= 0
 
 

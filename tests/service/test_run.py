@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import socket
@@ -13,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from retraced import Client
+from retraced import Client, Tls, errors
+from retraced_server import healthcheck
+from tests.support.certificates import Authority
 
 _LISTENING = "retraced: listening on "
 
@@ -33,6 +36,15 @@ def _address(process: subprocess.Popen[str]) -> str:
     line = process.stdout.readline()
     assert line.startswith(_LISTENING), process.communicate()
     return line.removeprefix(_LISTENING).strip()
+
+
+@pytest.fixture
+def secured(tmp_path: Path) -> Path:
+    """A folder with `ca.pem`, `server.pem` and `server.key` of this machine, and `callers.toml` with one caller."""
+    Authority(tmp_path).pair("localhost", "127.0.0.1")
+    digest = hashlib.sha256(b"a-token").hexdigest()
+    (tmp_path / "callers.toml").write_text(f'[callers.somebody]\ntoken_sha256 = "{digest}"\n')
+    return tmp_path
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -96,6 +108,82 @@ def test_what_cannot_be_used_is_one_line_and_a_failure(tmp_path: Path) -> None:
             assert (process.returncode, out) == (1, "")
             assert err.startswith(f"Error: {said}")
             assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        ([], "without TLS (--tls-certificate and --tls-key) and without authentication (--callers or --tls-client-ca)"),
+        (["--callers", "callers.toml"], "without TLS (--tls-certificate and --tls-key);"),
+        (
+            ["--tls-certificate", "server.pem", "--tls-key", "server.key"],
+            "without authentication (--callers or --tls-client-ca);",
+        ),
+    ],
+)
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_other_machines_are_not_served_without_tls_or_authentication(
+    arguments: list[str], missing: str, host: str, secured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [str(secured / argument) if "." in argument else argument for argument in arguments]
+    with _process("nothing", "--host", host, "--port", "0", *arguments) as process:
+        out, err = process.communicate()
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith(f"Error: {host} is reached from other machines, and is not served {missing}")
+    assert "--allow-insecure" in err
+    with _process("nothing", "--host", host, "--port", "0", "--allow-insecure", *arguments) as process:
+        assert _address(process)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.1.2.3", "unix"])
+def test_this_machine_is_served_without_either(host: str, tmp_path: Path) -> None:
+    host = f"unix:{tmp_path}/socket" if host == "unix" else host
+    with _process("nothing", "--port", "0", "--host", host) as process, Client(_address(process)) as client:
+        assert client.info().version
+
+
+def test_other_machines_are_served_with_tls_and_authentication(secured: Path) -> None:
+    arguments = ["--tls-certificate", f"{secured}/server.pem", "--tls-key", f"{secured}/server.key"]
+    with _process("nothing", "--host", "0.0.0.0", "--port", "0", *arguments, "--callers", f"{secured}/callers.toml") as process:
+        port = _address(process).rpartition(":")[2]
+        with Client(f"localhost:{port}", token="a-token", tls=Tls(secured / "ca.pem")) as client:
+            assert client.info().version
+        with Client(f"localhost:{port}", tls=Tls(secured / "ca.pem")) as client, pytest.raises(errors.Unauthenticated):
+            client.info()
+
+
+def test_files_of_tls_that_are_missing_or_wrong_are_one_line_and_a_failure(secured: Path) -> None:
+    certificate, key = ["--tls-certificate", f"{secured}/server.pem"], ["--tls-key", f"{secured}/server.key"]
+    for arguments, said in (
+        (certificate, "--tls-certificate and --tls-key go together"),
+        (key, "--tls-certificate and --tls-key go together"),
+        (["--tls-client-ca", f"{secured}/ca.pem"], "--tls-client-ca needs --tls-certificate"),
+        ([*certificate, "--tls-key", "/no/such/key"], "cannot read /no/such/key: No such file or directory"),
+        (["--callers", "/no/such/file"], "cannot read /no/such/file: No such file or directory"),
+        (["--callers", f"{secured}/ca.pem"], f"{secured}/ca.pem is no TOML"),
+    ):
+        with _process("nothing", "--port", "0", *arguments) as process:
+            out, err = process.communicate()
+        assert (process.returncode, out) == (1, "")
+        assert err.startswith(f"Error: {said}")
+        assert len(err.splitlines()) == 1
+
+
+def test_the_image_s_health_check_reaches_a_server_that_wants_certificates(
+    secured: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    arguments = ["--tls-certificate", f"{secured}/server.pem", "--tls-key", f"{secured}/server.key"]
+    arguments += ["--tls-client-ca", f"{secured}/ca.pem", "--health-port", port]
+    with _process("nothing", "--host", "0.0.0.0", "--port", "0", *arguments) as process:
+        _address(process)
+        monkeypatch.setenv("RETRACED_HOST", "0.0.0.0")
+        monkeypatch.setenv("RETRACED_HEALTH_PORT", port)
+        assert healthcheck.main([]) == 0
+        assert capsys.readouterr().out == f"127.0.0.1:{port}: SERVING\n"
+        with Client(f"127.0.0.1:{port}") as client, pytest.raises(errors.ServerError, match="does not offer this call"):
+            client.info()
 
 
 def test_bytes_that_are_no_http_do_the_server_no_harm() -> None:

@@ -16,6 +16,7 @@ from retraced.cli.inspect import inspect
 from retraced.cli.serve import serve
 from retraced.cli.server import info, passes
 from retraced.cli.session import Session, drop_standard_output
+from retraced.cli.token import token
 from retraced.cli.transform import transform
 from retraced.errors import RetracedError
 
@@ -48,7 +49,7 @@ def cli() -> None:
     """
 
 
-for _command in (transform, inspect, passes, info, serve):
+for _command in (transform, inspect, passes, info, serve, token):
     cli.add_command(_command)
 
 

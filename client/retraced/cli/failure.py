@@ -33,7 +33,7 @@ _WHERE = {
 }
 _ADVICE = {
     "ADDRESS_MISSING": "name a running server with --server or RETRACED_SERVER, or pip install 'retraced[server]'",
-    "SERVER_UNREACHABLE": "start a server with `retraced serve`, or leave --server and RETRACED_SERVER out to have one started",
+    "SERVER_UNREACHABLE": "start a server with `retraced serve`, or leave --server and RETRACED_SERVER out; a server with TLS needs --tls",
     "EMBEDDED_SERVER_FAILED": "`retraced serve` shows the server's whole log",
     "ARCHIVE_INVALID": "give a file that torch.export.save has written",
     "PROGRAM_MISSING": "give a file that torch.export.save has written",
@@ -50,6 +50,8 @@ _ADVICE = {
     "SERVER_DRAINING": "try again later, or another server",
     "WORKERS_UNAVAILABLE": "try again later",
     "STORAGE_FULL": "try again later",
+    "UNAUTHENTICATED": "give the token of a caller that the server knows with --token-file or RETRACED_TOKEN",
+    "CALLER_LIMIT_EXCEEDED": "try again later",
 }
 
 

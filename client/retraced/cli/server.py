@@ -8,8 +8,9 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from retraced.cli.connection import server_option
 from retraced.cli.render import byte_count, facts, table
-from retraced.cli.session import Session, debug_option, json_option, printable, server_option
+from retraced.cli.session import Session, debug_option, json_option, printable
 from retraced.server_info import PassInfo
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
-import retraced
+from retraced.cli.connection import Connection
 from retraced.client import Client
 from retraced.embedded import EmbeddedServer, missing_server_modules
 from retraced.errors import AddressMissing, OutputNotWritable
@@ -41,6 +41,7 @@ class Session:
     as_json: bool = False
     quiet: bool = False
     debug: bool = False
+    connection: Connection = field(default_factory=Connection)
 
     @property
     def lively(self) -> bool:
@@ -74,10 +75,13 @@ class Session:
         Raises:
             AddressMissing: No server is named, and none can be started.
             EmbeddedServerFailed: It did not start.
+            CredentialsInvalid: The token or a certificate cannot be used.
         """
         address = server or os.environ.get("RETRACED_SERVER")
         with contextlib.ExitStack() as stack:
             if not address:
+                if self.connection.encrypted:
+                    raise click.UsageError("TLS is for a server that --server or RETRACED_SERVER names, and none is named")
                 if missing := missing_server_modules():
                     raise AddressMissing(
                         f"no server: none was named, and none can be started here ({', '.join(missing)} not installed)"
@@ -86,10 +90,11 @@ class Session:
                 stack.callback(embedded.stop)
                 with self.busy("starting a server for this call (--server or RETRACED_SERVER name a running one)"):
                     embedded.start()
-                address = embedded.address
                 if self.debug:
                     stack.callback(lambda: self.err.print(embedded.log, end=""))
-            yield stack.enter_context(retraced.Client(address))
+                yield stack.enter_context(Client(embedded.address))
+            else:
+                yield stack.enter_context(self.connection.client(address))
 
     @contextlib.contextmanager
     def busy(self, text: str) -> Iterator[None]:
@@ -166,13 +171,4 @@ def debug_option(command: _Command) -> _Command:
     """`--debug`, which sets `Session.debug`."""
     return click.option(
         "--debug", is_flag=True, expose_value=False, callback=_set("debug"), help="Show a traceback when it fails."
-    )(command)
-
-
-def server_option(command: _Command) -> _Command:
-    """`--server`, which is handed to the command."""
-    return click.option(
-        "--server",
-        metavar="HOST:PORT",
-        help="The server. Without it: that of RETRACED_SERVER, or else one that is started for this call.",
     )(command)

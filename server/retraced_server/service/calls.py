@@ -7,7 +7,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import grpc
@@ -15,6 +15,9 @@ import grpc.aio
 import structlog
 
 from retraced_server.errors import FieldViolation, Reason, RetracedError
+from retraced_server.service.authentication import Authenticator
+from retraced_server.service.callers import NO_LIMITS, UNKNOWN, CallerLimits
+from retraced_server.service.quotas import Quotas
 from retraced_server.service.statuses import Status, status_of
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -32,10 +35,19 @@ _log = structlog.stdlib.get_logger("retraced")
 
 @dataclass(frozen=True)
 class Call:
-    """What a call is known by. `traceparent` is empty where the caller gave none, or none of W3C Trace Context."""
+    """What a call is known by.
+
+    Attributes:
+        request_id: Its name, in logs and errors.
+        traceparent: W3C Trace Context; empty where the caller gave none, or none that can be read.
+        caller: Who calls: a name, ANONYMOUS where nobody is named, or UNKNOWN for one that is refused.
+        limits: What the caller is allowed.
+    """
 
     request_id: str
     traceparent: str
+    caller: str = UNKNOWN
+    limits: CallerLimits = NO_LIMITS
 
     @property
     def identity(self) -> dict[str, str]:
@@ -45,9 +57,15 @@ class Call:
 
 
 class Calls:
-    """The calls of one server: those that run, and what each has around it."""
+    """The calls of one server: those that run, and what each has around it.
 
-    def __init__(self) -> None:
+    Args:
+        authenticate: Says who calls.
+    """
+
+    def __init__(self, authenticate: Authenticator) -> None:
+        self.quotas = Quotas()
+        self._authenticate = authenticate
         self._running: set[asyncio.Task[object]] = set()
 
     async def ended(self) -> None:
@@ -71,11 +89,13 @@ class Calls:
                 self._running.add(task)
                 task.add_done_callback(self._running.discard)
             started = time.monotonic()
-            call, fault = _identify(context)
-            with structlog.contextvars.bound_contextvars(**call.identity, method=name, peer=context.peer()):
+            call, fault = self._identify(context)
+            with structlog.contextvars.bound_contextvars(**call.identity, caller=call.caller, method=name, peer=context.peer()):
                 try:
                     if fault is not None:
                         raise fault
+                    if task is not None:
+                        self.quotas.enter(call.caller, call.limits, task)
                     response = await method(request, context, call)
                 except asyncio.CancelledError:
                     _log_end(started, _why_cancelled(context))
@@ -99,6 +119,15 @@ class Calls:
                 raise asyncio.CancelledError from error
 
         return handler
+
+    def _identify(self, context: Context) -> tuple[Call, RetracedError | None]:
+        """What a call is known by, and what is wrong with it."""
+        call, fault = _identify(context)
+        try:
+            caller = self._authenticate(context)
+        except RetracedError as error:
+            return call, error
+        return replace(call, caller=caller.name, limits=caller.limits), fault
 
 
 def _fault(call: Call) -> RetracedError:

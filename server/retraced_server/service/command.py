@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
@@ -27,8 +28,10 @@ running requests end, the second ends at once.
 \b
 Examples:
   python -m retraced_server
-  python -m retraced_server --host 0.0.0.0 --port 8080 --workers 8
+  python -m retraced_server --port 8080 --workers 8
   python -m retraced_server --host unix:/run/retraced.sock
+  python -m retraced_server --host 0.0.0.0 --callers callers.toml
+                            --tls-certificate server.pem --tls-key server.key
   python -m retraced_server --import my_operators --import my_passes
   RETRACED_LOG_FORMAT=json RETRACED_WORKER_MEMORY=8GiB python -m retraced_server
 """
@@ -50,7 +53,14 @@ def _metavar(field: str, info: FieldInfo) -> str:
     choices = get_args(info.annotation)
     if choices and all(isinstance(choice, str) for choice in choices):
         return "|".join(choices)
-    names = {int: "N", float: "SECONDS", ByteSize: "SIZE", str: "ADDRESS"}
+    names: dict[object, str] = {
+        int: "N",
+        int | None: "N",
+        float: "SECONDS",
+        ByteSize: "SIZE",
+        str: "ADDRESS",
+        Path | None: "FILE",
+    }
     if info.annotation in names:
         return names[info.annotation]
     return {"imports": "MODULE", "read_paths": "PATH"}.get(field, "FOLDER")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
+import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from retraced_server.engine.base import Engine
 from retraced_server.service import convert, health
+from retraced_server.service.authentication import Authenticator
 from retraced_server.service.calls import Calls
 from retraced_server.service.instance import GraphTransforms, Limits
 from retraced_server.service.listen import listen
@@ -35,22 +38,36 @@ _STOP_SECONDS = 1.0
 class FrontEnd:
     """Answers calls. It may start before its engine, which it does not start or stop: until `open`, callers are told to come later."""
 
-    def __init__(self, engine: Engine, limits: Limits, spool_dir: Path, spool_memory: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        limits: Limits,
+        spool_dir: Path,
+        spool_memory: int,
+        authenticate: Authenticator | None = None,
+    ) -> None:
         self._transforms = GraphTransforms(engine, limits, spool_dir, spool_memory)
-        self._calls = Calls()
+        self._calls = Calls(authenticate or Authenticator())
         self._health = health.HealthServicer((convert.SERVICE,), lambda: self._transforms.ready)
         self._server = grpc.aio.server(options=_OPTIONS)
         self._server.add_generic_rpc_handlers((GraphTransformServicer(self._transforms, self._calls).handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((convert.SERVICE, health.SERVICE, reflection.SERVICE_NAME), self._server)
+        self._health_server = grpc.aio.server(options=_OPTIONS)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
 
-    def listen(self, host: str, port: int) -> str:
+    def listen(self, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> str:
         """Takes an address; see `listen.listen`."""
-        return listen(self._server, host, port)
+        return listen(self._server, host, port, credentials)
+
+    def listen_for_health_checks(self, host: str, port: int) -> str:
+        """Takes an address for health checks alone, in plain text: many that ask have no certificate, and no token."""
+        return listen(self._health_server, host, port)
 
     async def start(self) -> None:
         """Begins to answer."""
         await self._server.start()
+        await self._health_server.start()
 
     def open(self) -> None:
         """Takes requests from now on: the engine has started."""
@@ -59,5 +76,5 @@ class FrontEnd:
     async def stop(self) -> None:
         """Ends what still runs, and answers nothing more. The engine has drained before."""
         self._health.close()
-        await self._server.stop(_STOP_SECONDS)
+        await asyncio.gather(self._server.stop(_STOP_SECONDS), self._health_server.stop(_STOP_SECONDS))
         await self._calls.ended()

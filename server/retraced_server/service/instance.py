@@ -28,6 +28,7 @@ class Limits:
         job_timeout: Seconds of wall time of one job.
         worker_memory_bytes: Memory of one worker beyond what it shares with the others; 0 is no limit.
         upload_idle_timeout: Seconds that an upload may stand still.
+        download_idle_timeout: Seconds that a caller may not read its answer.
     """
 
     max_archive_bytes: int
@@ -36,6 +37,7 @@ class Limits:
     job_timeout: float
     worker_memory_bytes: int
     upload_idle_timeout: float
+    download_idle_timeout: float
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,12 @@ class GraphTransforms:
         opened = self._require_open()
         return ServerInfo(self._version, self._engine.facts, self.limits, self._engine.load, time.monotonic() - opened)
 
-    def check(self, request: TransformRequest) -> Pipeline:
+    def check(self, request: TransformRequest, max_archive_bytes: int = 0) -> Pipeline:
         """Checks what can be known before the archive is there.
+
+        Args:
+            request: What is asked for.
+            max_archive_bytes: The largest archive of this caller; 0: the server's.
 
         Returns:
             The pipeline.
@@ -106,7 +112,7 @@ class GraphTransforms:
         """
         if request.archive_size == 0:
             raise _at("archive_size", Reason.ARCHIVE_INVALID, "the archive is empty: it has 0 bytes")
-        largest = self.limits.max_archive_bytes
+        largest = max_archive_bytes or self.limits.max_archive_bytes
         if request.archive_size > largest:
             message = f"the archive has {request.archive_size} bytes; this server takes at most {largest}"
             raise _at("archive_size", Reason.PROGRAM_TOO_LARGE, message, limit=str(largest))

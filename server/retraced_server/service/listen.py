@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 
+import grpc
 import grpc.aio
 
 _UNIX = "unix:"
@@ -13,13 +15,14 @@ class AddressError(Exception):
     """It cannot listen there; the message says where and why."""
 
 
-def listen(server: grpc.aio.Server, host: str, port: int) -> str:
+def listen(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> str:
     """Takes an address, before the server is started.
 
     Args:
         server: The server.
         host: A name, an IPv4 or IPv6 address, or `unix:` and the path of a socket, for which the port does not count.
         port: A TCP port; 0 takes a free one.
+        credentials: What TLS is spoken with; None: plain text.
 
     Returns:
         The address for clients, with the port that was taken.
@@ -28,16 +31,33 @@ def listen(server: grpc.aio.Server, host: str, port: int) -> str:
         AddressError: Somebody else has it, or it is none of this machine's.
     """
     if host.startswith(_UNIX):
-        return _listen_unix(server, host)
+        return _listen_unix(server, host, credentials)
     bare = host.removeprefix("[").removesuffix("]")
     shown = f"[{bare}]" if ":" in bare else bare
     try:
-        return f"{shown}:{server.add_insecure_port(f'{shown}:{port}')}"
+        return f"{shown}:{_add_port(server, f'{shown}:{port}', credentials)}"
     except RuntimeError as error:
         raise AddressError(f"cannot listen on {shown}:{port}: {_why(bare, port) or error}") from error
 
 
-def _listen_unix(server: grpc.aio.Server, address: str) -> str:
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches an address that can be listened on."""
+    if host.startswith(_UNIX):
+        return True
+    try:
+        found = socket.getaddrinfo(host.removeprefix("[").removesuffix("]"), None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
+
+
+def _add_port(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    if credentials is None:
+        return server.add_insecure_port(address)
+    return server.add_secure_port(address, credentials)
+
+
+def _listen_unix(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> str:
     path = address.removeprefix(_UNIX).removeprefix("//")
     # gRPC would take the path from a server that listens there.
     with socket.socket(socket.AF_UNIX) as probe:
@@ -48,7 +68,7 @@ def _listen_unix(server: grpc.aio.Server, address: str) -> str:
         else:
             raise AddressError(f"cannot listen on {address}: another server does")
     try:
-        server.add_insecure_port(address)
+        _add_port(server, address, credentials)
     except RuntimeError as error:
         raise AddressError(f"cannot listen on {address}: {_why_not_unix(path) or error}") from error
     return address

@@ -18,6 +18,7 @@ from retraced_server.errors import RetracedError
 from retraced_server.service.front_end import FrontEnd
 from retraced_server.service.instance import Limits
 from retraced_server.service.listen import AddressError
+from retraced_server.service.security import Security, SecurityError, check_exposure, open_security
 from retraced_server.service.settings import Settings
 
 _log = structlog.stdlib.get_logger("retraced")
@@ -38,6 +39,7 @@ async def serve(settings: Settings) -> None:
     _check_folder(settings.spool_dir)
     _check_imports(settings.imports)
     _check_paths(settings.read_paths)
+    security = _security(settings)
     engine = LocalEngine(
         LocalEngineConfig(
             workers=settings.workers,
@@ -58,12 +60,10 @@ async def serve(settings: Settings) -> None:
         job_timeout=settings.job_timeout,
         worker_memory_bytes=settings.worker_memory,
         upload_idle_timeout=settings.upload_idle_timeout,
+        download_idle_timeout=settings.download_idle_timeout,
     )
-    front_end = FrontEnd(engine, limits, settings.spool_dir, settings.spool_memory)
-    try:
-        address = front_end.listen(settings.host, settings.port)
-    except AddressError as error:
-        raise StartError(str(error)) from error
+    front_end = FrontEnd(engine, limits, settings.spool_dir, settings.spool_memory, security.authenticate)
+    address = _listen(front_end, settings, security)
     signals = _Signals()
     await front_end.start()
     try:
@@ -116,6 +116,26 @@ async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, object]) -> bo
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
+
+
+def _security(settings: Settings) -> Security:
+    try:
+        return open_security(settings)
+    except SecurityError as error:
+        raise StartError(str(error)) from error
+
+
+def _listen(front_end: FrontEnd, settings: Settings, security: Security) -> str:
+    try:
+        address = front_end.listen(settings.host, settings.port, security.credentials)
+        # Only now it is known that the host has an address.
+        check_exposure(settings, security)
+        if settings.health_port is not None:
+            host = "127.0.0.1" if settings.host.startswith("unix:") else settings.host
+            front_end.listen_for_health_checks(host, settings.health_port)
+    except (AddressError, SecurityError) as error:
+        raise StartError(str(error)) from error
+    return address
 
 
 def _check_folder(folder: Path) -> None:

@@ -7,6 +7,8 @@ import asyncio
 import grpc
 import structlog
 
+from retraced_server.errors import Reason, RetracedError
+from retraced_server.pipeline.domain import TransformRequest
 from retraced_server.service import convert
 from retraced_server.service.calls import Call, Calls, Context
 from retraced_server.service.instance import GraphTransforms
@@ -42,10 +44,14 @@ class GraphTransformServicer:
         if request is None or isinstance(request, bytes):
             what = "ended without a spec" if request is None else "began with a chunk"
             raise convert.violation("spec", f"the stream {what}; {convert.DESCRIPTION}")
-        pipeline = self._transforms.check(request)
+        pipeline = self._transforms.check(request, call.limits.max_archive_bytes)
         structlog.contextvars.bind_contextvars(pipeline=str(pipeline)[:_LOGGED_CHARACTERS], archive_bytes=request.archive_size)
+        with self._calls.quotas.upload(call.caller, call.limits, request.archive_size):
+            await self._run(request, context, call)
+
+    async def _run(self, request: TransformRequest, context: Context, call: Call) -> None:
         async with self._transforms.admit(call.request_id) as ticket:
-            await context.write(convert.accepted(call.request_id, ticket.queue_position))
+            await self._write(context, convert.accepted(call.request_id, ticket.queue_position))
             with self._transforms.upload(request) as upload:
                 while (chunk := await self._read(context)) is not None:
                     if not isinstance(chunk, bytes):
@@ -53,7 +59,7 @@ class GraphTransformServicer:
                     await upload.write(chunk)
                 upload.finish()
                 async for response in ticket.run(request, upload.spool):
-                    await context.write(response)
+                    await self._write(context, response)
 
     async def _read(self, context: Context) -> convert.Request | None:
         """The next message of the request stream; None at its end."""
@@ -67,6 +73,19 @@ class GraphTransformServicer:
                 "message", f"nothing came for {seconds:g} s; the stream ends with the client's half-close"
             ) from error
         return convert.read_request(message) if isinstance(message, bytes) else None
+
+    async def _write(self, context: Context, response: bytes) -> None:
+        """Sends a response, once the caller has read what was sent before."""
+        seconds = self._transforms.limits.download_idle_timeout
+        try:
+            async with asyncio.timeout(seconds):
+                await context.write(response)
+        except TimeoutError as error:
+            raise RetracedError(
+                Reason.DOWNLOAD_STALLED,
+                f"the caller did not read its answer for {seconds:g} s",
+                metadata={"download_idle_timeout_seconds": f"{seconds:g}"},
+            ) from error
 
     async def _list_passes(self, request: bytes, context: Context, call: Call) -> bytes:
         convert.read_list_passes(request)

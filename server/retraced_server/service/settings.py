@@ -40,6 +40,25 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on: a name, an IP address or unix:/PATH.")
     port: int = Field(50051, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
+    tls_certificate: Path | None = Field(
+        None, description="Certificate of the server, PEM, with what leads to its authority; none: plain text."
+    )
+    tls_key: Path | None = Field(None, description="Private key of the certificate, PEM, not encrypted.")
+    tls_client_ca: Path | None = Field(
+        None,
+        description="Authorities, PEM, one of which has to have signed each caller's certificate; none: callers need none.",
+    )
+    callers: Path | None = Field(
+        None, description="Who may call, and with which limits, TOML; none: everybody who can connect."
+    )
+    allow_insecure: bool = Field(False, description="Listen where other machines reach it even without TLS or authentication.")
+    health_port: int | None = Field(
+        None, ge=1, le=65535, description="Further TCP port for health checks alone, in plain text and of everybody."
+    )
+    max_requests_per_caller: int = Field(128, ge=0, description="Calls that one caller may have at a time; 0 is no limit.")
+    max_upload_per_caller: ByteSize = Field(
+        ByteSize(0), ge=0, description="Size of all archives that one caller may have on the server at a time; 0 is no limit."
+    )
     workers: int = Field(
         default_factory=_processors, ge=1, le=4096, description="Jobs that run at a time, each in a process of its own."
     )
@@ -76,6 +95,12 @@ class Settings(BaseSettings):
     )
     upload_idle_timeout: float = Field(
         60.0, gt=0, allow_inf_nan=False, description="Seconds that an upload may stand still before its request is ended."
+    )
+    download_idle_timeout: float = Field(
+        60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that a caller may not read its answer before its request is ended.",
     )
     drain_grace: float = Field(
         30.0, ge=0, allow_inf_nan=False, description="Seconds that running requests have to end after SIGTERM or SIGINT."

@@ -50,6 +50,9 @@ CODES = {
     Reason.SANDBOX_OPERATION_DENIED: _PRECONDITION,
     Reason.SANDBOX_LIMIT_EXCEEDED: _PRECONDITION,
     Reason.CPU_LIMIT_EXCEEDED: _EXHAUSTED,
+    Reason.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    Reason.CALLER_LIMIT_EXCEEDED: _EXHAUSTED,
+    Reason.DOWNLOAD_STALLED: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.INTERNAL: _INTERNAL,
 }
 """The status code of each reason, as `retraced.v1.ErrorReason` documents them."""

@@ -1,0 +1,124 @@
+"""What one caller may have at a time, and that another one is not kept out by it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from retraced._feed import TransformCall
+from retraced.v1.graph_transform_pb2_grpc import GraphTransformServiceStub
+from retraced_server.service.authentication import Authenticator
+from retraced_server.service.callers import CallerLimits, Callers
+from retraced_server.service.reloaded import Reloaded
+from tests.service.conftest import Start, chunk, failure, spec, transform
+from tests.service.fake_engine import FakeEngine, waits
+
+
+def _as(caller: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer token-of-{caller}"),)
+
+
+@pytest.fixture
+def authenticate(tmp_path: Path) -> Authenticator:
+    """Knows `first`, who may have two calls and 10 bytes, and `second`, who has the server's limits: three calls and 100 bytes."""
+    path = tmp_path / "callers.toml"
+    first, second = (hashlib.sha256(f"token-of-{name}".encode()).hexdigest() for name in ("first", "second"))
+    path.write_text(
+        f'[callers.first]\ntoken_sha256 = "{first}"\nmax_requests = 2\nmax_upload = 10\n'
+        f'[callers.second]\ntoken_sha256 = "{second}"\n'
+    )
+    limits = CallerLimits(max_requests=3, max_upload_bytes=100)
+    return Authenticator(Reloaded([path], lambda: Callers.read(path, limits)), limits=limits)
+
+
+async def _running(channel: grpc.aio.Channel, engine: FakeEngine, caller: str, size: int = 3) -> TransformCall:
+    """A call whose job has begun."""
+    call = GraphTransformServiceStub(channel).TransformGraph(iter([spec(size), chunk(bytes(size))]), metadata=_as(caller))
+    async for response in call:
+        if response.HasField("pass_started"):
+            break
+    return call
+
+
+async def test_one_caller_has_so_many_calls_at_a_time_and_keeps_nobody_out(
+    start: Start, engine: FakeEngine, authenticate: Authenticator
+) -> None:
+    async with start(authenticate=authenticate) as address, grpc.aio.insecure_channel(address) as channel:
+        succeeds, engine.job = engine.job, waits
+        running = [await _running(channel, engine, "first") for _ in range(2)]
+        error = await failure(channel, metadata=_as("first"))
+        assert (error.code, error.info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "CALLER_LIMIT_EXCEEDED")
+        assert (error.info.metadata["limit"], error.retry_after) == ("2", 1.0)
+        engine.job = succeeds
+        assert await transform(channel, metadata=_as("second"))
+        running[0].cancel()
+        await asyncio.wait_for(engine.tickets[0].ended.wait(), 10)
+        while (await failure_or_answer(channel, "first")) is not None:
+            await asyncio.sleep(0)
+        running[1].cancel()
+
+
+async def failure_or_answer(channel: grpc.aio.Channel, caller: str) -> str | None:
+    """The reason why a call fails now; None where it is answered."""
+    try:
+        await transform(channel, metadata=_as(caller))
+    except grpc.aio.AioRpcError as error:
+        return error.details()
+    return None
+
+
+async def test_calls_that_have_yet_to_say_what_they_want_count_too(
+    start: Start, engine: FakeEngine, authenticate: Authenticator
+) -> None:
+    async with start(authenticate=authenticate) as address, grpc.aio.insecure_channel(address) as channel:
+        silent = [GraphTransformServiceStub(channel).TransformGraph(metadata=_as("first")) for _ in range(2)]
+        await asyncio.gather(*(call.wait_for_connection() for call in silent))
+        while (await failure_or_answer(channel, "first")) is None:
+            await asyncio.sleep(0)
+        assert (await failure(channel, metadata=_as("first"))).info.reason == "CALLER_LIMIT_EXCEEDED"
+        for call in silent:
+            call.cancel()
+
+
+async def test_archives_of_one_caller_have_so_many_bytes_together(
+    start: Start, engine: FakeEngine, authenticate: Authenticator
+) -> None:
+    async with start(authenticate=authenticate) as address, grpc.aio.insecure_channel(address) as channel:
+        succeeds, engine.job = engine.job, waits
+        running = await _running(channel, engine, "first", 6)
+        admitted = len(engine.tickets)
+        error = await failure(channel, [spec(5)], metadata=_as("first"))
+        assert (error.info.reason, error.info.metadata["limit"]) == ("CALLER_LIMIT_EXCEEDED", "10")
+        assert error.retry_after == 1.0
+        assert len(engine.tickets) == admitted
+        engine.job = succeeds
+        assert await transform(channel, [spec(4), chunk(bytes(4))], metadata=_as("first"))
+        assert await transform(channel, [spec(100), chunk(bytes(100))], metadata=_as("second"))
+        running.cancel()
+        await asyncio.wait_for(engine.tickets[0].ended.wait(), 10)
+        assert await transform(channel, [spec(10), chunk(bytes(10))], metadata=_as("first"))
+
+
+async def test_an_archive_that_never_fits_is_refused_for_good(start: Start, authenticate: Authenticator) -> None:
+    async with start(authenticate=authenticate) as address, grpc.aio.insecure_channel(address) as channel:
+        error = await failure(channel, [spec(11)], metadata=_as("first"))
+    assert (error.info.reason, error.retry_after) == ("PROGRAM_TOO_LARGE", None)
+    assert error.violations[0][0] == "spec.archive_size"
+
+
+async def test_without_authentication_all_are_one_caller(start: Start, engine: FakeEngine) -> None:
+    authenticate = Authenticator(limits=CallerLimits(max_requests=1))
+    async with (
+        start(authenticate=authenticate) as address,
+        grpc.aio.insecure_channel(address) as channel,
+        grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as other,
+    ):
+        engine.job = waits
+        running = await _running(channel, engine, "first")
+        assert (await failure(other, metadata=_as("second"))).info.reason == "CALLER_LIMIT_EXCEEDED"
+        running.cancel()
