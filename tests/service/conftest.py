@@ -21,6 +21,7 @@ from retraced.v1 import graph_transform_pb2 as pb
 from retraced.v1.graph_transform_pb2_grpc import GraphTransformServiceStub
 from retraced_server.service.front_end import FrontEnd
 from retraced_server.service.instance import Limits
+from retraced_server.service.record import Observer
 from tests.service.fake_engine import FakeEngine
 
 LIMITS = Limits(
@@ -67,8 +68,9 @@ def start(engine: FakeEngine, tmp_path: Path) -> Start:
     """Starts a front end with other limits, and gives its address."""
 
     @contextlib.asynccontextmanager
-    async def started(limits: Limits = LIMITS, *, opened: bool = True) -> AsyncIterator[str]:
+    async def started(limits: Limits = LIMITS, *observers: Observer, opened: bool = True) -> AsyncIterator[str]:
         front_end = FrontEnd(engine, limits, tmp_path, SPOOL_MEMORY)
+        front_end.observe(*observers)
         address = front_end.listen("127.0.0.1", 0)
         await front_end.start()
         if opened:

@@ -7,7 +7,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import grpc
@@ -15,6 +15,7 @@ import grpc.aio
 import structlog
 
 from retraced_server.errors import FieldViolation, Reason, RetracedError
+from retraced_server.service.record import Observer, Record
 from retraced_server.service.statuses import Status, status_of
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -32,10 +33,19 @@ _log = structlog.stdlib.get_logger("retraced")
 
 @dataclass(frozen=True)
 class Call:
-    """What a call is known by. `traceparent` is empty where the caller gave none, or none of W3C Trace Context."""
+    """What a call is known by.
+
+    Attributes:
+        request_id: Its name, in logs and errors.
+        traceparent: W3C Trace Context; empty where the caller gave none, or none that can be read.
+        caller: Who calls: a name, or `anonymous` where nobody is named.
+        record: What is kept of it.
+    """
 
     request_id: str
     traceparent: str
+    caller: str = "anonymous"
+    record: Record = field(default_factory=Record)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -49,6 +59,11 @@ class Calls:
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[object]] = set()
+        self._observers: tuple[Observer, ...] = ()
+
+    def observe(self, *observers: Observer) -> None:
+        """Has observers look at every call that ends from now on."""
+        self._observers += observers
 
     async def ended(self) -> None:
         """Waits until the calls that run have given up what they hold."""
@@ -72,26 +87,32 @@ class Calls:
                 task.add_done_callback(self._running.discard)
             started = time.monotonic()
             call, fault = _identify(context)
+            call.record.method, call.record.peer = name, context.peer()
             with structlog.contextvars.bound_contextvars(**call.identity, method=name, peer=context.peer()):
                 try:
                     if fault is not None:
                         raise fault
                     response = await method(request, context, call)
                 except asyncio.CancelledError:
-                    _log_end(started, _why_cancelled(context))
+                    _log_end(started, code := _why_cancelled(context))
+                    self._ended(call, code)
                     raise
                 except grpc.aio.InternalError as error:
                     # A write failed: the caller is gone, and gRPC has yet to say so.
-                    _log_end(started, _why_cancelled(context))
+                    _log_end(started, code := _why_cancelled(context))
+                    self._ended(call, code)
                     raise asyncio.CancelledError from error
                 except RetracedError as error:
                     status = status_of(error, call.identity)
                     _log_failure(started, error, status)
+                    self._ended(call, status.code, error.reason)
                 except Exception:  # noqa: BLE001 - whatever it is, the caller gets a status and the log the traceback
                     status = status_of(_fault(call), call.identity)
                     _log.exception("request failed", code=status.code.name, reason="INTERNAL", seconds=_since(started))
+                    self._ended(call, status.code, Reason.INTERNAL)
                 else:
                     _log_end(started, grpc.StatusCode.OK)
+                    self._ended(call, grpc.StatusCode.OK)
                     return response
             try:
                 return await context.abort(status.code, status.message, (("grpc-status-details-bin", status.details),))
@@ -99,6 +120,15 @@ class Calls:
                 raise asyncio.CancelledError from error
 
         return handler
+
+    def _ended(self, call: Call, code: grpc.StatusCode, reason: Reason | None = None) -> None:
+        record = call.record
+        record.ended_at, record.code, record.reason = time.monotonic(), code, "" if reason is None else reason.value
+        for observer in self._observers:
+            try:
+                observer.ended(call)
+            except Exception:  # noqa: BLE001 - what looks on is not to take the call down
+                _log.exception("a call could not be observed", observer=type(observer).__name__)
 
 
 def _fault(call: Call) -> RetracedError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
@@ -50,9 +51,10 @@ def _metavar(field: str, info: FieldInfo) -> str:
     choices = get_args(info.annotation)
     if choices and all(isinstance(choice, str) for choice in choices):
         return "|".join(choices)
-    names = {int: "N", float: "SECONDS", ByteSize: "SIZE", str: "ADDRESS"}
-    if info.annotation in names:
-        return names[info.annotation]
+    names = {int: "N", int | None: "N", float: "SECONDS", ByteSize: "SIZE", str: "ADDRESS", Path | None: "FILE"}
+    for kind, name in names.items():
+        if info.annotation == kind:
+            return name
     return {"imports": "MODULE", "read_paths": "PATH"}.get(field, "FOLDER")
 
 
