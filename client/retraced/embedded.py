@@ -17,7 +17,16 @@ from typing import IO
 from retraced.errors import EmbeddedServerFailed
 
 # Modules of the server extra, one of which a base install lacks.
-_SERVER_MODULES = ("retraced_server", "torch", "numpy", "grpc_health", "grpc_reflection", "pydantic_settings", "structlog")
+_SERVER_MODULES = (
+    "retraced_server",
+    "torch",
+    "numpy",
+    "grpc_health",
+    "grpc_reflection",
+    "pydantic_settings",
+    "structlog",
+    "prometheus_client",
+)
 _READY = "retraced: listening on "
 _LOG_LINES = 20
 # Settings of another server on this machine, with which nobody could call this one.

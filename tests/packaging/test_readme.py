@@ -12,13 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import structlog
 
 from retraced import EmbeddedServer, errors
 from retraced._status import _BY_REASON
 from retraced.cli.failure import exit_code
 from retraced_server.passes import catalogue
+from retraced_server.service.audit import METHOD, Audit
 from retraced_server.service.callers import NO_LIMITS, Callers
+from retraced_server.service.calls import Call
 from retraced_server.service.command import main as server_command
+from retraced_server.service.metrics import Metrics
+from tests.service.fake_engine import FakeEngine
 
 README = Path(__file__).parents[2] / "README.md"
 NOT_RUN = "<!-- not run by the tests -->\n"
@@ -147,3 +152,23 @@ def test_the_settings_are_the_options_of_the_server() -> None:
     for option, (variable, description) in listed.items():
         assert options[option].startswith(description), option
         assert f"[{variable};" in options[option]
+
+
+def test_the_metrics_are_those_that_are_measured() -> None:
+    engine = FakeEngine()
+    families = Metrics(engine, 2, lambda: True).registry.collect()
+    measured = {
+        f"{family.name}_total" if family.type == "counter" else family.name: [family.type, family.documentation]
+        for family in families
+        if family.name.startswith("retraced_")
+    }
+    assert {name: row for name, *row in table("Operating")} == measured
+
+
+def test_the_fields_of_an_audit_line_are_those_that_are_listed() -> None:
+    call = Call("id", "")
+    call.record.method = METHOD
+    with structlog.testing.capture_logs() as log:
+        Audit().ended(call)
+    section = README.read_text().partition("**Audit.**")[2].partition("It has\n")[2].partition(".\n")[0]
+    assert re.findall(r"`(\w+)`", section) == [name for name in log[0] if name not in ("event", "log_level")]

@@ -22,6 +22,7 @@ from retraced.v1.graph_transform_pb2_grpc import GraphTransformServiceStub
 from retraced_server.service.authentication import Authenticator
 from retraced_server.service.front_end import FrontEnd
 from retraced_server.service.instance import Limits
+from retraced_server.service.record import Observer
 from tests.service.fake_engine import FakeEngine
 
 LIMITS = Limits(
@@ -71,12 +72,13 @@ def start(engine: FakeEngine, tmp_path: Path) -> Start:
     @contextlib.asynccontextmanager
     async def started(
         limits: Limits = LIMITS,
-        *,
+        *observers: Observer,
         opened: bool = True,
         authenticate: Authenticator | None = None,
         credentials: grpc.ServerCredentials | None = None,
     ) -> AsyncIterator[str]:
         front_end = FrontEnd(engine, limits, tmp_path, SPOOL_MEMORY, authenticate)
+        front_end.observe(*observers)
         address = front_end.listen("127.0.0.1", 0, credentials)
         await front_end.start()
         if opened:

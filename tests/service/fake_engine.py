@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Self
 
 from retraced.v1 import program_pb2
-from retraced_server.engine.base import ImportedModule, Load, WorkerFacts
+from retraced_server.engine.base import EngineCounts, ImportedModule, JobReport, Load, WorkerFacts
 from retraced_server.engine.spool import Spool
 from retraced_server.errors import RetracedError
 from retraced_server.pipeline.catalogue import IrLevel, OptionInfo, OptionType, PassInfo
-from retraced_server.pipeline.domain import TransformRequest
+from retraced_server.pipeline.domain import JobStats, TransformRequest
 from retraced_server.worker import responses
 from retraced_server.worker.sandbox import Layer, SandboxReport, State
 
@@ -46,6 +47,7 @@ class FakeTicket:
 
     def __init__(self, engine: FakeEngine, request_id: str) -> None:
         self.request_id = request_id
+        self.report = JobReport()
         self.ended = asyncio.Event()
         self.request: TransformRequest | None = None
         self.archive = b""
@@ -59,6 +61,8 @@ class FakeTicket:
     async def run(self, request: TransformRequest, archive: Spool) -> AsyncIterator[bytes]:
         self.request, self.spool = request, archive
         self.archive = os.pread(archive.fileno(), archive.size, 0)
+        self.report.queued_at = self.report.started_at = time.monotonic()
+        self.report.stats = self._engine.stats
         async for response in self._engine.job(request, archive):
             yield response
 
@@ -66,6 +70,7 @@ class FakeTicket:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        self.report.ended_at = time.monotonic()
         self._engine.running.discard(self)
         self.ended.set()
 
@@ -79,9 +84,18 @@ class FakeEngine:
         self.refusal: RetracedError | None = None
         self.ready = True
         self.load = Load(running=1, queued=2)
+        self.counts = EngineCounts()
+        self.stats: JobStats | None = None
         self.facts = FACTS
         self.tickets: list[FakeTicket] = []
         self.running: set[FakeTicket] = set()
+
+    @property
+    def obstacle(self) -> str:
+        return "" if self.ready else "the fake engine is not ready"
+
+    def worker_memory(self) -> int:
+        return 7 << 20
 
     async def start(self) -> WorkerFacts:
         return self.facts

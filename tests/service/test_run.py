@@ -101,6 +101,11 @@ def test_what_cannot_be_used_is_one_line_and_a_failure(tmp_path: Path) -> None:
             (["--host", "no-such-host.invalid"], "cannot listen on no-such-host.invalid:50051: "),
             (["--spool-dir", str(read_only_file)], f"cannot write to the spool folder {read_only_file}: Not a directory"),
             (["--import", "no_such_module"], "cannot import 'no_such_module': there is no module of that name"),
+            (
+                ["--audit-log", "/no/such/folder/log"],
+                "cannot write to the audit log /no/such/folder/log: No such file or directory",
+            ),
+            (["--port", "0", "--metrics-port", port], f"cannot listen on 127.0.0.1:{port} for metrics: Address already in use"),
             (["--import", ".relative"], "cannot import '.relative': there is no module of that name"),
         ):
             with _process("nothing", *arguments) as process:

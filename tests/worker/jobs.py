@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from retraced.v1 import graph_transform_pb2 as pb
 from retraced_server.errors import RetracedError
-from retraced_server.pipeline.domain import TransformRequest
+from retraced_server.pipeline.domain import JobStats, TransformRequest
 from retraced_server.worker.job import run_job
 from retraced_server.worker.messages import JobDone, JobEvent, JobRequest
 
@@ -45,6 +45,13 @@ class Ran:
     @property
     def nodes(self) -> int:
         return sum(len(response.node_metadata.nodes) for response in self.responses)
+
+    @property
+    def stats(self) -> JobStats:
+        """What it said that it took, right before its end."""
+        stats = self.events[-2]
+        assert isinstance(stats, JobStats)
+        return stats
 
     @property
     def error(self) -> RetracedError:

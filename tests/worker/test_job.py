@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from retraced.v1 import graph_transform_pb2 as pb
+from retraced_server.errors import Reason
 from retraced_server.passes import run_pipeline
-from retraced_server.pipeline.domain import NodeSelection, OutputDelivery
+from retraced_server.pipeline.domain import JobStats, NodeSelection, OutputDelivery
 from retraced_server.worker.output import CHUNK_BYTES
 from tests.support.compare import assert_identical_programs, loaded, saved_and_loaded
 from tests.support.models import by_name
@@ -124,3 +125,35 @@ def test_output_comes_in_chunks_of_one_mebibyte() -> None:
         assert len(sizes) > 4
         assert set(sizes[:-1]) == {CHUNK_BYTES}
         assert zipfile.ZipFile(io.BytesIO(ran.output)).testzip() is None
+
+
+def test_what_the_job_took_comes_before_its_end_and_agrees_with_what_the_caller_is_told() -> None:
+    ran = run(EVERYTHING.archive, f"retrace,{MODIFYING}")
+    stats = ran.stats
+    times: dict[str, float] = {}
+    for period in stats.stages:
+        times[period.name] = times.get(period.name, 0.0) + period.seconds
+    told = ran.summary.timings
+    assert times == {name: pytest.approx(getattr(told, name)) for name in ("reading", "running", "describing", "writing")}
+    finished = [response.pass_finished.report for response in ran.responses if response.HasField("pass_finished")]
+    assert [(ended.name, ended.seconds) for ended in stats.passes] == [(report.name, report.seconds) for report in finished]
+    assert (stats.output_size, stats.output_sha256) == (ran.summary.output_size, ran.summary.output_sha256)
+    (running,) = [period for period in stats.stages if period.name == "running"]
+    ends = [0.0, *(ended.start + ended.seconds for ended in stats.passes)]
+    assert all(ended.start >= before for ended, before in zip(stats.passes, ends, strict=False))
+    assert running.start <= stats.passes[0].start
+    assert ends[-1] <= running.start + running.seconds
+
+
+def test_what_a_job_took_that_failed_is_what_there_was_of_it() -> None:
+    ran = run(EVERYTHING.archive, "retrace,decompose{table=core-aten},no-such-pass")
+    assert ran.error.reason is Reason.PASS_UNKNOWN
+    assert ran.stats == JobStats()
+    ran = run(EVERYTHING.archive[:1000], "retrace")
+    assert [period.name for period in ran.stats.stages] == ["reading"]
+    assert ran.stats.passes == ()
+
+
+def test_output_that_is_not_sent_is_not_said_to_be() -> None:
+    stats = run(EVERYTHING.archive, MODIFYING, output=OutputDelivery.NEVER).stats
+    assert (stats.output_size, stats.output_sha256) == (0, b"")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from retraced_server.engine.spool import Spool
 from retraced_server.pipeline.catalogue import Catalogue
-from retraced_server.pipeline.domain import TransformRequest
+from retraced_server.pipeline.domain import JobStats, TransformRequest
 from retraced_server.worker.sandbox import SandboxReport
 
 
@@ -40,12 +40,49 @@ class Load:
     queued: int
 
 
+@dataclass(frozen=True)
+class EngineCounts:
+    """What an engine has done since it began.
+
+    Attributes:
+        forks: Workers that were forked.
+        kills: Workers that ended before they had answered, by cause: a reason of `errors.Reason`, or CALLER_GONE.
+        zygote_restarts: How often what workers are forked from was replaced.
+    """
+
+    forks: int = 0
+    kills: Mapping[str, int] = field(default_factory=dict)
+    zygote_restarts: int = 0
+
+
+@dataclass
+class JobReport:
+    """How a request fared in an engine, filled in while it does. Times are those of `time.monotonic`, None until they come.
+
+    Attributes:
+        queued_at: When it got in line for a worker.
+        started_at: When its worker was there.
+        ended_at: When its worker had answered, or was given up.
+        stats: What the job took, where the worker lived to say so.
+    """
+
+    queued_at: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    stats: JobStats | None = None
+
+
 class Ticket(Protocol):
     """A place in the queue, taken before the upload. Leaving the context gives it back, and kills the job if it still runs."""
 
     @property
     def queue_position(self) -> int:
         """Requests before this one; 0 if a worker is free for it."""
+        ...
+
+    @property
+    def report(self) -> JobReport:
+        """How it fares; the same object from admission on."""
         ...
 
     def run(self, request: TransformRequest, archive: Spool) -> AsyncIterator[bytes]:
@@ -75,8 +112,8 @@ class Engine(Protocol):
         ...
 
     @property
-    def ready(self) -> bool:
-        """Whether a job can run now: False before it has started, while what workers are forked from is replaced, and once it drains."""
+    def obstacle(self) -> str:
+        """Why no job can run now: it has not started, what workers are forked from is replaced, or it drains. Empty where one can."""
         ...
 
     @property
@@ -87,6 +124,15 @@ class Engine(Protocol):
     @property
     def load(self) -> Load:
         """How busy it is now."""
+        ...
+
+    @property
+    def counts(self) -> EngineCounts:
+        """What it has done so far."""
+        ...
+
+    def worker_memory(self) -> int:
+        """Memory of all workers that run now, in bytes, without what they share. May be called from any thread."""
         ...
 
     def admit(self, request_id: str) -> Ticket:

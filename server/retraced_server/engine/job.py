@@ -13,6 +13,7 @@ from retraced_server.engine.log_pipe import LogPipe
 from retraced_server.engine.spool import Spool
 from retraced_server.engine.zygote import Worker, Zygote
 from retraced_server.errors import Reason, RetracedError
+from retraced_server.pipeline.domain import JobStats
 from retraced_server.worker.frames import FrameError, encode_frame, read_frame
 from retraced_server.worker.messages import JobDone, JobRequest, MessageError, decode_job_event, encode_job_request
 
@@ -24,19 +25,30 @@ _FORK_SECONDS = 60.0
 _END_SECONDS = 1.0
 _KILL_SECONDS = 10.0
 
+CALLER_GONE = "CALLER_GONE"
+"""The cause of a worker's end that is no error: nobody waits for its answer any more."""
+
 _log = logging.getLogger("retraced.worker")
 
 
 class Job:
-    """A job that was given to a zygote. Made by `start`; `close` ends it."""
+    """A job that was given to a zygote. Made by `start`; `close` ends it.
+
+    Attributes:
+        worker: Its worker.
+        stats: What it took, once the worker has said so.
+    """
 
     def __init__(self, worker: Worker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.worker = worker
+        self.stats: JobStats | None = None
         self._reader = reader
         self._writer = writer
         self._oom_kills = oom_kills()
-        # Why this server killed the worker.
+        # Why this server killed the worker; and what became of it by itself.
         self._cause: RetracedError | None = None
+        self._failure: RetracedError | None = None
+        self._answered = False
         self._timer: asyncio.TimerHandle | None = None
 
     @staticmethod
@@ -84,6 +96,14 @@ class Job:
             return False
         raise self._cause or ending_error(how, out_of_memory=False)
 
+    @property
+    def killed_by(self) -> str | None:
+        """Why the worker has ended, or is to, before it had answered: a reason, or that its caller is gone. None where it had answered."""
+        if self._answered:
+            return None
+        error = self._cause or self._failure
+        return CALLER_GONE if error is None else error.reason.value
+
     def kill(self, cause: RetracedError) -> None:
         """Kills the worker, and has `responses` raise `cause`."""
         if self._cause is None:
@@ -100,14 +120,20 @@ class Job:
         try:
             while (frame := await read_frame(self._reader)) is not None:
                 event = decode_job_event(frame)
+                if isinstance(event, JobStats):
+                    self.stats = event
+                    continue
+                if isinstance(event, bytes):
+                    yield event
+                    continue
+                self._answered = True
                 if isinstance(event, JobDone):
                     return
-                if isinstance(event, RetracedError):
-                    raise event
-                yield event
+                raise event
         except (FrameError, MessageError, OSError) as error:
             fault = error
-        raise await self._ending(fault)
+        self._failure = await self._ending(fault)
+        raise self._failure
 
     def close(self) -> None:
         """Ends it: kills the worker if it still runs, and lets go of what it held."""

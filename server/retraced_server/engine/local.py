@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import math
 import tempfile
+import time
+from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from retraced_server.engine.admission import Admission, Place
-from retraced_server.engine.base import Load, WorkerFacts
+from retraced_server.engine.base import EngineCounts, JobReport, Load, WorkerFacts
 from retraced_server.engine.job import Job
 from retraced_server.engine.spool import Spool
 from retraced_server.engine.supervisor import Supervisor
+from retraced_server.engine.usage import private_bytes
+from retraced_server.engine.zygote import Worker
 from retraced_server.errors import Reason, RetracedError
-from retraced_server.pipeline.domain import TransformRequest
+from retraced_server.pipeline.domain import JobStats, TransformRequest
 from retraced_server.worker.messages import JobRequest
 from retraced_server.worker.responses import Stage, progress
 from retraced_server.worker.sandbox import SandboxConfig
@@ -77,6 +81,10 @@ class LocalEngine:
         self._admission = Admission(config.workers, config.max_queued)
         self._tickets: set[LocalTicket] = set()
         self._draining = False
+        self._forks = 0
+        self._kills: Counter[str] = Counter()
+        # The processes of the workers that run.
+        self._workers: set[int] = set()
 
     async def start(self) -> WorkerFacts:
         """Starts the zygote, and waits until it is warm.
@@ -87,9 +95,19 @@ class LocalEngine:
         return await self.supervisor.start()
 
     @property
+    def obstacle(self) -> str:
+        """Why no job can run now; empty where one can: there is a zygote, and the engine does not drain."""
+        if self._draining:
+            return "the server is shutting down"
+        if self.supervisor.ready:
+            return ""
+        failure = self.supervisor.failure
+        return "the zygote is gone and is started anew" if failure is None else failure.message
+
+    @property
     def ready(self) -> bool:
-        """Whether a job can run now: there is a zygote, and the engine does not drain."""
-        return self.supervisor.ready and not self._draining
+        """Whether a job can run now."""
+        return not self.obstacle
 
     @property
     def facts(self) -> WorkerFacts:
@@ -104,6 +122,15 @@ class LocalEngine:
     def load(self) -> Load:
         """How busy it is now."""
         return Load(self._admission.running, self._admission.waiting)
+
+    @property
+    def counts(self) -> EngineCounts:
+        """What it has done so far."""
+        return EngineCounts(self._forks, dict(self._kills), self.supervisor.restarts)
+
+    def worker_memory(self) -> int:
+        """Memory of all workers that run now, in bytes, without what they share. May be called from any thread."""
+        return sum(map(private_bytes, list(self._workers)))
 
     def admit(self, request_id: str) -> LocalTicket:
         """Takes a place in the queue.
@@ -133,6 +160,23 @@ class LocalEngine:
                 ticket.end(error)
             await self.supervisor.stop(error)
 
+    def note_worker(self, worker: Worker) -> None:
+        """Counts a worker while it runs, once it is forked."""
+
+        def forked(started: asyncio.Future[int]) -> None:
+            if not started.cancelled():
+                self._forks += 1
+                pid = started.result()
+                self._workers.add(pid)
+                worker.ended.add_done_callback(lambda _: self._workers.discard(pid))
+
+        worker.started.add_done_callback(forked)
+
+    def note_end(self, job: Job) -> None:
+        """Counts a worker that ended before it had answered."""
+        if (cause := job.killed_by) is not None and not job.worker.started.cancelled():
+            self._kills[cause] += 1
+
     def forget(self, ticket: LocalTicket) -> None:
         """Notes that a ticket was given back."""
         self._tickets.discard(ticket)
@@ -146,6 +190,7 @@ class LocalTicket:
         self._request_id = request_id
         self._place = place
         self._job: Job | None = None
+        self.report = JobReport()
 
     @property
     def queue_position(self) -> int:
@@ -158,8 +203,8 @@ class LocalTicket:
         Raises:
             RetracedError: The job failed, or its worker did.
         """
-        now = asyncio.get_running_loop().time
-        queued_at = now()
+        now = time.monotonic
+        self.report.queued_at = queued_at = now()
         async for position in self._place.slot():
             yield progress(Stage.QUEUED, position)
         config = self._engine.config
@@ -167,9 +212,11 @@ class LocalTicket:
             zygote = await self._engine.supervisor.zygote()
             job_request = JobRequest(self._request_id, request, now() - queued_at)
             self._job = job = await Job.start(zygote, job_request, archive, config.worker_memory_bytes, config.cpu_seconds)
+            self._engine.note_worker(job.worker)
             if await job.started(config.job_timeout):
                 break
             # The zygote ended before it had forked, and nothing was begun; the next one takes the job.
+        self.report.started_at = now()
         async for response in job.responses():
             yield response
 
@@ -186,6 +233,20 @@ class LocalTicket:
         if self._job is None:
             self._place.leave()
             return
-        # The slot is free when the worker is gone, not before.
-        self._job.worker.ended.add_done_callback(lambda _: self._place.leave())
+        self._job.worker.ended.add_done_callback(self._worker_gone)
         self._job.close()
+        self.report.stats = self._known_passes(self._job.stats)
+        self.report.ended_at = time.monotonic()
+
+    def _known_passes(self, stats: JobStats | None) -> JobStats | None:
+        # A worker's word is not trusted, and names become labels of metrics.
+        if stats is None:
+            return None
+        known = self._engine.facts.catalogue.keys()
+        return replace(stats, passes=tuple(ran for ran in stats.passes if ran.name in known))
+
+    def _worker_gone(self, _: object) -> None:
+        # The slot is free when the worker is gone, not before.
+        self._place.leave()
+        if self._job is not None:
+            self._engine.note_end(self._job)

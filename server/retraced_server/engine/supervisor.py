@@ -25,6 +25,9 @@ class Supervisor:
         imports: Modules that it loads.
         spool_dir: Where its temporary files go.
         sandbox: How its workers are locked down.
+
+    Attributes:
+        restarts: How often the zygote was replaced.
     """
 
     def __init__(self, imports: Sequence[str], spool_dir: Path, sandbox: SandboxConfig) -> None:
@@ -36,6 +39,7 @@ class Supervisor:
         self._failure: RetracedError | None = RetracedError(Reason.WORKERS_UNAVAILABLE, "the engine has not been started")
         self._changed = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
+        self.restarts = 0
 
     @property
     def ready(self) -> bool:
@@ -100,6 +104,7 @@ class Supervisor:
             _log.warning("the zygote is gone and is started anew")
             self._zygote = None
             zygote = await self._restart()
+            self.restarts += 1
             self._set(zygote)
 
     async def _restart(self) -> Zygote:

@@ -58,6 +58,32 @@ class PassReport:
     new_guards: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Period:
+    """A part of a job's time: a stage or a pass. `start` is in seconds since the job's begin."""
+
+    name: str
+    start: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class JobStats:
+    """What a job took, for whoever operates the server.
+
+    Attributes:
+        stages: The stages that were begun, in order, by their names in `retraced.v1.Timings`.
+        passes: The passes that have ended, in order.
+        output_size: The size of the output that was sent; 0 where none was.
+        output_sha256: Its sha256; empty where none was sent whole.
+    """
+
+    stages: tuple[Period, ...] = ()
+    passes: tuple[Period, ...] = ()
+    output_size: int = 0
+    output_sha256: bytes = b""
+
+
 @dataclass(frozen=True, slots=True)
 class Provenance:
     """Where a node of the output program came from.

@@ -7,7 +7,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import grpc
@@ -18,6 +18,7 @@ from retraced_server.errors import FieldViolation, Reason, RetracedError
 from retraced_server.service.authentication import Authenticator
 from retraced_server.service.callers import NO_LIMITS, UNKNOWN, CallerLimits
 from retraced_server.service.quotas import Quotas
+from retraced_server.service.record import Observer, Record
 from retraced_server.service.statuses import Status, status_of
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -42,12 +43,14 @@ class Call:
         traceparent: W3C Trace Context; empty where the caller gave none, or none that can be read.
         caller: Who calls: a name, ANONYMOUS where nobody is named, or UNKNOWN for one that is refused.
         limits: What the caller is allowed.
+        record: What is kept of it.
     """
 
     request_id: str
     traceparent: str
     caller: str = UNKNOWN
     limits: CallerLimits = NO_LIMITS
+    record: Record = field(default_factory=Record)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -67,6 +70,11 @@ class Calls:
         self.quotas = Quotas()
         self._authenticate = authenticate
         self._running: set[asyncio.Task[object]] = set()
+        self._observers: tuple[Observer, ...] = ()
+
+    def observe(self, *observers: Observer) -> None:
+        """Has observers look at every call that ends from now on."""
+        self._observers += observers
 
     async def ended(self) -> None:
         """Waits until the calls that run have given up what they hold."""
@@ -90,6 +98,7 @@ class Calls:
                 task.add_done_callback(self._running.discard)
             started = time.monotonic()
             call, fault = self._identify(context)
+            call.record.method, call.record.peer = name, context.peer()
             with structlog.contextvars.bound_contextvars(**call.identity, caller=call.caller, method=name, peer=context.peer()):
                 try:
                     if fault is not None:
@@ -98,20 +107,25 @@ class Calls:
                         self.quotas.enter(call.caller, call.limits, task)
                     response = await method(request, context, call)
                 except asyncio.CancelledError:
-                    _log_end(started, _why_cancelled(context))
+                    _log_end(started, code := _why_cancelled(context))
+                    self._ended(call, code)
                     raise
                 except grpc.aio.InternalError as error:
                     # A write failed: the caller is gone, and gRPC has yet to say so.
-                    _log_end(started, _why_cancelled(context))
+                    _log_end(started, code := _why_cancelled(context))
+                    self._ended(call, code)
                     raise asyncio.CancelledError from error
                 except RetracedError as error:
                     status = status_of(error, call.identity)
                     _log_failure(started, error, status)
+                    self._ended(call, status.code, error.reason)
                 except Exception:  # noqa: BLE001 - whatever it is, the caller gets a status and the log the traceback
                     status = status_of(_fault(call), call.identity)
                     _log.exception("request failed", code=status.code.name, reason="INTERNAL", seconds=_since(started))
+                    self._ended(call, status.code, Reason.INTERNAL)
                 else:
                     _log_end(started, grpc.StatusCode.OK)
+                    self._ended(call, grpc.StatusCode.OK)
                     return response
             try:
                 return await context.abort(status.code, status.message, (("grpc-status-details-bin", status.details),))
@@ -128,6 +142,15 @@ class Calls:
         except RetracedError as error:
             return call, error
         return replace(call, caller=caller.name, limits=caller.limits), fault
+
+    def _ended(self, call: Call, code: grpc.StatusCode, reason: Reason | None = None) -> None:
+        record = call.record
+        record.ended_at, record.code, record.reason = time.monotonic(), code, "" if reason is None else reason.value
+        for observer in self._observers:
+            try:
+                observer.ended(call)
+            except Exception:  # noqa: BLE001 - what looks on is not to take the call down
+                _log.exception("a call could not be observed", observer=type(observer).__name__)
 
 
 def _fault(call: Call) -> RetracedError:

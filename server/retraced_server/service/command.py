@@ -53,16 +53,10 @@ def _metavar(field: str, info: FieldInfo) -> str:
     choices = get_args(info.annotation)
     if choices and all(isinstance(choice, str) for choice in choices):
         return "|".join(choices)
-    names: dict[object, str] = {
-        int: "N",
-        int | None: "N",
-        float: "SECONDS",
-        ByteSize: "SIZE",
-        str: "ADDRESS",
-        Path | None: "FILE",
-    }
-    if info.annotation in names:
-        return names[info.annotation]
+    names = {int: "N", int | None: "N", float: "SECONDS", ByteSize: "SIZE", str: "ADDRESS", Path | None: "FILE"}
+    for kind, name in names.items():
+        if info.annotation == kind:
+            return name
     return {"imports": "MODULE", "read_paths": "PATH"}.get(field, "FOLDER")
 
 

@@ -16,6 +16,7 @@ from retraced_server.service.authentication import Authenticator
 from retraced_server.service.calls import Calls
 from retraced_server.service.instance import GraphTransforms, Limits
 from retraced_server.service.listen import listen
+from retraced_server.service.record import Observer
 from retraced_server.service.servicer import GraphTransformServicer
 
 # A chunk that is too long, but not by far, is read, so that its caller hears of it as of every other error.
@@ -48,13 +49,21 @@ class FrontEnd:
     ) -> None:
         self._transforms = GraphTransforms(engine, limits, spool_dir, spool_memory)
         self._calls = Calls(authenticate or Authenticator())
-        self._health = health.HealthServicer((convert.SERVICE,), lambda: self._transforms.ready)
+        self._health = health.HealthServicer((convert.SERVICE,), lambda: not self.obstacles())
         self._server = grpc.aio.server(options=_OPTIONS)
         self._server.add_generic_rpc_handlers((GraphTransformServicer(self._transforms, self._calls).handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((convert.SERVICE, health.SERVICE, reflection.SERVICE_NAME), self._server)
         self._health_server = grpc.aio.server(options=_OPTIONS)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
+
+    def obstacles(self) -> list[str]:
+        """Why no request would be taken and answered now; none where one would."""
+        return self._transforms.obstacles()
+
+    def observe(self, *observers: Observer) -> None:
+        """Has observers look at every call that ends from now on."""
+        self._calls.observe(*observers)
 
     def listen(self, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> str:
         """Takes an address; see `listen.listen`."""

@@ -11,6 +11,7 @@ from retraced_server.engine.base import Engine, Load, Ticket, WorkerFacts
 from retraced_server.errors import FieldViolation, Reason, RetracedError
 from retraced_server.pipeline.domain import TransformRequest
 from retraced_server.pipeline.parse import Pipeline, parse_pipeline
+from retraced_server.service.readiness import spool_obstacle
 from retraced_server.service.upload import Upload
 
 _SHA256_BYTES = 32
@@ -73,10 +74,12 @@ class GraphTransforms:
         """Requests are taken from now on: the engine has started."""
         self._opened = time.monotonic()
 
-    @property
-    def ready(self) -> bool:
-        """Whether a request would be taken now, if there is room for it."""
-        return self._opened is not None and self._engine.ready
+    def obstacles(self) -> list[str]:
+        """Why no request would be taken and answered now; none where one would. A queue that is full is none: it says when to come again."""
+        if self._opened is None:
+            return ["the server is starting: its workers are not there yet"]
+        spool = spool_obstacle(self._spool_dir, self.limits.max_archive_bytes)
+        return [obstacle for obstacle in (self._engine.obstacle, spool) if obstacle]
 
     @property
     def facts(self) -> WorkerFacts:

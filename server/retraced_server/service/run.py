@@ -18,6 +18,7 @@ from retraced_server.errors import RetracedError
 from retraced_server.service.front_end import FrontEnd
 from retraced_server.service.instance import Limits
 from retraced_server.service.listen import AddressError
+from retraced_server.service.observers import ObserverError, Observers
 from retraced_server.service.security import Security, SecurityError, check_exposure, open_security
 from retraced_server.service.settings import Settings
 
@@ -34,7 +35,7 @@ async def serve(settings: Settings) -> None:
     Prints `retraced: listening on HOST:PORT` on standard output, once requests are served.
 
     Raises:
-        StartError: The address, the spool folder, a module or the workers cannot be used.
+        StartError: The address, the spool folder, a module, the workers, or what is to look on cannot be used.
     """
     _check_folder(settings.spool_dir)
     _check_imports(settings.imports)
@@ -64,6 +65,10 @@ async def serve(settings: Settings) -> None:
     )
     front_end = FrontEnd(engine, limits, settings.spool_dir, settings.spool_memory, security.authenticate)
     address = _listen(front_end, settings, security)
+    try:
+        observers = Observers(settings, engine, front_end)
+    except ObserverError as error:
+        raise StartError(str(error)) from error
     signals = _Signals()
     await front_end.start()
     try:
@@ -81,6 +86,7 @@ async def serve(settings: Settings) -> None:
     finally:
         await engine.drain(0.0)
         await front_end.stop()
+        await observers.stop()
         _log.info("stopped")
 
 

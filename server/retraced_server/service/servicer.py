@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import grpc
 import structlog
@@ -12,6 +13,7 @@ from retraced_server.pipeline.domain import TransformRequest
 from retraced_server.service import convert
 from retraced_server.service.calls import Call, Calls, Context
 from retraced_server.service.instance import GraphTransforms
+from retraced_server.service.record import Record
 
 _LOGGED_CHARACTERS = 300
 
@@ -40,28 +42,35 @@ class GraphTransformServicer:
         )
 
     async def _transform_graph(self, _: object, context: Context, call: Call) -> None:
-        request = await self._read(context)
+        record = call.record
+        request = await self._read(context, record)
         if request is None or isinstance(request, bytes):
             what = "ended without a spec" if request is None else "began with a chunk"
             raise convert.violation("spec", f"the stream {what}; {convert.DESCRIPTION}")
+        record.archive_bytes = request.archive_size
         pipeline = self._transforms.check(request, call.limits.max_archive_bytes)
+        record.pipeline = str(pipeline)
         structlog.contextvars.bind_contextvars(pipeline=str(pipeline)[:_LOGGED_CHARACTERS], archive_bytes=request.archive_size)
         with self._calls.quotas.upload(call.caller, call.limits, request.archive_size):
             await self._run(request, context, call)
 
     async def _run(self, request: TransformRequest, context: Context, call: Call) -> None:
+        record = call.record
         async with self._transforms.admit(call.request_id) as ticket:
-            await self._write(context, convert.accepted(call.request_id, ticket.queue_position))
+            record.job = ticket.report
+            await self._write(context, record, convert.accepted(call.request_id, ticket.queue_position))
+            record.upload_at = time.monotonic()
             with self._transforms.upload(request) as upload:
-                while (chunk := await self._read(context)) is not None:
+                while (chunk := await self._read(context, record)) is not None:
                     if not isinstance(chunk, bytes):
                         raise convert.violation("spec", f"a second spec came, after {upload.spool.size} bytes of the archive")
                     await upload.write(chunk)
-                upload.finish()
+                record.archive_sha256 = upload.finish().hex()
+                record.uploaded_at = time.monotonic()
                 async for response in ticket.run(request, upload.spool):
-                    await self._write(context, response)
+                    await self._write(context, record, response)
 
-    async def _read(self, context: Context) -> convert.Request | None:
+    async def _read(self, context: Context, record: Record) -> convert.Request | None:
         """The next message of the request stream; None at its end."""
         seconds = self._transforms.limits.upload_idle_timeout
         try:
@@ -72,10 +81,14 @@ class GraphTransformServicer:
             raise convert.violation(
                 "message", f"nothing came for {seconds:g} s; the stream ends with the client's half-close"
             ) from error
-        return convert.read_request(message) if isinstance(message, bytes) else None
+        if not isinstance(message, bytes):
+            return None
+        record.received_bytes += len(message)
+        return convert.read_request(message)
 
-    async def _write(self, context: Context, response: bytes) -> None:
+    async def _write(self, context: Context, record: Record, response: bytes) -> None:
         """Sends a response, once the caller has read what was sent before."""
+        record.sent_bytes += len(response)
         seconds = self._transforms.limits.download_idle_timeout
         try:
             async with asyncio.timeout(seconds):

@@ -105,6 +105,16 @@ class Settings(BaseSettings):
     drain_grace: float = Field(
         30.0, ge=0, allow_inf_nan=False, description="Seconds that running requests have to end after SIGTERM or SIGINT."
     )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="TCP port for metrics and readiness over HTTP; 0 takes a free one."
+    )
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="Address for them: a name or an IP address.")
+    audit_log: Path | None = Field(
+        None, description="File that a JSON line is written to for each request to transform, besides the log."
+    )
+    traces: bool = Field(
+        False, description="Send OpenTelemetry traces; OTEL_EXPORTER_OTLP_ENDPOINT says where, and asks for them too."
+    )
     log_format: Literal["text", "json"] = Field("text", description="How log lines are written to standard error.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log lines that are written."

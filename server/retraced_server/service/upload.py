@@ -27,7 +27,7 @@ class Upload:
         self._size = request.archive_size
         self._sha256 = request.archive_sha256
         self._in_memory = request.archive_size <= spool_memory
-        self._digest = hashlib.sha256() if request.archive_sha256 else None
+        self._digest = hashlib.sha256()
 
     async def write(self, chunk: bytes) -> None:
         """Takes the next chunk, without holding up the event loop.
@@ -46,8 +46,11 @@ class Upload:
         else:
             await _in_thread(lambda: self._store(chunk))
 
-    def finish(self) -> None:
+    def finish(self) -> bytes:
         """Checks the whole, once the caller has half-closed.
+
+        Returns:
+            Its sha256.
 
         Raises:
             RetracedError: ARCHIVE_MISMATCH.
@@ -55,9 +58,11 @@ class Upload:
         if self.spool.size != self._size:
             message = f"the archive ended after {self.spool.size} of the {self._size} bytes that were announced"
             raise _mismatch("archive_size", message)
-        if self._digest is not None and self._digest.digest() != self._sha256:
-            found, announced = self._digest.hexdigest(), self._sha256.hex()
+        digest = self._digest.digest()
+        if self._sha256 and digest != self._sha256:
+            found, announced = digest.hex(), self._sha256.hex()
             raise _mismatch("archive_sha256", f"the archive's sha256 is {found}, and {announced} was announced")
+        return digest
 
     def __enter__(self) -> Upload:
         return self
@@ -67,8 +72,7 @@ class Upload:
 
     def _store(self, chunk: bytes) -> None:
         self.spool.write(chunk)
-        if self._digest is not None:
-            self._digest.update(chunk)
+        self._digest.update(chunk)
 
 
 async def _in_thread(function: Callable[[], None]) -> None:

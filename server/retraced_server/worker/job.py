@@ -5,10 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import IO, cast
 
 from retraced.v1 import program_pb2
@@ -21,8 +19,9 @@ from retraced_server.worker import responses
 from retraced_server.worker.describe import describe_nodes, describe_program
 from retraced_server.worker.messages import JobDone, JobEvent, JobRequest
 from retraced_server.worker.output import CHUNK_BYTES, OutputStream
-from retraced_server.worker.responses import Stage, Summary, Timings
+from retraced_server.worker.responses import Stage, Summary
 from retraced_server.worker.sandbox import Violation
+from retraced_server.worker.stopwatch import Stopwatch
 
 Emit = Callable[[JobEvent], None]
 
@@ -48,7 +47,7 @@ def run_job(
     Args:
         job: What is to be done.
         archive: The archive, a file with a descriptor.
-        emit: Takes each event as it is made; the last is `JobDone` or the error.
+        emit: Takes each event as it is made; the last two are `JobStats`, and `JobDone` or the error.
         options: What programs may hold beyond the plain, such as custom operators.
         memory_bytes: The bound of this process's memory, for the error's text; 0 if there is none.
         on_memory_error: Called when memory ran out, before the error is made.
@@ -59,8 +58,9 @@ def run_job(
         BaseException: A pass raised something that is no Exception, such as SystemExit.
     """
     last: JobEvent = JobDone()
+    watch = Stopwatch(job.queued_seconds)
     try:
-        _Job(job, archive, emit, options).run()
+        _Job(job, archive, emit, options, watch).run()
     except Exception as error:  # noqa: BLE001 - whatever went wrong becomes the job's error
         if is_out_of_memory(error):
             on_memory_error()
@@ -75,6 +75,7 @@ def run_job(
         else:
             last = _internal(error)
     # Not in the handler above: there the error would still hold the job's frames, and with them its memory.
+    emit(watch.stats)
     emit(last)
 
 
@@ -94,46 +95,48 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 class _Job:
     """A job that runs."""
 
-    def __init__(self, job: JobRequest, archive: IO[bytes], emit: Emit, options: ReadOptions | None) -> None:
+    def __init__(self, job: JobRequest, archive: IO[bytes], emit: Emit, options: ReadOptions | None, watch: Stopwatch) -> None:
         self._request = job.request
         self._archive = archive
         self._archive_size = os.fstat(archive.fileno()).st_size
         self._emit = emit
         self._options = options
-        self._timings = Timings(queued=job.queued_seconds)
+        self._watch = watch
         self._remarks: list[str] = []
 
     def run(self) -> None:
         """Runs it to its summary."""
         pipeline = _check_pipeline(self._request.pipeline)
         read = self._read()
-        with self._timed("describing"):
+        with self._watch.stage("describing"):
             given = describe_program(read.program, schema_version=read.schema_version, torch_version=read.torch_version)
         if self._request.validate_only:
-            self._emit(responses.summary(Summary(False, given, None, 0, b"", pipeline, self._timings, ())))
+            self._emit(responses.summary(Summary(False, given, None, 0, b"", pipeline, self._watch.timings, ())))
             return
-        with self._timed("running"):
+        with self._watch.stage("running"):
             result = run_pipeline(
                 read.program,
                 self._request.pipeline,
                 mode=self._request.mode,
                 refuse_new_guards=self._request.refuse_new_guards,
-                observer=_Observer(self._emit),
+                observer=_Observer(self._emit, self._watch),
             )
         made = self._describe(result, given)
         size, digest = self._output(read, result)
         remarks = (*result.remarks, *self._remarks)
-        self._emit(responses.summary(Summary(result.modified, given, made, size, digest, pipeline, self._timings, remarks)))
+        self._emit(
+            responses.summary(Summary(result.modified, given, made, size, digest, pipeline, self._watch.timings, remarks))
+        )
 
     def _read(self) -> ReadProgram:
         self._emit(responses.progress(Stage.READING, 0, self._archive_size))
-        with self._timed("reading"):
+        with self._watch.stage("reading"):
             read = read_program(self._archive, options=self._options)
         self._emit(responses.progress(Stage.READING, self._archive_size, self._archive_size))
         return read
 
     def _describe(self, result: PipelineResult, given: program_pb2.ProgramInfo) -> program_pb2.ProgramInfo:
-        with self._timed("describing"):
+        with self._watch.stage("describing"):
             selection = self._request.node_metadata
             if selection is not NodeSelection.NONE:
                 for batch in describe_nodes(result.program, provenance=result.provenance, selection=selection):
@@ -150,12 +153,14 @@ class _Job:
         expected = 0 if result.modified else self._archive_size
         self._emit(responses.progress(Stage.WRITING, 0, expected))
         stream = OutputStream(self._send_chunk if wanted else None)
-        with self._timed("writing"):
+        with self._watch.stage("writing"):
             if result.modified:
                 self._write(read, result, stream)
             else:
                 self._copy(stream)
             stream.finish()
+        if wanted:
+            self._watch.output_size, self._watch.output_sha256 = stream.size, stream.sha256
         self._emit(responses.progress(Stage.WRITING, stream.size, stream.size))
         return stream.size, stream.sha256
 
@@ -180,20 +185,13 @@ class _Job:
     def _send_chunk(self, chunk: bytes) -> None:
         self._emit(responses.output_chunk(chunk))
 
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            setattr(self._timings, stage, getattr(self._timings, stage) + time.perf_counter() - started)
-
 
 class _Observer:
     """Turns what a pipeline reports into events."""
 
-    def __init__(self, emit: Emit) -> None:
+    def __init__(self, emit: Emit, watch: Stopwatch) -> None:
         self._emit = emit
+        self._watch = watch
 
     def pass_started(self, index: int, count: int, name: str, text: str) -> None:
         """A pass begins."""
@@ -205,6 +203,7 @@ class _Observer:
 
     def pass_finished(self, index: int, report: PassReport) -> None:
         """A pass has ended."""
+        self._watch.pass_ended(report.name, report.seconds)
         self._emit(responses.pass_finished(index, report))
 
 

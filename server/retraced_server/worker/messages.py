@@ -14,10 +14,15 @@ from google.protobuf.message import DecodeError
 from retraced.v1 import graph_transform_pb2, passes_pb2, program_pb2
 from retraced_server.errors import FieldViolation, Reason, RetracedError
 from retraced_server.pipeline.catalogue import Catalogue, IrLevel, OptionInfo, OptionType, OptionValue, PassInfo
-from retraced_server.pipeline.domain import NodeSelection, OutputDelivery, RetraceMode, TransformRequest
-from retraced_server.pipeline.syntax import parse_syntax, quote
+from retraced_server.pipeline.domain import JobStats, NodeSelection, OutputDelivery, Period, RetraceMode, TransformRequest
+from retraced_server.pipeline.syntax import MAX_PASSES, parse_syntax, quote
 from retraced_server.worker.sandbox import Layer, SandboxReport, State
 from retraced_server.worker.v1 import messages_pb2
+
+# A job's times are below; what is not was made up.
+_LONGEST_SECONDS = 1e9
+_STAGES = {"reading", "running", "describing", "writing"}
+_MOST_STAGES = 16
 
 
 class MessageError(Exception):
@@ -92,8 +97,8 @@ class JobDone:
 
 ZygoteCommand = StartJob | KillJob
 ZygoteEvent = ZygoteReady | ZygoteFailed | WorkerStarted | WorkerEnded
-JobEvent = bytes | RetracedError | JobDone
-"""A serialized `TransformGraphResponse`, or why the job failed, or that it is done."""
+JobEvent = bytes | RetracedError | JobDone | JobStats
+"""A serialized `TransformGraphResponse`, or why the job failed, or that it is done; and before one of these two, what it took."""
 
 
 def encode_command(command: ZygoteCommand) -> bytes:
@@ -228,6 +233,8 @@ def encode_job_event(event: JobEvent) -> bytes:
         return messages_pb2.JobEvent(response=event).SerializeToString()
     if isinstance(event, JobDone):
         return messages_pb2.JobEvent(done=messages_pb2.JobDone()).SerializeToString()
+    if isinstance(event, JobStats):
+        return messages_pb2.JobEvent(stats=_encode_stats(event)).SerializeToString()
     error = messages_pb2.JobError(
         reason=event.reason.value,
         message=_encodable(event.message),
@@ -253,6 +260,8 @@ def decode_job_event(data: bytes) -> JobEvent:
             return message.response
         case "done":
             return JobDone()
+        case "stats":
+            return _decode_stats(message.stats)
         case "error":
             error = message.error
             try:
@@ -263,6 +272,38 @@ def decode_job_event(data: bytes) -> JobEvent:
             return RetracedError(reason, error.message, metadata=error.metadata, violations=violations)
         case None:
             raise MessageError("the event from the worker is empty")
+
+
+def _encode_stats(stats: JobStats) -> messages_pb2.JobStats:
+    return messages_pb2.JobStats(
+        stages=map(_encode_period, stats.stages),
+        passes=map(_encode_period, stats.passes),
+        output_size=stats.output_size,
+        output_sha256=stats.output_sha256,
+    )
+
+
+def _decode_stats(message: messages_pb2.JobStats) -> JobStats:
+    names = {period.name for period in message.stages}
+    if not names <= _STAGES or len(message.stages) > _MOST_STAGES or len(message.passes) > MAX_PASSES:
+        raise MessageError("the worker names stages or passes that there are not")
+    return JobStats(
+        tuple(map(_decode_period, message.stages)),
+        tuple(map(_decode_period, message.passes)),
+        message.output_size,
+        message.output_sha256,
+    )
+
+
+def _encode_period(period: Period) -> messages_pb2.Period:
+    return messages_pb2.Period(name=period.name, start=period.start, seconds=period.seconds)
+
+
+def _decode_period(message: messages_pb2.Period) -> Period:
+    # The comparison is not true of NaN either.
+    if not (0.0 <= message.start < _LONGEST_SECONDS and 0.0 <= message.seconds < _LONGEST_SECONDS):
+        raise MessageError("the worker names a time that there is not")
+    return Period(message.name, message.start, message.seconds)
 
 
 def _parse(
