@@ -48,8 +48,13 @@ _HIGHER_ORDER_NAMES: Final = frozenset(
         ),
     )
 )
-# They read files or warn.
-_REFUSED: Final = frozenset(("aten::from_file", "aten::from_file.out", "aten::warn"))
+# They read files, print, warn or change settings of the process.
+_REFUSED: Final = frozenset(
+    (
+        *("aten::from_file", "aten::from_file.out", "aten::warn", "aten::_print"),
+        *("aten::_cufft_set_plan_cache_max_size", "aten::_cufft_clear_plan_cache"),
+    )
+)
 # What the arguments and results of a tensor operator are made of. Others, `Any` above all, are of TorchScript's own operators.
 _KINDS: Final = frozenset(
     (
