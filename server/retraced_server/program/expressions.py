@@ -39,6 +39,8 @@ _ASSUMPTIONS: Final = frozenset(
 )
 _LARGEST_BITS: Final = 256
 """Numbers that arise while an expression is built stay under this many bits."""
+_MOST_BITS: Final = 4096
+"""Nor does what it computes need more, with 64 for each symbol in it."""
 
 # Anything that sympy makes; sympy has no types.
 _Expr: TypeAlias = Any
@@ -53,6 +55,7 @@ _COMPARISONS: Final[dict[str, _Expr]] = {
 }
 _OPAQUE: Final = ("acos", "asin", "asinh", "atan", "cos", "cosh", "exp", "log", "log2", "sin", "sinh", "sqrt", "tan", "tanh")
 _MANY: Final = 10_000
+_FEW: Final = 64
 
 # Each with how many arguments it takes, at least and at most. Max and Min are torch's, which sympify takes for sympy's own.
 _FUNCTIONS: Final[dict[str, tuple[_Expr, int, int]]] = {
@@ -68,8 +71,9 @@ _FUNCTIONS: Final[dict[str, tuple[_Expr, int, int]]] = {
     "ceiling": (sympy.ceiling, 1, 1),
     "Piecewise": (sympy.Piecewise, 1, _MANY),
     "ExprCondPair": (sympy.functions.elementary.piecewise.ExprCondPair, 2, 2),
-    "Max": (functions.Max, 1, _MANY),
-    "Min": (functions.Min, 1, _MANY),
+    # They compare each argument with each other.
+    "Max": (functions.Max, 1, _FEW),
+    "Min": (functions.Min, 1, _FEW),
     "FloorDiv": (functions.FloorDiv, 2, 2),
     "ModularIndexing": (functions.ModularIndexing, 3, 3),
     "Where": (functions.Where, 3, 3),
@@ -146,6 +150,7 @@ class _Parser:
         self._text = text
         self._at = 0
         self._kind = self._value = ""
+        self._bits: dict[_Expr, int] = {}
         self._advance()
 
     def expression(self, depth: int) -> _Expr:
@@ -167,6 +172,8 @@ class _Parser:
         self._take("mark", ")")
         if made.is_Integer and int(made).bit_length() > _LARGEST_BITS:
             raise _invalid(self._text, "a number in it is too large")
+        if self._size(made) > _MOST_BITS:
+            raise _invalid(self._text, "what it computes is too large")
         return made
 
     def end(self) -> None:
@@ -220,15 +227,32 @@ class _Parser:
         if not least <= len(arguments) <= most:
             raise _invalid(self._text, f"`{name}` does not take {len(arguments)} arguments")
         if name in _POWERS:
-            self._bound_power(*arguments)
+            self._bound_power(name, *arguments)
         return function(*arguments)
 
-    def _bound_power(self, base: _Expr, exponent: _Expr) -> None:
+    def _bound_power(self, name: str, base: _Expr, exponent: _Expr) -> None:
         if not exponent.is_number:
+            # torch's own functions of symbolic exponents are bounded; the power of sympy is not.
+            if name == "Pow":
+                raise _invalid(self._text, "the exponent of a power in it is no number")
             return
         size = int(base).bit_length() if base.is_Integer else 1
-        if abs(exponent) * max(size, 1) > _LARGEST_BITS:
+        if abs(exponent) * max(size, 1) > _LARGEST_BITS or abs(exponent) * self._size(base) > _MOST_BITS:
             raise _invalid(self._text, "a power in it is too large")
+
+    def _size(self, expression: _Expr) -> int:
+        """How many bits a value of an expression has, roughly and at most."""
+        known = self._bits.get(expression)
+        if known is None:
+            sizes = [self._size(argument) for argument in expression.args]
+            if not sizes:
+                known = int(expression).bit_length() if expression.is_Integer else 64
+            elif expression.func.__name__ in _POWERS and expression.args[1].is_number:
+                known = sizes[0] * (int(abs(expression.args[1])) + 1)
+            else:
+                known = sum(sizes) if expression.is_Mul else max(sizes)
+            self._bits[expression] = known
+        return known
 
     def _take(self, kind: str, value: str | None = None) -> str:
         if self._kind != kind or (value is not None and self._value != value):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +15,7 @@ from torch.fx.traceback import NodeSource, NodeSourceAction
 from retraced_server.errors import RetracedError
 from retraced_server.program.errors import cause, program_invalid, shortened
 from retraced_server.program.operators import Operators
+from retraced_server.program.options import DEEPEST_CUSTOM
 
 _DELIMITER: Final = ";"
 _DEEPEST_SOURCE: Final = 200
@@ -111,12 +112,22 @@ def read_custom(text: str) -> Any:
     """Reads the annotations that a user gave to a node or a graph: any JSON.
 
     Raises:
-        RetracedError: PROGRAM_INVALID where it is no JSON.
+        RetracedError: PROGRAM_INVALID where it is no JSON, or is nested too deep to be copied.
     """
     try:
-        return json.loads(text)
+        read = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise program_invalid(f"the custom metadata `{shortened(text, 200)}` is not JSON: {cause(error)}") from error
+    level, depth = [read], 0
+    while level := [inner for each in level for inner in _contained(each)]:
+        depth += 1
+        if depth > DEEPEST_CUSTOM:
+            raise program_invalid(f"custom metadata is nested deeper than {DEEPEST_CUSTOM}")
+    return read
+
+
+def _contained(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
 
 
 def _split(entry: str) -> list[str]:

@@ -48,8 +48,13 @@ _HIGHER_ORDER_NAMES: Final = frozenset(
         ),
     )
 )
-# They read files or warn.
-_REFUSED: Final = frozenset(("aten::from_file", "aten::from_file.out", "aten::warn"))
+# They read files, print, warn or change settings of the process.
+_REFUSED: Final = frozenset(
+    (
+        *("aten::from_file", "aten::from_file.out", "aten::warn", "aten::_print"),
+        *("aten::_cufft_set_plan_cache_max_size", "aten::_cufft_clear_plan_cache"),
+    )
+)
 # What the arguments and results of a tensor operator are made of. Others, `Any` above all, are of TorchScript's own operators.
 _KINDS: Final = frozenset(
     (
@@ -69,13 +74,13 @@ SYM_OPERATORS: Final[frozenset[Target]] = frozenset(
 )
 """The functions that compute with sizes, `_SYM_OPS` of torch/_export/serde/serialize.py."""
 
-# Functions that torch's verifier allows beside operators and that torch can read back.
+# Functions that torch's verifier allows beside operators and that torch can read back. Not here: what imports the function that a text
+# names, `_call_custom_autograd_function_in_pre_dispatch`.
 _predispatch: Any = torch._functorch.predispatch
 _FUNCTIONS: Final[tuple[Target, ...]] = (
     torch._C._set_grad_enabled,
     torch.amp.autocast_mode._enter_autocast,
     torch.amp.autocast_mode._exit_autocast,
-    torch.export.custom_ops._call_custom_autograd_function_in_pre_dispatch,
     *(
         getattr(_predispatch, name)
         for name in (
@@ -128,6 +133,17 @@ class Operators:
         found = self._found.get(name)
         if found is None:
             found = self._found[name] = self._find(name)
+        return found
+
+    def find_operator(self, name: str) -> OpOverload:
+        """The operator of a name that stands in the place of an argument: one that only computes with tensors.
+
+        Raises:
+            RetracedError: PROGRAM_INVALID where it is none, unknown here or not allowed.
+        """
+        found = self.find(name)
+        if not isinstance(found, OpOverload):
+            raise _unknown(name, "a function or a higher-order operator is no argument")
         return found
 
     def _find(self, name: str) -> Target:

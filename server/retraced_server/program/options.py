@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+MOST_RECORDS: Final = 200_000
+"""Records of one archive."""
+LONGEST_RECORD_NAME: Final = 1_024
+"""Bytes of the name of a record, with the root."""
+LARGEST_DOCUMENT: Final = 512 << 20
+"""Bytes of a record of JSON."""
 LONGEST_EXPRESSION: Final = 20_000
 """Characters of one symbolic expression."""
 DEEPEST_EXPRESSION: Final = 64
@@ -19,6 +25,10 @@ MOST_UNBACKED_SYMBOLS: Final = 1_000_000
 """Numbers of unbacked symbols end here: torch counts up to the highest."""
 MOST_DIMENSIONS: Final = 64
 """Dimensions of one tensor, as in torch itself."""
+DEEPEST_ARGUMENT: Final = 16
+"""Dictionaries inside one another in one argument."""
+DEEPEST_CUSTOM: Final = 64
+"""Lists and objects inside one another in one piece of custom metadata."""
 DEEPEST_GRAPH: Final = 32
 """Bodies of higher-order operators inside one another."""
 

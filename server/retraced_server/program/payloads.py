@@ -22,8 +22,8 @@ from retraced_server.program._torch import allow_absent_device
 from retraced_server.program.archive import Extent
 from retraced_server.program.dirty_pages import is_untouched
 from retraced_server.program.errors import cause, program_invalid, shortened
+from retraced_server.program.names import check_path
 from retraced_server.program.options import MOST_DIMENSIONS
-from retraced_server.program.read_signature import check_path
 from retraced_server.program.records import CONSTANTS, WEIGHTS, RecordSource
 from retraced_server.program.scalar_types import read_device, read_dtype, read_layout
 

@@ -12,6 +12,7 @@ from torch.fx.node import Argument
 from retraced_server.program import program_schema, schema
 from retraced_server.program.errors import program_invalid, shortened
 from retraced_server.program.operators import Operators
+from retraced_server.program.options import DEEPEST_ARGUMENT
 from retraced_server.program.scalar_types import read_device, read_dtype, read_layout, read_memory_format
 
 _SymArgument: TypeAlias = schema.SymIntArgument | schema.SymFloatArgument | schema.SymBoolArgument
@@ -106,6 +107,16 @@ def _optional_tensors(values: list[schema.OptionalTensorArgument], scope: Scope)
     return nodes
 
 
+def _dictionary(values: dict[str, schema.Argument], scope: Scope, depth: int = 1) -> Argument:
+    if depth > DEEPEST_ARGUMENT:
+        raise program_invalid(f"dictionaries in an argument are nested deeper than {DEEPEST_ARGUMENT}")
+    read: dict[str, Argument] = {}
+    for key, value in values.items():
+        inner = value.as_string_to_argument if schema.only_member(value) else UNSET
+        read[key] = read_argument(value, scope) if inner is UNSET else _dictionary(inner, scope, depth + 1)
+    return read
+
+
 def _symbolic(value: _SymArgument, scope: Scope) -> Argument:
     if not schema.only_member(value):
         raise program_invalid(f"a {type(value).__name__} is a name or a number")
@@ -155,8 +166,8 @@ _READERS: Final[dict[str, Callable[[Any, Scope], Argument]]] = {
     # Tuples, as they stand in the grids of Triton kernels.
     "as_int_lists": lambda values, scope: [tuple(inner) for inner in values],
     "as_float_lists": lambda values, scope: [[schema.number(value) for value in inner] for inner in values],
-    "as_string_to_argument": lambda values, scope: {key: read_argument(value, scope) for key, value in values.items()},
+    "as_string_to_argument": _dictionary,
     # Any: fx takes operators as arguments, which its type does not say.
-    "as_operator": lambda value, scope: cast(Any, scope.operators.find(value)),
+    "as_operator": lambda value, scope: cast(Any, scope.operators.find_operator(value)),
     "as_custom_obj": _refuse_object,
 }

@@ -9,6 +9,7 @@ from torch.fx.node import Argument
 
 from retraced_server.program import schema
 from retraced_server.program.errors import program_invalid, shortened
+from retraced_server.program.names import check_name
 from retraced_server.program.operators import schema_arguments
 from retraced_server.program.read_arguments import Scope, read_argument
 
@@ -67,7 +68,7 @@ def plain_arguments(inputs: list[schema.NamedArgument], scope: Scope) -> tuple[t
         if named.kind == _POSITIONAL or named.name == "":
             args.append(value)
             continue
-        if named.name in kwargs or not named.name.isidentifier():
-            raise program_invalid(f"the keyword `{shortened(named.name, 200)}` is given twice or is no identifier")
-        kwargs[named.name] = value
+        if named.name in kwargs:
+            raise program_invalid(f"the keyword `{shortened(named.name, 200)}` is given twice")
+        kwargs[check_name(named.name)] = value
     return tuple(args), kwargs

@@ -26,9 +26,10 @@ from retraced_server.program._torch import lazy_graph_module, unbacked_bindings
 from retraced_server.program.aliases import Aliases
 from retraced_server.program.errors import cause, located, program_invalid, shortened
 from retraced_server.program.fake_tensors import FakeTensors
+from retraced_server.program.names import check_name
 from retraced_server.program.node_metadata import NodeMetadata
 from retraced_server.program.operators import SYM_OPERATORS, Operators, Target, returns_one_tensor
-from retraced_server.program.options import DEEPEST_GRAPH, LONGEST_NAME
+from retraced_server.program.options import DEEPEST_GRAPH
 from retraced_server.program.read_arguments import custom_object, output_name, read_argument
 from retraced_server.program.read_calls import operator_arguments, plain_arguments
 from retraced_server.program.symbols import Symbols
@@ -364,17 +365,6 @@ def _locating(where: str) -> Iterator[None]:
         raise located(error, where) from error
     except (ValueError, TypeError, AssertionError, RuntimeError, AttributeError, LookupError, ArithmeticError) as error:
         raise program_invalid(f"{where}: {cause(error)}") from error
-
-
-def check_name(name: str) -> str:
-    """Checks that a name is an identifier, since names of nodes become names in generated code.
-
-    Raises:
-        RetracedError: PROGRAM_INVALID where it is not.
-    """
-    if not name.isidentifier() or len(name) > LONGEST_NAME:
-        raise program_invalid(f"`{shortened(name, 200)}` is no name of a value: it must be an identifier")
-    return name
 
 
 def _at(bases: Bases, position: int) -> FakeTensor | None:

@@ -22,8 +22,7 @@ from torch.export.graph_signature import (
 )
 
 from retraced_server.program import program_schema, schema
-from retraced_server.program.errors import program_invalid, shortened
-from retraced_server.program.options import LONGEST_NAME
+from retraced_server.program.names import check_name, check_parameters, check_path
 from retraced_server.program.read_arguments import Scope, constant_value, custom_object, output_name, read_argument
 from retraced_server.program.tree_specs import TreeSpecs
 
@@ -53,17 +52,6 @@ def read_module_calls(entries: list[program_schema.ModuleCallEntry], specs: Tree
         )
         for entry in entries
     ]
-
-
-def check_path(path: str) -> str:
-    """Checks the name of a parameter, buffer, constant or module: it may hold points, and nothing that could end a quoted text.
-
-    Raises:
-        RetracedError: PROGRAM_INVALID where it does.
-    """
-    if len(path) > LONGEST_NAME or not path.isprintable() or any(mark in path for mark in "'\"\\`"):
-        raise program_invalid(f"`{shortened(path, 200)}` is no name of a parameter, buffer, constant or module")
-    return path
 
 
 def _input_spec(spec: program_schema.InputSpec, scope: Scope) -> InputSpec:
@@ -105,12 +93,14 @@ def _output_spec(spec: program_schema.OutputSpec, scope: Scope) -> OutputSpec:
 
 
 def _call_signature(described: program_schema.ModuleCallSignature, specs: TreeSpecs, scope: Scope) -> ModuleCallSignature:
+    names, in_spec = described.forward_arg_names or None, specs.read(described.in_spec)
+    check_parameters(names or (), in_spec)
     return ModuleCallSignature(
         inputs=[_argument_spec(argument, scope) for argument in described.inputs],
         outputs=[_argument_spec(argument, scope) for argument in described.outputs],
-        in_spec=specs.read(described.in_spec),
+        in_spec=in_spec,
         out_spec=specs.read(described.out_spec),
-        forward_arg_names=described.forward_arg_names or None,
+        forward_arg_names=names,
     )
 
 
@@ -120,6 +110,7 @@ def _argument_spec(argument: schema.Argument, scope: Scope) -> ArgumentSpec:
     if argument.as_sym_bool is UNSET:
         name = output_name(argument)
         if name is not None:
+            check_name(name)
             if argument.as_tensor is not UNSET:
                 return TensorArgument(name=name)
             return SymIntArgument(name=name) if argument.as_sym_int is not UNSET else SymFloatArgument(name=name)
