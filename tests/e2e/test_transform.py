@@ -81,7 +81,8 @@ def test_nodes_that_a_decomposition_leaves_alone_are_not_described_as_changed(cl
     everything = client.transform(archive, PIPELINE, node_metadata="all").nodes
     changed = client.transform(archive, PIPELINE, node_metadata="changed").nodes
     assert {node.name for node in changed} == {node.name for node in everything if node.made_by}
-    assert {node.op for node in everything} - {node.op for node in changed} == {"placeholder"}
+    assert 0 < len(changed) < len(everything)
+    assert "placeholder" not in {node.op for node in changed}
 
 
 @pytest.mark.parametrize("name", ["input_and_id", "preserved_parts", "tied_weights", "no_tensor_inputs", "containers"])

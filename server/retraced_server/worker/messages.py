@@ -17,6 +17,7 @@ from retraced_server.pipeline.catalogue import Catalogue, IrLevel, OptionInfo, O
 from retraced_server.pipeline.domain import NodeSelection, OutputDelivery, RetraceMode, TransformRequest
 from retraced_server.pipeline.syntax import parse_syntax, quote
 from retraced_server.worker.sandbox import Layer, SandboxReport, State
+from retraced_server.worker.texts import bounded
 from retraced_server.worker.v1 import messages_pb2
 
 
@@ -230,10 +231,10 @@ def encode_job_event(event: JobEvent) -> bytes:
         return messages_pb2.JobEvent(done=messages_pb2.JobDone()).SerializeToString()
     error = messages_pb2.JobError(
         reason=event.reason.value,
-        message=_encodable(event.message),
-        metadata={key: _encodable(value) for key, value in event.metadata.items()},
+        message=bounded(event.message),
+        metadata={key: bounded(value) for key, value in event.metadata.items()},
         violations=[
-            messages_pb2.FieldViolation(field=violation.field, description=_encodable(violation.description))
+            messages_pb2.FieldViolation(field=violation.field, description=bounded(violation.description))
             for violation in event.violations
         ],
     )
@@ -278,11 +279,6 @@ def _parse(
 def _suffix(name: str, words: int) -> str:
     # The generated names of enum values begin with the enum's name: `OUTPUT_DELIVERY_IF_MODIFIED`.
     return name.split("_", words)[words]
-
-
-def _encodable(text: str) -> str:
-    # Names and messages from a program may hold lone surrogates, which no proto string can.
-    return text.encode(errors="backslashreplace").decode()
 
 
 def encode_pass(info: PassInfo) -> passes_pb2.Pass:
