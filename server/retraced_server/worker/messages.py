@@ -135,7 +135,7 @@ def encode_event(event: ZygoteEvent) -> bytes:
             )
             message = messages_pb2.ZygoteEvent(ready=ready)
         case ZygoteFailed():
-            message = messages_pb2.ZygoteEvent(failed=messages_pb2.ZygoteFailed(message=event.message))
+            message = messages_pb2.ZygoteEvent(failed=messages_pb2.ZygoteFailed(message=bounded(event.message)))
         case WorkerStarted():
             message = messages_pb2.ZygoteEvent(worker_started=messages_pb2.WorkerStarted(job_id=event.job_id, pid=event.pid))
         case WorkerEnded():
