@@ -76,6 +76,15 @@ def test_only_changed_nodes_are_described_when_only_they_are_wanted(client: Clie
     assert client.transform(archive, "retrace", node_metadata="changed").nodes == ()
 
 
+def test_nodes_that_a_decomposition_leaves_alone_are_not_described_as_changed(client: Client) -> None:
+    archive = by_name("bert").archive
+    everything = client.transform(archive, PIPELINE, node_metadata="all").nodes
+    changed = client.transform(archive, PIPELINE, node_metadata="changed").nodes
+    assert {node.name for node in changed} == {node.name for node in everything if node.made_by}
+    assert 0 < len(changed) < len(everything)
+    assert "placeholder" not in {node.op for node in changed}
+
+
 @pytest.mark.parametrize("name", ["input_and_id", "preserved_parts", "tied_weights", "no_tensor_inputs", "containers"])
 def test_unusual_program_comes_back_valid_from_a_pass_that_adds_a_constant(client: Client, name: str) -> None:
     case = by_name(name)

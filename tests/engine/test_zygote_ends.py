@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from retraced_server.engine import job as engine_job
+from retraced_server.engine import zygote as engine_zygote
 from retraced_server.engine.local import LocalEngine, LocalEngineConfig
 from retraced_server.errors import Reason, RetracedError
 from tests.support.models import by_name
@@ -33,6 +35,10 @@ async def until_ready(engine: LocalEngine, ready: bool) -> None:
 
 async def signal_zygote(engine: LocalEngine, number: int) -> None:
     os.kill((await engine.supervisor.zygote()).pid, number)
+
+
+def no_descriptors(*_: object) -> None:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 @shared_loop
@@ -100,6 +106,37 @@ async def test_engine_without_a_zygote_says_so_and_recovers(tmp_path: Path, monk
         (tmp_path / "elsewhere.py").rename(module)
         await until_ready(engine, True)
         assert await transform(engine, ARCHIVE, "retrace")
+
+
+async def test_zygote_that_cannot_be_started_for_want_of_descriptors_is_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_engine(workers=1) as engine:
+        running = await begin(engine, ARCHIVE, "fault-hang")
+        waiting = asyncio.create_task(transform(engine, ARCHIVE, "retrace"))
+        await until_load(engine, 1, 1)
+        with monkeypatch.context() as without:
+            without.setattr(engine_zygote, "LogPipe", no_descriptors)
+            await signal_zygote(engine, signal.SIGKILL)
+            await asyncio.wait({running})
+            with pytest.raises(RetracedError, match="Too many open files") as caught:
+                await waiting
+        assert caught.value.reason is Reason.WORKERS_UNAVAILABLE
+        await until_ready(engine, True)
+        assert await transform(engine, ARCHIVE, "retrace")
+
+
+@shared_loop
+async def test_worker_that_cannot_be_started_for_want_of_descriptors_is_its_requests_error(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fds = open_fds()
+    with monkeypatch.context() as without:
+        without.setattr(engine_job, "LogPipe", no_descriptors)
+        with pytest.raises(RetracedError, match="Too many open files") as caught:
+            await transform(engine, ARCHIVE, "retrace")
+    assert caught.value.reason is Reason.WORKERS_UNAVAILABLE
+    assert caught.value.retry_after is not None
+    assert open_fds() == fds
+    assert engine.load.running == 0
 
 
 async def test_engine_that_cannot_start_says_what_the_zygote_said_and_leaves_nothing() -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
-from torch.export import Dim
+from torch import fx
+from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.export.unflatten import unflatten
 from torch.fx.experimental.symbolic_shapes import free_symbols
 
 from retraced_server.passes import run_pipeline
+from retraced_server.passes._keys import call_key
+from retraced_server.retrace.outcome import node_key
 from tests.passes.support import DECOMPOSABLE, QUICK, decomposed, export, names, node_keys
 from tests.support.case import ProgramCase
 from tests.support.compare import assert_shape_env_unchanged, loaded, shape_env_snapshot
-from tests.support.describe import alias_sets, describe_program, graphs, values
+from tests.support.describe import alias_sets, describe, describe_program, graphs, values
 from tests.support.models import by_name
 
 # Each of their operators is rewritten as others.
@@ -79,7 +83,29 @@ def test_provenance_tells_of_every_node_and_only_of_nodes_of_the_input(case: Pro
     assert result.provenance.keys() == node_keys(result.program)
     for key, provenance in result.provenance.items():
         assert set(provenance.from_nodes) <= known, key
-        assert provenance.made_by == ("decompose" if result.modified else None), key
+        assert provenance.made_by == "decompose" or provenance.from_nodes == (key,), key
+
+
+@pytest.mark.parametrize("case", DECOMPOSABLE, ids=str)
+def test_nodes_that_are_as_they_were_are_not_said_to_be_made_by_the_pass(case: ProgramCase) -> None:
+    result = decomposed(case)
+    before, after = (_nodes_as_data(program) for program in (case.program, result.program))
+    changed = {key for key, node in after.items() if node != before.get(key)}
+    assert {key for key, provenance in result.provenance.items() if provenance.made_by} == changed
+    assert changed or not result.modified
+
+
+def _nodes_as_data(program: ExportedProgram) -> dict[str, Any]:
+    """What each node is by its key: its call, whichever arguments are given by keyword, its value, and what is recorded beside."""
+    return {
+        node_key(path, node.name): (
+            node.op,
+            call_key(node.target, node.args, node.kwargs, lambda value: value.name if isinstance(value, fx.Node) else None),
+            {key: describe(value) for key, value in node.meta.items() if key != "tensor_meta"},
+        )
+        for path, module in graphs(program.graph_module)
+        for node in module.graph.nodes
+    }
 
 
 def test_provenance_names_what_a_node_was_decomposed_from() -> None:

@@ -135,18 +135,57 @@ def _is_no_result(module: fx.GraphModule) -> Any:
     return module
 
 
+def _has_no_graph(module: fx.GraphModule) -> PassResult:
+    return PassResult(torch.nn.Linear(2, 2), True)
+
+
+class _CallsBadly(ExportPass):
+    def call(self, graph_module: fx.GraphModule) -> Any:
+        return graph_module
+
+
+class _RunsBadly(ProgramPass):
+    def __init__(self, result: Callable[[ExportedProgram], Any]) -> None:
+        self._result = result
+
+    def run(self, program: ExportedProgram) -> Any:
+        return self._result(program)
+
+
 @pytest.mark.parametrize(
     ("broken", "reason", "message"),
     [
         (_MakesInvalid(), Reason.PASS_OUTPUT_INVALID, "the graph is not valid"),
         (_removes_an_output, Reason.PASS_FAILED, "changed the number of outputs from 1 to 0"),
-        (_is_no_result, Reason.PASS_FAILED, "not a PassResult"),
+        (_is_no_result, Reason.PASS_FAILED, "it returned a GraphModule, not a PassResult"),
+        (_has_no_graph, Reason.PASS_FAILED, "its PassResult has a Linear, not a GraphModule"),
+        (_CallsBadly(), Reason.PASS_FAILED, "it returned a GraphModule, not a PassResult"),
+        (_RunsBadly(lambda program: program), Reason.PASS_FAILED, "it returned a ExportedProgram, not a ProgramPassResult"),
+        (_RunsBadly(lambda _: ProgramPassResult(None, True)), Reason.PASS_FAILED, "a NoneType, not an ExportedProgram"),  # type: ignore[arg-type]
+        (_RunsBadly(lambda program: ProgramPassResult(program, True)), Reason.PASS_FAILED, "gave back the object"),
+        (_RunsBadly(lambda _: ProgramPassResult(_program(), False)), Reason.PASS_FAILED, "did not give back the object"),
     ],
 )
-def test_pass_that_breaks_its_contract_is_told_how(broken: Callable[..., Any], reason: Reason, message: str) -> None:
+def test_pass_that_breaks_its_contract_is_told_how(broken: Any, reason: Reason, message: str) -> None:
     error = _failure(_program(), [broken])
     assert error.reason is reason
     assert message in error.message
+
+
+class _ReturnsADictionary(ExportPass):
+    """Returns the outputs in a structure that no graph of a program has."""
+
+    def output(self, results: Any, meta: Any) -> Any:
+        return super().output({"result": results[0]}, meta)
+
+
+@pytest.mark.parametrize("rest", [[], ["cse", "dce"], ["decompose"]])
+def test_outputs_that_no_program_has_are_the_fault_of_the_pass_that_made_them(rest: list[str]) -> None:
+    error = _failure(_program(), ["retrace", _ReturnsADictionary(), *rest])
+    assert error.reason is Reason.PASS_OUTPUT_INVALID
+    assert "the graph must return a flat tuple" in error.message
+    assert error.metadata["pass"] == "_ReturnsADictionary"
+    assert error.metadata["remaining_pipeline"] == ",".join(["_ReturnsADictionary", *rest])
 
 
 def test_new_guards_are_reported_or_refused() -> None:

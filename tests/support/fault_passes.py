@@ -13,11 +13,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Annotated
 
 import torch
 from torch.fx import GraphModule
 
-from retraced_server.passes import ProgramPass, ProgramPassResult, register_pass
+from retraced_server.passes import Option, ProgramPass, ProgramPassResult, register_pass
 from retraced_server.retrace import PassResult
 
 # More than a worker has.
@@ -287,3 +288,28 @@ class Unwritable(ProgramPass):
         )
         names = [node.name for node in program.graph.nodes]
         return ProgramPassResult(changed, True, 1, origins={name: (name,) for name in names})
+
+
+@register_pass("fault-unwritable-metadata")
+class UnwritableMetadata:
+    """Gives nodes metadata that has no serialized form."""
+
+    def __call__(self, module: GraphModule) -> PassResult:
+        for node in module.graph.nodes:
+            node.meta["custom"] = {"why": object()}
+        return PassResult(module, True)
+
+
+@register_pass("fault-verbose")
+class Verbose:
+    """Says more than anybody reads, and something that is no text."""
+
+    def __init__(self, fail: Annotated[bool, Option("Whether to fail, as wordily.")] = False) -> None:
+        self._fail = fail
+        self.remarks: list[str] = []
+
+    def __call__(self, module: GraphModule) -> PassResult:
+        self.remarks = ["no text \ud800", "y" * (1 << 24), *["again"] * 100]
+        if self._fail:
+            raise ValueError("y" * (1 << 24))
+        return PassResult(module, False)

@@ -8,9 +8,10 @@ import pytest
 
 import tests.support.fault_passes
 from retraced_server.errors import Reason, RetracedError
-from retraced_server.pipeline.domain import TransformRequest
+from retraced_server.pipeline.domain import NodeSelection, TransformRequest
 from retraced_server.worker import job
-from retraced_server.worker.messages import JobDone, JobRequest
+from retraced_server.worker.frames import MAX_FRAME_BYTES
+from retraced_server.worker.messages import JobDone, JobRequest, encode_job_event
 from tests.support.models import by_name
 
 from .jobs import archive_file, run
@@ -62,12 +63,31 @@ def test_pass_that_raises_is_named(capfd: pytest.CaptureFixture[str]) -> None:
     assert "fault_passes.py" in capfd.readouterr().err
 
 
-def test_program_that_cannot_be_written_is_the_fault_of_the_last_pass_that_modified_it() -> None:
-    ran = run(ARCHIVE, "fault-unwritable,retrace")
+@pytest.mark.parametrize("name", ["fault-unwritable", "fault-unwritable-metadata"])
+def test_program_that_cannot_be_written_is_the_fault_of_the_last_pass_that_modified_it(name: str) -> None:
+    ran = run(ARCHIVE, f"{name},retrace")
     assert ran.error.reason is Reason.PASS_OUTPUT_INVALID
-    assert ran.error.metadata["pass"] == "fault-unwritable"
+    assert ran.error.metadata["pass"] == name
     assert "cannot be written" in ran.error.message
     assert "summary" not in ran.kinds
+
+
+def test_what_a_pass_says_at_any_length_fits_into_a_frame() -> None:
+    error = run(ARCHIVE, "fault-verbose{fail=true}").error
+    assert error.metadata["pass"] == "fault-verbose"
+    assert len(encode_job_event(error)) < MAX_FRAME_BYTES
+    ran = run(ARCHIVE, "fault-verbose")
+    (report,) = [response.pass_finished.report for response in ran.responses if response.HasField("pass_finished")]
+    assert report.ByteSize() < MAX_FRAME_BYTES
+    assert report.remarks[0] == "no text \\ud800"
+    assert report.remarks[-1] == f"and {102 - (len(report.remarks) - 1)} more"
+
+
+def test_metadata_of_a_node_that_fits_into_no_frame_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "_LARGEST_RESPONSE", 1000)
+    error = run(ARCHIVE, "retrace", node_metadata=NodeSelection.ALL).error
+    assert error.reason is Reason.PROGRAM_TOO_LARGE
+    assert "without node metadata" in error.message
 
 
 def test_fault_of_the_server_is_logged_and_its_text_is_not_sent(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ _LOGGED_BYTES = 1 << 16
 _FORK_SECONDS = 60.0
 _END_SECONDS = 1.0
 _KILL_SECONDS = 10.0
+_RETRY_SECONDS = 2.0
 
 CALLER_GONE = "CALLER_GONE"
 """The cause of a worker's end that is no error: nobody waits for its answer any more."""
@@ -61,12 +63,24 @@ class Job:
             archive: The archive.
             memory_bytes: The worker's memory beyond what it shares; 0 is no limit.
             cpu_seconds: Its processor time; 0 is no limit.
+
+        Raises:
+            RetracedError: WORKERS_UNAVAILABLE: this process has no descriptors left.
         """
-        ours, theirs = socket.socketpair()
-        with theirs, archive.reader() as read_only:
-            reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_READ_AHEAD_BYTES)
-            log = LogPipe(lambda line: _log.info("%s", line), _LOGGED_BYTES)
-            worker = zygote.start_worker(memory_bytes, cpu_seconds, (theirs.fileno(), read_only.fileno(), log.fileno()))
+        try:
+            with archive.reader() as read_only, contextlib.ExitStack() as opened:
+                log = LogPipe(lambda line: _log.info("%s", line), _LOGGED_BYTES)
+                opened.callback(log.close)
+                ours, theirs = socket.socketpair()
+                with theirs:
+                    reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_READ_AHEAD_BYTES)
+                    fds = theirs.fileno(), read_only.fileno(), log.fileno()
+                    worker = zygote.start_worker(memory_bytes, cpu_seconds, fds)
+                opened.pop_all()
+        except OSError as error:
+            raise RetracedError(
+                Reason.WORKERS_UNAVAILABLE, f"no worker can be started: {error}", retry_after=_RETRY_SECONDS
+            ) from error
         log.handed_over()
         # Its last lines are read when it is gone, whoever still holds the job then.
         worker.ended.add_done_callback(lambda _: log.close())

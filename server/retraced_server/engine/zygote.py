@@ -153,36 +153,32 @@ class Zygote:
         Raises:
             RetracedError: WORKERS_UNAVAILABLE, with what it said.
         """
-        control, theirs = await _Control.open()
-        try:
-            # What torch and passes leave there goes with the zygote.
-            temporary = TemporaryDirectory(prefix="retraced-", dir=spool_dir, ignore_cleanup_errors=True)
-        except OSError as error:
-            control.close()
-            theirs.close()
-            raise _unavailable(f"no folder can be made in {spool_dir}: {error.strerror}") from error
-        log = LogPipe(lambda line: _log.info("%s", line))
-        try:
-            with theirs:
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())),
-                    *(f"--import={name}" for name in imports),
-                    *_sandbox_options(sandbox),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log.fileno(),
-                    stderr=log.fileno(),
-                    pass_fds=(theirs.fileno(),),
-                    env=zygote_environment(os.environ, Path(temporary.name)),
-                    # A Ctrl-C in the server's terminal is for the server, which drains.
-                    start_new_session=True,
-                )
-        except BaseException as error:
-            control.close()
-            log.close()
-            temporary.cleanup()
-            if isinstance(error, OSError):
-                raise _unavailable(f"{sys.executable} could not be run: {error}") from error
-            raise
+        with contextlib.ExitStack() as opened:
+            try:
+                control, theirs = await _Control.open()
+                opened.callback(control.close)
+                with theirs:
+                    # What torch and passes leave there goes with the zygote.
+                    temporary = TemporaryDirectory(prefix="retraced-", dir=spool_dir, ignore_cleanup_errors=True)
+                    opened.callback(temporary.cleanup)
+                    log = LogPipe(lambda line: _log.info("%s", line))
+                    opened.callback(log.close)
+                    process = await asyncio.create_subprocess_exec(
+                        *(sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())),
+                        *(f"--import={name}" for name in imports),
+                        *_sandbox_options(sandbox),
+                        stdin=asyncio.subprocess.DEVNULL,
+                        stdout=log.fileno(),
+                        stderr=log.fileno(),
+                        pass_fds=(theirs.fileno(),),
+                        env=zygote_environment(os.environ, Path(temporary.name)),
+                        # A Ctrl-C in the server's terminal is for the server, which drains.
+                        start_new_session=True,
+                    )
+            except OSError as error:
+                # No room in the folder, no interpreter, or no more descriptors or processes.
+                raise _unavailable(str(error)) from error
+            opened.pop_all()
         log.handed_over()
         zygote = Zygote(process, control, log, temporary)
         try:

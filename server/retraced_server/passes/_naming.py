@@ -10,9 +10,11 @@ from torch import fx
 from torch.fx.graph import _Namespace
 
 from retraced_server.passes._correspondence import ASSERT_SCALAR, Correspondence, GraphMatch
+from retraced_server.passes._keys import UnkeyedError, call_key
 from retraced_server.passes._working_copy import TAG, set_attribute
 from retraced_server.retrace.graphs import body_of, walk_graphs
 from retraced_server.retrace.outcome import node_key
+from retraced_server.retrace.values import same_metadata
 
 # Metadata of the value that a node has, and not of where it comes from.
 _OF_THE_VALUE = ("val", "tensor_meta", "unbacked_bindings")
@@ -47,13 +49,37 @@ def adopt(correspondence: Correspondence) -> dict[str, str]:
 
 
 def origins(correspondence: Correspondence, root: fx.GraphModule) -> dict[str, tuple[str, ...]]:
-    """Says for each node of the new program, by its key, which nodes of the old one it came from."""
+    """Says for each node of the new program, by its key, which nodes of the old one it came from; of those that are as they were nothing.
+
+    To be called after `adopt`, since a node that is as it was has the name that it had.
+    """
     came_from = {node: keys for match in correspondence.graphs for node, keys in match.origins.items()}
+    old_nodes = {key: node for node, key in correspondence.keys.items()}
     return {
-        node_key(path, node.name): tuple(correspondence.keys[old] for old in came_from.get(node, ()))
+        key: tuple(correspondence.keys[old] for old in came_from.get(node, ()))
         for path, module in walk_graphs(root)
         for node in module.graph.nodes
+        if not ((old := old_nodes.get(key := node_key(path, node.name))) and _same_node(node, old))
     }
+
+
+def _same_node(new: fx.Node, old: fx.Node) -> bool:
+    """Whether a node of the new program is the one that had its name in the old: call, inputs by name, value and metadata."""
+    if new.op != old.op or new.meta.keys() != old.meta.keys() or not _same_call(new, old):
+        return False
+    return same_metadata(new.meta.get("val"), old.meta.get("val")) and all(
+        new.meta[key] is value or new.meta[key] == value for key, value in old.meta.items() if key not in ("val", "tensor_meta")
+    )
+
+
+def _same_call(new: fx.Node, old: fx.Node) -> bool:
+    def name(value: object) -> str | None:
+        return value.name if isinstance(value, fx.Node) else None
+
+    try:
+        return call_key(new.target, new.args, new.kwargs, name) == call_key(old.target, old.args, old.kwargs, name)
+    except UnkeyedError:
+        return False
 
 
 def _names(match: GraphMatch) -> dict[fx.Node, str]:

@@ -34,8 +34,8 @@ class ProgramPassResult:
         modified: Whether anything changed.
         rewrites: How many nodes of the input were rewritten or removed.
         remarks: What the pass wants to say, one sentence each.
-        origins: For each node of `program`, the nodes of the input that it came from. A key is a node's name, or
-            `true_graph_0.body_graph_0:name` in the body of a higher-order operator. Empty where nothing changed.
+        origins: For each node of `program` that is not a node of the input as it was, the nodes of the input that it came from. A key is
+            a node's name, or `true_graph_0.body_graph_0:name` in the body of a higher-order operator. Empty where nothing changed.
     """
 
     program: ExportedProgram

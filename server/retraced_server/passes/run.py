@@ -11,15 +11,15 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from retraced_server.errors import Reason, RetracedError
-from retraced_server.passes.base import GraphPass, ProgramPass, kept_names, preserved_modules
+from retraced_server.passes.base import GraphPass, ProgramPass, ProgramPassResult, kept_names, preserved_modules
 from retraced_server.passes.provenance import ProvenanceLedger
 from retraced_server.passes.registry import RegistrationError, catalogue, create_pass
 from retraced_server.pipeline.domain import PassReport, Provenance, RetraceMode
 from retraced_server.pipeline.parse import parse_pipeline
 from retraced_server.retrace import ExportPass, ExportPassError, PassError, PassResult
 from retraced_server.retrace.agreement import run_checked
-from retraced_server.retrace.build_program import build_program
-from retraced_server.retrace.copies import copy_with_bodies, same_graphs
+from retraced_server.retrace.build_program import build_program, check_signature
+from retraced_server.retrace.copies import copy_with_bodies, returned_graph, same_graphs
 from retraced_server.retrace.program_edit import ProgramEdit, outcome_by_name
 from retraced_server.retrace.session import collector_paused
 
@@ -135,10 +135,7 @@ def _apply(instance: GraphPass, module: fx.GraphModule, *, check: bool) -> PassR
         return run_checked(instance, module) if check else instance(module)
     # Passes of torch's change the graph that they are given, and do not always say so.
     copy = copy_with_bodies(module)
-    result: object = instance(copy)
-    if not (result is None or isinstance(result, PassResult)):
-        raise ExportPassError(f"it returned a {type(result).__name__}, not a PassResult")
-    new = copy if result is None else result.graph_module
+    new = returned_graph(instance(copy), copy)
     return PassResult(module, False) if same_graphs(new, module) else PassResult(new, True)
 
 
@@ -163,6 +160,7 @@ class _Run:
         self._observer = observer
         self._ledger = ProvenanceLedger()
         self._remarks: list[str] = []
+        self._last_modifying = 0
 
     def run(self) -> PipelineResult:
         start = self._edit
@@ -172,7 +170,7 @@ class _Run:
                 with collector_paused():
                     reports.append(self._step(index, step))
             with collector_paused():
-                program = self._built(len(self._steps) - 1)
+                program = self._built()
         except BaseException:
             start.discard()
             raise
@@ -233,8 +231,10 @@ class _Run:
         outcome = instance.outcome if isinstance(instance, ExportPass) else None
         if outcome is None:
             outcome = outcome_by_name(edit.graph_module, result.graph_module)
+        self._last_modifying = index
         try:
             lifted = edit.apply(result.graph_module, outcome)
+            check_signature(edit)
         except ExportPassError as error:
             raise self._failure(Reason.PASS_OUTPUT_INVALID, index, error) from error
         self._ledger.record(step.text, outcome.origins, outcome.copied, lifted)
@@ -244,18 +244,28 @@ class _Run:
         )
 
     def _program_pass(self, index: int, step: _Step, instance: ProgramPass) -> _Totals:
-        program = self._built(index)
-        result = instance.run(program)
+        program = self._built()
+        # Of a plugin's class anything may come.
+        result: object = instance.run(program)
+        if not isinstance(result, ProgramPassResult):
+            raise ExportPassError(f"it returned a {type(result).__name__}, not a ProgramPassResult")
+        if not isinstance(result.program, ExportedProgram):
+            raise ExportPassError(f"its result has a {type(result.program).__name__}, not an ExportedProgram")
+        if result.modified is (result.program is program):
+            said = "it changed the program, and gave back" if result.modified else "it changed nothing, and did not give back"
+            raise ExportPassError(f"it says that {said} the object that it was given; a program is never changed in place")
         if result.modified:
+            self._last_modifying = index
             self._ledger.record(step.text, result.origins, frozenset(), {})
         self._edit = ProgramEdit(result.program)
         return _Totals(result.modified, result.rewrites, result.remarks)
 
-    def _built(self, index: int) -> ExportedProgram:
+    def _built(self) -> ExportedProgram:
         try:
             program, remarks = build_program(self._edit)
         except ExportPassError as error:
-            raise self._failure(Reason.PASS_OUTPUT_INVALID, max(index, 0), error) from error
+            # Nothing is wrong with a program that no pass has modified.
+            raise self._failure(Reason.PASS_OUTPUT_INVALID, self._last_modifying, error) from error
         self._remarks.extend(remarks)
         return program
 

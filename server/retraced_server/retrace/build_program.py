@@ -73,6 +73,18 @@ def build_program(edit: ProgramEdit) -> tuple[ExportedProgram, list[str]]:
     return built, builder.remarks
 
 
+def check_signature(edit: ProgramEdit) -> None:
+    """Checks what `build_program` would make of inputs and outputs: after each pass, so that the one at fault is known.
+
+    Raises:
+        ExportPassError: No program has such inputs or outputs.
+    """
+    builder = _Builder(edit)
+    builder.input_specs()
+    builder.output_specs()
+    builder.module_call_graph()
+
+
 class _Builder:
     """The parts of one program."""
 

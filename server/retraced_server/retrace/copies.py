@@ -1,4 +1,4 @@
-"""Copies of whole graph modules, and whether one still is what it was copied of."""
+"""Copies of whole graph modules for passes that may change them, what they give back, and whether it still is what it was."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import fx
 
+from retraced_server.retrace._torch import PassResult
 from retraced_server.retrace.arguments import same_arguments
 from retraced_server.retrace.constants import copy_graph_module
+from retraced_server.retrace.errors import ExportPassError
 
 
 def copy_with_bodies(module: fx.GraphModule) -> fx.GraphModule:
@@ -20,6 +22,22 @@ def copy_with_bodies(module: fx.GraphModule) -> fx.GraphModule:
             *path, name = str(node.target).split(".")
             result.get_submodule(".".join(path)).add_module(name, copy_with_bodies(body))
     return result
+
+
+# A pass that does not keep to its type returns anything.
+def returned_graph(result: Any, given: fx.GraphModule) -> fx.GraphModule:
+    """The graph module that a pass returned; the one that it was given, and may have changed, where it returned None.
+
+    Raises:
+        ExportPassError: It returned something else.
+    """
+    if result is None:
+        return given
+    if not isinstance(result, PassResult):
+        raise ExportPassError(f"it returned a {type(result).__name__}, not a PassResult")
+    if not isinstance(result.graph_module, fx.GraphModule):
+        raise ExportPassError(f"its PassResult has a {type(result.graph_module).__name__}, not a GraphModule")
+    return result.graph_module
 
 
 def same_graphs(new: fx.GraphModule, old: fx.GraphModule) -> bool:

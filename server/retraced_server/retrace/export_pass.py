@@ -23,7 +23,7 @@ from retraced_server.retrace.bodies import (
     slices,
     trailing_operands,
 )
-from retraced_server.retrace.copies import copy_with_bodies, same_graphs
+from retraced_server.retrace.copies import copy_with_bodies, returned_graph, same_graphs
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.graph_retrace import GraphRetrace
 from retraced_server.retrace.interpreter import ExportInterpreter
@@ -132,8 +132,7 @@ class ExportPass(PassBase):
 
     def _call_on_copy(self, graph_module: fx.GraphModule) -> PassResult:
         copy = copy_with_bodies(graph_module)
-        result: PassResult | None = self.call(copy)
-        new = copy if result is None else result.graph_module
+        new = returned_graph(self.call(copy), copy)
         if same_graphs(new, graph_module):
             self.outcome = None
             return PassResult(graph_module, False)

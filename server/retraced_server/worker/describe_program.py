@@ -13,7 +13,8 @@ from retraced.v1 import program_pb2 as pb
 from retraced_server.worker._torch_internals import FakeTensor, ShapeEnv, backed_values, guards_code, shape_env_of
 from retraced_server.worker.describe_graphs import graphs
 from retraced_server.worker.describe_symbols import Ranges, bound_text, hint
-from retraced_server.worker.describe_text import constant_text, target_text, utf8
+from retraced_server.worker.describe_text import constant_text, target_text
+from retraced_server.worker.texts import utf8
 
 _INPUT_KINDS = {
     InputKind.USER_INPUT: pb.INPUT_KIND_USER_INPUT,

@@ -17,7 +17,8 @@ from retraced_server.worker._torch_internals import (
     shape_env_of,
 )
 from retraced_server.worker.describe_symbols import Ranges, bounds, hint
-from retraced_server.worker.describe_text import target_text, utf8
+from retraced_server.worker.describe_text import target_text
+from retraced_server.worker.texts import utf8
 
 # Keys of the tensor table: a size is itself; an expression is a tuple with its index, so that the two never compare equal.
 _DimKey = int | tuple[int]

@@ -91,8 +91,3 @@ def json_text(entries: Mapping[str, Any]) -> str | None:  # Any: metadata of any
         except (TypeError, ValueError, RecursionError):
             continue
     return "{" + ", ".join(written) + "}" if written else None
-
-
-def utf8(text: str) -> str:
-    """Replace lone surrogates, which a program's JSON can spell but a message cannot hold, by their escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -59,8 +59,11 @@ def receive_frame_with_fds(sock: socket.socket) -> tuple[bytes, list[int]] | Non
         FrameError: The stream is not one of frames. The descriptors received so far are closed.
     """
     # The descriptors come with the first byte of the frame, so a read of the length gets them all and those of no other frame.
-    start, fds, _, _ = socket.recv_fds(sock, _LENGTH_BYTES, _MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+    start, fds, _, _ = socket.recv_fds(sock, _LENGTH_BYTES, _MAX_FDS)
     try:
+        # Python 3.11 takes flags for `recv_fds`, MSG_CMSG_CLOEXEC among them, and passes none on.
+        for fd in fds:
+            os.set_inheritable(fd, False)
         header = _receive_exactly(sock, start, _LENGTH_BYTES) if start else None
         if header is None:
             return None

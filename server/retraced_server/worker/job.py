@@ -17,6 +17,7 @@ from retraced_server.pipeline.parse import parse_pipeline
 from retraced_server.program import SCHEMA_VERSION, TORCH_VERSION, ReadOptions, ReadProgram, read_program, write_program
 from retraced_server.worker import responses
 from retraced_server.worker.describe import describe_nodes, describe_program
+from retraced_server.worker.frames import MAX_FRAME_BYTES
 from retraced_server.worker.messages import JobDone, JobEvent, JobRequest
 from retraced_server.worker.output import CHUNK_BYTES, OutputStream
 from retraced_server.worker.responses import Stage, Summary
@@ -28,6 +29,8 @@ Emit = Callable[[JobEvent], None]
 # How torch's allocators and the C++ library say it, as the text of a RuntimeError.
 _ALLOCATION_FAILURES = ("can't allocate memory", "not enough memory", "bad_alloc", "Cannot allocate memory")
 _LONGEST_CAUSE = 500
+# What is left of a frame for a response.
+_LARGEST_RESPONSE = MAX_FRAME_BYTES - 64
 # Faults of a pass: who wrote it needs the whole traceback, which the caller is not sent.
 _LOGGED = (Reason.PASS_FAILED, Reason.PASS_OUTPUT_INVALID)
 
@@ -140,7 +143,7 @@ class _Job:
             selection = self._request.node_metadata
             if selection is not NodeSelection.NONE:
                 for batch in describe_nodes(result.program, provenance=result.provenance, selection=selection):
-                    self._emit(responses.node_metadata(batch))
+                    self._emit(_fitting(responses.node_metadata(batch)))
             if not result.modified:
                 return given
             return describe_program(result.program, schema_version=SCHEMA_VERSION, torch_version=TORCH_VERSION)
@@ -168,10 +171,10 @@ class _Job:
         try:
             # Of a file the writer uses `write` only.
             made = write_program(result.program, cast(IO[bytes], stream), source=read, records=read.carried())
-        except RetracedError:
-            raise
-        # torch raises nearly anything when a program has no serialized form.
+        # The program that came could be read, so what has no serialized form now is a pass's; torch raises nearly anything for it.
         except Exception as error:
+            if isinstance(error, RetracedError) and error.reason is not Reason.PROGRAM_INVALID:
+                raise
             raise _unwritable(error, result.reports) from error
         if made.sample_inputs_dropped:
             self._remarks.append("the sample inputs were dropped, since the program takes other inputs now")
@@ -218,12 +221,23 @@ def _check_pipeline(text: str) -> str:
     return str(pipeline)
 
 
+def _fitting(metadata: bytes) -> bytes:
+    # A batch is closed long before, unless it is of one node with a text of megabytes.
+    if len(metadata) > _LARGEST_RESPONSE:
+        raise RetracedError(
+            Reason.PROGRAM_TOO_LARGE,
+            f"the metadata of one node makes a message of {len(metadata)} bytes, and {_LARGEST_RESPONSE} are the most; "
+            "ask for the program without node metadata",
+        )
+    return metadata
+
+
 def _unwritable(error: Exception, reports: tuple[PassReport, ...]) -> RetracedError:
     index, report = [(index, report) for index, report in enumerate(reports) if report.modified][-1]
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split())[:_LONGEST_CAUSE]
     message = (
         f"the program after pass {index + 1} of {len(reports)}, `{report.text}`, the last that modified it, cannot be written: "
-        f"{type(error).__name__}: {text[:_LONGEST_CAUSE]}"
+        f"{text if isinstance(error, RetracedError) else f'{type(error).__name__}: {text}'}"
     )
     metadata = {
         "pass": report.name,

@@ -17,6 +17,7 @@ from retraced_server.pipeline.catalogue import Catalogue, IrLevel, OptionInfo, O
 from retraced_server.pipeline.domain import JobStats, NodeSelection, OutputDelivery, Period, RetraceMode, TransformRequest
 from retraced_server.pipeline.syntax import MAX_PASSES, parse_syntax, quote
 from retraced_server.worker.sandbox import Layer, SandboxReport, State
+from retraced_server.worker.texts import bounded
 from retraced_server.worker.v1 import messages_pb2
 
 # A job's times are below; what is not was made up.
@@ -139,7 +140,7 @@ def encode_event(event: ZygoteEvent) -> bytes:
             )
             message = messages_pb2.ZygoteEvent(ready=ready)
         case ZygoteFailed():
-            message = messages_pb2.ZygoteEvent(failed=messages_pb2.ZygoteFailed(message=event.message))
+            message = messages_pb2.ZygoteEvent(failed=messages_pb2.ZygoteFailed(message=bounded(event.message)))
         case WorkerStarted():
             message = messages_pb2.ZygoteEvent(worker_started=messages_pb2.WorkerStarted(job_id=event.job_id, pid=event.pid))
         case WorkerEnded():
@@ -237,10 +238,10 @@ def encode_job_event(event: JobEvent) -> bytes:
         return messages_pb2.JobEvent(stats=_encode_stats(event)).SerializeToString()
     error = messages_pb2.JobError(
         reason=event.reason.value,
-        message=_encodable(event.message),
-        metadata={key: _encodable(value) for key, value in event.metadata.items()},
+        message=bounded(event.message),
+        metadata={key: bounded(value) for key, value in event.metadata.items()},
         violations=[
-            messages_pb2.FieldViolation(field=violation.field, description=_encodable(violation.description))
+            messages_pb2.FieldViolation(field=violation.field, description=bounded(violation.description))
             for violation in event.violations
         ],
     )
@@ -319,11 +320,6 @@ def _parse(
 def _suffix(name: str, words: int) -> str:
     # The generated names of enum values begin with the enum's name: `OUTPUT_DELIVERY_IF_MODIFIED`.
     return name.split("_", words)[words]
-
-
-def _encodable(text: str) -> str:
-    # Names and messages from a program may hold lone surrogates, which no proto string can.
-    return text.encode(errors="backslashreplace").decode()
 
 
 def encode_pass(info: PassInfo) -> passes_pb2.Pass:

@@ -8,6 +8,10 @@ from enum import Enum
 
 from retraced.v1 import graph_transform_pb2, node_metadata_pb2, passes_pb2, program_pb2
 from retraced_server.pipeline.domain import PassReport
+from retraced_server.worker.texts import bounded
+
+# Of remarks and of guards in one message.
+_MOST_TEXTS = 32
 
 
 class Stage(Enum):
@@ -68,8 +72,8 @@ def pass_finished(index: int, report: PassReport) -> bytes:
         seconds=report.seconds,
         nodes_before=report.nodes_before,
         nodes_after=report.nodes_after,
-        remarks=report.remarks,
-        new_guards=report.new_guards,
+        remarks=_texts(report.remarks),
+        new_guards=_texts(report.new_guards),
     )
     message = graph_transform_pb2.PassFinished(index=index, report=encoded)
     return graph_transform_pb2.TransformGraphResponse(pass_finished=message).SerializeToString()
@@ -102,6 +106,12 @@ def summary(result: Summary) -> bytes:
             describing=timings.describing,
             writing=timings.writing,
         ),
-        remarks=result.remarks,
+        remarks=_texts(result.remarks),
     )
     return graph_transform_pb2.TransformGraphResponse(summary=message).SerializeToString()
+
+
+def _texts(texts: Sequence[object]) -> list[str]:
+    # Passes are free in what they remark.
+    sent = [bounded(str(text)) for text in texts[:_MOST_TEXTS]]
+    return sent if len(texts) <= _MOST_TEXTS else [*sent, f"and {len(texts) - _MOST_TEXTS} more"]

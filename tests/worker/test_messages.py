@@ -1,0 +1,98 @@
+"""Messages between the server's processes: what goes in comes out, and what is none is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from retraced_server.errors import FieldViolation, Reason, RetracedError
+from retraced_server.passes import catalogue
+from retraced_server.pipeline.domain import NodeSelection, OutputDelivery, RetraceMode, TransformRequest
+from retraced_server.worker.messages import (
+    JobDone,
+    JobRequest,
+    KillJob,
+    MessageError,
+    StartJob,
+    WorkerEnded,
+    WorkerStarted,
+    ZygoteFailed,
+    ZygoteReady,
+    decode_command,
+    decode_event,
+    decode_job_event,
+    decode_job_request,
+    encode_command,
+    encode_event,
+    encode_job_event,
+    encode_job_request,
+)
+from retraced_server.worker.sandbox import Layer, SandboxReport, State
+from retraced_server.worker.texts import LONGEST_TEXT
+
+_SANDBOX = SandboxReport(tuple(Layer(state.name, state, "why", required) for state in State for required in (True, False)))
+_READY = ZygoteReady(catalogue(), "2.13.0", "3.11.7", (8, 20), (("operators", "1.0"), ("passes", "")), _SANDBOX)
+
+
+@pytest.mark.parametrize("command", [StartJob(1, 1 << 33, 605), KillJob(7)])
+def test_commands_arrive_as_they_were(command: Any) -> None:
+    assert decode_command(encode_command(command)) == command
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        _READY,
+        ZygoteFailed("torch is broken"),
+        WorkerStarted(1, 4711),
+        WorkerEnded(1),
+        WorkerEnded(2, exit_status=0),
+        WorkerEnded(3, signal=9),
+    ],
+)
+def test_events_of_the_zygote_arrive_as_they_were(event: Any) -> None:
+    assert decode_event(encode_event(event)) == event
+
+
+@pytest.mark.parametrize("selection", NodeSelection)
+@pytest.mark.parametrize("output", OutputDelivery)
+@pytest.mark.parametrize("mode", RetraceMode)
+def test_requests_arrive_as_they_were(selection: NodeSelection, output: OutputDelivery, mode: RetraceMode) -> None:
+    request = TransformRequest("cse,dce", 5, b"d" * 32, selection, True, mode, True, output)
+    job = JobRequest("id", request, 0.25)
+    assert decode_job_request(encode_job_request(job)) == job
+
+
+@pytest.mark.parametrize("event", [b"a response", JobDone()])
+def test_events_of_a_worker_arrive_as_they_were(event: Any) -> None:
+    assert decode_job_event(encode_job_event(event)) == event
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_error_arrives_with_all_that_it_says(reason: Reason) -> None:
+    error = RetracedError(reason, "why", metadata={"pass": "cse"}, violations=[FieldViolation("spec.pipeline", "where")])
+    arrived = decode_job_event(encode_job_event(error))
+    assert isinstance(arrived, RetracedError)
+    assert (arrived.reason, arrived.message, arrived.metadata, arrived.violations) == (
+        error.reason,
+        error.message,
+        error.metadata,
+        error.violations,
+    )
+
+
+def test_text_that_no_message_holds_is_escaped_and_cut() -> None:
+    arrived = decode_job_event(encode_job_event(RetracedError(Reason.PASS_FAILED, "\ud800", metadata={"node": "n" * 10**6})))
+    assert isinstance(arrived, RetracedError)
+    assert arrived.message == "\\ud800"
+    assert arrived.metadata["node"] == "n" * LONGEST_TEXT + "..."
+    assert decode_event(encode_event(ZygoteFailed("\ud800"))) == ZygoteFailed("\\ud800")
+
+
+@pytest.mark.parametrize("decode", [decode_command, decode_event, decode_job_request, decode_job_event])
+@pytest.mark.parametrize("data", [b"", b"\xff\xff\xff"])
+def test_bytes_that_are_no_message_are_an_error(decode: Callable[[bytes], Any], data: bytes) -> None:
+    with pytest.raises(MessageError):
+        decode(data)
