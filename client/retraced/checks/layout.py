@@ -112,7 +112,7 @@ def _local(file: Bytes, header: int, name: str, entry: Extent) -> int:
     magic, _, flags, method, _, _, crc, stored, size, name_length, extra_length = _LOCAL.unpack(
         file.read_at(header, _LOCAL.size)
     )
-    begin = header + _LOCAL.size + name_length + extra_length
+    begin = header + _LOCAL.size + int(name_length) + int(extra_length)
     if magic != b"PK\x03\x04" or begin > file.size:
         raise Refused(f"the record {shown(name)} has no header")
     rest = file.read_at(header + _LOCAL.size, name_length + extra_length)
