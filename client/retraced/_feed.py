@@ -81,7 +81,7 @@ class Feed:
     async def _send(self) -> None:
         steps = self._transform.requests()
         try:
-            while (step := await _in_thread(lambda: next(steps, None))) is not None:
+            while (step := await in_thread(lambda: next(steps, None))) is not None:
                 request, event = step
                 if not await self._sent(self._call.write(request)):
                     return
@@ -106,7 +106,7 @@ class Feed:
         return True
 
 
-async def _in_thread(function: Callable[[], _T]) -> _T:
+async def in_thread(function: Callable[[], _T]) -> _T:
     """Calls a function in a thread. If cancelled, it still waits for it: the source may not be closed under it."""
     running = asyncio.get_running_loop().run_in_executor(None, function)
     try:

@@ -28,6 +28,7 @@ class TransformOptions:
     mode: RetraceMode | None = None
     refuse_new_guards: bool = False
     want_output: bool = True
+    namespaces: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.node_metadata not in get_args(NodeMetadataSelection):

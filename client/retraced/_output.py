@@ -55,6 +55,11 @@ class Output:
                 request_id=request_id,
             )
 
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes from `offset`."""
+        self._file.seek(offset)
+        return self._file.read(size)
+
     def chunks(self) -> Iterator[bytes]:
         """Its bytes from the first, in pieces of 1 MiB."""
         self._file.seek(0)

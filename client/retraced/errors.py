@@ -382,6 +382,12 @@ class ResponseInvalid(TransformFailed):
     reason = "RESPONSE_INVALID"
 
 
+class OutputUnsafe(TransformFailed):
+    """The server's output is not a plain program made from the one sent: torch could run code from it. It is given to nobody."""
+
+    reason = "OUTPUT_UNSAFE"
+
+
 class SourceNotReadable(LocalError):
     """The source cannot be read, or changed while it was read."""
 

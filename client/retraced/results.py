@@ -93,7 +93,7 @@ class TransformResult:
         return b"".join(self._chunks())
 
     def exported_program(self) -> ExportedProgram:
-        """The output as torch loads it. `torch.export.load` runs code from the file: the server must be one you trust.
+        """The output as torch loads it. It was checked for what `torch.export.load` would run; see `retraced.checks`.
 
         Raises:
             TorchMissing: Torch is not installed.

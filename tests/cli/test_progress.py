@@ -13,9 +13,10 @@ import pytest
 
 from retraced.v1 import graph_transform_pb2 as pb
 from tests.cli.support import Ended, end, start, two_nodes
+from tests.client.archives import plain
 from tests.client.fake_server import FakeServer, accepted, one_pass, output_chunks, replies, summary
 
-OUTPUT = bytes(3 << 20)
+OUTPUT = plain(bytes(3 << 20))
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ import pytest
 
 from retraced.v1 import graph_transform_pb2 as pb
 from tests.cli.support import Run, two_nodes
+from tests.client.archives import plain
 from tests.client.fake_server import Behaviour, FakeServer, accepted, answers, replies, summary
 
-OUTPUT = b"transformed" * 200_000
+OUTPUT = plain(b"transformed" * 200_000)
 
 
 @pytest.fixture

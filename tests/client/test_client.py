@@ -19,6 +19,7 @@ from retraced.errors import AddressMissing, OutputMissing, SourceNotReadable
 from retraced.results import TransformResult
 from retraced.server_info import IrLevel, OptionType, PassOption, SandboxLayer, SandboxLayerState
 from retraced.v1 import graph_transform_pb2 as pb
+from tests.client.archives import plain
 from tests.client.fake_server import (
     FakeServer,
     accepted,
@@ -28,7 +29,7 @@ from tests.client.fake_server import (
 )
 
 ARCHIVE = os.urandom(2_500_000)
-OUTPUT = os.urandom(3_300_000)
+OUTPUT = plain(os.urandom(3_300_000))
 
 
 class SpecServer(FakeServer):
@@ -247,7 +248,7 @@ def test_the_result_has_reports_summary_and_counts(call: Any, server: SpecServer
 
 
 def test_an_output_larger_than_the_memory_threshold_comes_back_whole(call: Any, tmp_path: Path) -> None:
-    large = os.urandom(1 << 20) * 40
+    large = plain(os.urandom(1 << 20) * 40)
     with FakeServer(answers(large)) as server:
         result = call(server.address, b"x", "cse")
     result.save(tmp_path / "out.pt2")
@@ -276,8 +277,8 @@ def test_the_upload_is_not_read_ahead_of_a_server_that_does_not_read(tmp_path: P
         sent_before_reading.append(max(sent))
         for _ in requests:
             pass
-        yield from output_chunks(b"out")
-        yield summary(output=b"out")
+        yield from output_chunks(OUTPUT)
+        yield summary(output=OUTPUT)
 
     def on_event(event: events.Event) -> None:
         if isinstance(event, events.Uploaded):

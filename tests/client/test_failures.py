@@ -18,6 +18,7 @@ import pytest
 from retraced import AsyncClient, Client, errors, events
 from retraced._status import _BY_REASON
 from retraced.v1 import graph_transform_pb2 as pb
+from tests.client.archives import plain
 from tests.client.fake_server import (
     Behaviour,
     FakeServer,
@@ -31,7 +32,7 @@ from tests.client.fake_server import (
 )
 
 PROTO = Path(__file__).parents[2] / "proto/retraced/v1/graph_transform.proto"
-OUTPUT = os.urandom(100_000)
+OUTPUT = plain(os.urandom(100_000))
 
 
 @pytest.fixture(params=["sync", "async"])

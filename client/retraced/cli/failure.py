@@ -45,6 +45,7 @@ _ADVICE = {
     "PROGRAM_TOO_LARGE": "`retraced info` shows the server's limits",
     "DEADLINE_EXCEEDED": "give it longer with --timeout",
     "JOB_TIMED_OUT": "`retraced info` shows the server's limits",
+    "OUTPUT_UNSAFE": "do not use this server's outputs; custom operators that a pass brings in can be allowed with --namespace",
     "NEW_GUARDS": "leave out --refuse-new-guards to have them reported instead",
     "QUEUE_FULL": "try again later",
     "SERVER_DRAINING": "try again later, or another server",

@@ -37,6 +37,13 @@ from retraced.results import TransformResult
     help="full: execute every operator again, and compare with what was recorded.  [default: as the server is configured]",
 )
 @click.option("--refuse-new-guards", is_flag=True, help="Fail when a pass adds guards on symbolic shapes.")
+@click.option(
+    "--namespace",
+    "namespaces",
+    multiple=True,
+    metavar="NAME",
+    help="Namespace of custom operators that passes may bring into the program. May be given several times.",
+)
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="How long it may take.")
 @server_option
 @json_option
@@ -53,6 +60,7 @@ def transform(
     validate_only: bool,
     mode: RetraceMode | None,
     refuse_new_guards: bool,
+    namespaces: tuple[str, ...],
     timeout: float | None,
     server: str | None,
 ) -> None:
@@ -92,6 +100,7 @@ def transform(
                 mode=mode,
                 refuse_new_guards=refuse_new_guards,
                 want_output=output is not None,
+                namespaces=namespaces,
             )
         with result:
             if metadata:

@@ -1,0 +1,361 @@
+"""The model record of an output, `models/*.json`, field by field.
+
+It mirrors torch/_export/serde/schema.py, major version 8. What stock torch does with the strings in it, and what may stand there:
+
+| string | stock torch | taken |
+|---|---|---|
+| names of values, bodies, arguments, keywords | pastes them into source that it executes | identifiers |
+| names of parameters, buffers, constants, modules | sets attributes by them, quotes them in such source | without quotes, no `__x__` part |
+| targets, operators as arguments | walks from `torch`, `math` or `operator` by `getattr` | see `operators` |
+| expressions, names of symbols | evaluates them (`sympify`) | see `expressions` |
+| tree specs | imports the modules they name, calls registered functions | see `tree_specs` |
+| `guards_code` | executes it when the program is called | guards of the program sent |
+| `nn_module_stack` | makes modules and quoted paths of it (`unflatten`) | without quotes, or as in the program sent |
+| `source_fn_stack` | walks from `torch` by `getattr`, calls nothing | names with points |
+| `custom`, `from_node` | parses JSON | any |
+| `stack_trace`, `torch_fn`, strings as arguments, `torch_version` | keeps them, or quotes them by `repr` | any |
+| `verifiers`, device types | looks them up | closed lists |
+| objects of custom classes | unpickles them | refused |
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final, NoReturn
+
+from retraced.checks.expressions import check_expression, check_symbol
+from retraced.checks.operators import Operators
+from retraced.checks.own import Own
+from retraced.checks.refusal import Refused, shown
+from retraced.checks.shapes import (
+    Check,
+    boolean,
+    integer,
+    list_of,
+    map_of,
+    nullable,
+    number,
+    one_of,
+    record,
+    refused,
+    size,
+    text,
+    union,
+)
+from retraced.checks.tree_specs import TreeSpecs
+
+DTYPES: Final = {
+    **dict.fromkeys((1, 2, 12, 29, 30, 31, 32, 33), 1),
+    **dict.fromkeys((3, 6, 13, 28), 2),
+    **dict.fromkeys((4, 7, 9, 34), 4),
+    **dict.fromkeys((5, 8, 10, 35), 8),
+    11: 16,
+}
+"""The bytes of an element by the number of its dtype."""
+
+_SCHEMA_MAJOR: Final = 8
+_STRIDED: Final = 7
+_LONGEST_NAME: Final = 1_024
+_DEEPEST_GRAPH: Final = 32
+_DEVICES: Final = ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "xla", "meta")
+_SOURCE_FN: Final = re.compile(r"[^,;]*,[\w.<>-]*")
+
+
+def parse_json(data: bytes) -> Any:
+    """What stock torch makes of a JSON record.
+
+    Raises:
+        Refused: It is not JSON.
+    """
+    try:
+        # Without the words that Python takes for numbers and JSON does not have.
+        return json.loads(data.decode(), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"it is not JSON: {error}") from error
+
+
+def name(value: Any) -> None:
+    """The name of a value: an identifier."""
+    if type(value) is not str or not value.isidentifier() or len(value) > _LONGEST_NAME:
+        raise Refused(f"{shown(value)} is no identifier")
+
+
+def path(value: Any) -> None:
+    """The name of a parameter, buffer, constant or module: it may hold points, and nothing that ends a quoted text."""
+    if (
+        type(value) is not str
+        or len(value) > _LONGEST_NAME
+        or not value.isprintable()
+        or any(mark in value for mark in "'\"\\`")
+    ):
+        raise Refused(f"{shown(value)} is no name of a parameter, buffer, constant or module")
+    if "__" in value and any(part.startswith("__") and part.endswith("__") for part in value.split(".")):
+        raise Refused(f"{shown(value)} names an attribute of Python's own")
+
+
+def check_model(model: Any, own: Own) -> None:
+    """A model record.
+
+    Raises:
+        Refused: It holds what is not of a plain program, nor of the caller's own.
+    """
+    _Schema(own).program(model)
+
+
+DEVICE: Final = record("Device", {"type": one_of(*_DEVICES), "index": nullable(one_of(*range(-1, 128)))}, ["index"])
+_DTYPE: Final = one_of(*DTYPES)
+_LAYOUT: Final = one_of(*range(1, 8))
+_HINT: Final = nullable(union("SymExprHint", {"as_int": integer, "as_bool": boolean, "as_float": number}))
+_KIND: Final = nullable(one_of(0, 1, 2))
+_RANGE: Final = record("RangeConstraint", {"min_val": nullable(integer), "max_val": nullable(integer)})
+_STATIC: Final = list_of(union("SymInt", {"as_int": size}))
+STATIC_TENSOR: Final = record(
+    "TensorMeta",
+    {
+        "dtype": _DTYPE,
+        "sizes": _STATIC,
+        "requires_grad": boolean,
+        "device": DEVICE,
+        "strides": _STATIC,
+        "storage_offset": union("SymInt", {"as_int": size}),
+        "layout": one_of(_STRIDED),
+    },
+)
+_TENSOR_ARGUMENT: Final = record("TensorArgument", {"name": name})
+_TOKEN_ARGUMENT: Final = record("TokenArgument", {"name": name})
+_SYM_INT_ARGUMENT: Final = union("SymIntArgument", {"as_name": name, "as_int": integer})
+_SYM_FLOAT_ARGUMENT: Final = union("SymFloatArgument", {"as_name": name, "as_float": number})
+_SYM_BOOL_ARGUMENT: Final = union("SymBoolArgument", {"as_name": name, "as_bool": boolean})
+_OPTIONAL_TENSOR: Final = union("OptionalTensorArgument", {"as_tensor": _TENSOR_ARGUMENT, "as_none": boolean})
+
+
+class _Schema:
+    """The checks of one output; those of strings that repeat remember what they took."""
+
+    def __init__(self, own: Own) -> None:
+        self._own = own
+        self._operators = Operators(own.namespaces)
+        self._tree_specs = TreeSpecs(own.registered, own.keys)
+        self._expressions: set[str] = set()
+        self._frames: set[str] = set()
+        self._depth = 0
+        symbolic = record("SymExpr", {"expr_str": self._expression, "hint": _HINT}, ["hint"])
+        self._sym_int = union("SymInt", {"as_expr": symbolic, "as_int": integer})
+        self._sym_float = union("SymFloat", {"as_expr": symbolic, "as_float": number})
+        self._sym_bool = union("SymBool", {"as_expr": symbolic, "as_bool": boolean})
+        self._tensor = self._tensor_meta()
+        self.argument = union("Argument", self._arguments())
+        self._node = self._node_check()
+        self._graph = self._graph_check()
+        self.program = self._program_check()
+
+    def _tensor_meta(self) -> Check:
+        sizes = list_of(self._sym_int)
+        return record(
+            "TensorMeta",
+            {
+                "dtype": _DTYPE,
+                "sizes": sizes,
+                "requires_grad": boolean,
+                "device": DEVICE,
+                "strides": sizes,
+                "storage_offset": self._sym_int,
+                "layout": _LAYOUT,
+            },
+        )
+
+    def _arguments(self) -> dict[str, Check]:
+        return {
+            "as_none": boolean,
+            "as_tensor": _TENSOR_ARGUMENT,
+            "as_tensors": list_of(_TENSOR_ARGUMENT),
+            "as_int": integer,
+            "as_ints": list_of(integer),
+            "as_float": number,
+            "as_floats": list_of(number),
+            "as_string": text,
+            "as_strings": list_of(text),
+            "as_sym_int": _SYM_INT_ARGUMENT,
+            "as_sym_ints": list_of(_SYM_INT_ARGUMENT),
+            "as_scalar_type": _DTYPE,
+            "as_memory_format": one_of(*range(1, 5)),
+            "as_layout": _LAYOUT,
+            "as_device": DEVICE,
+            "as_bool": boolean,
+            "as_bools": list_of(boolean),
+            "as_sym_bool": _SYM_BOOL_ARGUMENT,
+            "as_sym_bools": list_of(_SYM_BOOL_ARGUMENT),
+            "as_graph": record("GraphArgument", {"name": name, "graph": self._body}),
+            "as_optional_tensors": list_of(_OPTIONAL_TENSOR),
+            "as_custom_obj": refused,
+            "as_operator": self._operators.check,
+            "as_sym_float": _SYM_FLOAT_ARGUMENT,
+            "as_sym_floats": list_of(_SYM_FLOAT_ARGUMENT),
+            "as_complex": record("ComplexValue", {"real": number, "imag": number}),
+            "as_nested_tensors": list_of(list_of(_TENSOR_ARGUMENT)),
+            "as_int_lists": list_of(list_of(integer)),
+            "as_string_to_argument": map_of(text, lambda value: self.argument(value)),
+            "as_float_lists": list_of(list_of(number)),
+        }
+
+    def _node_check(self) -> Check:
+        named = record("NamedArgument", {"name": _name_or_none, "arg": self.argument, "kind": _KIND}, ["kind"])
+        metadata = record(
+            "metadata",
+            {
+                "stack_trace": text,
+                "nn_module_stack": self._module_stack,
+                "source_fn_stack": _source_fn_stack,
+                "torch_fn": text,
+                "custom": text,
+                "from_node": text,
+            },
+            ["stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "custom", "from_node"],
+        )
+        return record(
+            "Node",
+            {
+                "target": self._operators.check,
+                "inputs": list_of(named),
+                "outputs": list_of(self.argument),
+                "metadata": metadata,
+                "is_hop_single_tensor_return": nullable(boolean),
+                "name": nullable(_name_or_none),
+            },
+            ["is_hop_single_tensor_return", "name"],
+        )
+
+    def _graph_check(self) -> Check:
+        return record(
+            "Graph",
+            {
+                "inputs": list_of(self.argument),
+                "outputs": list_of(self.argument),
+                "nodes": list_of(self._node),
+                "tensor_values": map_of(name, self._tensor),
+                "sym_int_values": map_of(name, self._sym_int),
+                "sym_bool_values": map_of(name, self._sym_bool),
+                "is_single_tensor_return": boolean,
+                "custom_obj_values": map_of(refused, refused),
+                "sym_float_values": map_of(name, self._sym_float),
+            },
+            ["is_single_tensor_return", "custom_obj_values", "sym_float_values"],
+        )
+
+    def _program_check(self) -> Check:
+        call = record(
+            "ModuleCallSignature",
+            {
+                "inputs": list_of(self.argument),
+                "outputs": list_of(self.argument),
+                "in_spec": self._tree_specs.check_arguments,
+                "out_spec": self._tree_specs.check,
+                "forward_arg_names": nullable(list_of(name)),
+            },
+            ["forward_arg_names"],
+        )
+        module = record(
+            "GraphModule",
+            {
+                "graph": self._graph,
+                "signature": self._signature(),
+                "module_call_graph": list_of(
+                    record("ModuleCallEntry", {"fqn": path, "signature": nullable(call)}, ["signature"])
+                ),
+                "metadata": record("metadata", {"custom": text}, ["custom"]),
+                "treespec_namedtuple_fields": map_of(path, record("NamedTupleDef", {"field_names": list_of(name)})),
+            },
+            ["metadata", "treespec_namedtuple_fields"],
+        )
+        return record(
+            "ExportedProgram",
+            {
+                "graph_module": module,
+                "opset_version": map_of(text, integer),
+                "range_constraints": map_of(check_symbol, _RANGE),
+                "schema_version": record("SchemaVersion", {"major": one_of(_SCHEMA_MAJOR), "minor": integer}),
+                "verifiers": list_of(one_of("", "ATEN", "TRAINING")),
+                "torch_version": text,
+                "guards_code": list_of(self._guard),
+            },
+            ["verifiers", "torch_version", "guards_code"],
+        )
+
+    def _signature(self) -> Check:
+        constant = union(
+            "ConstantValue",
+            {"as_none": boolean, "as_int": integer, "as_float": number, "as_string": text, "as_bool": boolean},
+        )
+        argument = {"arg": _TENSOR_ARGUMENT}
+        buffer = {**argument, "buffer_name": path}
+        parameter = {**argument, "parameter_name": path}
+        token = record("TokenSpec", {"arg": _TOKEN_ARGUMENT})
+        user_input = {**argument, "user_input_name": name}
+        inputs = union(
+            "InputSpec",
+            {
+                "user_input": record("UserInputSpec", {"arg": self.argument}),
+                "parameter": record("InputToParameterSpec", parameter),
+                "buffer": record("InputToBufferSpec", {**buffer, "persistent": boolean}),
+                "tensor_constant": record("InputToTensorConstantSpec", {**argument, "tensor_constant_name": path}),
+                "custom_obj": refused,
+                "token": token,
+                "constant_input": record("InputToConstantInputSpec", {"name": name, "value": constant}),
+            },
+        )
+        outputs = union(
+            "OutputSpec",
+            {
+                "user_output": record("UserOutputSpec", {"arg": self.argument}),
+                "loss_output": record("LossOutputSpec", argument),
+                "buffer_mutation": record("BufferMutationSpec", buffer),
+                "gradient_to_parameter": record("GradientToParameterSpec", parameter),
+                "gradient_to_user_input": record("GradientToUserInputSpec", user_input),
+                "user_input_mutation": record("UserInputMutationSpec", user_input),
+                "token": token,
+                "parameter_mutation": record("ParameterMutationSpec", parameter),
+            },
+        )
+        return record("GraphSignature", {"input_specs": list_of(inputs), "output_specs": list_of(outputs)})
+
+    def _body(self, value: Any) -> None:
+        self._depth += 1
+        if self._depth > _DEEPEST_GRAPH:
+            raise Refused(f"graphs are deeper than {_DEEPEST_GRAPH} bodies")
+        self._graph(value)
+        self._depth -= 1
+
+    def _expression(self, value: Any) -> None:
+        if value not in self._expressions:
+            check_expression(value)
+            self._expressions.add(value)
+
+    def _guard(self, value: Any) -> None:
+        if type(value) is not str or value not in self._own.guards:
+            raise Refused(f"the guard {shown(value)} is not of the program sent, and guards are executed")
+
+    def _module_stack(self, value: Any) -> None:
+        text(value)
+        if value in self._frames:
+            return
+        for frame in value.split(";"):
+            if any(mark in frame for mark in "'\"\\`\n") and frame not in self._own.frames:
+                raise Refused(f"{shown(frame)} is no entry of a module stack, nor one of the program sent")
+        self._frames.add(value)
+
+
+def _name_or_none(value: Any) -> None:
+    if value != "":
+        name(value)
+
+
+def _source_fn_stack(value: Any) -> None:
+    text(value)
+    for entry in value.split(";"):
+        if value and _SOURCE_FN.fullmatch(entry) is None:
+            raise Refused(f"{shown(entry)} is no entry of a source function stack")
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number of JSON")

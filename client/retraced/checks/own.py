@@ -1,0 +1,87 @@
+"""What the caller's own program holds beyond the plain, which an output may hold as well, as it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from retraced.checks.operators import split_operator
+from retraced.checks.tree_specs import Registered, is_plain_key, registered
+
+# What json.loads gives: its shape is checked by using it.
+_Object = dict[str, Any]
+# What a record of JSON that is no program makes of the code below.
+_NO_PROGRAM = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
+
+
+@dataclass(frozen=True)
+class Own:
+    """What an output may repeat of the caller's own program.
+
+    Attributes:
+        guards: Its guards.
+        namespaces: The namespaces of its operators.
+        frames: The entries of its module stacks.
+        registered: The nodes of its tree specs that are no plain containers.
+        keys: The keys in its tree specs that are no plain ones.
+    """
+
+    guards: frozenset[str] = frozenset()
+    namespaces: frozenset[str] = frozenset()
+    frames: frozenset[str] = frozenset()
+    registered: frozenset[Registered] = frozenset()
+    keys: frozenset[str] = field(default=frozenset())
+
+
+def own_program(model: bytes, namespaces: frozenset[str]) -> Own:
+    """What a model record of the caller's holds; nothing where it is no program's.
+
+    Args:
+        model: The record.
+        namespaces: Namespaces of operators that the caller allows besides.
+    """
+    try:
+        program = json.loads(model)
+        nodes = list(_nodes(program["graph_module"]["graph"]))
+        parts = [split_operator(node["target"]) for node in nodes]
+        stacks = {node["metadata"].get("nn_module_stack", "") for node in nodes}
+        found, keys = _tree_nodes(program["graph_module"]["module_call_graph"])
+        return Own(
+            frozenset(program.get("guards_code", ())),
+            namespaces | {part[0] for part in parts if part is not None},
+            frozenset(frame for stack in stacks for frame in stack.split(";")),
+            found,
+            keys,
+        )
+    except _NO_PROGRAM:
+        return Own(namespaces=namespaces)
+
+
+def _nodes(graph: _Object) -> Iterator[_Object]:
+    for node in graph["nodes"]:
+        yield node
+        for argument in node["inputs"]:
+            if "as_graph" in argument["arg"]:
+                yield from _nodes(argument["arg"]["as_graph"]["graph"])
+
+
+def _tree_nodes(calls: list[_Object]) -> tuple[frozenset[Registered], frozenset[str]]:
+    signatures = [call["signature"] for call in calls if call.get("signature")]
+    found: set[Registered] = set()
+    keys: set[str] = set()
+    waiting = [json.loads(text)[1] for text in {spec for call in signatures for spec in (call["in_spec"], call["out_spec"])}]
+    while waiting:
+        node = waiting.pop()
+        waiting.extend(node["children_spec"])
+        if node["type"] is None:
+            continue
+        context = node["context"]
+        found.add(registered(node["type"], context))
+        if node["type"] == "collections.defaultdict":
+            listed = context["dict_context"]
+        else:
+            listed = json.loads(context) if isinstance(context, str) and context.startswith("[") else ()
+        keys.update(key for key in listed if isinstance(key, str) and not is_plain_key(key))
+    return frozenset(found), frozenset(keys)

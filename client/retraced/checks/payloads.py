@@ -1,0 +1,69 @@
+"""Payload configs, which say which record holds which tensor. Stock torch unpickles what they call pickled."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from retraced.checks.model import DTYPES, STATIC_TENSOR, path
+from retraced.checks.refusal import Refused, shown
+from retraced.checks.shapes import Check, boolean, map_of, record
+
+_MOST_DIMENSIONS: Final = 64
+
+
+def check_payloads(config: Any, directory: str, pattern: re.Pattern[str], sizes: Mapping[str, int]) -> set[str]:
+    """A payload config.
+
+    Args:
+        config: What the config's record holds.
+        directory: Where its records lie.
+        pattern: Their names there.
+        sizes: The sizes of all records by name.
+
+    Returns:
+        The names of the records that it uses.
+
+    Raises:
+        Refused: A tensor is pickled, or does not fit its record.
+    """
+
+    def path_name(value: Any) -> None:
+        if type(value) is not str or pattern.fullmatch(value) is None:
+            raise Refused(f"{shown(value)} is no record of a plain tensor")
+        if directory + value not in sizes:
+            raise Refused(f"the record {directory}{value} is missing")
+
+    meta = record(
+        "PayloadMeta", {"path_name": path_name, "is_param": boolean, "use_pickle": _plain, "tensor_meta": STATIC_TENSOR}
+    )
+    schema: Check = record("PayloadConfig", {"config": map_of(path, meta)})
+    schema(config)
+    # The first tensor of a record says of which dtype it is, and, for one without bytes, how large it would be.
+    first: dict[str, tuple[int, int]] = {}
+    for tensor, described in config["config"].items():
+        name = directory + described["path_name"]
+        reach, dtype = _reach(tensor, described["tensor_meta"]), described["tensor_meta"]["dtype"]
+        capacity = sizes[name] // DTYPES[dtype] or reach * (sizes[name] == 0)
+        whole = first.setdefault(name, (dtype, capacity))
+        if dtype != whole[0] or reach > whole[1]:
+            raise Refused(f"the tensor {shown(tensor)} does not fit into its record {name}")
+    return set(first)
+
+
+def _plain(value: Any) -> None:
+    if value is not False:
+        raise Refused("a tensor is stored pickled")
+
+
+def _reach(tensor: str, meta: Any) -> int:
+    """How many elements of its record a tensor reaches over."""
+    sizes, strides = [size["as_int"] for size in meta["sizes"]], [stride["as_int"] for stride in meta["strides"]]
+    if len(sizes) != len(strides) or len(sizes) > _MOST_DIMENSIONS:
+        raise Refused(f"the tensor {shown(tensor)} has {len(sizes)} sizes and {len(strides)} strides")
+    offset: int = meta["storage_offset"]["as_int"]
+    if 0 in sizes:
+        return offset
+    reach = sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+    return offset + 1 + int(reach)

@@ -1,0 +1,228 @@
+"""The client's check against the server's reader and against torch: honest outputs pass, and what passes is read."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tempfile
+import zipfile
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from retraced._source import BytesSource
+from retraced.checks import expressions, model, operators
+from retraced.checks.output import check_output
+from retraced.checks.refusal import Refused
+from retraced.errors import OutputUnsafe
+from retraced_server.errors import RetracedError
+from retraced_server.passes import run_pipeline
+from retraced_server.program import ReadOptions, read_program, write_program
+from retraced_server.program import expressions as server_expressions
+from retraced_server.program import operators as server_operators
+from retraced_server.program.scalar_types import DTYPE_NUMBERS
+from tests.support.models import ALL_CASES, ProgramCase, by_name
+
+SAVED = [case for case in ALL_CASES if case.serializable]
+PIPELINES = ("decompose,cse,dce", "view-to-view-copy,dce", "decompose{table=aten}")
+# Namespaces of the operators that the test programs define.
+OPTIONS = ReadOptions(namespaces=frozenset({"retraced_tests"}))
+
+# What an output may be refused for by the server's reader though the client takes it: it would not be a valid program, and stock torch
+# says so without running anything. Names that are not defined or twice; arguments that operators do not have; operators that are not
+# registered; symbols and ranges that contradict one another; signatures that do not fit the graph; texts that sympy refuses.
+NOT_VALID = re.compile(
+    r"no value `|is defined|two values are named|has no description|has two different bodies|a module has it already"
+    r"|is given twice|is missing|has no argument|cannot be given by position|no such operator is registered"
+    r"|contradicts the others|range of the symbol|no node makes|the program is not valid|cannot be read"
+    r"|neither a tensor, a symbolic integer nor a constant|which no graph returns|which torch does not read|torch does not read"
+    r"|returns a single tensor|has one result|a result has no name|must have a name|neither a value, nothing"
+    r"|a number that is not|cannot be made|a hint is|does not say|no entry of a module stack|node `|input \d|the outputs"
+    r"|is not JSON|provenance|custom metadata|schema version"
+)
+
+
+def outputs(case: ProgramCase, pipeline: str) -> bytes:
+    """What the server makes of a program."""
+    with tempfile.TemporaryFile() as file:
+        file.write(case.archive)
+        file.flush()
+        read = read_program(file, options=OPTIONS)
+        result = run_pipeline(read.program, pipeline)
+        written = io.BytesIO()
+        write_program(result.program, written, source=read, records=read.carried())
+        return written.getvalue()
+
+
+def readable(archive: bytes) -> bool:
+    """Whether the server's reader takes an archive; the reasons above count as taken."""
+    with tempfile.TemporaryFile() as file:
+        file.write(archive)
+        file.flush()
+        try:
+            read_program(file, options=OPTIONS)
+        except RetracedError as error:
+            return NOT_VALID.search(str(error)) is not None
+        return True
+
+
+def taken(output: bytes, sent: bytes) -> bool:
+    """Whether the client takes an output."""
+    try:
+        check_output(BytesSource(output), BytesSource(sent))
+    except OutputUnsafe:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+@pytest.mark.parametrize("case", SAVED, ids=repr)
+def test_every_honest_output_is_taken_and_read(case: ProgramCase, pipeline: str) -> None:
+    try:
+        output = outputs(case, pipeline)
+    except RetracedError as error:
+        pytest.skip(f"the pipeline does not take the program: {error}")
+    check_output(BytesSource(output), BytesSource(case.archive))
+    with tempfile.TemporaryFile() as file:
+        file.write(output)
+        file.flush()
+        read_program(file, options=OPTIONS)
+
+
+def test_the_closed_lists_are_those_of_the_server() -> None:
+    assert server_operators._BY_NAME.keys() == operators.FUNCTIONS
+    assert operators.HIGHER_ORDER == server_operators._HIGHER_ORDER_NAMES
+    assert operators.NAMESPACES <= server_operators._NAMESPACES
+    assert {number: dtype.itemsize for dtype, number in DTYPE_NUMBERS.items()} == model.DTYPES
+    assert {name: (least, most) for name, (_, least, most) in server_expressions._FUNCTIONS.items()} == expressions.FUNCTIONS
+
+
+def test_of_all_operators_of_torch_the_client_takes_those_that_the_server_takes() -> None:
+    ours, theirs = operators.Operators(()), server_operators.Operators(frozenset())
+    differ = []
+    schemas = torch._C._jit_get_all_schemas()
+    for name in {(schema.name, schema.overload_name or "default") for schema in schemas}:
+        namespace, _, packet = name[0].partition("::")
+        if namespace in operators.NAMESPACES:
+            full = f"torch.ops.{namespace}.{packet}.{name[1]}"
+            if _accepts(ours.check, full) != _accepts(theirs.find, full):
+                differ.append(full)
+    assert len(schemas) > 3_000
+    assert differ == []
+
+
+def _accepts(judge: Any, value: str) -> bool:
+    try:
+        judge(value)
+    except (Refused, RetracedError):
+        return False
+    return True
+
+
+def _refusal(expression: str) -> str:
+    """Why the server's reader does not take an expression; empty where it does."""
+    try:
+        server_expressions.parse_expression(expression)
+    except RetracedError as error:
+        return str(error)
+    return ""
+
+
+_leaf = st.one_of(
+    st.integers(-300, 300).map(lambda value: f"Integer({value})"),
+    st.sampled_from(("s0", "s77", "u0", "zf3", "x", "u9999999")).map(lambda name: f"Symbol('{name}', integer=True)"),
+    st.sampled_from(("true", "false", "Rational(1, 2)", "Rational(1, 0)", "Float('1.5', precision=53)", "Symbol('s1')")),
+)
+_calls = st.recursive(
+    _leaf,
+    lambda inner: st.builds(
+        lambda name, args: f"{name}({', '.join(args)})",
+        st.sampled_from((*sorted(expressions.FUNCTIONS), "eval", "Lambda", "Function")),
+        st.lists(inner, min_size=1, max_size=4),
+    ),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(_calls)
+def test_an_expression_that_the_client_takes_is_read_by_the_server_or_refused_by_sympy(text: str) -> None:
+    if not _accepts(expressions.check_expression, text):
+        return
+    grammar = ("is not of its grammar", "is no function", "follows its end", "stands where", "is no name of a symbol")
+    # Other reasons are arguments of kinds that the function does not take, and numbers over the server's own, lower bound.
+    assert not any(reason in _refusal(text) for reason in grammar)
+
+
+_strange = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=20),
+    st.sampled_from(("x", "torch.load", "__class__", "print(1)", "'", "a.b", "Integer(1)", "torch.ops.aten.relu.default")),
+    st.just([]),
+    st.just({}),
+    st.sampled_from(({"as_int": 3}, {"as_none": True}, {"as_tensor": {"name": "x"}}, {"name": "x"})),
+)
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, item in items for place in _places(item, (*path, key)))]
+
+
+@pytest.mark.parametrize("name", ["everything", "cond", "data_dependent"])
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_changed_program_that_the_client_takes_is_read_or_not_valid(name: str, data: st.DataObject) -> None:
+    case = by_name(name)
+    output = _OUTPUTS.setdefault(name, outputs(case, "decompose,cse,dce"))
+    with zipfile.ZipFile(io.BytesIO(output)) as archive:
+        held = {entry: archive.read(entry) for entry in archive.namelist()}
+    record = data.draw(st.sampled_from([entry for entry in held if entry.endswith(".json")]))
+    value = json.loads(held[record])
+    places = _places(value)
+    for _ in range(data.draw(st.integers(1, 3))):
+        *path, last = data.draw(st.sampled_from(places[1:]))
+        holder = value
+        try:
+            for key in path:
+                holder = holder[key]
+            match data.draw(st.sampled_from(("replace", "remove", "rename", "copy"))):
+                case "replace":
+                    holder[last] = data.draw(_strange)
+                case "remove":
+                    del holder[last]
+                case "rename":
+                    holder[data.draw(st.text(max_size=8))] = holder.pop(last)
+                case _:
+                    holder[last] = json.loads(json.dumps(holder))
+        # An earlier change has taken the place away.
+        except (KeyError, IndexError, TypeError, AttributeError):
+            continue
+    held[record] = json.dumps(value).encode()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for entry, content in held.items():
+            archive.writestr(zipfile.ZipInfo(entry), content)
+    if taken(packed.getvalue(), case.archive):
+        assert readable(packed.getvalue())
+
+
+@settings(deadline=None, max_examples=100)
+@given(data=st.data())
+def test_changed_bytes_are_refused_or_read(data: st.DataObject) -> None:
+    case = by_name("tied_weights")
+    output = bytearray(_OUTPUTS.setdefault(case.name, outputs(case, "decompose,cse,dce")))
+    for _ in range(data.draw(st.integers(1, 4))):
+        output[data.draw(st.integers(0, len(output) - 1))] ^= data.draw(st.integers(1, 255))
+    if taken(bytes(output), case.archive):
+        assert readable(bytes(output))
+
+
+_OUTPUTS: dict[str, bytes] = {}

@@ -1,0 +1,94 @@
+"""Servers that lie: what they send is an error before anything of it is written or given out."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retraced import AsyncClient, Client
+from retraced._source import BytesSource
+from retraced.checks import check_output
+from retraced.cli.app import run
+from retraced.errors import OutputUnsafe
+from tests.client.archives import Change, archive, changed, transformed
+from tests.client.checks.hostile import HOSTILE
+from tests.client.fake_server import FakeServer, answers
+
+
+def taken(output: bytes, sent: bytes, *namespaces: str) -> bool:
+    """Whether an output is taken for what was sent."""
+    try:
+        check_output(BytesSource(output), BytesSource(sent), namespaces=namespaces)
+    except OutputUnsafe:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_output_is_refused_and_the_error_says_what_it_is(what: str) -> None:
+    with pytest.raises(OutputUnsafe) as caught:
+        check_output(BytesSource(HOSTILE[what]), BytesSource(archive()), request_id="7")
+    assert caught.value.request_id == "7"
+    assert len(caught.value.message) < 1_000
+    assert caught.value.message.isprintable()
+
+
+@pytest.mark.parametrize("what", ["an evil expression", "a pickled weight", "the same record twice", "an evil guard"])
+def test_both_clients_raise_it_and_give_nothing_out(what: str, tmp_path: Path) -> None:
+    source = tmp_path / "model.pt2"
+    source.write_bytes(archive())
+
+    async def from_async(address: str) -> Any:
+        async with AsyncClient(address) as client:
+            return await client.transform(source, "cse")
+
+    with FakeServer(answers(HOSTILE[what])) as server:
+        with Client(server.address) as client, pytest.raises(OutputUnsafe):
+            client.transform(source, "cse")
+        with pytest.raises(OutputUnsafe):
+            asyncio.run(from_async(server.address))
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
+
+
+def test_the_command_ends_with_1_and_leaves_no_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source, out, nodes = tmp_path / "model.pt2", tmp_path / "out.pt2", tmp_path / "nodes.jsonl"
+    source.write_bytes(archive())
+    with FakeServer(answers(HOSTILE["an evil guard"])) as server:
+        arguments = ["transform", str(source), "-p", "cse", "-o", str(out), "--metadata", str(nodes)]
+        assert run([*arguments, "--server", server.address]) == 1
+    assert capfd.readouterr().err.startswith("retraced: OUTPUT_UNSAFE: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
+
+
+def test_an_output_that_is_what_was_sent_is_taken_whatever_it_is() -> None:
+    assert taken(b"no zip", b"no zip")
+    assert not taken(b"no zip", b"a zip?")
+
+
+def test_an_honest_output_is_taken() -> None:
+    assert taken(transformed(), archive())
+
+
+def _in_all_nodes(**fields: Any) -> Change:
+    return lambda model: [node.update(fields) for node in model["graph_module"]["graph"]["nodes"]]
+
+
+def test_custom_operators_are_taken_of_namespaces_that_were_sent_or_are_allowed() -> None:
+    custom = changed(_in_all_nodes(target="torch.ops.mylib.relu.default"))
+    other = changed(_in_all_nodes(target="torch.ops.mylib.gelu.default"))
+    assert not taken(custom, archive())
+    assert taken(custom, archive(), "mylib")
+    assert taken(other, custom)
+
+
+def test_what_the_program_sent_has_may_come_back_in_another_place() -> None:
+    strange = "L['self'].up,up,torch.nn.modules.linear.Linear"
+
+    def first(model: Any) -> None:
+        model["graph_module"]["graph"]["nodes"][0]["metadata"]["nn_module_stack"] = strange
+
+    assert not taken(changed(_in_all_nodes(metadata={"nn_module_stack": strange})), archive())
+    assert taken(changed(_in_all_nodes(metadata={"nn_module_stack": f"a,b,c;{strange}"})), changed(first))
