@@ -1,0 +1,95 @@
+"""Fuzzers, and a soak: `make fuzz`, `make soak`, or `python -m fuzz --help`. The exit status is 1 where something was found."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from fuzz.report import Report
+
+_FOLDER = Path("build/fuzz")
+
+console = Console(highlight=False)
+
+
+def _common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that every command takes."""
+    for option in (
+        click.option("--seed", default=0, show_default=True, help="What the run depends on, beside the code."),
+        click.option("--minutes", type=click.FloatRange(min=0), help="How long; without it and --count, one minute."),
+        click.option("--count", type=click.IntRange(min=1), help="How many archives or requests."),
+        click.option(
+            "--findings",
+            default=_FOLDER,
+            show_default=True,
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Where findings go.",
+        ),
+        click.option(
+            "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the counts to this file too."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+_PROGRAMS = click.option(
+    "--program", "programs", multiple=True, help="A test program to mutate; repeatable. Without it, all small ones."
+)
+
+
+@click.group(help=__doc__)
+def main() -> None:
+    """Runs a command."""
+    # torch starts threads for its kernels, which a fork does not take along.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+
+
+@main.command()
+@_common
+@_PROGRAMS
+def reader(
+    seed: int, minutes: float | None, count: int | None, findings: Path, json_path: Path | None, programs: tuple[str, ...]
+) -> None:
+    """Read mutated archives in this machine's own processes, as a worker would without its sandbox."""
+    from fuzz.reader import fuzz_reader
+    from fuzz.seeds import seed_archives
+
+    archives = seed_archives(programs)
+    report = Report("Mutated archives through the reader", seed, findings)
+    with console.status("reading mutated archives") as status:
+
+        def progress(report: Report) -> None:
+            status.update(f"{report.count:,} archives, {report.findings.total()} findings")
+            if json_path is not None:
+                report.write(json_path)
+
+        fuzz_reader(report, archives, count=count, seconds=_seconds(minutes, count), progress=progress)
+    _end(report, json_path)
+
+
+def _seconds(minutes: float | None, count: int | None) -> float | None:
+    if minutes is None:
+        return None if count is not None else 60.0
+    return minutes * 60
+
+
+def _end(report: Report, json_path: Path | None) -> None:
+    report.show(console)
+    if json_path is not None:
+        report.write(json_path)
+    sys.exit(1 if report.findings else 0)
+
+
+if __name__ == "__main__":
+    main()
