@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +68,39 @@ def reader(
 
     archives = seed_archives(programs)
     report = Report("Mutated archives through the reader", seed, findings)
-    with console.status("reading mutated archives") as status:
+    with _watching(json_path) as progress:
+        fuzz_reader(report, archives, count=count, seconds=_seconds(minutes, count), progress=progress)
+    _end(report, json_path)
+
+
+@main.command()
+@_common
+@_PROGRAMS
+def server(
+    seed: int, minutes: float | None, count: int | None, findings: Path, json_path: Path | None, programs: tuple[str, ...]
+) -> None:
+    """Send mutated archives and broken streams to a server of its own."""
+    from fuzz.seeds import seed_archives
+    from fuzz.server import fuzz_server
+
+    archives = seed_archives(programs)
+    report = Report("Mutated archives and streams to a server", seed, findings)
+    with _watching(json_path) as progress:
+        fuzz_server(report, archives, count=count, seconds=_seconds(minutes, count), progress=progress)
+    _end(report, json_path)
+
+
+@contextmanager
+def _watching(json_path: Path | None) -> Iterator[Callable[[Report], None]]:
+    """Gives what shows and writes how far a run is."""
+    with console.status("starting") as status:
 
         def progress(report: Report) -> None:
-            status.update(f"{report.count:,} archives, {report.findings.total()} findings")
+            status.update(f"{report.count:,} done, {report.findings.total()} findings")
             if json_path is not None:
                 report.write(json_path)
 
-        fuzz_reader(report, archives, count=count, seconds=_seconds(minutes, count), progress=progress)
-    _end(report, json_path)
+        yield progress
 
 
 def _seconds(minutes: float | None, count: int | None) -> float | None:
