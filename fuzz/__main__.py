@@ -74,6 +74,18 @@ def reader(
 
 
 @main.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def replay(paths: tuple[Path, ...]) -> None:
+    """Read archives from files, findings of before for example, as `reader` does."""
+    from fuzz.reader import replay
+    from fuzz.seeds import FEW, seed_archives
+
+    report = Report("Archives from files through the reader", 0, _FOLDER)
+    replay(report, paths, seed_archives(FEW))
+    _end(report, None)
+
+
+@main.command()
 @_common
 @_PROGRAMS
 def server(

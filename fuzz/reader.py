@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import json
 import logging
@@ -14,13 +15,13 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from fuzz.judge import Judge, Verdict
-from fuzz.mutate import mutate
+from fuzz.mutate import Mutant, mutate
 from fuzz.report import Finding, Report
 
 _BATCH: Final = 1_000
@@ -35,14 +36,11 @@ _ADDRESS_SPACE: Final = 8 << 30
 
 @dataclass(frozen=True)
 class _Batch:
-    programs: tuple[str, ...]
-    archives: Mapping[str, bytes]
-    seed: int
-    count: int
+    """Archives by number, and those that are known to be harmless."""
 
-    def mutant(self, index: int) -> tuple[str, int]:
-        """The program and the seed of the archive of a number."""
-        return self.programs[index % len(self.programs)], self.seed + index
+    count: int
+    make: Callable[[int], tuple[str, int, Mutant]]
+    harmless: Mapping[str, bytes]
 
 
 def fuzz_reader(
@@ -62,16 +60,41 @@ def fuzz_reader(
         seconds: Seconds after which no further batch is begun; None is no bound.
         progress: Called after each batch.
     """
-    programs = tuple(archives)
     seed, left = report.seed, count
     started = time.monotonic()
+    report.begin()
     while left != 0 and (seconds is None or time.monotonic() - started < seconds):
         size = _BATCH if left is None else min(left, _BATCH)
-        done = _run(report, _Batch(programs, archives, seed, size))
+        done = _run(report, _Batch(size, functools.partial(_mutant, archives, seed), archives))
         seed += done
         left = None if left is None else left - done
         report.end()
         progress(report)
+
+
+def replay(report: Report, paths: Sequence[Path], archives: Mapping[str, bytes]) -> None:
+    """Reads archives from files as they are.
+
+    Args:
+        report: Where they are counted.
+        paths: The files.
+        archives: Archives of programs that nobody mutated.
+    """
+    report.begin()
+    done = 0
+    while done < len(paths):
+        rest = paths[done:]
+        done += _run(report, _Batch(len(rest), functools.partial(_from_file, rest), archives))
+    report.end()
+
+
+def _mutant(archives: Mapping[str, bytes], seed: int, index: int) -> tuple[str, int, Mutant]:
+    program = sorted(archives)[(seed + index) % len(archives)]
+    return program, seed + index, mutate(archives[program], seed + index)
+
+
+def _from_file(paths: Sequence[Path], index: int) -> tuple[str, int, Mutant]:
+    return paths[index].stem, -1, Mutant(paths[index].read_bytes(), ())
 
 
 def _run(report: Report, batch: _Batch) -> int:
@@ -98,9 +121,8 @@ def _run(report: Report, batch: _Batch) -> int:
     if index >= batch.count:
         return batch.count
     if os.WIFEXITED(status) and not hung:
-        raise RuntimeError(f"a process of the fuzzer ended with status {os.WEXITSTATUS(status)} at seed {batch.seed + index}")
-    program, seed = batch.mutant(index)
-    mutant = mutate(batch.archives[program], seed)
+        raise RuntimeError(f"a process of the fuzzer ended with status {os.WEXITSTATUS(status)} at archive {index}")
+    program, seed, mutant = batch.make(index)
     number = signal.SIGKILL if hung else signal.Signals(os.WTERMSIG(status))
     kind = "hang" if hung else "slow" if number == signal.SIGXCPU else f"crash {number.name}"
     report.outcomes[kind] += 1
@@ -133,8 +155,7 @@ def _count(report: Report, batch: _Batch, line: bytes) -> None:
     index, outcome, detail = json.loads(line)
     report.outcomes[outcome] += 1
     if detail:
-        program, seed = batch.mutant(index)
-        mutant = mutate(batch.archives[program], seed)
+        program, seed, mutant = batch.make(index)
         report.found(Finding(outcome, program, seed, mutant.steps, detail), mutant.archive)
 
 
@@ -147,11 +168,10 @@ def _child(batch: _Batch, at: mmap.mmap, writing: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        judge = Judge(batch.archives.values())
+        judge = Judge(batch.harmless.values())
         for index in range(batch.count):
             at[:] = index.to_bytes(8, "little")
-            program, seed = batch.mutant(index)
-            verdict = judge.judge(mutate(batch.archives[program], seed).archive)
+            verdict = judge.judge(batch.make(index)[2].archive)
             if left := os.listdir(folder):
                 verdict = Verdict("effect", f"files in the working folder: {left}")
             os.write(writing, json.dumps([index, verdict.outcome, verdict.finding]).encode() + b"\n")

@@ -73,6 +73,10 @@ class Report:
         (self.folder / f"{stem}.bin").write_bytes(data)
         (self.folder / f"{stem}.json").write_text(json.dumps(asdict(finding), indent=2) + "\n")
 
+    def begin(self) -> None:
+        """Starts the clock: what came before was preparation."""
+        self._started = time.monotonic()
+
     def end(self) -> None:
         """Stops the clock."""
         self.seconds = time.monotonic() - self._started

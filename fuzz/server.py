@@ -55,9 +55,9 @@ def fuzz_server(
         progress: Called every hundred requests.
     """
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(server_arguments(Path(folder))) as server:
-        attack = _Attack(report, archives, server, count, seconds, progress)
+        attack = _Attack(report, archives, server, Path(folder), count, seconds, progress)
         attack.run()
-        attack.check_at_end(Path(folder))
+        attack.check_at_end()
 
 
 class _Attack:
@@ -66,6 +66,7 @@ class _Attack:
         report: Report,
         archives: Mapping[str, bytes],
         server: EmbeddedServer,
+        spool: Path,
         count: int | None,
         seconds: float | None,
         progress: Callable[[Report], None],
@@ -75,6 +76,7 @@ class _Attack:
         self._archives = archives
         self._server = server
         self._observed = Observed(server.pid)
+        self._spool = spool
         self._progress = progress
         self._seeds = iter(range(report.seed, report.seed + count)) if count is not None else itertools.count(report.seed)
         self._until = None if seconds is None else time.monotonic() + seconds
@@ -86,6 +88,8 @@ class _Attack:
         self._zygote = self._observed.zygote
         self._descriptors = self._observed.descriptors()
         self._memory = self._observed.private_bytes()
+        self._files = sorted(spool.iterdir())
+        report.begin()
 
     def run(self) -> None:
         callers = [threading.Thread(target=self._call, name=f"caller {number}") for number in range(_CALLERS)]
@@ -97,7 +101,7 @@ class _Attack:
             raise self._failure
         self._report.end()
 
-    def check_at_end(self, spool: Path) -> None:
+    def check_at_end(self) -> None:
         """Checks that nothing is left behind."""
         observed = self._observed
         self._check_server("end")
@@ -105,7 +109,8 @@ class _Attack:
             eventually(lambda: not observed.workers(), "no worker is left")
             eventually(lambda: observed.descriptors() <= self._descriptors, "no descriptor is left")
             assert observed.deleted_files() == [], f"files are held open: {observed.deleted_files()}"
-            assert not list(spool.iterdir()), f"files are left: {list(spool.iterdir())}"
+            files = sorted(self._spool.iterdir())
+            assert files == self._files, f"files are left: {files}"
             grown = observed.private_bytes() - self._memory
             assert grown < _GROWTH, f"the server's memory has grown by {grown >> 20} MiB"
         except AssertionError as error:
@@ -133,7 +138,7 @@ class _Attack:
             self._failure = error
 
     def _count(self, stream: Stream, seed: int, answer: Answer) -> None:
-        fault = fault_of(answer, stream.archive, stream.spec.options, beyond=stream.beyond)
+        fault = fault_of(answer, stream.archive, stream.options, beyond=stream.beyond)
         if not fault and answer.reason in _CONTAINED:
             fault = f"{answer.reason}: {answer.message}"
         with self._lock:

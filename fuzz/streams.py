@@ -36,6 +36,7 @@ class Stream:
         program: The test program whose archive it is.
         archive: The archive that was meant to be sent.
         spec: The spec.
+        options: What was asked for, where the server can understand it.
         frames: The messages, serialized.
         steps: What was done to archive and messages.
         metadata: Metadata of the call beside the request id.
@@ -46,6 +47,7 @@ class Stream:
     program: str
     archive: bytes
     spec: pb.TransformSpec
+    options: pb.TransformOptions
     frames: list[bytes] = field(default_factory=list)
     steps: tuple[str, ...] = ()
     metadata: list[tuple[str, str]] = field(default_factory=list)
@@ -73,7 +75,7 @@ def make_stream(archives: Mapping[str, bytes], seed: int) -> Stream:
         mutant = mutate(archive, seed)
         archive, steps = mutant.archive, mutant.steps
     spec = pb.TransformSpec(pipeline=chance.choice(PIPELINES), options=options, archive_size=len(archive))
-    stream = Stream(program, archive, spec, steps=steps)
+    stream = Stream(program, archive, spec, options, steps=steps)
     chunks = [archive[start : start + _CHUNK] for start in range(0, len(archive), _CHUNK)]
     stream.frames = [frame(spec), *(_chunk(data) for data in chunks)]
     for _ in range(chance.choice((1, 1, 2)) if broken else 0):

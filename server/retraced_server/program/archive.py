@@ -21,7 +21,10 @@ _OWN_RECORDS = ("models/", "data/weights/", "data/constants/", "data/sample_inpu
 _OWN_FILES = frozenset({"archive_format", "archive_version", "byteorder", "version"})
 _EXPECTED = (("archive_format", b"pt2"), ("archive_version", b"0"), ("byteorder", b"little"))
 # What a zip that is no zip, or damaged, makes of `zipfile`: it documents the first and raises the others as well.
-_ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, UnicodeError, OSError)
+_ZIP_FAULTS = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, OverflowError, RuntimeError, ValueError),
+    *(UnicodeError, OSError),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,8 @@ class Archive:
                 "the archive does not begin with its first record: it is truncated, or a part of another file"
             )
         for info in infos:
+            if not info.filename:
+                raise archive_invalid("the archive has a record without a name")
             if info.is_dir():
                 continue
             first, slash, name = info.filename.partition("/")
