@@ -74,7 +74,9 @@ def reader(
 
 
 @main.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument(
+    "paths", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path)
+)
 def replay(paths: tuple[Path, ...]) -> None:
     """Read archives from files, findings of before for example, as `reader` does."""
     from fuzz.reader import replay
@@ -99,6 +101,20 @@ def server(
     report = Report("Mutated archives and streams to a server", seed, findings)
     with _watching(json_path) as progress:
         fuzz_server(report, archives, count=count, seconds=_seconds(minutes, count), progress=progress)
+    _end(report, json_path)
+
+
+@main.command(name="soak")
+@_common
+def soak_command(seed: int, minutes: float | None, count: int | None, findings: Path, json_path: Path | None) -> None:
+    """Have eight clients work a server whose workers and zygote are killed at random, and check every answer."""
+    from fuzz.soak import soak
+
+    report = Report("Requests to a server under faults", seed, findings)
+    with _watching(json_path) as progress:
+        soak(report, count=count, seconds=_seconds(minutes, count), progress=progress)
+    killed = report.more["killed"]
+    console.print(f"Killed: {killed['workers']} workers, {killed['zygotes']} times the zygote.")
     _end(report, json_path)
 
 

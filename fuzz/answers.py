@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -64,6 +65,8 @@ def ask(
     request_id: str,
     metadata: Sequence[tuple[str, str]] = (),
     cancel_after: int | None = None,
+    leave: Callable[[], object] | None = None,
+    leave_after: float = 0.0,
     seconds_between: float = 0.0,
 ) -> Answer:
     """Makes one call.
@@ -74,27 +77,37 @@ def ask(
         request_id: Names the request.
         metadata: Further metadata.
         cancel_after: Responses after which the call is cancelled.
+        leave: Ends the call from outside, by closing its connection for example; None where the caller stays.
+        leave_after: Seconds after which it does.
         seconds_between: How long to wait before each further response: a slow reader.
     """
     method: Any = channel.stream_stream(METHOD, request_serializer=None, response_deserializer=None)
     responses: list[pb.TransformGraphResponse] = []
     call = method(iter(frames), timeout=PATIENCE, metadata=(("x-request-id", request_id), *metadata))
-    left = False
+    left = threading.Event()
+
+    def go(how: Callable[[], object]) -> None:
+        left.set()
+        how()
+
+    timer = threading.Timer(leave_after, go, [leave or call.cancel])
+    if leave is not None:
+        timer.start()
     try:
         if cancel_after == 0:
-            left = True
-            call.cancel()
+            go(call.cancel)
         for data in call:
             responses.append(pb.TransformGraphResponse.FromString(data))
             if len(responses) == cancel_after:
-                left = True
-                call.cancel()
+                go(call.cancel)
             if seconds_between:
                 time.sleep(seconds_between)
     except grpc.RpcError:
-        code, details = call.code(), _error_info(call)
-        return Answer(code, details, call.details() or "", tuple(responses), left)
-    return Answer(grpc.StatusCode.OK, "", "", tuple(responses), left)
+        code, reason = call.code(), _reason(call)
+        return Answer(code, reason, call.details() or "", tuple(responses), left.is_set())
+    finally:
+        timer.cancel()
+    return Answer(grpc.StatusCode.OK, "", "", tuple(responses), left.is_set())
 
 
 def fault_of(answer: Answer, archive: bytes, options: pb.TransformOptions, *, beyond: bool = False) -> str:
@@ -138,7 +151,7 @@ def _fault_of_success(answer: Answer, archive: bytes, options: pb.TransformOptio
     return f"the output's record {damaged} is damaged" if damaged else ""
 
 
-def _error_info(call: grpc.Call) -> str:
+def _reason(call: grpc.Call) -> str:
     """The reason of a call that failed; empty where it has none of ours."""
     for key, value in call.trailing_metadata() or ():
         if key == "grpc-status-details-bin":

@@ -48,15 +48,16 @@ class Finding:
 
 @dataclass
 class Report:
-    """The counts of one run; findings are kept as files in a folder, a few of each signature."""
+    """The counts of one run; findings are kept as files in a folder, a few of each signature. `more` goes into the JSON too."""
 
     what: str
     seed: int
     folder: Path
     outcomes: Counter[str] = field(default_factory=Counter)
     findings: Counter[str] = field(default_factory=Counter)
+    more: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
-    _started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
 
     @property
     def count(self) -> int:
@@ -75,11 +76,11 @@ class Report:
 
     def begin(self) -> None:
         """Starts the clock: what came before was preparation."""
-        self._started = time.monotonic()
+        self.started = time.monotonic()
 
     def end(self) -> None:
         """Stops the clock."""
-        self.seconds = time.monotonic() - self._started
+        self.seconds = time.monotonic() - self.started
 
     def figures(self) -> dict[str, Any]:
         """All of it, as JSON has it."""
@@ -91,6 +92,7 @@ class Report:
             "per_second": round(self.count / self.seconds, 1) if self.seconds else 0.0,
             "outcomes": dict(self.outcomes.most_common()),
             "findings": dict(self.findings.most_common()),
+            **self.more,
         }
 
     def write(self, path: Path) -> None:
