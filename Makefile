@@ -1,7 +1,8 @@
 # Needs Python 3.11 and its pip; everything else is installed into .venv.
 #
 # Variables: EXTRA_INDEX_URL (a further package index, for example one with a CPU build of torch), PIP_ARGS (further arguments of
-# pip install), ARGS (further arguments of pytest, the benchmark or the server), JOBS (processes that run tests).
+# pip install), ARGS (further arguments of pytest, the benchmark, a fuzzer, the soak or the server), JOBS (processes that run tests),
+# MINUTES (how long each fuzzer, or the soak, runs).
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -11,6 +12,7 @@ EXTRA_INDEX_URL ?=
 PIP_ARGS ?=
 ARGS ?=
 JOBS ?= 2
+MINUTES ?=
 IMAGE ?= retraced
 
 .DEFAULT_GOAL := help
@@ -59,6 +61,10 @@ format: $(STAMP) ## Format the code, and fix what the linter can fix
 .PHONY: bench
 bench: $(STAMP) ## Compare with stock torch on this machine
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(STAMP) ## Read mutated archives, 5 minutes or MINUTES
+	@$(BIN)/python -m fuzz reader --minutes $(or $(MINUTES),5) $(ARGS)
 
 .PHONY: serve
 serve: $(STAMP) ## Start a server on port 50051

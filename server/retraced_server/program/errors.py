@@ -48,4 +48,6 @@ def shortened(text: str, length: int = _LONGEST_CAUSE) -> str:
 
 
 def _error(reason: Reason, message: str, metadata: dict[str, str]) -> RetracedError:
+    # Libraries repeat names from the file in their errors.
+    message = message if message.isprintable() else repr(message)[1:-1]
     return RetracedError(reason, message, metadata=metadata, violations=[FieldViolation(_FIELD, message)])

@@ -14,7 +14,7 @@ import sympy
 from torch.utils._sympy import functions
 
 from retraced_server.program.errors import cause, program_invalid, shortened
-from retraced_server.program.options import DEEPEST_EXPRESSION, LONGEST_EXPRESSION, MOST_UNBACKED_SYMBOLS
+from retraced_server.program.options import DEEPEST_EXPRESSION, LONGEST_EXPRESSION, MOST_PRECISION, MOST_UNBACKED_SYMBOLS
 
 _TOKEN: Final = re.compile(
     r"\s*(?:(?P<name>[A-Za-z_]\w*)|(?P<number>-?\d{1,40})|'(?P<text>[\w.+-]{1,64})'|(?P<mark>[(),=]))", re.ASCII
@@ -214,7 +214,7 @@ class _Parser:
             self._take("name" if part == "precision" else "mark", part)
         precision = int(self._take("number"))
         value = float(digits)
-        if not 1 <= precision <= 1_000 or value in (float("inf"), float("-inf")) or value != value:
+        if not 1 <= precision <= MOST_PRECISION or value in (float("inf"), float("-inf")) or value != value:
             raise _invalid(self._text, f"`{shortened(digits, 64)}` is no floating-point number of a shape expression")
         return sympy.Float(digits, precision=precision)
 

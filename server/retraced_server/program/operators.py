@@ -7,6 +7,7 @@ that are allowed. torch walks from module `torch` by `getattr` instead, and so r
 from __future__ import annotations
 
 import functools
+import inspect
 import keyword
 import math
 import operator
@@ -203,6 +204,14 @@ def returns_one_tensor(op: OpOverload) -> bool:
     """Whether an operator returns a tensor and nothing else."""
     returns = op._schema.returns
     return len(returns) == 1 and isinstance(returns[0].real_type, torch.TensorType)
+
+
+@functools.cache
+def symbolic_parameters(target: Target) -> tuple[str, ...]:
+    """The names of the parameters of an operator that computes with symbolic numbers; it takes all of them, by position."""
+    if isinstance(target, OpOverload):
+        return tuple(argument.name for argument in target._schema.arguments)
+    return tuple(inspect.signature(target).parameters)
 
 
 def _unknown(name: str, why: str) -> Exception:

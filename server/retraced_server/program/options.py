@@ -21,6 +21,8 @@ LONGEST_TREE_SPEC: Final = 1_000_000
 """Characters of one tree spec."""
 DEEPEST_TREE_SPEC: Final = 64
 """Containers inside one another in one tree spec."""
+MOST_PRECISION: Final = 128
+"""Bits of a floating-point number in a symbolic expression; torch writes 53."""
 MOST_UNBACKED_SYMBOLS: Final = 1_000_000
 """Numbers of unbacked symbols end here: torch counts up to the highest."""
 MOST_DIMENSIONS: Final = 64

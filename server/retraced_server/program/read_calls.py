@@ -32,19 +32,18 @@ def operator_arguments(
         given[named.name] = (named.kind, read_argument(named.arg, scope))
     args: list[Argument] = []
     kwargs: dict[str, Argument] = {}
-    for expected in schema_arguments(target):
+    for position, expected in enumerate(schema_arguments(target)):
         if expected.name not in given:
             if not expected.has_default:
                 raise program_invalid(f"the argument `{expected.name}` is missing")
             continue
         kind, value = given.pop(expected.name)
-        if kind == _POSITIONAL:
-            args.append(value)
-        elif kind == _KEYWORD and not expected.is_keyword:
+        if kind == _KEYWORD and not expected.is_keyword:
             kwargs[expected.name] = value
         # Older minors do not say the kind; and an argument named by a keyword of Python can only be given by position.
-        elif expected.is_keyword or not (expected.has_default or expected.kwarg_only):
-            if expected.kwarg_only or kwargs:
+        elif kind == _POSITIONAL or expected.is_keyword or not (expected.has_default or expected.kwarg_only):
+            # After one that was left out or given by name, it would be taken for that one.
+            if expected.kwarg_only or len(args) != position:
                 raise program_invalid(f"the argument `{expected.name}` cannot be given by position here")
             args.append(value)
         else:

@@ -28,7 +28,7 @@ from retraced_server.program.errors import cause, located, program_invalid, shor
 from retraced_server.program.fake_tensors import FakeTensors
 from retraced_server.program.names import check_name
 from retraced_server.program.node_metadata import NodeMetadata
-from retraced_server.program.operators import SYM_OPERATORS, Operators, Target, returns_one_tensor
+from retraced_server.program.operators import SYM_OPERATORS, Operators, Target, returns_one_tensor, symbolic_parameters
 from retraced_server.program.options import DEEPEST_GRAPH
 from retraced_server.program.read_arguments import custom_object, output_name, read_argument
 from retraced_server.program.read_calls import operator_arguments, plain_arguments
@@ -199,6 +199,8 @@ class GraphReader:
     def _symbolic_call(self, described: schema.Node, target: Target) -> fx.Node:
         if len(described.outputs) != 1 or (name := output_name(described.outputs[0])) is None:
             raise program_invalid("an operator on symbolic numbers has one result")
+        if (given := len(described.inputs)) != (taken := len(symbolic_parameters(target))):
+            raise program_invalid(f"the operator takes {taken} arguments, not {given}")
         args = tuple(read_argument(named.arg, self) for named in described.inputs)
         node = self._graph.create_node("call_function", target, args, {}, check_name(described.name or name))
         self._sync(name, node)

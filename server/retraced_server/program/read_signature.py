@@ -43,8 +43,10 @@ def read_module_calls(entries: list[program_schema.ModuleCallEntry], specs: Tree
     """The module call graph of a program.
 
     Raises:
-        RetracedError: PROGRAM_INVALID where an argument or a tree spec cannot be read.
+        RetracedError: PROGRAM_INVALID where an argument or a tree spec cannot be read, or the first entry is not the program's own.
     """
+    if entries and entries[0].fqn != "":
+        raise program_invalid(f"the first module call is of `{shortened(entries[0].fqn, 200)}`, and not of the program itself")
     return [
         ModuleCallEntry(
             fqn=check_path(entry.fqn),

@@ -5,8 +5,6 @@ The cases and their order are those of `GraphModuleSerializer` in torch/_export/
 
 from __future__ import annotations
 
-import functools
-import inspect
 import operator
 from typing import Any
 
@@ -16,7 +14,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 
 from retraced_server.errors import RetracedError
 from retraced_server.program.errors import cause, located, program_invalid
-from retraced_server.program.operators import SYM_OPERATORS, operator_name, schema_types
+from retraced_server.program.operators import SYM_OPERATORS, operator_name, schema_types, symbolic_parameters
 from retraced_server.program.write_arguments import write_argument
 from retraced_server.program.write_metadata import write_metadata
 from retraced_server.program.write_outputs import OutputWriter
@@ -126,11 +124,13 @@ class GraphWriter:
         single_tensor: bool | None = None
         value = node.meta.get("val")
         if target in SYM_OPERATORS or isinstance(value, _SYMBOLIC):
+            if target not in SYM_OPERATORS and not isinstance(target, OpOverload):
+                raise program_invalid(f"a call of {target} with a symbolic result has no serialized form")
             if node.kwargs:
                 raise program_invalid("an operator on symbolic numbers with keyword arguments has no serialized form")
             inputs = [
                 {"name": name, "arg": write_argument(argument, self), "kind": _POSITIONAL}
-                for name, argument in zip(_parameters(target), node.args, strict=False)
+                for name, argument in zip(symbolic_parameters(target), node.args, strict=False)
             ]
             outputs = [self._results.value(node.name, value)]
         elif isinstance(target, OpOverload):
@@ -167,13 +167,3 @@ class GraphWriter:
             elif not kwarg_only and position < len(args):
                 inputs.append({"name": name, "arg": write_argument(args[position], self, kind), "kind": _POSITIONAL})
         return inputs
-
-
-@functools.cache
-def _parameters(target: Any) -> tuple[str, ...]:
-    """The names of the parameters of an operator that computes with symbolic numbers."""
-    if isinstance(target, OpOverload):
-        return tuple(argument.name for argument in target._schema.arguments)
-    if target not in SYM_OPERATORS:
-        raise program_invalid(f"a call of {target} with a symbolic result has no serialized form")
-    return tuple(inspect.signature(target).parameters)

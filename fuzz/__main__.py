@@ -1,0 +1,148 @@
+"""Fuzzers, and a soak: `make fuzz`, `make soak`, or `python -m fuzz --help`. The exit status is 1 where something was found."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from fuzz.report import Report
+
+_FOLDER = Path("build/fuzz")
+
+console = Console(highlight=False)
+
+
+def _common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that every command takes."""
+    for option in (
+        click.option("--seed", default=0, show_default=True, help="What the run depends on, beside the code."),
+        click.option("--minutes", type=click.FloatRange(min=0), help="How long; without it and --count, one minute."),
+        click.option("--count", type=click.IntRange(min=1), help="How many archives or requests."),
+        click.option(
+            "--findings",
+            default=_FOLDER,
+            show_default=True,
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Where findings go.",
+        ),
+        click.option(
+            "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the counts to this file too."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+_PROGRAMS = click.option(
+    "--program", "programs", multiple=True, help="A test program to mutate; repeatable. Without it, all small ones."
+)
+
+
+@click.group(help=__doc__)
+def main() -> None:
+    """Runs a command."""
+    # torch starts threads for its kernels, which a fork does not take along.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+
+
+@main.command()
+@_common
+@_PROGRAMS
+def reader(
+    seed: int, minutes: float | None, count: int | None, findings: Path, json_path: Path | None, programs: tuple[str, ...]
+) -> None:
+    """Read mutated archives in this machine's own processes, as a worker would without its sandbox."""
+    from fuzz.reader import fuzz_reader
+    from fuzz.seeds import seed_archives
+
+    archives = seed_archives(programs)
+    report = Report("Mutated archives through the reader", seed, findings)
+    with _watching(json_path) as progress:
+        fuzz_reader(report, archives, count=count, seconds=_seconds(minutes, count), progress=progress)
+    _end(report, json_path)
+
+
+@main.command()
+@click.argument(
+    "paths", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path)
+)
+def replay(paths: tuple[Path, ...]) -> None:
+    """Read archives from files, findings of before for example, as `reader` does."""
+    from fuzz.reader import replay
+    from fuzz.seeds import FEW, seed_archives
+
+    report = Report("Archives from files through the reader", 0, _FOLDER)
+    replay(report, paths, seed_archives(FEW))
+    _end(report, None)
+
+
+@main.command()
+@_common
+@_PROGRAMS
+def server(
+    seed: int, minutes: float | None, count: int | None, findings: Path, json_path: Path | None, programs: tuple[str, ...]
+) -> None:
+    """Send mutated archives and broken streams to a server of its own."""
+    from fuzz.seeds import seed_archives
+    from fuzz.server import fuzz_server
+
+    archives = seed_archives(programs)
+    report = Report("Mutated archives and streams to a server", seed, findings)
+    with _watching(json_path) as progress:
+        fuzz_server(report, archives, count=count, seconds=_seconds(minutes, count), progress=progress)
+    _end(report, json_path)
+
+
+@main.command(name="soak")
+@_common
+def soak_command(seed: int, minutes: float | None, count: int | None, findings: Path, json_path: Path | None) -> None:
+    """Have eight clients work a server whose workers and zygote are killed at random, and check every answer."""
+    from fuzz.soak import soak
+
+    report = Report("Requests to a server under faults", seed, findings)
+    with _watching(json_path) as progress:
+        soak(report, count=count, seconds=_seconds(minutes, count), progress=progress)
+    killed = report.more["killed"]
+    console.print(f"Killed: {killed['workers']} workers, {killed['zygotes']} times the zygote.")
+    _end(report, json_path)
+
+
+@contextmanager
+def _watching(json_path: Path | None) -> Iterator[Callable[[Report], None]]:
+    """Gives what shows and writes how far a run is."""
+    with console.status("starting") as status:
+
+        def progress(report: Report) -> None:
+            status.update(f"{report.count:,} done, {report.findings.total()} findings")
+            if json_path is not None:
+                report.write(json_path)
+
+        yield progress
+
+
+def _seconds(minutes: float | None, count: int | None) -> float | None:
+    if minutes is None:
+        return None if count is not None else 60.0
+    return minutes * 60
+
+
+def _end(report: Report, json_path: Path | None) -> None:
+    report.show(console)
+    if json_path is not None:
+        report.write(json_path)
+    sys.exit(1 if report.findings else 0)
+
+
+if __name__ == "__main__":
+    main()
