@@ -7,6 +7,7 @@ import multiprocessing
 import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,10 +37,8 @@ def measure(setup: Setup) -> Section:
     with EmbeddedServer(SERVER_ARGUMENTS) as server, Client(server.address) as client:
         for kind in KINDS:
             first, paths = _archives(setup, kind, sizes)
-            tasks: dict[str, Callable[[Path], tuple[float, int]]] = {
-                task: lambda path, task=task, first=first: _apart(run, task, str(first), str(path), _ROUNDS) for task in TASKS
-            }
-            tasks[REQUEST] = lambda path: _request(client, server, path)
+            tasks: dict[str, Callable[[Path], tuple[float, int]]] = {task: partial(_task, task, first) for task in TASKS}
+            tasks[REQUEST] = partial(_request, client, server)
             times: list[list[Cell]] = []
             for task, of_path in tasks.items():
                 measured = []
@@ -88,6 +87,10 @@ def _apart(task: Callable[..., _Given], *arguments: object) -> _Given:
     context.set_forkserver_preload(["benchmarks.grown"])
     with ProcessPoolExecutor(1, mp_context=context) as processes:
         return processes.submit(task, *arguments).result()
+
+
+def _task(task: str, first: Path, path: Path) -> tuple[float, int]:
+    return _apart(run, task, str(first), str(path), _ROUNDS)
 
 
 def _request(client: Client, server: EmbeddedServer, path: Path) -> tuple[float, int]:

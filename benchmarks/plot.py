@@ -13,15 +13,15 @@ def plot(results: Results, path: Path) -> None:
     Raises:
         ImportError: matplotlib is not installed; it is in the extra `bench`.
     """
-    import matplotlib
+    import matplotlib as mpl
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
 
     # Tables after a section's first are variations on it.
     tables = [(section.name, section.comparisons[0]) for section in results.sections if section.comparisons]
     bars = [(f"{name}: {task}", table, task) for name, table in tables for task in table.tasks]
-    figure, axes = pyplot.subplots(figsize=(8, 0.8 + 0.3 * len(bars)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 0.8 + 0.3 * len(bars)), layout="constrained")
     for at, (_, table, task) in enumerate(bars):
         axes.barh(at, table.median(task), color="#4477aa")
         axes.plot([entry.ratio for entry in table.of(task)], [at] * len(table.of(task)), "o", color="#222222", markersize=3)
@@ -32,4 +32,4 @@ def plot(results: Results, path: Path) -> None:
     axes.set_xlim(left=1)
     axes.set_xlabel("times faster than stock torch (bar: median, dots: architectures)")
     figure.savefig(path, dpi=100)
-    pyplot.close(figure)
+    plt.close(figure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from benchmarks.measure import seconds
@@ -29,7 +30,7 @@ def measure(setup: Setup) -> Section:
             with server, Client(server.address) as client:
                 # The channel connects before anything is measured, as a pipeline's has when its server is up.
                 client.info()
-                times = [seconds(lambda: client.transform(subject.path, REWRITE).close()) for _ in range(_REQUESTS)]
+                times = [seconds(partial(_request, client, subject.path)) for _ in range(_REQUESTS)]
             first.append(times[0])
             tenth.append(times[-1])
         best, middle = min(first) / min(tenth), statistics.median(first) / statistics.median(tenth)
@@ -64,6 +65,10 @@ def measure_workers(setup: Setup) -> Section:
     columns = ["program", "nodes", "requests", "one worker, a second", "two workers, a second", "ratio"]
     figures = [at_least("two workers over one, median", statistics.median(float(row[5]) for row in rows), 1.7)]
     return Section("workers", grids=[Grid("throughput of a batch of requests", columns, rows)], figures=figures)
+
+
+def _request(client: Client, path: Path) -> None:
+    client.transform(path, REWRITE).close()
 
 
 def _batch(address: str, path: Path, count: int) -> float:

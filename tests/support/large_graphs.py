@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.utils._pytree as pytree
@@ -126,12 +126,13 @@ def many_bodies(count: int) -> fx.GraphModule:
 def as_program(module: fx.GraphModule) -> ExportedProgram:
     """A program whose inputs and outputs are all the caller's tensors."""
     inputs = [TensorArgument(node.name) for node in module.graph.find_nodes(op="placeholder")]
-    outputs = [TensorArgument(node.name) for node in module.graph.output_node().args[0]]  # type: ignore[union-attr]
+    results = cast("tuple[fx.Node, ...]", module.graph.output_node().args[0])
+    outputs = [TensorArgument(node.name) for node in results]
     signature = ExportGraphSignature(
         [InputSpec(InputKind.USER_INPUT, argument, None) for argument in inputs],
         [OutputSpec(OutputKind.USER_OUTPUT, argument, None) for argument in outputs],
     )
-    takes, gives = (pytree.tree_structure(value) for value in ((tuple(inputs), {}), tuple(outputs)))
+    takes, gives = pytree.tree_structure((tuple(inputs), {})), pytree.tree_structure(tuple(outputs))
     first = next(iter(module.graph.nodes)).meta["val"]
     return assemble_program(
         module,
