@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import logging
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -39,7 +41,13 @@ _EXISTING = click.Path(dir_okay=False, exists=True, path_type=Path)
     "--section", "sections", multiple=True, type=click.Choice(list(SECTIONS)), help="A part of it; repeatable. All by default."
 )
 @click.option("--program", "programs", multiple=True, help="A test program; repeatable. All architectures by default.")
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=1), help="Each time is the best of so many.")
+@click.option(
+    "--rounds",
+    default=5,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Each time is the best of so many, less for what takes long.",
+)
 @click.option("--quick", is_flag=True, help="One small program, one round, small sizes: to see that it works.")
 @click.option("--json", "json_path", type=_FILE, help="Write what was found to this file too. Other sections in it are kept.")
 @click.option("--plot", "plot_path", type=_FILE, help="Draw the comparisons, as PNG. Needs the extra `bench`.")
@@ -57,6 +65,8 @@ def main(
 ) -> None:
     """Measures stock torch in process against retraced, in process and over a socket of this machine."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    if plot_path is not None and importlib.util.find_spec("matplotlib") is None:
+        raise click.UsageError("--plot needs matplotlib: pip install -e '.[bench]'")
     if source is not None:
         results = Results.load(source)
         for section in results.sections:
@@ -78,13 +88,14 @@ def _run(sections: tuple[str, ...], programs: tuple[str, ...], rounds: int, quic
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     results = Results(machine(), rounds, [])
-    with tempfile.TemporaryDirectory() as name, Console(stderr=True).status("exporting") as status:
+    with tempfile.TemporaryDirectory() as name, Console(stderr=True, highlight=False).status("exporting") as status:
         folder = Path(name)
+        say = status.update if sys.stderr.isatty() else partial(print, file=sys.stderr)
         try:
             subjects = tuple(make_subject(program, folder) for program in programs)
         except KeyError as error:
             raise click.BadParameter(f"there is no test program {error}", param_hint="--program") from error
-        setup = Setup(subjects, rounds, quick, folder, status.update)
+        setup = Setup(subjects, rounds, quick, folder, say)
         for section in sections:
             results.sections.append(SECTIONS[section](setup))
             show_section(results.sections[-1], console)
