@@ -2,69 +2,112 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import importlib.util
 import logging
+import sys
+import tempfile
 import warnings
-from dataclasses import asdict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.measure import Comparison, best_of, machine
-from benchmarks.tasks import tasks
-from retraced import Client, EmbeddedServer
-from tests.support.models import by_name
+from benchmarks import engine, growth, memory, program_io, request, server
+from benchmarks.measure import machine
+from benchmarks.plot import plot
+from benchmarks.report import show_end, show_section, write_readme
+from benchmarks.results import Results, Section
+from benchmarks.setup import Setup, make_subject, subject_names
 
-PROGRAMS = ("bert", "t5", "residual_net", "llama_like")
+SECTIONS: dict[str, Callable[[Setup], Section]] = {
+    "engine": engine.measure,
+    "program": program_io.measure,
+    "request": request.measure,
+    "overhead": request.measure_overhead,
+    "server": server.measure,
+    "workers": server.measure_workers,
+    "growth": growth.measure,
+    "memory": memory.measure,
+}
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_EXISTING = click.Path(dir_okay=False, exists=True, path_type=Path)
 
 
 @click.command()
-@click.option("--program", "programs", multiple=True, default=PROGRAMS, show_default=True, help="A test program; repeatable.")
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=1), help="Each figure is the best of so many.")
 @click.option(
-    "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures to this file too."
+    "--section", "sections", multiple=True, type=click.Choice(list(SECTIONS)), help="A part of it; repeatable. All by default."
 )
-def main(programs: tuple[str, ...], rounds: int, json_path: Path | None) -> None:
+@click.option("--program", "programs", multiple=True, help="A test program; repeatable. All architectures by default.")
+@click.option(
+    "--rounds",
+    default=5,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Each time is the best of so many, less for what takes long.",
+)
+@click.option("--quick", is_flag=True, help="One small program, one round, small sizes: to see that it works.")
+@click.option("--json", "json_path", type=_FILE, help="Write what was found to this file too. Other sections in it are kept.")
+@click.option("--plot", "plot_path", type=_FILE, help="Draw the comparisons, as PNG. Needs the extra `bench`.")
+@click.option("--readme", type=_EXISTING, help="Write the medians into this README.")
+@click.option("--from", "source", type=_EXISTING, help="Measure nothing, and take what --json wrote.")
+def main(
+    sections: tuple[str, ...],
+    programs: tuple[str, ...],
+    rounds: int,
+    quick: bool,
+    json_path: Path | None,
+    plot_path: Path | None,
+    readme: Path | None,
+    source: Path | None,
+) -> None:
     """Measures stock torch in process against retraced, in process and over a socket of this machine."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    if plot_path is not None and importlib.util.find_spec("matplotlib") is None:
+        raise click.UsageError("--plot needs matplotlib: pip install -e '.[bench]'")
+    if source is not None:
+        results = Results.load(source)
+        for section in results.sections:
+            show_section(section, console)
+    else:
+        names = programs or (("vit",) if quick else subject_names())
+        results = _run(sections or tuple(SECTIONS), names, 1 if quick else rounds, quick, console)
+        if json_path is not None:
+            results = _merged(results, json_path)
+            results.save(json_path)
+    show_end(results, console)
+    if plot_path is not None:
+        plot(results, plot_path)
+    if readme is not None:
+        write_readme(results, readme)
+
+
+def _run(sections: tuple[str, ...], programs: tuple[str, ...], rounds: int, quick: bool, console: Console) -> Results:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    console = Console(highlight=False)
-    comparisons: list[Comparison] = []
-    with EmbeddedServer() as server, Client(server.address) as client, console.status("") as status:
-        for name in programs:
-            status.update(f"{name}: exporting")
-            case = by_name(name)
-            program, archive = case.program, case.archive
-            for task in tasks(program, archive, client):
-                status.update(f"{name}: {task.name}")
-                stock, retraced = best_of(rounds, task.stock, task.retraced)
-                comparisons.append(Comparison(name, len(program.graph.nodes), task.name, stock, retraced))
-    console.print(_table(comparisons, rounds))
-    console.print("\n".join(f"{key:>9}  {value}" for key, value in machine().items()))
-    if json_path is not None:
-        figures = [asdict(comparison) | {"ratio": comparison.ratio} for comparison in comparisons]
-        json_path.write_text(json.dumps({"machine": machine(), "rounds": rounds, "comparisons": figures}, indent=2) + "\n")
-        console.print(f"The figures are in {json_path}.")
+    results = Results(machine(), rounds, [])
+    with tempfile.TemporaryDirectory() as name, Console(stderr=True, highlight=False).status("exporting") as status:
+        folder = Path(name)
+        say = status.update if sys.stderr.isatty() else partial(print, file=sys.stderr)
+        try:
+            subjects = tuple(make_subject(program, folder) for program in programs)
+        except KeyError as error:
+            raise click.BadParameter(f"there is no test program {error}", param_hint="--program") from error
+        setup = Setup(subjects, rounds, quick, folder, say)
+        for section in sections:
+            results.sections.append(SECTIONS[section](setup))
+            show_section(results.sections[-1], console)
+    return results
 
 
-def _table(comparisons: list[Comparison], rounds: int) -> Table:
-    table = Table(
-        title=f"Milliseconds, best of {rounds}; stock torch works in process, a request goes to a server on this machine"
-    )
-    for column in ("program", "nodes", "task", "stock torch", "retraced", "times faster"):
-        table.add_column(column, justify="left" if column in ("program", "task") else "right")
-    previous = ""
-    for comparison in comparisons:
-        if previous and previous != comparison.program:
-            table.add_section()
-        shown = "" if previous == comparison.program else comparison.program
-        nodes = str(comparison.nodes) if shown else ""
-        previous = comparison.program
-        figures = (f"{comparison.stock * 1e3:.0f}", f"{comparison.retraced * 1e3:.0f}", f"{comparison.ratio:.1f}")
-        table.add_row(shown, nodes, comparison.task, *figures)
-    return table
+def _merged(results: Results, path: Path) -> Results:
+    """What was found, and what an earlier run wrote of other sections, in the usual order."""
+    if not path.exists():
+        return results
+    sections = {section.name: section for section in (*Results.load(path).sections, *results.sections)}
+    return dataclasses.replace(results, sections=[sections[name] for name in SECTIONS if name in sections])
 
 
 if __name__ == "__main__":

@@ -1,67 +1,80 @@
-"""The retrace engine against the class it takes the place of, in process: `python -m benchmarks.engine`.
-
-Each figure is measured twice: the passes on a graph module, and the passes on a whole program, which is put together again at the end.
-"""
+"""The retrace engine against the pass classes it takes the place of, in process: on graph modules, and on whole programs."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import logging
-import statistics
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import click
-import torch
-from rich.console import Console
-from rich.table import Table
 from torch import fx
 from torch._export.pass_base import _ExportPassBaseDeprecatedDoNotUse
 from torch.export import ExportedProgram
 
-from benchmarks.measure import Comparison, best_of, machine
+from benchmarks.measure import Task, best_of
+from benchmarks.passes import Rewriting, rewriting
+from benchmarks.results import Comparison, Comparisons, Figure, Section, at_least, compared
+from benchmarks.setup import Setup, Subject
 from retraced_server.passes import run_pipeline
 from retraced_server.retrace import ExportPass
-from tests.support.models import by_name, by_tag
-
-# One operator of so many is rewritten.
-_STRIDE = 20
-
-
-def rewriting(base: Any) -> Any:
-    """A pass on either base class that copies the result of every twentieth operator: nodes are made, and what follows reads other values."""
-
-    class Rewriting(base):  # type: ignore[misc]  # the base is the point
-        def __init__(self) -> None:
-            super().__init__()
-            self.seen = 0
-            self.rewritten = 0
-
-        def call_operator(self, op: Any, args: Any, kwargs: Any, meta: Any) -> Any:
-            result = super().call_operator(op, args, kwargs, meta)
-            self.seen += 1
-            if self.seen % _STRIDE or not isinstance(result.data, torch.Tensor):
-                return result
-            self.rewritten += 1
-            return super().call_operator(torch.ops.aten.clone.default, (result,), {}, meta)
-
-    return Rewriting
-
 
 _StockNoOp = _ExportPassBaseDeprecatedDoNotUse
 _StockRewriting = rewriting(_ExportPassBaseDeprecatedDoNotUse)
-_Rewriting = rewriting(ExportPass)
+
+# A pass class of each kind, and how many times over it runs.
+_TASKS = {"no-op x1": (False, 1), "no-op x10": (False, 10), "5 % x1": (True, 1), "5 % x10": (True, 10)}
+FULL = "full x1"
 
 
-@dataclass(frozen=True)
-class EngineTask:
-    """One thing to do, and the two ways of doing it."""
+def measure(setup: Setup) -> Section:
+    """Compares passes on every program."""
+    executorch = _executorch()
+    graphs: list[Comparison] = []
+    programs: list[Comparison] = []
+    for subject in setup.subjects:
+        setup.say(f"engine: {subject.name}")
+        for task, stock, retraced, other in _graph_tasks(subject.program.graph_module, executorch):
+            graphs.append(_measured(subject, setup.rounds, task, stock, retraced, other))
+        for task, stock, retraced, other in _program_tasks(subject.program):
+            programs.append(_measured(subject, setup.rounds, task, stock, retraced, other))
+    tables = [Comparisons("passes on a graph module", graphs), Comparisons("passes on a program, put together again", programs)]
+    return Section("engine", comparisons=tables, figures=_figures(tables[0]))
 
-    name: str
-    stock: Callable[[], object]
-    retraced: Callable[[], object]
+
+def _figures(table: Comparisons) -> list[Figure]:
+    bounds = {"no-op x1": (20, 12), "no-op x10": (20, None), "5 % x1": (8, 5), "5 % x10": (8, 5), FULL: (1.3, 1)}
+    figures = []
+    for task, (median, least) in bounds.items():
+        figures.append(at_least(f"{task}, median", table.median(task), median))
+        if least is not None:
+            figures.append(at_least(f"{task}, least", table.least(task), least))
+    return [*figures, at_least("any task, least", min(entry.ratio for entry in table.entries), 1)]
+
+
+def _measured(subject: Subject, rounds: int, task: str, stock: Task, retraced: Task, executorch: Task | None) -> Comparison:
+    others = [executorch] if executorch is not None and _runs(executorch) else []
+    first, second, *third = best_of(rounds, stock, retraced, *others)
+    return compared(
+        subject.name, subject.nodes, task, (first, second), counted=subject.counted, executorch=third[0] if third else None
+    )
+
+
+def _runs(task: Task) -> bool:
+    try:
+        task()
+    except Exception:  # noqa: BLE001 - it refuses programs in many ways, and a comparison without it is still one
+        return False
+    return True
+
+
+def _executorch() -> Any:
+    """ExecuTorch's class of passes; None where it is not installed."""
+    if importlib.util.find_spec("executorch") is None:
+        return None
+    logging.getLogger("torchao").setLevel(logging.ERROR)
+    return importlib.import_module("executorch.exir.pass_base").ExportPass
 
 
 def _chain(module: fx.GraphModule, make: Callable[[], Any], count: int) -> fx.GraphModule:
@@ -76,74 +89,24 @@ def _full() -> ExportPass:
     return made
 
 
-def graph_tasks(module: fx.GraphModule) -> Iterator[EngineTask]:
-    """Yields the tasks on a graph module."""
-    for count in (1, 10):
-        stock, ours = partial(_chain, module, _StockNoOp, count), partial(_chain, module, ExportPass, count)
-        yield EngineTask(f"no-op x{count}", stock, ours)
-        stock, ours = partial(_chain, module, _StockRewriting, count), partial(_chain, module, _Rewriting, count)
-        yield EngineTask(f"5 % x{count}", stock, ours)
-    yield EngineTask("full", partial(_chain, module, _StockNoOp, 1), partial(_chain, module, _full, 1))
+def _graph_tasks(module: fx.GraphModule, executorch: Any) -> Iterator[tuple[str, Task, Task, Task | None]]:
+    other: tuple[Any, Any] | None = None if executorch is None else (executorch, rewriting(executorch))
+    for task, (rewrites, count) in _TASKS.items():
+        stock, ours = (_StockRewriting, Rewriting) if rewrites else (_StockNoOp, ExportPass)
+        third = None if other is None else partial(_chain, module, other[rewrites], count)
+        yield task, partial(_chain, module, stock, count), partial(_chain, module, ours, count), third
+    third = None if other is None else partial(_chain, module, other[0], 1)
+    yield FULL, partial(_chain, module, _StockNoOp, 1), partial(_chain, module, _full, 1), third
 
 
-def program_tasks(program: ExportedProgram) -> Iterator[EngineTask]:
-    """Yields the tasks on a program."""
+def _program_tasks(program: ExportedProgram) -> Iterator[tuple[str, Task, Task, None]]:
+    def stock(make: Callable[[], Any]) -> object:
+        return program._transform_do_not_use(make())
 
-    def stock(make: Callable[[], Any], count: int) -> object:
-        return program._transform_do_not_use(*(make() for _ in range(count)))
+    def retraced(make: Callable[[], Any]) -> object:
+        return run_pipeline(program, [make()])
 
-    def retraced(make: Callable[[], Any], count: int, mode: str = "incremental") -> object:
-        return run_pipeline(program, [make() for _ in range(count)], mode=mode)
-
-    for count in (1, 10):
-        yield EngineTask(f"no-op x{count}", partial(stock, _StockNoOp, count), partial(retraced, ExportPass, count))
-        yield EngineTask(f"5 % x{count}", partial(stock, _StockRewriting, count), partial(retraced, _Rewriting, count))
-    yield EngineTask("full", partial(stock, _StockNoOp, 1), partial(retraced, ExportPass, 1, "full"))
-
-
-def measure(program: ExportedProgram, name: str, rounds: int) -> tuple[list[Comparison], list[Comparison]]:
-    """Measures all tasks on one program: on its graph module, and as a whole."""
-    nodes = sum(len(child.graph.nodes) for child in program.graph_module.modules() if isinstance(child, fx.GraphModule))
-
-    def compared(tasks: Iterator[EngineTask]) -> list[Comparison]:
-        return [Comparison(name, nodes, task.name, *best_of(rounds, task.stock, task.retraced)) for task in tasks]
-
-    return compared(graph_tasks(program.graph_module)), compared(program_tasks(program))
-
-
-@click.command()
-@click.option("--program", "programs", multiple=True, help="A test program; repeatable. All architectures if there is none.")
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=1), help="Each figure is the best of so many.")
-def main(programs: tuple[str, ...], rounds: int) -> None:
-    """Measures the engine against torch's own class of passes, in process."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    console = Console(highlight=False)
-    graphs: list[list[Comparison]] = []
-    wholes: list[list[Comparison]] = []
-    with console.status("") as status:
-        for name in programs or [case.name for case in by_tag("architecture")] + ["llama_like"]:
-            status.update(name)
-            graph, whole = measure(by_name(name).program, name, rounds)
-            graphs.append(graph)
-            wholes.append(whole)
-    console.print(_table("Passes on a graph module", graphs))
-    console.print(_table("Passes on a program", wholes))
-    console.print(f"Milliseconds of ours, and how many times faster than stock torch; best of {rounds}.")
-    console.print("\n".join(f"{key:>9}  {value}" for key, value in machine().items()))
-
-
-def _table(title: str, rows: list[list[Comparison]]) -> Table:
-    table = Table(title=title)
-    for column in ("program", "nodes", *(comparison.task for comparison in rows[0])):
-        table.add_column(column, justify="left" if column == "program" else "right")
-    for row in rows:
-        figures = [f"{c.retraced * 1e3:.1f} ({c.ratio:.1f})" for c in row]
-        table.add_row(row[0].program, str(row[0].nodes), *figures)
-    for label, choose in (("median", statistics.median), ("least", min)):
-        table.add_row(label, "", *(f"{choose(row[at].ratio for row in rows):.1f}" for at in range(len(rows[0]))))
-    return table
-
-
-if __name__ == "__main__":
-    main()
+    for task, (rewrites, count) in _TASKS.items():
+        if count == 1:
+            theirs, ours = (_StockRewriting, Rewriting) if rewrites else (_StockNoOp, ExportPass)
+            yield task, partial(stock, theirs), partial(retraced, ours), None

@@ -1,4 +1,4 @@
-"""Measures two ways of doing one thing, and says on what machine."""
+"""Measures ways of doing one thing by turns, and says on what machine."""
 
 from __future__ import annotations
 
@@ -7,57 +7,57 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+Task = Callable[[], object]
 
-@dataclass(frozen=True)
-class Comparison:
-    """The best times of stock torch and of retraced, in seconds, at one task on one program."""
-
-    program: str
-    nodes: int
-    task: str
-    stock: float
-    retraced: float
-
-    @property
-    def ratio(self) -> float:
-        """How many times faster retraced is."""
-        return self.stock / self.retraced
+_FEWEST_RUNS = 2
+_ENOUGH_SECONDS = 20.0
+_PACKAGES = ("torch", "executorch", "grpcio", "retraced")
 
 
-def best_of(rounds: int, stock: Callable[[], object], retraced: Callable[[], object]) -> tuple[float, float]:
-    """Runs both once to warm up, then by turns, and gives the best time of each in seconds.
+def best_of(rounds: int, *tasks: Task) -> list[float]:
+    """Runs all tasks by turns, in one round more than is asked for, since the first finds things cold, and gives the best time of each.
 
-    By turns, so that a machine that becomes slower or faster in between does so for both.
+    By turns, so that a machine that becomes slower or faster in between does so for all. Long tasks are run in fewer rounds, twice at least.
+
+    Returns:
+        A time in seconds for each task.
     """
-    stock()
-    retraced()
-    times = [(_seconds(stock), _seconds(retraced)) for _ in range(rounds)]
-    return min(first for first, _ in times), min(second for _, second in times)
+    start = time.perf_counter()
+    times: list[list[float]] = []
+    while len(times) <= rounds and (len(times) < _FEWEST_RUNS or time.perf_counter() - start < _ENOUGH_SECONDS):
+        times.append([seconds(task) for task in tasks])
+    return [min(of_one) for of_one in zip(*times, strict=True)]
 
 
-def machine() -> dict[str, str]:
-    """What the figures were measured on."""
-    return {
-        "processor": _processor(),
-        "cores": str(len(os.sched_getaffinity(0))),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "grpcio": version("grpcio"),
-        "retraced": version("retraced"),
-    }
-
-
-def _seconds(task: Callable[[], object]) -> float:
+def seconds(task: Task) -> float:
+    """How long a task takes."""
     # The garbage of what was measured before is not this task's.
     gc.collect()
     start = time.perf_counter()
     task()
     return time.perf_counter() - start
+
+
+def machine() -> dict[str, str]:
+    """What the figures were measured on."""
+    facts = {
+        "processor": _processor(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "load": f"{os.getloadavg()[0]:.1f} at the start",
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+    return facts | {name: _version(name) for name in _PACKAGES}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _processor() -> str:

@@ -1,0 +1,78 @@
+"""The programs that grow, and what is done with them, in processes of their own."""
+
+from __future__ import annotations
+
+import gc
+import io
+import logging
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import IO, cast
+
+import torch
+
+from benchmarks.measure import seconds
+from benchmarks.passes import Rewriting
+from benchmarks.private_memory import peak_beyond
+from retraced_server.passes import run_pipeline
+from retraced_server.program import read_program, write_program
+from tests.support.large_graphs import as_program, deep_chain, many_bodies, many_expressions, many_symbols, wide_graph
+
+KINDS = {
+    "deep chains": deep_chain,
+    "wide graphs": wide_graph,
+    "expressions": many_expressions,
+    "unbacked symbols": many_symbols,
+    "bodies": many_bodies,
+}
+TASKS = ("read", "incremental", "full", "write")
+
+
+def make(kind: str, size: int, path: str) -> None:
+    """Makes a program of a kind and writes it."""
+    _settle()
+    with Path(path).open("wb", buffering=0) as file:
+        write_program(as_program(KINDS[kind](size)), file)
+
+
+def run(task: str, first: str, path: str, rounds: int) -> tuple[float, int]:
+    """Does one thing with the program at `path`, after it has done so with the one at `first`.
+
+    Returns:
+        The best time in seconds, and how far memory rose the first time, in bytes.
+    """
+    _settle()
+    _task(task, first)()
+    measured = _task(task, path)
+    # As in the server, where what the workers share is frozen.
+    gc.collect()
+    gc.freeze()
+    peak = peak_beyond(measured)
+    return min(seconds(measured) for _ in range(rounds)), peak
+
+
+def _task(task: str, path: str) -> Callable[[], object]:
+    if task == "read":
+        return partial(read_program, path)
+    read = read_program(path)
+    if task == "write":
+        return lambda: write_program(read.program, cast(IO[bytes], _Nowhere()))
+    return lambda: run_pipeline(read.program, [Rewriting()], mode=task)
+
+
+def _settle() -> None:
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+
+
+class _Nowhere(io.RawIOBase):
+    """Takes what is written and keeps nothing."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object) -> int:
+        return len(memoryview(cast(bytes, data)))

@@ -1,0 +1,100 @@
+"""How time and memory grow with nodes: exponents by regression over sizes, for what the server does and for whole requests."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import statistics
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from benchmarks.grown import KINDS, TASKS, make, run
+from benchmarks.measure import seconds
+from benchmarks.passes import REWRITE, SERVER_ARGUMENTS
+from benchmarks.private_memory import watched
+from benchmarks.results import Cell, Figure, Grid, Section, at_most
+from benchmarks.setup import Setup
+from retraced import Client, EmbeddedServer
+
+_SIZES, _QUICK_SIZES = (1_000, 4_000, 14_000, 50_000), (200, 400)
+# For what a first use costs, whatever the size.
+_FIRST_SIZE = 100
+_ROUNDS = 2
+REQUEST = "request"
+#: Bodies are held to the bound in the engine only.
+_ENGINE_ONLY = {"bodies": ("incremental", "full")}
+
+_Given = TypeVar("_Given")
+
+
+def measure(setup: Setup) -> Section:
+    """Measures every task on programs of every kind and size."""
+    sizes = _QUICK_SIZES if setup.quick else _SIZES
+    grids, exponents = [], {}
+    with EmbeddedServer(SERVER_ARGUMENTS) as server, Client(server.address) as client:
+        for kind in KINDS:
+            first, paths = _archives(setup, kind, sizes)
+            tasks: dict[str, Callable[[Path], tuple[float, int]]] = {task: partial(_task, task, first) for task in TASKS}
+            tasks[REQUEST] = partial(_request, client, server)
+            times: list[list[Cell]] = []
+            for task, of_path in tasks.items():
+                measured = []
+                for size, path in paths.items():
+                    setup.say(f"growth: {kind}, {size} nodes, {task}")
+                    measured.append(of_path(path))
+                # What any program takes of a worker, however small it is.
+                fixed = of_path(first)[1] if task == REQUEST else 0
+                memory = [max(peak - fixed, 1 << 10) for _, peak in measured]
+                for what, unit, values in (("time", "ms", [time * 1e3 for time, _ in measured]), ("memory", "MB", memory)):
+                    shown = [value / 1e6 for value in values] if unit == "MB" else values
+                    exponent = exponents[kind, task, what] = exponent_of(sizes, values)
+                    times.append([f"{task}, {unit}", *shown, exponent])
+            columns = ["task", *(f"{size:,} nodes" for size in sizes), "exponent"]
+            grids.append(Grid(f"growth: {kind}", columns, times))
+    return Section("growth", grids=grids, figures=_figures(exponents))
+
+
+def exponent_of(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """The exponent with which values grow with sizes, by linear regression of their logarithms."""
+    return statistics.linear_regression([math.log(size) for size in sizes], [math.log(value) for value in values]).slope
+
+
+def _figures(exponents: dict[tuple[str, str, str], float]) -> list[Figure]:
+    figures = []
+    for kind in KINDS:
+        for what in ("time", "memory"):
+            tasks = _ENGINE_ONLY.get(kind, (*TASKS, REQUEST))
+            worst = max(tasks, key=lambda task: exponents[kind, task, what])
+            figures.append(at_most(f"{kind}: exponent of {what}, highest ({worst})", exponents[kind, worst, what], 1.1))
+    return figures
+
+
+def _archives(setup: Setup, kind: str, sizes: Sequence[int]) -> tuple[Path, dict[int, Path]]:
+    paths = {}
+    for size in (_FIRST_SIZE, *sizes):
+        setup.say(f"growth: {kind}, making {size} nodes")
+        paths[size] = setup.folder / f"{kind.replace(' ', '-')}-{size}.pt2"
+        _apart(make, kind, size, str(paths[size]))
+    return paths.pop(_FIRST_SIZE), paths
+
+
+def _apart(task: Callable[..., _Given], *arguments: object) -> _Given:
+    """Runs something in a process forked from one that has imported torch and done nothing: what ran before cannot be seen."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.grown"])
+    with ProcessPoolExecutor(1, mp_context=context) as processes:
+        return processes.submit(task, *arguments).result()
+
+
+def _task(task: str, first: Path, path: Path) -> tuple[float, int]:
+    return _apart(run, task, str(first), str(path), _ROUNDS)
+
+
+def _request(client: Client, server: EmbeddedServer, path: Path) -> tuple[float, int]:
+    assert server.pid is not None
+    with watched(server.pid) as peaks:
+        times = [seconds(lambda: client.transform(path, REWRITE).close()) for _ in range(_ROUNDS)]
+    return min(times), peaks.worker
