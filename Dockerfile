@@ -29,7 +29,7 @@ ENV PATH=/opt/retraced/bin:$PATH \
     RETRACED_HEALTH_PORT=50052
 USER 10001
 WORKDIR /tmp
-EXPOSE 50051
+EXPOSE 50051 50052
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-m", "retraced_server.healthcheck"]
 ENTRYPOINT ["python", "-m", "retraced_server"]

@@ -151,6 +151,7 @@ def info(message: pb.GetServerInfoResponse) -> server_info.ServerInfo:
             workers=limits.workers,
             job_timeout_seconds=limits.job_timeout_seconds,
             worker_memory_bytes=limits.worker_memory_bytes,
+            memory_bytes=limits.memory_bytes,
         ),
         running=message.running,
         queued=message.queued,

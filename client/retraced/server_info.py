@@ -86,6 +86,7 @@ class Limits:
         workers: Requests that run at a time.
         job_timeout_seconds: Wall time of one job in seconds.
         worker_memory_bytes: Memory of one worker in bytes, beyond what it shares with the others; 0: no limit.
+        memory_bytes: Memory that all workers may have together in bytes; 0: no limit.
     """
 
     max_archive_bytes: int
@@ -93,6 +94,7 @@ class Limits:
     workers: int
     job_timeout_seconds: float
     worker_memory_bytes: int
+    memory_bytes: int
 
 
 class SandboxLayerState(StrEnum):

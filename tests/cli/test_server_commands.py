@@ -62,7 +62,7 @@ def test_info_shows_versions_limits_imports_and_load(retraced: Run, server: Fake
     assert told["schema version"] == "8.20"
     assert told["requests"] == "1 running, 3 waiting"
     assert told["largest archive"] == "1.0 GiB"
-    assert told["worker memory"] == "no limit"
+    assert (told["worker memory"], told["memory of all"]) == ("no limit", "3.0 GiB")
     assert told["imports my_ops"] == "3.1"
     assert json.loads(retraced("info", "--server", server.address, "--json").out)["limits"]["workers"] == 2
 

@@ -105,7 +105,9 @@ INFO = pb.GetServerInfoResponse(
     python_version="3.11.9",
     schema_version=program_pb2.SchemaVersion(major=8, minor=20),
     imports=[pb.ImportedModule(name="my_ops", version="3.1")],
-    limits=pb.Limits(max_archive_bytes=1 << 30, max_queued=8, workers=2, job_timeout_seconds=600, worker_memory_bytes=0),
+    limits=pb.Limits(
+        max_archive_bytes=1 << 30, max_queued=8, workers=2, job_timeout_seconds=600, worker_memory_bytes=0, memory_bytes=3 << 30
+    ),
     running=1,
     queued=3,
     uptime_seconds=12.5,

@@ -313,7 +313,7 @@ def test_passes_and_info_are_the_servers(server: SpecServer) -> None:
     )
     assert (info.torch_version, info.schema_version, info.running, info.queued) == ("2.13.0", (8, 20), 1, 3)
     assert (info.imports[0].name, info.imports[0].version) == ("my_ops", "3.1")
-    assert (info.limits.workers, info.limits.worker_memory_bytes) == (2, 0)
+    assert (info.limits.workers, info.limits.worker_memory_bytes, info.limits.memory_bytes) == (2, 0, 3 << 30)
     assert info.sandbox[0] == SandboxLayer("landlock", SandboxLayerState.MISSING, "the kernel has none", required=True)
     assert info.sandbox[1].state is SandboxLayerState.UNKNOWN
 

@@ -59,8 +59,8 @@ def test_callers_that_never_read_free_their_slots_and_hold_no_output(impatient: 
             calls.append(GraphTransformServiceStub(channel).TransformGraph(_requests(archive)))
             eventually(lambda: impatient.log.count("DOWNLOAD_STALLED") == number, "the call was ended")  # noqa: B023
         eventually(lambda: not observed.workers(), "no worker is left")
-        # Uploads take some of it for buffers, and each call has a message or two on its way.
-        assert observed.front_end.memory_full_info().uss - before < _READERS * len(archive) / 3
+        # Of each a few messages are on their way, one of them with the front end.
+        assert observed.front_end.memory_full_info().uss - before < _READERS * len(archive) / 8
         assert observed.deleted_files() == []
         # They are all still there, and another caller is served.
         assert all(call.is_active() for call in calls)

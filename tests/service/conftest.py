@@ -30,6 +30,7 @@ LIMITS = Limits(
     max_queued=8,
     workers=2,
     job_timeout=60.0,
+    memory_bytes=3 << 30,
     worker_memory_bytes=1 << 30,
     upload_idle_timeout=30.0,
     download_idle_timeout=30.0,

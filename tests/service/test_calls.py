@@ -89,7 +89,7 @@ async def test_the_server_says_what_it_is(channel: grpc.aio.Channel) -> None:
     assert (response.running, response.queued) == (1, 2)
     limits = response.limits
     assert (limits.max_archive_bytes, limits.max_queued, limits.workers) == (64 << 20, 8, 2)
-    assert (limits.job_timeout_seconds, limits.worker_memory_bytes) == (60.0, 1 << 30)
+    assert (limits.job_timeout_seconds, limits.worker_memory_bytes, limits.memory_bytes) == (60.0, 1 << 30, 3 << 30)
     (layer,) = response.sandbox
     assert (layer.name, layer.state, layer.required) == ("landlock", pb.SANDBOX_LAYER_STATE_MISSING, True)
     assert layer.detail == "the kernel has none"

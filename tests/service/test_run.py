@@ -191,6 +191,26 @@ def test_the_image_s_health_check_reaches_a_server_that_wants_certificates(
             client.info()
 
 
+def test_memory_that_lets_fewer_jobs_run_is_told() -> None:
+    arguments = ["--workers", "4", "--memory", "5GiB", "--worker-memory", "2GiB"]
+    with _process("nothing", "--port", "0", "--log-format", "json", *arguments) as process:
+        with Client(_address(process)) as client:
+            limits = client.info().limits
+        process.terminate()
+        _, err = process.communicate()
+    assert (limits.workers, limits.memory_bytes, limits.worker_memory_bytes) == (2, 5 << 30, 2 << 30)
+    told = [json.loads(line) for line in err.splitlines() if "memory allows" in line]
+    assert [(line["level"], line["workers"], line["of"]) for line in told] == [("warning", 2, 4)]
+
+
+def test_a_server_on_which_no_job_would_ever_fit_does_not_start() -> None:
+    with _process("nothing", "--memory", "1GiB", "--worker-memory", "2GiB") as process:
+        out, err = process.communicate()
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith("Error: a worker may take 2147483648 bytes, and all together 1073741824: no job would ever fit")
+    assert len(err.splitlines()) == 1
+
+
 def test_bytes_that_are_no_http_do_the_server_no_harm() -> None:
     with _process("nothing", "--port", "0") as process:
         address = _address(process)

@@ -66,7 +66,6 @@ def info(session: Session, server: str | None) -> None:
         session.print_json(found)
         return
     limits = found.limits
-    memory = byte_count(limits.worker_memory_bytes) if limits.worker_memory_bytes else "no limit"
     session.print(
         facts(
             ("server", address),
@@ -80,11 +79,16 @@ def info(session: Session, server: str | None) -> None:
             ("queue", str(limits.max_queued)),
             ("largest archive", byte_count(limits.max_archive_bytes)),
             ("longest job", f"{limits.job_timeout_seconds:g} s"),
-            ("worker memory", memory),
+            ("worker memory", _size_limit(limits.worker_memory_bytes)),
+            ("memory of all", _size_limit(limits.memory_bytes)),
             *((f"imports {module.name}", module.version or "no version") for module in found.imports),
             *((f"sandbox: {layer.name}", f"{layer.state.replace('_', ' ')}: {layer.detail}") for layer in found.sandbox),
         )
     )
+
+
+def _size_limit(size: int) -> str:
+    return byte_count(size) if size else "no limit"
 
 
 def _list(found: tuple[PassInfo, ...]) -> Table:

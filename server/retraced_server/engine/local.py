@@ -13,6 +13,7 @@ from pathlib import Path
 
 from retraced_server.engine.admission import Admission, Place
 from retraced_server.engine.base import EngineCounts, JobReport, Load, WorkerFacts
+from retraced_server.engine.budget import jobs_at_a_time
 from retraced_server.engine.job import Job
 from retraced_server.engine.spool import Spool
 from retraced_server.engine.supervisor import Supervisor
@@ -35,9 +36,10 @@ class LocalEngineConfig:
     """How a local engine is set up.
 
     Attributes:
-        workers: Jobs that run at a time.
+        workers: Jobs that run at a time, if memory allows.
         max_queued: Requests that may wait besides.
         job_timeout: Seconds of wall time that a job may take.
+        memory_bytes: Memory that jobs may have together; 0 is no limit.
         worker_memory_bytes: Memory of a worker beyond what it shares with the others; 0 is no limit.
         imports: Modules that are loaded into the zygote, and so are in every worker: operator libraries, passes.
         spool_dir: Where workers' temporary files go.
@@ -49,6 +51,7 @@ class LocalEngineConfig:
     workers: int = 2
     max_queued: int = 64
     job_timeout: float = 600.0
+    memory_bytes: int = 0
     worker_memory_bytes: int = 0
     imports: tuple[str, ...] = ()
     spool_dir: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
@@ -63,6 +66,15 @@ class LocalEngineConfig:
         return SandboxConfig(uids, self.read_paths, allow_missing=self.allow_missing_sandbox)
 
     @property
+    def jobs_at_a_time(self) -> int:
+        """Jobs that run at a time, as processors and memory allow.
+
+        Raises:
+            RetracedError: WORKERS_UNAVAILABLE: not even one ever fits into the memory.
+        """
+        return jobs_at_a_time(self.workers, self.memory_bytes, self.worker_memory_bytes)
+
+    @property
     def cpu_seconds(self) -> int:
         """Processor time of a job: with one thread, its wall time ends before."""
         return min(math.ceil(self.job_timeout) + _CPU_EXTRA_SECONDS, _MOST_CPU_SECONDS)
@@ -73,12 +85,15 @@ class LocalEngine:
 
     Args:
         config: How it is set up.
+
+    Raises:
+        RetracedError: WORKERS_UNAVAILABLE: no job would ever fit into the memory.
     """
 
     def __init__(self, config: LocalEngineConfig) -> None:
         self.config = config
         self.supervisor = Supervisor(config.imports, config.spool_dir, config.sandbox)
-        self._admission = Admission(config.workers, config.max_queued)
+        self._admission = Admission(config.jobs_at_a_time, config.max_queued)
         self._tickets: set[LocalTicket] = set()
         self._draining = False
         self._forks = 0

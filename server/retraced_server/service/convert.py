@@ -135,6 +135,7 @@ def server_info(info: ServerInfo) -> bytes:
             workers=limits.workers,
             job_timeout_seconds=limits.job_timeout,
             worker_memory_bytes=limits.worker_memory_bytes,
+            memory_bytes=limits.memory_bytes,
         ),
         running=info.load.running,
         queued=info.load.queued,

@@ -26,6 +26,9 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     # Two servers on one port would each get some of the calls.
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", 1000),
+    # Of each upload at most this much is on its way. Left to itself gRPC widens that to tens of megabytes, and is not faster for it.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 4 << 20),
     # A caller that vanishes without a word is noticed, and its job ended, after 80 s.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),

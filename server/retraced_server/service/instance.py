@@ -27,6 +27,7 @@ class Limits:
         max_queued: Requests that may wait.
         workers: Requests that run at a time.
         job_timeout: Seconds of wall time of one job.
+        memory_bytes: Memory that jobs may have together; 0 is no limit.
         worker_memory_bytes: Memory of one worker beyond what it shares with the others; 0 is no limit.
         upload_idle_timeout: Seconds that an upload may stand still.
         download_idle_timeout: Seconds that a caller may not read its answer.
@@ -36,6 +37,7 @@ class Limits:
     max_queued: int
     workers: int
     job_timeout: float
+    memory_bytes: int
     worker_memory_bytes: int
     upload_idle_timeout: float
     download_idle_timeout: float

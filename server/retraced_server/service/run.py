@@ -41,24 +41,26 @@ async def serve(settings: Settings) -> None:
     _check_imports(settings.imports)
     _check_paths(settings.read_paths)
     security = _security(settings)
-    engine = LocalEngine(
-        LocalEngineConfig(
-            workers=settings.workers,
-            max_queued=settings.max_queued,
-            job_timeout=settings.job_timeout,
-            worker_memory_bytes=settings.worker_memory,
-            imports=settings.imports,
-            spool_dir=settings.spool_dir,
-            first_uid=settings.first_uid,
-            read_paths=settings.read_paths,
-            allow_missing_sandbox=settings.allow_missing_sandbox,
-        )
+    config = LocalEngineConfig(
+        workers=settings.workers,
+        max_queued=settings.max_queued,
+        job_timeout=settings.job_timeout,
+        memory_bytes=settings.memory,
+        worker_memory_bytes=settings.worker_memory,
+        imports=settings.imports,
+        spool_dir=settings.spool_dir,
+        first_uid=settings.first_uid,
+        read_paths=settings.read_paths,
+        allow_missing_sandbox=settings.allow_missing_sandbox,
     )
+    workers = _jobs_at_a_time(config)
+    engine = LocalEngine(config)
     limits = Limits(
         max_archive_bytes=settings.max_archive_size,
         max_queued=settings.max_queued,
-        workers=settings.workers,
+        workers=workers,
         job_timeout=settings.job_timeout,
+        memory_bytes=settings.memory,
         worker_memory_bytes=settings.worker_memory,
         upload_idle_timeout=settings.upload_idle_timeout,
         download_idle_timeout=settings.download_idle_timeout,
@@ -76,7 +78,9 @@ async def serve(settings: Settings) -> None:
             return
         front_end.open()
         print(f"retraced: listening on {address}", flush=True)
-        _log.info("listening", address=address, workers=settings.workers)
+        _log.info("listening", address=address, workers=workers)
+        if workers < settings.workers:
+            _log.warning("memory allows fewer jobs at a time", workers=workers, of=settings.workers)
         await signals.stop.wait()
         _log.info("draining", grace=settings.drain_grace, running=engine.load.running, queued=engine.load.queued)
         if not await _unless(signals.stop_at_once, engine.drain(settings.drain_grace)):
@@ -122,6 +126,13 @@ async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, object]) -> bo
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
+
+
+def _jobs_at_a_time(config: LocalEngineConfig) -> int:
+    try:
+        return config.jobs_at_a_time
+    except RetracedError as error:
+        raise StartError(error.message) from error
 
 
 def _security(settings: Settings) -> Security:

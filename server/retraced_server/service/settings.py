@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ByteSize, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from retraced_server.engine.budget import memory_for_jobs, memory_of_a_worker
 
 _GIB = 1 << 30
 _MIB = 1 << 20
@@ -16,6 +18,11 @@ _MIB = 1 << 20
 
 def _processors() -> int:
     return len(os.sched_getaffinity(0))
+
+
+def _worker_memory(validated: dict[str, Any]) -> ByteSize:
+    memory = validated.get("memory", memory_for_jobs())
+    return ByteSize(memory_of_a_worker(memory, validated.get("workers", _processors())))
 
 
 def _split(value: object) -> object:
@@ -60,12 +67,22 @@ class Settings(BaseSettings):
         ByteSize(0), ge=0, description="Size of all archives that one caller may have on the server at a time; 0 is no limit."
     )
     workers: int = Field(
-        default_factory=_processors, ge=1, le=4096, description="Jobs that run at a time, each in a process of its own."
+        default_factory=_processors,
+        ge=1,
+        le=4096,
+        description="Jobs that run at a time, each in a process of its own, if memory allows.",
     )
     max_queued: int = Field(64, ge=0, description="Requests that may wait for a worker; more are told to come later.")
     job_timeout: float = Field(600.0, gt=0, allow_inf_nan=False, description="Seconds that one job may run.")
+    memory: ByteSize = Field(
+        default_factory=lambda: ByteSize(memory_for_jobs()),
+        ge=0,
+        description="Memory that jobs may have together; one that does not fit waits. 0 is no limit.",
+    )
     worker_memory: ByteSize = Field(
-        ByteSize(8 * _GIB), ge=0, description="Memory of one worker beyond what it shares with the others; 0 is no limit."
+        default_factory=_worker_memory,
+        ge=0,
+        description="Memory of one worker beyond what it shares with the others; 0 is no limit.",
     )
     max_archive_size: ByteSize = Field(ByteSize(4 * _GIB), ge=1, description="Largest archive that is taken.")
     spool_dir: Path = Field(
