@@ -126,7 +126,7 @@ class Home:
         name = archive.program_name
         model, sample_inputs = f"models/{name}.json", f"data/sample_inputs/{name}.pt"
         data = archive.read(model)
-        if data is None:
+        if data is None or sum(record.startswith("models/") for record in archive.records) > 1:
             raise ArchiveInvalid(f"{source.name} is no archive of one program, so nothing can be kept at home of it")
         replaced = {}
         if "sample-inputs" in self._kept and sample_inputs in archive.records:
