@@ -11,6 +11,7 @@ from retraced.errors import AddressMissing
 
 NodeMetadataSelection = Literal["none", "changed", "all"]
 RetraceMode = Literal["incremental", "full"]
+KeptAtHome = Literal["sample-inputs", "guards", "stack-traces"]
 
 _MAX_REQUEST_ID = 128
 
@@ -29,12 +30,15 @@ class TransformOptions:
     refuse_new_guards: bool = False
     want_output: bool = True
     namespaces: tuple[str, ...] = ()
+    keep_at_home: tuple[KeptAtHome, ...] = ()
 
     def __post_init__(self) -> None:
         if self.node_metadata not in get_args(NodeMetadataSelection):
             raise ValueError(f"node_metadata is one of {get_args(NodeMetadataSelection)}, not {self.node_metadata!r}")
         if self.mode is not None and self.mode not in get_args(RetraceMode):
             raise ValueError(f"mode is None or one of {get_args(RetraceMode)}, not {self.mode!r}")
+        if not set(self.keep_at_home) <= set(get_args(KeptAtHome)):
+            raise ValueError(f"keep_at_home is any of {get_args(KeptAtHome)}, not {self.keep_at_home!r}")
 
 
 def server_address(address: str | None) -> str:

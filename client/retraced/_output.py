@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
+from retraced._source_archive import Bytes, chunks
 from retraced.errors import OutputNotWritable, ResponseInvalid
 
 _MEMORY_BYTES = 32 << 20
@@ -24,7 +25,16 @@ class Output:
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES)  # noqa: SIM115 - closed by close()
         self._hash = hashlib.sha256()
+        self.name = "the output"
         self.size = 0
+
+    @classmethod
+    def of(cls, file: Bytes) -> Output:
+        """An output that is the same as another file."""
+        made = cls()
+        for chunk in chunks(file, 0, file.size):
+            made.append(chunk)
+        return made
 
     def append(self, chunk: bytes) -> None:
         """Adds the next bytes.

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
-from functools import partial
+from dataclasses import replace
+
+import grpc
 
 from retraced import _convert, events
 from retraced._convert_nodes import decode_nodes
+from retraced._home import Home
 from retraced._options import TransformOptions
 from retraced._output import Output
 from retraced._source import Source
-from retraced.checks import check_output
-from retraced.errors import ResponseInvalid
+from retraced._source_archive import chunks
+from retraced._status import error_from_status
+from retraced.checks import check_output, same_bytes
+from retraced.errors import ResponseInvalid, RetracedError
+from retraced.nodes import NodeMetadata
 from retraced.reports import PassReport, Summary
 from retraced.results import TransformResult
 from retraced.v1 import graph_transform_pb2 as pb
@@ -31,6 +38,7 @@ class Transform:
         self._pipeline = pipeline
         self._options = options
         self.request_id = request_id
+        self._home = Home(source, ())
         self._bytes_sent = 0
         self._bytes_received = 0
         self._passes: list[PassReport] = []
@@ -44,9 +52,11 @@ class Transform:
 
         Raises:
             SourceNotReadable: The source cannot be read, or changed.
+            RequestInvalid: What is to be kept at home cannot be taken out of it.
         """
-        source = self._source
-        first = _convert.spec_request(self._pipeline, self._options, source.size, can_reread=source.can_reread)
+        self._home = Home(self._source, self._options.keep_at_home)
+        source = self._home.upload
+        first = _convert.spec_request(self._pipeline, self._options, source.size, can_reread=self._source.can_reread)
         yield self._sent(first), events.Uploaded(0, source.size)
         for offset in range(0, source.size, CHUNK_BYTES):
             chunk = source.read_at(offset, min(CHUNK_BYTES, source.size - offset))
@@ -73,8 +83,9 @@ class Transform:
                 return _convert.pass_started(message.pass_started)
             case "pass_finished":
                 finished = _convert.pass_finished(message.pass_finished)
-                self._passes.append(finished.report)
-                return finished
+                report = self._home.report(finished.report)
+                self._passes.append(report)
+                return events.PassFinished(finished.index, report)
             case "node_metadata":
                 self._batches.append(message.node_metadata)
                 self._node_count += len(message.node_metadata.nodes)
@@ -83,7 +94,7 @@ class Transform:
                 self._output.append(message.output_chunk)
                 return events.Downloaded(self._output.size)
             case "summary":
-                self._summary = _convert.summary(message.summary)
+                self._summary = self._home.summary(_convert.summary(message.summary))
                 return None
             case None:
                 # A later version may tell of more; what it adds may be ignored.
@@ -107,30 +118,56 @@ class Transform:
         output: Output | Source | None = None
         if self._output.size or summary.output_sha256:
             self._output.check(summary.output_size, summary.output_sha256, self.request_id)
-            check_output(self._output, self._source, namespaces=self._options.namespaces, request_id=self.request_id)
-            output = self._output
+            output, summary = self._taken(summary)
         elif self._options.want_output and not self._options.validate_only:
             if summary.modified or not self._source.can_reread:
                 raise self._invalid("no output")
             output = self._source
+            summary = replace(summary, output_size=self._source.size)
         if output is not self._source:
             self._source.close()
-        if output is not self._output:
+        if output is None or output is self._source:
             self._output.close()
         return TransformResult(
             request_id=self.request_id,
             summary=summary,
             passes=tuple(self._passes),
-            decode_nodes=partial(decode_nodes, self._batches, self.request_id),
+            decode_nodes=self._nodes,
             output=output,
             bytes_sent=self._bytes_sent,
             bytes_received=self._bytes_received,
         )
 
+    def failure(self, error: grpc.RpcError | grpc.aio.AioRpcError, address: str) -> RetracedError:
+        """The error that a failed call stands for. The caller raises it from `error`."""
+        return self._home.error(error_from_status(error, address=address, request_id=self.request_id))
+
     def close(self) -> None:
         """Gives everything up, when there is to be no result. May be called twice."""
         self._source.close()
         self._output.close()
+
+    def _taken(self, summary: Summary) -> tuple[Output | Source, Summary]:
+        """The output with what was kept at home, checked; and the summary of that."""
+        if not self._options.keep_at_home:
+            check_output(self._output, self._source, namespaces=self._options.namespaces, request_id=self.request_id)
+            return self._output, summary
+        output: Output | Source
+        remarks: tuple[str, ...] = ()
+        if same_bytes(self._output, self._home.upload):
+            self._output.close()
+            output = self._output = Output.of(self._source)
+        else:
+            output, remarks = self._home.restored(self._output, self.request_id)
+            check_output(output, self._source, namespaces=self._options.namespaces, request_id=self.request_id)
+        digest = hashlib.sha256()
+        for chunk in chunks(output, 0, output.size):
+            digest.update(chunk)
+        remarks = (*summary.remarks, *remarks)
+        return output, replace(summary, output_size=output.size, output_sha256=digest.digest(), remarks=remarks)
+
+    def _nodes(self) -> tuple[NodeMetadata, ...]:
+        return tuple(map(self._home.node, decode_nodes(self._batches, self.request_id)))
 
     def _sent(self, message: pb.TransformGraphRequest) -> pb.TransformGraphRequest:
         self._bytes_sent += message.ByteSize()

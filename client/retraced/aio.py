@@ -14,6 +14,7 @@ from retraced import _convert
 from retraced._connection import connection
 from retraced._feed import Feed, StatusKept, TransformCall, in_thread
 from retraced._options import (
+    KeptAtHome,
     NodeMetadataSelection,
     RetraceMode,
     TransformOptions,
@@ -84,6 +85,7 @@ class AsyncClient:
         mode: RetraceMode | None = None,
         want_output: bool = True,
         namespaces: Sequence[str] = (),
+        keep_at_home: Sequence[KeptAtHome] = (),
         request_id: str | None = None,
         traceparent: str | None = None,
     ) -> TransformResult:
@@ -103,6 +105,8 @@ class AsyncClient:
             want_output: False: only reports and metadata are wanted, and no archive is sent back.
             namespaces: Namespaces of custom operators that passes may bring into the program, such as `mylib`; operators of others that
                 it does not use already are refused on the way back.
+            keep_at_home: What of the archive is not sent, and put back into what comes back: `sample-inputs`, `guards`, `stack-traces`,
+                which hold paths and lines of source. Metadata and errors have them too.
             request_id: Names the request in the server's logs, up to 128 printable ASCII characters; None: a new one.
             traceparent: W3C Trace Context for the server's logs.
 
@@ -119,7 +123,9 @@ class AsyncClient:
             ValueError: An option is not one of its values, or the client is closed.
             TypeError: The source is none of the above.
         """
-        options = TransformOptions(node_metadata, validate_only, mode, refuse_new_guards, want_output, tuple(namespaces))
+        options = TransformOptions(
+            node_metadata, validate_only, mode, refuse_new_guards, want_output, tuple(namespaces), tuple(keep_at_home)
+        )
         request_id = new_request_id(request_id)
         metadata = self._connection.metadata(request_id, traceparent)
         transform = Transform(await asyncio.to_thread(open_source, source), pipeline, options, request_id)
@@ -137,7 +143,7 @@ class AsyncClient:
             except grpc.aio.AioRpcError as raised:
                 error = await status.error(raised)
                 if feed.failure is None and error is not None:
-                    raise error_from_status(error, address=self.address, request_id=transform.request_id) from error
+                    raise transform.failure(error, self.address) from error
             except asyncio.CancelledError as error:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():

@@ -13,6 +13,7 @@ import grpc
 from retraced import _convert
 from retraced._connection import connection
 from retraced._options import (
+    KeptAtHome,
     NodeMetadataSelection,
     RetraceMode,
     TransformOptions,
@@ -80,6 +81,7 @@ class Client:
         mode: RetraceMode | None = None,
         want_output: bool = True,
         namespaces: Sequence[str] = (),
+        keep_at_home: Sequence[KeptAtHome] = (),
         request_id: str | None = None,
         traceparent: str | None = None,
     ) -> TransformResult:
@@ -99,6 +101,8 @@ class Client:
             want_output: False: only reports and metadata are wanted, and no archive is sent back.
             namespaces: Namespaces of custom operators that passes may bring into the program, such as `mylib`; operators of others that
                 it does not use already are refused on the way back.
+            keep_at_home: What of the archive is not sent, and put back into what comes back: `sample-inputs`, `guards`, `stack-traces`,
+                which hold paths and lines of source. Metadata and errors have them too.
             request_id: Names the request in the server's logs, up to 128 printable ASCII characters; None: a new one.
             traceparent: W3C Trace Context for the server's logs.
 
@@ -115,7 +119,9 @@ class Client:
             ValueError: An option is not one of its values, or the client is closed.
             TypeError: The source is none of the above.
         """
-        options = TransformOptions(node_metadata, validate_only, mode, refuse_new_guards, want_output, tuple(namespaces))
+        options = TransformOptions(
+            node_metadata, validate_only, mode, refuse_new_guards, want_output, tuple(namespaces), tuple(keep_at_home)
+        )
         request_id = new_request_id(request_id)
         metadata = self._connection.metadata(request_id, traceparent)
         transform = Transform(open_source(source), pipeline, options, request_id)
@@ -128,7 +134,7 @@ class Client:
                     feed.tell(transform.receive(response))
             except grpc.RpcError as error:
                 if feed.failure is None:
-                    raise error_from_status(error, address=self.address, request_id=transform.request_id) from error
+                    raise transform.failure(error, self.address) from error
             except BaseException:
                 call.cancel()
                 raise

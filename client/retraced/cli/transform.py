@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import click
 
 from retraced._node_json import node_to_json
-from retraced._options import RetraceMode
+from retraced._options import KeptAtHome, RetraceMode
 from retraced._output import check_writable, write_atomically
 from retraced.cli.connection import server_option
 from retraced.cli.progress import TransformProgress
@@ -44,6 +44,12 @@ from retraced.results import TransformResult
     metavar="NAME",
     help="Namespace of custom operators that passes may bring into the program. May be given several times.",
 )
+@click.option(
+    "--keep-at-home",
+    type=click.Choice(get_args(KeptAtHome)),
+    multiple=True,
+    help="What of IN.pt2 is not sent, and put back into what comes back. May be given several times.",
+)
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="How long it may take.")
 @server_option
 @json_option
@@ -61,6 +67,7 @@ def transform(
     mode: RetraceMode | None,
     refuse_new_guards: bool,
     namespaces: tuple[str, ...],
+    keep_at_home: tuple[KeptAtHome, ...],
     timeout: float | None,
     server: str | None,
 ) -> None:
@@ -101,6 +108,7 @@ def transform(
                 refuse_new_guards=refuse_new_guards,
                 want_output=output is not None,
                 namespaces=namespaces,
+                keep_at_home=keep_at_home,
             )
         with result:
             if metadata:
