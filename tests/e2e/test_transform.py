@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import pytest
+import torch
 from torch import fx
 
 from retraced import Client, errors
@@ -13,11 +15,22 @@ from tests.support.case import ProgramCase
 from tests.support.compare import assert_same_results, loaded, validate
 from tests.support.describe import graphs
 from tests.support.models import by_name
+from tests.support.served_passes import Pair
 
 PIPELINE = "decompose{table=core-aten},cse,dce"
 
 # Programs that `ExportedProgram.run_decompositions` raises an error for, and so does the pass.
 _NOT_DECOMPOSED_BY_TORCH = ("hints_wrapper",)
+
+
+@dataclass
+class Other:
+    """What the server knows nothing of."""
+
+    value: torch.Tensor
+
+
+torch.export.register_dataclass(Other, serialized_type_name="tests.Other")
 
 
 def _live(nodes: Iterable[fx.Node]) -> list[fx.Node]:
@@ -119,3 +132,27 @@ def test_validating_runs_no_pass_and_makes_no_output(client: Client) -> None:
     assert result.passes == ()
     assert result.summary.output is None
     assert result.summary.input.node_count > 100
+
+
+def test_program_that_takes_a_type_of_an_imported_module_is_read_and_written(client: Client) -> None:
+    class Swap(torch.nn.Module):
+        def forward(self, pair: Pair) -> Pair:
+            return Pair(pair.second.relu(), pair.first)
+
+    pair = Pair(torch.randn(3), torch.randn(4))
+    program = torch.export.export(Swap(), (pair,))
+    # Torch unpickles sample inputs with a warning that it fails to write.
+    program._example_inputs = None
+    swapped = client.transform(program, "add-constant").exported_program().module()(pair)
+    assert isinstance(swapped, Pair)
+    torch.testing.assert_close((swapped.first, swapped.second), (pair.second.relu(), pair.first))
+
+
+def test_program_that_takes_a_type_of_no_imported_module_is_refused_by_its_name(client: Client) -> None:
+    class Unpack(torch.nn.Module):
+        def forward(self, other: Other) -> torch.Tensor:
+            return other.value.relu()
+
+    program = torch.export.export(Unpack(), (Other(torch.randn(3)),))
+    with pytest.raises(errors.ProgramInvalid, match=r"the type `tests.Other` in a tree spec .* --import"):
+        client.transform(program, "retrace")

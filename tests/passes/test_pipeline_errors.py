@@ -131,6 +131,17 @@ def _removes_an_output(module: fx.GraphModule) -> PassResult:
     return PassResult(module, True)
 
 
+def _returns_a_bare_value(module: fx.GraphModule) -> PassResult:
+    output = module.graph.output_node()
+    output.args = (output.all_input_nodes[0],)
+    return PassResult(module, True)
+
+
+def _has_no_output(module: fx.GraphModule) -> PassResult:
+    module.graph.erase_node(module.graph.output_node())
+    return PassResult(module, True)
+
+
 def _is_no_result(module: fx.GraphModule) -> Any:
     return module
 
@@ -157,6 +168,8 @@ class _RunsBadly(ProgramPass):
     [
         (_MakesInvalid(), Reason.PASS_OUTPUT_INVALID, "the graph is not valid"),
         (_removes_an_output, Reason.PASS_FAILED, "changed the number of outputs from 1 to 0"),
+        (_returns_a_bare_value, Reason.PASS_FAILED, "the graph must end with an output node"),
+        (_has_no_output, Reason.PASS_FAILED, "the graph must end with an output node"),
         (_is_no_result, Reason.PASS_FAILED, "it returned a GraphModule, not a PassResult"),
         (_has_no_graph, Reason.PASS_FAILED, "its PassResult has a Linear, not a GraphModule"),
         (_CallsBadly(), Reason.PASS_FAILED, "it returned a GraphModule, not a PassResult"),

@@ -220,3 +220,16 @@ def test_keep_and_preserved_are_given_to_passes_that_ask_for_them() -> None:
         if entry.fqn and entry.signature is not None
         for argument in (*entry.signature.inputs, *entry.signature.outputs)
     }
+
+
+def test_function_is_reported_by_its_name() -> None:
+    def looks(module: fx.GraphModule) -> None:
+        assert module.graph
+
+    assert run_pipeline(by_name("unused_input").program, [looks]).reports[0].name == "looks"
+
+
+@pytest.mark.parametrize(("thing", "message"), [(ReluTwice, r"give an instance of it: ReluTwice\(\)"), (3, "3 is no pass")])
+def test_thing_that_is_no_pass_is_refused_before_anything_runs(thing: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        run_pipeline(by_name("unused_input").program, ["retrace", thing])

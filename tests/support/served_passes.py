@@ -1,10 +1,11 @@
-"""Passes that the tests' server loads, as an operator's module: each registered under its name."""
+"""What the tests' server loads, as an operator's module: passes, and a type of arguments."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
@@ -13,6 +14,17 @@ from retraced_server.passes import Option, register_pass
 from retraced_server.retrace import Argument, ExportPass, NodeMetadata, ProxyValue
 
 aten = torch.ops.aten
+
+
+@dataclass
+class Pair:
+    """What a program may take and give, since its module is loaded."""
+
+    first: torch.Tensor
+    second: torch.Tensor
+
+
+torch.export.register_dataclass(Pair, serialized_type_name="tests.support.served_passes.Pair")
 
 
 @register_pass("add-constant")

@@ -105,6 +105,7 @@ def run_pipeline(
         RetracedError: PIPELINE_SYNTAX, PASS_UNKNOWN, OPTION_UNKNOWN or OPTION_INVALID for the text; PASS_FAILED where a pass raised
             (its error is the `__cause__`), PASS_OUTPUT_INVALID where it made a program that is not valid, and NEW_GUARDS.
             Nothing is left behind.
+        TypeError: The pipeline has something that is no pass.
     """
     return _Run(program, _steps(pipeline), RetraceMode(mode), refuse_new_guards, check, observer).run()
 
@@ -113,7 +114,11 @@ def _steps(pipeline: str | Sequence[str | AnyPass]) -> list[_Step]:
     steps = []
     for item in [pipeline] if isinstance(pipeline, str) else pipeline:
         if not isinstance(item, str):
-            name = type(item).__name__
+            if isinstance(item, type) or not (isinstance(item, ProgramPass) or callable(item)):
+                wanted = f"an instance of it: {item.__name__}()" if isinstance(item, type) else "text or an instance of a pass"
+                raise TypeError(f"{item!r} is no pass; give {wanted}")
+            # A function has a name of its own.
+            name = getattr(item, "__name__", type(item).__name__)
             steps.append(_Step(name, name, item))
             continue
         for call in parse_pipeline(item, catalogue()).passes:

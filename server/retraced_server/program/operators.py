@@ -163,7 +163,10 @@ class Operators:
             raise _unknown(name, "it is neither of `torch.ops` nor a function that programs may call")
         namespace, packet, overload = match.groups()
         if namespace not in self._allowed:
-            raise _unknown(name, f"the namespace `{namespace}` is not allowed; the server's configuration can allow it")
+            raise _unknown(
+                name,
+                f"the namespace `{namespace}` is not allowed: a server reads it that imports its module (`serve --import MODULE`)",
+            )
         found = getattr(getattr(getattr(torch.ops, namespace), packet, None), overload, None)
         if not isinstance(found, OpOverload):
             raise _unknown(name, "no such operator is registered in the server")

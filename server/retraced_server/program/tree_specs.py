@@ -133,7 +133,8 @@ class TreeSpecs:
         kind = pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE.get(name)
         if name not in self._allowed:
             raise program_invalid(
-                f"the type `{shortened(name, 200)}` in a tree spec is not allowed; the server's configuration can allow it"
+                f"the type `{shortened(name, 200)}` in a tree spec is not allowed: a server reads it that imports the module which "
+                "registers it (`serve --import MODULE`)"
             )
         if kind is None:
             raise program_invalid(f"the type `{shortened(name, 200)}` in a tree spec is not registered in the server")

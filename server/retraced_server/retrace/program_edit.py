@@ -151,15 +151,23 @@ def outcome_by_name(old: fx.GraphModule, new: fx.GraphModule) -> RetraceOutcome:
     """What became of nodes in a pass that is not an ExportPass: a node that has the name of an old one stands for it.
 
     Raises:
-        ExportPassError: The number of outputs changed, so that it cannot be told which is which.
+        ExportPassError: The graph has no outputs, or their number changed, so that it cannot be told which is which.
     """
     outcome = RetraceOutcome()
     outcome.add_by_name(old, new)
     names = [node.name for node in old.graph.nodes if node.op == "placeholder"]
     outcome.placeholders = [(n.name, n.name if n.name in names else None) for n in new.graph.nodes if n.op == "placeholder"]
-    before, after = (len(list(module.graph.nodes)[-1].args[0]) for module in (old, new))
+    before, after = _result_count(old), _result_count(new)
     if before != after:
         raise ExportPassError(
             f"the pass changed the number of outputs from {before} to {after}; only a subclass of ExportPass can, through output()"
         )
     return outcome
+
+
+def _result_count(module: fx.GraphModule) -> int:
+    last = next(reversed(module.graph.nodes), None)
+    results = last.args[0] if last is not None and last.op == "output" and last.args else None
+    if not isinstance(results, (tuple, list)):
+        raise ExportPassError(f"the graph must end with an output node that returns a flat tuple, not with {last}")
+    return len(results)

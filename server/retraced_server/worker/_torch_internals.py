@@ -11,6 +11,7 @@ from torch._library.fake_class_registry import FakeScriptObject
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, safe_expand
+from torch.utils import _pytree as pytree
 from torch.utils._pytree import KeyPath, keystr
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
@@ -99,6 +100,11 @@ def start_no_progress_monitor() -> None:
     """Keeps torch from starting the monitor thread of its progress bars, which it makes even where it shows none."""
     # Either the library's, or a stand-in of torch's own, for which it means nothing.
     vars(torch.hub)["tqdm"].monitor_interval = 0
+
+
+def registered_tree_types() -> list[str]:
+    """The serialized names of all types that this process can take apart as arguments and results, named tuples included."""
+    return list(pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE)
 
 
 def registered_operators() -> list[str]:

@@ -20,7 +20,12 @@ from retraced_server.program import SCHEMA_VERSION, TORCH_VERSION, ReadOptions
 
 # Named here though the zygote uses it later: what a worker runs is to be imported before the first fork.
 from retraced_server.worker import child, sandbox  # noqa: F401
-from retraced_server.worker._torch_internals import registered_operators, run_no_real_kernels, start_no_progress_monitor
+from retraced_server.worker._torch_internals import (
+    registered_operators,
+    registered_tree_types,
+    run_no_real_kernels,
+    start_no_progress_monitor,
+)
 from retraced_server.worker.messages import ZygoteReady
 from retraced_server.worker.sandbox import SandboxConfig, SandboxError
 from retraced_server.worker.warm_up import warm_up
@@ -36,7 +41,7 @@ class Prepared:
 
     Attributes:
         ready: What it says.
-        options: What programs may hold: operators of the namespaces that the imports brought.
+        options: What programs may hold: operators of the namespaces that the imports brought, and the types that they registered.
         sandbox: What workers are locked down with.
     """
 
@@ -61,7 +66,7 @@ def prepare(imports: Sequence[str], config: SandboxConfig) -> Prepared:
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
     start_no_progress_monitor()
-    torchs_own = _operator_namespaces()
+    torchs_operators, torchs_types = _operator_namespaces(), frozenset(registered_tree_types())
     run_no_real_kernels()
     loaded = tuple((name, _load(name)) for name in imports)
     try:
@@ -69,7 +74,9 @@ def prepare(imports: Sequence[str], config: SandboxConfig) -> Prepared:
     except RegistrationError as error:
         raise PrepareError(str(error)) from error
     # Before the warm-up, in which torch may load more of its own.
-    options = ReadOptions(namespaces=_operator_namespaces() - torchs_own)
+    options = ReadOptions(
+        namespaces=_operator_namespaces() - torchs_operators, tree_types=frozenset(registered_tree_types()) - torchs_types
+    )
     warm_up()
     _check_single_thread()
     try:
