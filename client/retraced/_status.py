@@ -45,6 +45,7 @@ _BY_REASON: dict[str, type[errors.RetracedError]] = {
         errors.SandboxLimitExceeded,
         errors.CpuLimitExceeded,
         errors.StorageFull,
+        errors.StorageCorrupt,
         errors.InternalError,
     )
 }

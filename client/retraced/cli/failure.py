@@ -50,6 +50,7 @@ _ADVICE = {
     "SERVER_DRAINING": "try again later, or another server",
     "WORKERS_UNAVAILABLE": "try again later",
     "STORAGE_FULL": "try again later",
+    "STORAGE_CORRUPT": "try again, and tell whoever runs the server",
 }
 
 

@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from retraced_server.engine.base import ImportedModule, WorkerFacts
 from retraced_server.engine.environment import zygote_environment
 from retraced_server.engine.log_pipe import LogPipe
+from retraced_server.engine.scratch import ScratchFolder
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.worker.frames import FrameError, encode_frame, read_frame
 from retraced_server.worker.messages import (
@@ -128,13 +128,11 @@ class Zygote:
         ended: Done when its process was reaped.
     """
 
-    def __init__(
-        self, process: asyncio.subprocess.Process, control: _Control, log: LogPipe, temporary: TemporaryDirectory[str]
-    ) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, control: _Control, log: LogPipe, scratch: ScratchFolder) -> None:
         self._process = process
         self._control = control
         self._log = log
-        self._temporary = temporary
+        self._scratch = scratch
         self._workers: dict[int, Worker] = {}
         self._job_ids = itertools.count(1)
         self._killed = False
@@ -156,7 +154,7 @@ class Zygote:
         control, theirs = await _Control.open()
         try:
             # What torch and passes leave there goes with the zygote.
-            temporary = TemporaryDirectory(prefix="retraced-", dir=spool_dir, ignore_cleanup_errors=True)
+            scratch = ScratchFolder(spool_dir)
         except OSError as error:
             control.close()
             theirs.close()
@@ -172,19 +170,19 @@ class Zygote:
                     stdout=log.fileno(),
                     stderr=log.fileno(),
                     pass_fds=(theirs.fileno(),),
-                    env=zygote_environment(os.environ, Path(temporary.name)),
+                    env=zygote_environment(os.environ, scratch.path),
                     # A Ctrl-C in the server's terminal is for the server, which drains.
                     start_new_session=True,
                 )
         except BaseException as error:
             control.close()
             log.close()
-            temporary.cleanup()
+            scratch.remove()
             if isinstance(error, OSError):
                 raise _unavailable(f"{sys.executable} could not be run: {error}") from error
             raise
         log.handed_over()
-        zygote = Zygote(process, control, log, temporary)
+        zygote = Zygote(process, control, log, scratch)
         try:
             async with asyncio.timeout(_START_SECONDS):
                 await zygote._become_ready()
@@ -300,7 +298,7 @@ class Zygote:
         self._workers.clear()
         self._control.close()
         self._log.close()
-        self._temporary.cleanup()
+        self._scratch.remove()
 
 
 def _sandbox_options(config: SandboxConfig) -> list[str]:
