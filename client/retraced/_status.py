@@ -48,6 +48,7 @@ _BY_REASON: dict[str, type[errors.RetracedError]] = {
         errors.CallerLimitExceeded,
         errors.DownloadStalled,
         errors.StorageFull,
+        errors.StorageCorrupt,
         errors.InternalError,
     )
 }

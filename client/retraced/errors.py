@@ -317,6 +317,13 @@ class StorageFull(ServerUnavailable):
     reason = "STORAGE_FULL"
 
 
+class StorageCorrupt(ServerUnavailable):
+    """The archive changed on the server after it was uploaded: its disk is at fault. DATA_LOSS."""
+
+    status = "DATA_LOSS"
+    reason = "STORAGE_CORRUPT"
+
+
 class InternalError(TransformFailed):
     """A fault of the server. INTERNAL."""
 

@@ -59,7 +59,7 @@ async def test_chunks_of_any_size_make_one_archive(channel: grpc.aio.Channel, en
 
 async def test_options_that_are_left_out_have_their_documented_meaning(channel: grpc.aio.Channel, engine: FakeEngine) -> None:
     await transform(channel)
-    assert engine.tickets[0].request == TransformRequest("retrace", 3)
+    assert engine.tickets[0].request == TransformRequest("retrace", 3, hashlib.sha256(b"abc").digest())
 
 
 async def test_every_option_reaches_the_job(channel: grpc.aio.Channel, engine: FakeEngine) -> None:

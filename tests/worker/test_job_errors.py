@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import zipfile
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from tests.support.models import by_name
 from .jobs import archive_file, run
 
 ARCHIVE = by_name("everything").archive
+WEIGHTY = by_name("residual_net").archive
 
 
 @pytest.mark.parametrize(
@@ -160,3 +164,29 @@ def test_last_event_is_the_error_or_done_and_there_is_one() -> None:
     for pipeline in ("retrace", "fault-raise"):
         last = [event for event in run(ARCHIVE, pipeline).events if isinstance(event, RetracedError | JobDone)]
         assert len(last) == 1
+
+
+def _damaged(record: str) -> bytes:
+    """The archive with one byte of a record changed."""
+    with zipfile.ZipFile(io.BytesIO(WEIGHTY)) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(record)]
+        data = archive.read(name)
+    at = WEIGHTY.index(data)
+    return WEIGHTY[:at] + bytes([WEIGHTY[at] ^ 1]) + WEIGHTY[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("record", "pipeline"),
+    [("models/model.json", "retrace"), ("weights/weight_0", "retrace"), ("weights/weight_0", "decompose")],
+)
+def test_archive_that_changed_after_its_upload_is_a_fault_of_the_server(record: str, pipeline: str) -> None:
+    error = run(_damaged(record), pipeline, archive_sha256=hashlib.sha256(WEIGHTY).digest()).error
+    assert error.reason is Reason.STORAGE_CORRUPT
+
+
+@pytest.mark.parametrize(("record", "pipeline"), [("models/model.json", "retrace"), ("weights/weight_0", "decompose")])
+def test_archive_that_was_damaged_before_its_upload_is_its_senders(record: str, pipeline: str) -> None:
+    damaged = _damaged(record)
+    error = run(damaged, pipeline, archive_sha256=hashlib.sha256(damaged).digest()).error
+    assert error.reason is Reason.ARCHIVE_INVALID
+    assert error.metadata["record"].endswith(record)

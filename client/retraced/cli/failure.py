@@ -53,6 +53,7 @@ _ADVICE = {
     "STORAGE_FULL": "try again later",
     "UNAUTHENTICATED": "give the token of a caller that the server knows with --token-file or RETRACED_TOKEN",
     "CALLER_LIMIT_EXCEEDED": "try again later",
+    "STORAGE_CORRUPT": "try again, and tell whoever runs the server",
 }
 
 

@@ -15,6 +15,7 @@ from retraced_server.engine.admission import Admission, Place
 from retraced_server.engine.base import EngineCounts, JobReport, Load, WorkerFacts
 from retraced_server.engine.budget import jobs_at_a_time
 from retraced_server.engine.job import Job
+from retraced_server.engine.scratch import remove_abandoned
 from retraced_server.engine.spool import Spool
 from retraced_server.engine.supervisor import Supervisor
 from retraced_server.engine.usage import private_bytes
@@ -102,11 +103,12 @@ class LocalEngine:
         self._workers: set[int] = set()
 
     async def start(self) -> WorkerFacts:
-        """Starts the zygote, and waits until it is warm.
+        """Starts the zygote, and waits until it is warm. What servers that were killed have left in the spool folder is removed before.
 
         Raises:
             RetracedError: WORKERS_UNAVAILABLE, with what the zygote said.
         """
+        await asyncio.to_thread(remove_abandoned, self.config.spool_dir)
         return await self.supervisor.start()
 
     @property

@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from retraced_server.engine.base import ImportedModule, WorkerFacts
 from retraced_server.engine.environment import zygote_environment
 from retraced_server.engine.log_pipe import LogPipe
+from retraced_server.engine.scratch import ScratchFolder
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.worker.frames import FrameError, encode_frame, read_frame
 from retraced_server.worker.messages import (
@@ -128,13 +128,11 @@ class Zygote:
         ended: Done when its process was reaped.
     """
 
-    def __init__(
-        self, process: asyncio.subprocess.Process, control: _Control, log: LogPipe, temporary: TemporaryDirectory[str]
-    ) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, control: _Control, log: LogPipe, scratch: ScratchFolder) -> None:
         self._process = process
         self._control = control
         self._log = log
-        self._temporary = temporary
+        self._scratch = scratch
         self._workers: dict[int, Worker] = {}
         self._job_ids = itertools.count(1)
         self._killed = False
@@ -159,8 +157,8 @@ class Zygote:
                 opened.callback(control.close)
                 with theirs:
                     # What torch and passes leave there goes with the zygote.
-                    temporary = TemporaryDirectory(prefix="retraced-", dir=spool_dir, ignore_cleanup_errors=True)
-                    opened.callback(temporary.cleanup)
+                    scratch = ScratchFolder(spool_dir)
+                    opened.callback(scratch.remove)
                     log = LogPipe(lambda line: _log.info("%s", line))
                     opened.callback(log.close)
                     process = await asyncio.create_subprocess_exec(
@@ -171,7 +169,7 @@ class Zygote:
                         stdout=log.fileno(),
                         stderr=log.fileno(),
                         pass_fds=(theirs.fileno(),),
-                        env=zygote_environment(os.environ, Path(temporary.name)),
+                        env=zygote_environment(os.environ, scratch.path),
                         # A Ctrl-C in the server's terminal is for the server, which drains.
                         start_new_session=True,
                     )
@@ -180,7 +178,7 @@ class Zygote:
                 raise _unavailable(str(error)) from error
             opened.pop_all()
         log.handed_over()
-        zygote = Zygote(process, control, log, temporary)
+        zygote = Zygote(process, control, log, scratch)
         try:
             async with asyncio.timeout(_START_SECONDS):
                 await zygote._become_ready()
@@ -296,7 +294,7 @@ class Zygote:
         self._workers.clear()
         self._control.close()
         self._log.close()
-        self._temporary.cleanup()
+        self._scratch.remove()
 
 
 def _sandbox_options(config: SandboxConfig) -> list[str]:

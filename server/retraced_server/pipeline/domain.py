@@ -31,7 +31,7 @@ class OutputDelivery(Enum):
 
 @dataclass(frozen=True)
 class TransformRequest:
-    """One request, as domain data. `pipeline` is text as the caller wrote it."""
+    """One request, as domain data. `pipeline` is text as the caller wrote it; `archive_sha256` is empty where it is not known."""
 
     pipeline: str
     archive_size: int

@@ -75,15 +75,22 @@ class ZipWriter:
         """Writes a record whose bytes lie in another file; the kernel copies them where it can.
 
         Raises:
-            RetracedError: ARCHIVE_INVALID where the other file ends before them.
+            RetracedError: ARCHIVE_INVALID where the other file ends before them, or where they are read here and are damaged.
         """
         self._begin(name, extent.crc, extent.size)
-        offset, left = extent.offset, extent.size
+        offset, left, crc, unread = extent.offset, extent.size, 0, False
         while left > 0:
-            copied = self._copy_in_kernel(extent.fd, offset, left) or self._copy_through(extent.fd, offset, left)
+            copied = self._copy_in_kernel(extent.fd, offset, left)
+            unread |= copied > 0
             if copied == 0:
-                raise archive_invalid(f"the file ends before the bytes of the record `{name}`", record=name)
+                data = os.pread(extent.fd, min(left, _CHUNK_BYTES), offset)
+                if not data:
+                    raise archive_invalid(f"the file ends before the bytes of the record `{name}`", record=name)
+                self._put(data)
+                copied, crc = len(data), zlib.crc32(data, crc)
             offset, left = offset + copied, left - copied
+        if crc != extent.crc and not unread:
+            raise archive_invalid(f"the archive's record `{name}` is damaged: its checksum is another", record=name)
 
     def finish(self) -> None:
         """Writes the directory."""
@@ -139,8 +146,3 @@ class ZipWriter:
         self._at += copied
         self._file.seek(self._at)
         return copied
-
-    def _copy_through(self, fd: int, offset: int, size: int) -> int:
-        data = os.pread(fd, min(size, _CHUNK_BYTES), offset)
-        self._put(data)
-        return len(data)

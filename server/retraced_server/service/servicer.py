@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 import grpc
 import structlog
@@ -65,9 +66,10 @@ class GraphTransformServicer:
                     if not isinstance(chunk, bytes):
                         raise convert.violation("spec", f"a second spec came, after {upload.spool.size} bytes of the archive")
                     await upload.write(chunk)
-                record.archive_sha256 = upload.finish().hex()
-                record.uploaded_at = time.monotonic()
-                async for response in ticket.run(request, upload.spool):
+                digest = upload.finish()
+                record.archive_sha256, record.uploaded_at = digest.hex(), time.monotonic()
+                # With its digest the worker can tell whether the archive is still what was uploaded.
+                async for response in ticket.run(replace(request, archive_sha256=digest), upload.spool):
                     await self._write(context, record, response)
 
     async def _read(self, context: Context, record: Record) -> convert.Request | None:

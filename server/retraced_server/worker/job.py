@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO, cast
 
 from retraced.v1 import program_pb2
@@ -31,6 +32,8 @@ _ALLOCATION_FAILURES = ("can't allocate memory", "not enough memory", "bad_alloc
 _LONGEST_CAUSE = 500
 # What is left of a frame for a response.
 _LARGEST_RESPONSE = MAX_FRAME_BYTES - 64
+# What is said of an archive, and would be said as well of one that the server's own disk has damaged.
+_OF_THE_ARCHIVE = (Reason.ARCHIVE_INVALID, Reason.PROGRAM_INVALID, Reason.PROGRAM_MISSING, Reason.SCHEMA_UNSUPPORTED)
 # Faults of a pass: who wrote it needs the whole traceback, which the caller is not sent.
 _LOGGED = (Reason.PASS_FAILED, Reason.PASS_OUTPUT_INVALID)
 
@@ -109,6 +112,14 @@ class _Job:
 
     def run(self) -> None:
         """Runs it to its summary."""
+        try:
+            self._run()
+        except RetracedError as error:
+            if error.reason in _OF_THE_ARCHIVE:
+                self._check_archive(error)
+            raise
+
+    def _run(self) -> None:
         pipeline = _check_pipeline(self._request.pipeline)
         read = self._read()
         with self._watch.stage("describing"):
@@ -162,6 +173,8 @@ class _Job:
             else:
                 self._copy(stream)
             stream.finish()
+            if wanted and not result.modified and stream.sha256 != (self._request.archive_sha256 or stream.sha256):
+                raise _corrupt()
         if wanted:
             self._watch.output_size, self._watch.output_sha256 = stream.size, stream.sha256
         self._emit(responses.progress(Stage.WRITING, stream.size, stream.size))
@@ -180,10 +193,23 @@ class _Job:
             self._remarks.append("the sample inputs were dropped, since the program takes other inputs now")
 
     def _copy(self, stream: OutputStream) -> None:
+        for piece in self._pieces():
+            stream.write(piece)
+
+    def _pieces(self) -> Iterator[bytes]:
         offset = 0
         while data := os.pread(self._archive.fileno(), CHUNK_BYTES, offset):
-            stream.write(data)
+            yield data
             offset += len(data)
+
+    def _check_archive(self, error: RetracedError) -> None:
+        """Sees to it that what is wrong with an archive is its sender's doing."""
+        if self._request.archive_sha256:
+            digest = hashlib.sha256()
+            for piece in self._pieces():
+                digest.update(piece)
+            if digest.digest() != self._request.archive_sha256:
+                raise _corrupt() from error
 
     def _send_chunk(self, chunk: bytes) -> None:
         self._emit(responses.output_chunk(chunk))
@@ -245,6 +271,12 @@ def _unwritable(error: Exception, reports: tuple[PassReport, ...]) -> RetracedEr
         "remaining_pipeline": ",".join(left.text for left in reports[index:]),
     }
     return RetracedError(Reason.PASS_OUTPUT_INVALID, message, metadata=metadata)
+
+
+def _corrupt() -> RetracedError:
+    return RetracedError(
+        Reason.STORAGE_CORRUPT, "the archive changed on the server after it was uploaded: the server's disk is at fault"
+    )
 
 
 def _out_of_memory(error: Exception, limit: int) -> RetracedError:

@@ -31,7 +31,9 @@ def _other() -> bytes:
 
 def library(folder: Path) -> bytes:
     """A shared library that makes the marker when it is loaded."""
-    source = f'#include <stdio.h>\n__attribute__((constructor)) void made(void) {{ fclose(fopen("{folder / "marker"}", "w")); }}\n'
+    source = (
+        f'#include <stdio.h>\n__attribute__((constructor)) void made(void) {{ fclose(fopen("{folder / "marker"}", "w")); }}\n'
+    )
     with tempfile.TemporaryDirectory() as made:
         (Path(made) / "library.c").write_text(source)
         subprocess.run(["cc", "-shared", "-fPIC", "-o", "library.so", "library.c"], cwd=made, check=True)

@@ -60,4 +60,3 @@ ROUTES = (
         stock=r"RecursionError|MemoryError|SyntaxError|SympifyError",
     ),
 )
-

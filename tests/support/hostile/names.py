@@ -37,7 +37,9 @@ def _keyword(folder: Path) -> bytes:
     def edit(model: Any) -> None:
         signature = call_signature(model)
         signature["forward_arg_names"] = None
-        signature["in_spec"] = signature["in_spec"].replace(r"[\"second\"]", json.dumps(json.dumps([f"second={touch(folder)}"]))[1:-1])
+        signature["in_spec"] = signature["in_spec"].replace(
+            r"[\"second\"]", json.dumps(json.dumps([f"second={touch(folder)}"]))[1:-1]
+        )
 
     return edited(edit)
 

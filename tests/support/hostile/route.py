@@ -75,9 +75,7 @@ def plain() -> bytes:
     """The archive of a small program, as torch saves it."""
     batch = torch.export.Dim("batch", min=3, max=64)
     shapes = {"first": {0: batch}, "second": {0: batch}}
-    program = torch.export.export(
-        _Model(), (torch.ones(5, 4),), {"second": torch.ones(5, 4)}, dynamic_shapes=shapes
-    )
+    program = torch.export.export(_Model(), (torch.ones(5, 4),), {"second": torch.ones(5, 4)}, dynamic_shapes=shapes)
     return saved(program)
 
 
