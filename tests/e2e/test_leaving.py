@@ -47,7 +47,7 @@ def test_caller_that_is_killed_leaves_nothing(busy: EmbeddedServer, archive: Pat
     eventually(lambda: not _connections(observed), "the first caller is gone")
     descriptors = observed.descriptors()
     for _ in range(_TIMES):
-        command = [sys.executable, "-m", "tests.e2e.leaver", busy.address, stage, archive]
+        command = [sys.executable, "-m", "tests.e2e.leaver", busy.address, stage, str(archive)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as leaver:
             try:
                 assert leaver.stdout is not None
