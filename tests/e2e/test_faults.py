@@ -123,19 +123,22 @@ async def test_fifty_requests_at_once_with_cancels_and_killed_workers(server: Em
     assert observed.private_bytes() - memory < 32 << 20
 
 
-def test_zygote_that_dies_is_replaced(client: Client) -> None:
-    with EmbeddedServer(server_arguments()) as server, Client(server.address) as own:
+async def test_zygote_that_dies_is_replaced_and_requests_that_wait_are_not_lost() -> None:
+    archive = by_name("input_and_id").archive
+    with EmbeddedServer(server_arguments()) as server:
         assert server.pid is not None
         observed = Observed(server.pid)
         before = observed.zygote
-        before.kill()
-        archive = by_name("input_and_id").archive
-        eventually(lambda: _answers(own, archive), "requests are answered again")
+        async with AsyncClient(server.address) as client:
+            running = [asyncio.create_task(client.transform(archive, "wait{seconds=1000.0}")) for _ in range(2)]
+            await asyncio.to_thread(eventually, lambda: len(observed.workers()) == 2, "both workers are busy")
+            waiting = [asyncio.create_task(client.transform(archive, "decompose,dce")) for _ in range(4)]
+            while (await client.info()).queued < len(waiting):
+                await asyncio.sleep(0.05)
+            before.kill()
+            for outcome in await asyncio.gather(*running, return_exceptions=True):
+                assert isinstance(outcome, errors.WorkerKilled)
+            late = asyncio.create_task(client.transform(archive, "decompose,dce"))
+            outputs = {result.to_bytes() for result in await asyncio.gather(*waiting, late)}
+            assert len(outputs) == 1
         assert observed.zygote.pid != before.pid
-
-
-def _answers(client: Client, archive: bytes) -> bool:
-    try:
-        return not client.transform(archive, "retrace").modified
-    except errors.RetracedError:
-        return False
