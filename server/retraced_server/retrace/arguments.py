@@ -82,3 +82,19 @@ def same_constant(new: Any, old: Any) -> bool:
     if isinstance(new, (int, str, bytes)) or type(new).__module__ == "torch":
         return bool(new == old)
     return False
+
+
+def positions(results: Argument, given: Argument) -> list[int | None] | None:
+    """For each of a hook's outputs the position that it had in what the hook was given: the same place if their number is the same."""
+    if not isinstance(results, (tuple, list)) or not isinstance(given, (tuple, list)):
+        return None
+    if len(results) == len(given):
+        return list(range(len(given)))
+    positions: list[int | None] = []
+    start = 0
+    for result in results:
+        found = next((at for at in range(start, len(given)) if given[at] is result), None)
+        positions.append(found)
+        if found is not None:
+            start = found + 1
+    return positions

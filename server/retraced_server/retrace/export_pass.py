@@ -207,7 +207,8 @@ class ExportPass(PassBase):
             self.ExportInterpreter(self, retrace).run(data)
         finally:
             self.tracer, self._retrace = outer_tracer, parent
-        retrace.notice_edits()
+        # Hooks may also change the nodes of values that they are given back.
+        retrace.modified |= retrace.account.forget_edited()
         if retrace.modified:
             retrace.drop_unused_bodies()
             module = LazyGraphModule(tracer.root, tracer.graph)

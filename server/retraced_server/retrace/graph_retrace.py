@@ -16,13 +16,15 @@ import torch
 from torch import fx
 
 from retraced_server.retrace._torch import INHERITED_META, FakeTensor, HigherOrderOperator, OpOverload, OpOverloadPacket
+from retraced_server.retrace.account import Account
 from retraced_server.retrace.aliases import storages, written_arguments
-from retraced_server.retrace.arguments import Argument, data_of, map_leaves, same_arguments
+from retraced_server.retrace.arguments import Argument, data_of, map_leaves, positions, same_arguments
 from retraced_server.retrace.compare import Comparison
 from retraced_server.retrace.copies import same_metadata_objects
 from retraced_server.retrace.copy_nodes import copy_node
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.execute import changes_metadata, execute, has_result, resolve_packet, states_facts
+from retraced_server.retrace.executor import Executor
 from retraced_server.retrace.node_metadata import PROTECTED_KEYS, NodeMetadata
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.repeats import Repeats
@@ -46,7 +48,7 @@ class GraphRetrace:
         results: What the hook returned for each old node.
         modified: Whether anything differs from the old graph.
         result: The new graph module, once all nodes have been visited; the old one if nothing differs.
-        origins: For each new node that is not merely a copy the old nodes that it came from.
+        account: What each node of the new graph is.
         placeholders: The new graph's inputs, with the old placeholder that each stands for.
         outputs: The old position of each output of the new graph, None for a new one; None as a whole if they are as they were.
     """
@@ -59,17 +61,12 @@ class GraphRetrace:
         self.results: dict[fx.Node, Any] = {}
         self.modified = False
         self.result = module
-        self.origins: dict[fx.Node, list[fx.Node]] = {}
+        self.account = Account()
         self.placeholders: dict[fx.Node, fx.Node | None] = {}
         self.outputs: list[int | None] | None = None
         self.current: fx.Node | None = None
         self.reuse = Reuse(module.graph)
-        # Copies of old nodes, with the old node and the arguments that they were made with.
-        self._copies: dict[fx.Node, tuple[fx.Node, Any, Any]] = {}
-        # Values whose sizes or strides an operator has changed in place, as later operators see them.
-        self._written: dict[fx.Node, torch.Tensor] = {}
-        # Green operators that do so and have not been executed, since nothing has read what they change.
-        self._unwritten: list[tuple[Any, Any, Any]] = []
+        self._executor = Executor(session)
         self._repeats = Repeats(session)
         # New nodes that have a name of their own making; the name of an old node is theirs when they stand for it.
         self._unnamed: dict[fx.Node, str] = {}
@@ -106,8 +103,8 @@ class GraphRetrace:
         new = result.node
         if new in self._made:
             result = self._rebind_returned(node, result)
-        elif node not in (origins := self.origins.setdefault(new, self.origins_of(new))):
-            origins.append(node)
+        else:
+            self.account.stands_for(new, node)
         if node.op == "placeholder" and new.op == "placeholder":
             self.placeholders[new] = node
         own_name = self._unnamed.pop(new, None)
@@ -153,9 +150,9 @@ class GraphRetrace:
     def _give_up_name(self, node: fx.Node) -> None:
         # The hook may have built on what the old node computes: then the copy gets a name of its own.
         for made in self._made:
-            if made in self._copies and made.name == node.name:
+            if self.account.is_copy(made) and made.name == node.name:
                 made.name = self.tracer.fresh_name(node.name)
-                self._forget_copy(made)
+                self.account.forget_copy(made)
 
     def _says_what_is_recorded(self, node: fx.Node, result: ProxyValue[Any], recorded: Any) -> bool:
         if same_metadata(result.data, recorded):
@@ -236,7 +233,7 @@ class GraphRetrace:
         node.name = old.name
         node.meta = dict(meta.data)
         self._track(node)
-        self.outputs = _positions(results, self._hook_outputs)
+        self.outputs = positions(results, self._hook_outputs)
         return self._value(data, node)
 
     def call_function(
@@ -294,11 +291,13 @@ class GraphRetrace:
         if states_facts(old.target):
             self.session.defer(old.target, data_of(args), data_of(kwargs))
         if changes_metadata(old.target):
-            self._unwritten.append((old.target, args, kwargs))
+            self._executor.defer(old.target, args, kwargs)
         return self._value(recorded, self._copy(old, args, kwargs, meta))
 
     def _repeat(self, old: fx.Node, args: Any, kwargs: Any, meta: NodeMetadata | None) -> ProxyValue[Any]:
-        executed = self._repeats.check(old, data_of(args), data_of(kwargs), lambda: self._execute(old.target, args, kwargs))
+        executed = self._repeats.check(
+            old, data_of(args), data_of(kwargs), lambda: self._executor.execute(old.target, args, kwargs)
+        )
         if "val" not in old.meta and executed is not None:
             return self._make(old.target, args, kwargs, meta or NodeMetadata(old.meta))
         recorded = old.meta.get("val")
@@ -308,7 +307,7 @@ class GraphRetrace:
         old, unbacked, transaction = self.current, self.session.unbacked, self.session.transaction
         known = transaction.symbol_count()
         with transaction.learning(asserts=states_facts(target)):
-            value = self._execute(target, args, kwargs)
+            value = self._executor.execute(target, args, kwargs)
         # An operator that runs its bodies makes symbols of its own for them.
         unbacked.drop(transaction.symbols_since(known) - free_symbols(value).keys())
         bindings = unbacked.bindings(value)
@@ -358,41 +357,9 @@ class GraphRetrace:
             self.tracer.callback.on_attr(ProxyValue(value, node))
         self.results[old] = value
 
-    def notice_edits(self) -> None:
-        """Hooks may also change the nodes of values that they are given back: name, target, arguments, metadata."""
-        for node, (old, args, kwargs) in list(self._copies.items()):
-            if (
-                node.args is not args
-                or node.kwargs is not kwargs
-                or node.target is not old.target
-                or node.name != old.name
-                or not same_metadata_objects(node.meta, old.meta)
-            ):
-                self.modified = True
-                self._forget_copy(node)
-
     def attribute_node(self, old: fx.Node) -> fx.Node | None:
         """The new node that reads the attribute that an old node read."""
         return self.reuse.kept.get(old) if old.op == "get_attr" else None
-
-    def origins_of(self, node: fx.Node) -> list[fx.Node]:
-        """The old nodes that a new node came from."""
-        origins = self.origins.get(node)
-        if origins is None:
-            origins = [self._copies[node][0]] if node in self._copies else []
-        return origins
-
-    def is_copy(self, node: fx.Node) -> bool:
-        """Whether a new node is an old one with its name and metadata."""
-        return node in self._copies
-
-    def is_plain_copy(self, node: fx.Node) -> bool:
-        """Whether a new node is an old one with its name and metadata, and stands for no other."""
-        return node in self._copies and node not in self.origins
-
-    def _forget_copy(self, node: fx.Node) -> None:
-        self.origins.setdefault(node, self.origins_of(node))
-        del self._copies[node]
 
     def drop_unused_bodies(self) -> None:
         """Removes bodies that the old graph called and the new one does not."""
@@ -419,29 +386,6 @@ class GraphRetrace:
         """Whether a value says what the program has recorded for the old node that it stands for."""
         return not isinstance(value, ProxyValue) or value.node in self.reuse.recorded
 
-    def _execute(self, target: Any, args: Any, kwargs: Any) -> Any:
-        self.session.executing()
-        if self._unwritten:
-            unwritten, self._unwritten = self._unwritten, []
-            for change in unwritten:
-                with self.session.transaction.repeating(asserts=False):
-                    self._run(*change)
-        return self._run(target, args, kwargs)
-
-    def _run(self, target: Any, args: Any, kwargs: Any) -> Any:
-        given: dict[int, fx.Node] = {}
-
-        def data(proxy: ProxyValue[Any]) -> Any:
-            value = self._written.get(proxy.node, proxy.data)
-            given[id(value)] = proxy.node
-            return value
-
-        execution = execute(target, map_leaves(args, ProxyValue, data), map_leaves(kwargs, ProxyValue, data))
-        for original, changed in execution.written:
-            if id(original) in given:
-                self._written[given[id(original)]] = changed
-        return execution.value
-
     def _copy(self, old: fx.Node, args: Any, kwargs: Any, meta: NodeMetadata | None) -> fx.Node:
         """Copies an old node with its name and metadata; what a hook has added to the metadata is added.
 
@@ -466,13 +410,13 @@ class GraphRetrace:
         self._copied = True
         self._made.append(node)
         self.reuse.keep(old, node)
-        self._copies[node] = old, node.args, node.kwargs
+        self.account.add_copy(node, old)
         return node
 
     def _track(self, node: fx.Node) -> None:
         self._made.append(node)
         self._unnamed[node] = node.name
-        self.origins[node] = [] if self.current is None else [self.current]
+        self.account.add_made(node, self.current)
 
     def _value(self, data: Any, node: fx.Node) -> ProxyValue[Any]:
         return ProxyValue(data, fx.Proxy(node, self.tracer))
@@ -485,19 +429,3 @@ def _is_recorded(arg: Argument, old: fx.Node) -> bool:
     if isinstance(recorded, FakeTensor) and recorded.constant is not None and arg is recorded.constant:
         return True
     return recorded is not None and same_metadata(arg, recorded)
-
-
-def _positions(results: Argument, given: Argument) -> list[int | None] | None:
-    """For each output the position that it had in what the hook was given: the same place if their number is the same."""
-    if not isinstance(results, (tuple, list)) or not isinstance(given, (tuple, list)):
-        return None
-    if len(results) == len(given):
-        return list(range(len(given)))
-    positions: list[int | None] = []
-    start = 0
-    for result in results:
-        found = next((at for at in range(start, len(given)) if given[at] is result), None)
-        positions.append(found)
-        if found is not None:
-            start = found + 1
-    return positions

@@ -63,13 +63,13 @@ class RetraceOutcome:
         if not retrace.modified and path == retrace.path:
             return
         for node in retrace.result.graph.nodes if retrace.modified else ():
-            if retrace.is_plain_copy(node) and path == retrace.path:
+            if retrace.account.is_plain_copy(node) and path == retrace.path:
                 continue
             # Attributes that became nodes on the way came from what reads them.
-            olds = retrace.origins_of(node) or next(filter(None, map(retrace.origins_of, node.users)), [])
+            olds = retrace.account.origins_of(node) or next(filter(None, map(retrace.account.origins_of, node.users)), [])
             key = node_key(path, node.name)
             self.origins[key] = tuple(node_key(retrace.path, old.name) for old in olds)
-            if retrace.is_copy(node):
+            if retrace.account.is_copy(node):
                 self.copied.add(key)
             else:
                 self.new_nodes += 1

@@ -1,0 +1,68 @@
+"""What the nodes of a new graph are: old ones as they were, or made, and of which old nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from retraced_server.retrace.copies import same_metadata_objects
+
+
+class Account:
+    """Says of each node of one new graph what it is. Kept while the graph is made, and read when the outcome is told."""
+
+    def __init__(self) -> None:
+        # Copies of old nodes, with the old node and the arguments that they were made with.
+        self._copies: dict[fx.Node, tuple[fx.Node, Any, Any]] = {}
+        # The old nodes that other nodes came from, and copies that stand for more than the node that they are a copy of.
+        self._origins: dict[fx.Node, list[fx.Node]] = {}
+
+    def add_copy(self, node: fx.Node, old: fx.Node) -> None:
+        """Notes that a new node is an old one with its name and metadata."""
+        self._copies[node] = old, node.args, node.kwargs
+
+    def add_made(self, node: fx.Node, old: fx.Node | None) -> None:
+        """Notes that a node was made while an old one was visited; None: an attribute that became a node on the way."""
+        self._origins[node] = [] if old is None else [old]
+
+    def stands_for(self, node: fx.Node, old: fx.Node) -> None:
+        """Notes that a node from before stands for an old node too."""
+        origins = self._origins.setdefault(node, self.origins_of(node))
+        if old not in origins:
+            origins.append(old)
+
+    def forget_copy(self, node: fx.Node) -> None:
+        """Notes that a copy is one no longer."""
+        self._origins.setdefault(node, self.origins_of(node))
+        del self._copies[node]
+
+    def forget_edited(self) -> bool:
+        """Whether nodes are copies no longer, since hooks changed them: their name, target, arguments or metadata."""
+        edited = [
+            node
+            for node, (old, args, kwargs) in self._copies.items()
+            if node.args is not args
+            or node.kwargs is not kwargs
+            or node.target is not old.target
+            or node.name != old.name
+            or not same_metadata_objects(node.meta, old.meta)
+        ]
+        for node in edited:
+            self.forget_copy(node)
+        return bool(edited)
+
+    def origins_of(self, node: fx.Node) -> list[fx.Node]:
+        """The old nodes that a new node came from."""
+        origins = self._origins.get(node)
+        if origins is None:
+            origins = [self._copies[node][0]] if node in self._copies else []
+        return origins
+
+    def is_copy(self, node: fx.Node) -> bool:
+        """Whether a new node is an old one with its name and metadata."""
+        return node in self._copies
+
+    def is_plain_copy(self, node: fx.Node) -> bool:
+        """Whether a new node is an old one with its name and metadata, and stands for no other."""
+        return node in self._copies and node not in self._origins

@@ -1,0 +1,59 @@
+"""Executes the nodes of one graph, so that each sees what those before it did to sizes and strides in place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from retraced_server.retrace.arguments import map_leaves
+from retraced_server.retrace.execute import execute
+from retraced_server.retrace.proxy_value import ProxyValue
+
+if TYPE_CHECKING:
+    from retraced_server.retrace.session import Session
+
+
+class Executor:
+    """Executes operators on the data of values. Recorded values stay as they are, so what is changed in place is kept here.
+
+    Args:
+        session: What the graphs of one call of a pass share.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        # Values whose sizes or strides an operator has changed in place, as later operators see them.
+        self._written: dict[fx.Node, torch.Tensor] = {}
+        # Green operators that do so and have not been executed, since nothing has read what they change.
+        self._unwritten: list[tuple[Any, Any, Any]] = []
+
+    # Targets and arguments are whatever a graph has.
+    def defer(self, target: Any, args: Any, kwargs: Any) -> None:
+        """Keeps an operator that changes sizes or strides in place until another is executed."""
+        self._unwritten.append((target, args, kwargs))
+
+    def execute(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Executes an operator on the data of its arguments, after what was deferred, and gives its value."""
+        self._session.executing()
+        if self._unwritten:
+            unwritten, self._unwritten = self._unwritten, []
+            for change in unwritten:
+                with self._session.transaction.repeating(asserts=False):
+                    self._run(*change)
+        return self._run(target, args, kwargs)
+
+    def _run(self, target: Any, args: Any, kwargs: Any) -> Any:
+        given: dict[int, fx.Node] = {}
+
+        def data(proxy: ProxyValue[Any]) -> Any:
+            value = self._written.get(proxy.node, proxy.data)
+            given[id(value)] = proxy.node
+            return value
+
+        execution = execute(target, map_leaves(args, ProxyValue, data), map_leaves(kwargs, ProxyValue, data))
+        for original, changed in execution.written:
+            if id(original) in given:
+                self._written[given[id(original)]] = changed
+        return execution.value
