@@ -73,10 +73,7 @@ def main(
             show_section(section, console)
     else:
         names = programs or (("vit",) if quick else subject_names())
-        results = _run(sections or tuple(SECTIONS), names, 1 if quick else rounds, quick, console)
-        if json_path is not None:
-            results = _merged(results, json_path)
-            results.save(json_path)
+        results = _run(sections or tuple(SECTIONS), names, 1 if quick else rounds, quick, console, json_path)
     show_end(results, console)
     if plot_path is not None:
         plot(results, plot_path)
@@ -84,7 +81,9 @@ def main(
         write_readme(results, readme)
 
 
-def _run(sections: tuple[str, ...], programs: tuple[str, ...], rounds: int, quick: bool, console: Console) -> Results:
+def _run(
+    sections: tuple[str, ...], programs: tuple[str, ...], rounds: int, quick: bool, console: Console, json_path: Path | None
+) -> Results:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     results = Results(machine(), rounds, [])
@@ -97,8 +96,13 @@ def _run(sections: tuple[str, ...], programs: tuple[str, ...], rounds: int, quic
             raise click.BadParameter(f"there is no test program {error}", param_hint="--program") from error
         setup = Setup(subjects, rounds, quick, folder, say)
         for section in sections:
-            results.sections.append(SECTIONS[section](setup))
-            show_section(results.sections[-1], console)
+            found = SECTIONS[section](setup)
+            show_section(found, console)
+            results.sections.append(found)
+            if json_path is not None:
+                results = _merged(results, json_path)
+                # At once, since those that follow may take long.
+                results.save(json_path)
     return results
 
 

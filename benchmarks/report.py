@@ -122,6 +122,8 @@ def _readme_text(results: Results) -> str:
                 rows.append(f"| {_LABELS[section.name]}, {task} | {_number(stock)} ms | {_number(retraced)} ms | {ratios} |")
             # Tables after the first are variations on it.
             break
+    entries = (entry for section in results.sections for table in section.comparisons for entry in table.entries)
+    programs = dict.fromkeys(entry.program for entry in entries if entry.counted)
     machine = results.machine
     facts = f"{machine['cores']} cores, {machine['processor']}, torch {machine['torch']}, Python {machine['python']}"
     figures = [
@@ -132,7 +134,10 @@ def _readme_text(results: Results) -> str:
     ]
     more = "\n".join(["", "| | |", "|---|---|", *figures]) + "\n" if figures else ""
     return (
-        f"Medians over the architectures ({facts}; each time the best of {results.rounds}):\n\n" + "\n".join(rows) + "\n" + more
+        f"Medians over {', '.join(programs)} ({facts}; each time the best of {results.rounds}):\n\n"
+        + "\n".join(rows)
+        + "\n"
+        + more
     )
 
 
