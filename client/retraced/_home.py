@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -134,7 +134,7 @@ class Home:
             self._program = _parsed(source, data)
             replaced[sample_inputs] = b""
         if self._kept & {"guards", "stack-traces"}:
-            hidden = json.loads(data, object_hook=self._hide) if "stack-traces" in self._kept else _parsed(source, data)
+            hidden = _parsed(source, data, self._hide if "stack-traces" in self._kept else None)
             if "guards" in self._kept:
                 hidden["guards_code"] = [self._token(guard) for guard in hidden.get("guards_code", ())]
             replaced[model] = json.dumps(hidden).encode()
@@ -183,8 +183,8 @@ def _place(trace: str) -> str:
     return "" if frame is None else f"{frame['file']}:{frame['line']}"
 
 
-def _parsed(source: Source, model: bytes) -> Any:
+def _parsed(source: Source, model: bytes, hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     try:
-        return json.loads(model)
+        return json.loads(model, object_hook=hook)
     except _NO_PROGRAM as error:
         raise ProgramInvalid(f"{source.name} holds a program that is not JSON: {error}") from error
