@@ -106,13 +106,34 @@ def server(
 
 @main.command(name="soak")
 @_common
-def soak_command(seed: int, minutes: float | None, count: int | None, findings: Path, json_path: Path | None) -> None:
+@_PROGRAMS
+@click.option("--worker-kills", default=12, show_default=True, help="Requests between two kills of a worker, on average.")
+@click.option("--zygote-kills", default=150, show_default=True, help="Requests between two kills of the zygote, on average.")
+def soak_command(
+    seed: int,
+    minutes: float | None,
+    count: int | None,
+    findings: Path,
+    json_path: Path | None,
+    programs: tuple[str, ...],
+    worker_kills: int,
+    zygote_kills: int,
+) -> None:
     """Have eight clients work a server whose workers and zygote are killed at random, and check every answer."""
     from fuzz.soak import soak
+    from fuzz.tasks import PROGRAMS
 
     report = Report("Requests to a server under faults", seed, findings)
     with _watching(json_path) as progress:
-        soak(report, count=count, seconds=_seconds(minutes, count), progress=progress)
+        soak(
+            report,
+            count=count,
+            seconds=_seconds(minutes, count),
+            between_workers=worker_kills,
+            between_zygotes=zygote_kills,
+            programs=programs or PROGRAMS,
+            progress=progress,
+        )
     killed = report.more["killed"]
     console.print(f"Killed: {killed['workers']} workers, {killed['zygotes']} times the zygote.")
     _end(report, json_path)

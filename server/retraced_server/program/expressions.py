@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 
 import sympy
 from torch.utils._sympy import functions
+from torch.utils._sympy.numbers import int_oo
 
 from retraced_server.program.errors import cause, program_invalid, shortened
 from retraced_server.program.options import DEEPEST_EXPRESSION, LONGEST_EXPRESSION, MOST_PRECISION, MOST_UNBACKED_SYMBOLS
@@ -102,6 +103,8 @@ _FUNCTIONS: Final[dict[str, tuple[_Expr, int, int]]] = {
     **{f"OpaqueUnaryFn_{name}": (getattr(functions, f"OpaqueUnaryFn_{name}"), 1, 1) for name in _OPAQUE},
     **{name: (function, 2, 2) for name, function in _COMPARISONS.items()},
 }
+# What functions make of a division by zero and the like.
+_INFINITE: Final = (sympy.oo, -sympy.oo, sympy.zoo, sympy.nan, int_oo, -int_oo)
 # Of these, a small text makes a large number; the second argument is what counts.
 _POWERS: Final = frozenset(("Pow", "PowByNatural", "FloatPow", "LShift"))
 
@@ -142,6 +145,8 @@ def parse_expression(text: str) -> _Expr:
     ) as error:
         raise _invalid(text, cause(error)) from error
     parser.end()
+    if expression.has(*_INFINITE):
+        raise _invalid(text, "it is not finite")
     return expression
 
 

@@ -46,8 +46,8 @@ def read_module_calls(entries: list[program_schema.ModuleCallEntry], specs: Tree
     Raises:
         RetracedError: PROGRAM_INVALID where an argument or a tree spec cannot be read, or the first entry is not the program's own.
     """
-    if entries and entries[0].fqn != "":
-        raise program_invalid(f"the first module call is of `{shortened(entries[0].fqn, 200)}`, and not of the program itself")
+    if not entries or entries[0].fqn != "" or entries[0].signature is None:
+        raise program_invalid("the first module call is not of the program itself, with its signature")
     return [
         ModuleCallEntry(
             fqn=check_path(entry.fqn),
