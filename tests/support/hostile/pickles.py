@@ -55,9 +55,7 @@ ROUTES = (
     Route("pickled-sample-inputs", lambda folder: added({SAMPLE_INPUTS: _saved(folder)}), ""),
     Route("pickled-weight", _weight, "is stored pickled"),
     Route("pickled-constant", lambda folder: _constant(folder, "tensor_0", _saved(folder)), "is stored pickled"),
-    Route(
-        "opaque-object", lambda folder: _constant(folder, "opaque_obj_0", pickle.dumps(_Touch(folder / "marker"))), _OBJECT
-    ),
+    Route("opaque-object", lambda folder: _constant(folder, "opaque_obj_0", pickle.dumps(_Touch(folder / "marker"))), _OBJECT),
     # TorchScript's own unpickler calls no function of Python.
     Route(
         "script-object",

@@ -75,9 +75,7 @@ def plain() -> bytes:
     """The archive of a small program, as torch saves it."""
     batch = torch.export.Dim("batch", min=3, max=64)
     shapes = {"first": {0: batch}, "second": {0: batch}}
-    program = torch.export.export(
-        _Model(), (torch.ones(5, 4),), {"second": torch.ones(5, 4)}, dynamic_shapes=shapes
-    )
+    program = torch.export.export(_Model(), (torch.ones(5, 4),), {"second": torch.ones(5, 4)}, dynamic_shapes=shapes)
     return saved(program)
 
 
@@ -94,10 +92,10 @@ def records(archive: bytes) -> dict[str, bytes]:
         return {name: file.read(name) for name in file.namelist()}
 
 
-def zipped(contents: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+def zipped(contents: dict[str, bytes]) -> bytes:
     """A zip of some records."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as file:
+    with zipfile.ZipFile(buffer, "w") as file:
         for name, data in contents.items():
             file.writestr(name, data)
     return buffer.getvalue()

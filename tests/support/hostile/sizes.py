@@ -49,7 +49,14 @@ def _dictionaries() -> bytes:
 
 def _bodies() -> bytes:
     def edit(model: Any) -> None:
-        inner = {**graph(model), "inputs": [], "outputs": [], "nodes": [], "tensor_values": {}, "is_single_tensor_return": False}
+        inner = {
+            **graph(model),
+            "inputs": [],
+            "outputs": [],
+            "nodes": [],
+            "tensor_values": {},
+            "is_single_tensor_return": False,
+        }
         for _ in range(100):
             node = {"target": "torch.ops.higher_order.wrap", "metadata": {}, "name": "w", "outputs": []}
             argument = {"as_graph": {"name": "body", "graph": inner}}
@@ -65,7 +72,9 @@ _TOO_DEEP = "RecursionError|Error"
 ROUTES = (
     Route("gigabytes-in-ten-kilobytes", lambda _: _gigabytes(), "", effect=Effect.LIMIT),
     Route("huge-symbol-number", lambda _: _symbols(), "no name of a symbol|has a number over", effect=Effect.LIMIT),
-    Route("deep-json", lambda _: added({MODEL: b"[" * 200_000}), "is not JSON|does not fit", effect=Effect.NONE, stock=_TOO_DEEP),
+    Route(
+        "deep-json", lambda _: added({MODEL: b"[" * 200_000}), "is not JSON|does not fit", effect=Effect.NONE, stock=_TOO_DEEP
+    ),
     Route("deep-custom-metadata", lambda _: _custom(), "nested deeper", effect=Effect.NONE, stock="loaded"),
     Route("deep-dictionaries", lambda _: _dictionaries(), "nested deeper|is not JSON", effect=Effect.NONE, stock="."),
     Route("deep-bodies", lambda _: _bodies(), "nested deeper|is not JSON", effect=Effect.NONE, stock="."),

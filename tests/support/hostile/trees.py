@@ -47,10 +47,13 @@ def _environment(folder: Path) -> bytes:
 
 
 def _deep(folder: Path) -> bytes:
-    spec: Any = _LEAF
-    for _ in range(900):
-        spec = {"type": "builtins.list", "context": "null", "children_spec": [spec]}
-    return _with_spec(spec)
+    leaf = json.dumps(_LEAF)
+    spec = '{"type": "builtins.list", "context": "null", "children_spec": [' * 900 + leaf + "]}" * 900
+
+    def edit(model: Any) -> None:
+        call_signature(model)["out_spec"] = f"[1, {spec}]"
+
+    return edited(edit)
 
 
 ROUTES = (
