@@ -23,7 +23,8 @@ def _archive(route: Route, folder: Path) -> Path:
 def test_nothing_happens_here(route: Route, victims: Victims, tmp_path: Path) -> None:
     path = _archive(route, tmp_path)
     # What is read is decomposed too, which makes torch generate source of it.
-    outcome = victims.read(path, "load" if route.says else "decompose", by="retraced")
+    use = "load" if route.says or route.effect is Effect.LIMIT else "decompose"
+    outcome = victims.read(path, use, by="retraced")
     assert not (tmp_path / "marker").exists()
     assert not outcome.at_limit
     assert outcome.seconds < victims.SECONDS

@@ -23,7 +23,12 @@ def _result(folder: Path) -> bytes:
     def edit(model: Any) -> None:
         described = graph(model)
         described["tensor_values"][name] = described["tensor_values"]["first"]
-        node = {"target": "torch.ops.aten.relu.default", "metadata": {}, "name": "made", "is_hop_single_tensor_return": None}
+        node: dict[str, Any] = {
+            "target": "torch.ops.aten.relu.default",
+            "metadata": {},
+            "name": "made",
+            "is_hop_single_tensor_return": None,
+        }
         node |= {"inputs": [{"name": "self", "arg": {"as_tensor": {"name": "first"}}, "kind": 1}]}
         described["nodes"].insert(0, {**node, "outputs": [{"as_tensor": {"name": name}}]})
 
@@ -58,7 +63,12 @@ def _body(folder: Path) -> bytes:
         body = json.loads(json.dumps(graph(model)))
         body |= {"nodes": [], "outputs": [{"as_int": 1}], "inputs": [], "tensor_values": {}, "is_single_tensor_return": False}
         name = f'a")\n{touch(folder)}\ndef other(self):\n    (self, "'
-        node = {"target": "torch.ops.higher_order.wrap", "metadata": {}, "name": "wrapped", "is_hop_single_tensor_return": True}
+        node: dict[str, Any] = {
+            "target": "torch.ops.higher_order.wrap",
+            "metadata": {},
+            "name": "wrapped",
+            "is_hop_single_tensor_return": True,
+        }
         node["outputs"] = [{"as_tensor": {"name": "wrapped"}}]
         graph(model)["tensor_values"]["wrapped"] = graph(model)["tensor_values"]["first"]
         node |= {"inputs": [{"name": "", "arg": {"as_graph": {"name": name, "graph": body}}, "kind": 1}]}

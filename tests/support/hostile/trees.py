@@ -12,7 +12,7 @@ from .route import Effect, Route, call_signature, edited
 SECRET = "HOSTILE_TESTS_SECRET"
 SECRET_VALUE = "a-value-that-stays-in"
 
-_LEAF = {"type": None, "context": None, "children_spec": []}
+_LEAF: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
 
 
 def marker_module(folder: Path) -> str:
