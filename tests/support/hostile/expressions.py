@@ -19,7 +19,11 @@ def _value(kind: str, text: str) -> bytes:
     def edit(model: Any) -> None:
         named = "as_sym_int" if kind == "sym_int_values" else "as_sym_float" if kind == "sym_float_values" else "as_sym_bool"
         graph(model)[kind]["made"] = {"as_expr": {"expr_str": text, "hint": None}}
-        node = {"target": "torch.sym_not" if named == "as_sym_bool" else "math.trunc", "metadata": {}, "name": "made"}
+        node: dict[str, Any] = {
+            "target": "torch.sym_not" if named == "as_sym_bool" else "math.trunc",
+            "metadata": {},
+            "name": "made",
+        }
         node |= {"inputs": [{"name": "a", "arg": {"as_int": 1}, "kind": 1}], "outputs": [{named: {"as_name": "made"}}]}
         graph(model)["nodes"].append({**node, "is_hop_single_tensor_return": None})
         # torch looks at the values of results only.
@@ -32,7 +36,7 @@ _NESTED = "Integer(2)"
 for _ in range(50_000):
     _NESTED = f"Add({_NESTED})"
 
-_FUNCTION = r"is no function of shape expressions"
+_FUNCTION = r"is no function of shape expressions|is not of its grammar"
 ROUTES = (
     Route("expression-of-a-size", lambda folder: _size(touch(folder)), _FUNCTION),
     Route("expression-of-an-argument", lambda folder: _size(f"Add(Integer(1), {touch(folder)})"), _FUNCTION),

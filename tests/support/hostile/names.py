@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .route import MODEL, Route, call_signature, edited, graph, plain, records, touch, zipped
+from .route import MODEL, Effect, Route, call_signature, edited, graph, plain, records, touch, zipped
 
 
 def _renamed(old: str, new: str) -> bytes:
@@ -16,19 +16,33 @@ def _renamed(old: str, new: str) -> bytes:
     return zipped(contents)
 
 
-def _first_result() -> str:
-    model = json.loads(records(plain())[MODEL])
-    return str(graph(model)["nodes"][0]["outputs"][0]["as_tensor"]["name"])
+def _result(folder: Path) -> bytes:
+    """A value without users, whose name ends the function that it is assigned in, and begins another behind its code."""
+    name = f"x = 1\n{touch(folder)}\ndef other():\n    x"
+
+    def edit(model: Any) -> None:
+        described = graph(model)
+        described["tensor_values"][name] = described["tensor_values"]["first"]
+        node: dict[str, Any] = {
+            "target": "torch.ops.aten.relu.default",
+            "metadata": {},
+            "name": "made",
+            "is_hop_single_tensor_return": None,
+        }
+        node |= {"inputs": [{"name": "self", "arg": {"as_tensor": {"name": "first"}}, "kind": 1}]}
+        described["nodes"].insert(0, {**node, "outputs": [{"as_tensor": {"name": name}}]})
+
+    return edited(edit)
 
 
-def _out_of_function(folder: Path, name: str) -> str:
-    """A name that ends the function it is assigned in, and begins another behind its code."""
-    return f"{name} = 1\n{touch(folder)}\ndef other():\n    {name}"
+def _parameter(name: str, folder: Path) -> str:
+    """The name of a parameter whose second use in the source ends the text that its first use begins."""
+    return f'{name}={touch(folder)}, x="""):\n    pass\n    #'
 
 
 def _forward_arg_names(folder: Path) -> bytes:
     def edit(model: Any) -> None:
-        call_signature(model)["forward_arg_names"] = ["first", f"second={touch(folder)}"]
+        call_signature(model)["forward_arg_names"] = ["first", _parameter("second", folder)]
 
     return edited(edit)
 
@@ -37,9 +51,9 @@ def _keyword(folder: Path) -> bytes:
     def edit(model: Any) -> None:
         signature = call_signature(model)
         signature["forward_arg_names"] = None
-        signature["in_spec"] = signature["in_spec"].replace(
-            r"[\"second\"]", json.dumps(json.dumps([f"second={touch(folder)}"]))[1:-1]
-        )
+        protocol, spec = json.loads(signature["in_spec"])
+        spec["children_spec"][1]["context"] = json.dumps([_parameter("second", folder)])
+        signature["in_spec"] = json.dumps([protocol, spec])
 
     return edited(edit)
 
@@ -48,10 +62,17 @@ def _body(folder: Path) -> bytes:
     def edit(model: Any) -> None:
         body = json.loads(json.dumps(graph(model)))
         body |= {"nodes": [], "outputs": [{"as_int": 1}], "inputs": [], "tensor_values": {}, "is_single_tensor_return": False}
-        name = f'a")\n{touch(folder)}\ndef other(self):\n  return (self, "'
-        node = {"target": "torch.ops.higher_order.wrap", "metadata": {}, "name": "wrapped", "outputs": []}
+        name = f'a")\n{touch(folder)}\ndef other(self):\n    (self, "'
+        node: dict[str, Any] = {
+            "target": "torch.ops.higher_order.wrap",
+            "metadata": {},
+            "name": "wrapped",
+            "is_hop_single_tensor_return": True,
+        }
+        node["outputs"] = [{"as_tensor": {"name": "wrapped"}}]
+        graph(model)["tensor_values"]["wrapped"] = graph(model)["tensor_values"]["first"]
         node |= {"inputs": [{"name": "", "arg": {"as_graph": {"name": name, "graph": body}}, "kind": 1}]}
-        graph(model)["nodes"].append({**node, "is_hop_single_tensor_return": None})
+        graph(model)["nodes"].append(node)
 
     return edited(edit)
 
@@ -62,9 +83,10 @@ def _guard(folder: Path) -> bytes:
 
 _NO_NAME = r"must be an identifier"
 ROUTES = (
-    Route("name-of-a-placeholder", lambda folder: _renamed("first", f"first={touch(folder)}"), _NO_NAME),
-    Route("name-of-a-result", lambda folder: _renamed(_first_result(), _out_of_function(folder, "x")), _NO_NAME),
-    Route("name-of-a-body", _body, _NO_NAME),
+    Route("name-of-a-placeholder", lambda folder: _renamed("second", f"second={touch(folder)}"), _NO_NAME),
+    # torch cleans these two when it copies the graph.
+    Route("name-of-a-result", _result, _NO_NAME, effect=Effect.NONE, stock="loaded"),
+    Route("name-of-a-body", _body, _NO_NAME, effect=Effect.NONE, stock="loaded"),
     Route("names-of-arguments", _forward_arg_names, _NO_NAME, then="module"),
     Route("keywords-of-a-tree-spec", _keyword, _NO_NAME, then="module"),
     Route("guards", _guard, "", then="call"),

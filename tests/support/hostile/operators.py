@@ -18,15 +18,20 @@ def _argument(value: dict[str, Any], name: str = "", kind: int = 1) -> dict[str,
 
 
 # Any: parsed JSON.
-def _calling(target: str, *arguments: dict[str, Any], shape_of: str = "first") -> bytes:
+def _calling(target: str, *arguments: dict[str, Any]) -> bytes:
     """The plain archive with a call before all others, whose result is a tensor that is returned too."""
 
     def edit(model: Any) -> None:
         described = graph(model)
-        described["tensor_values"]["made"] = described["tensor_values"][shape_of]
+        described["tensor_values"]["made"] = described["tensor_values"]["first"]
         node = {"target": target, "metadata": {}, "name": "made", "inputs": list(arguments)}
         described["nodes"].insert(
-            0, {**node, "outputs": [{"as_tensor": {"name": "made"}}], "is_hop_single_tensor_return": None}
+            0,
+            {
+                **node,
+                "outputs": [{"as_tensor": {"name": "made"}}],
+                "is_hop_single_tensor_return": target.startswith("torch.ops.higher_order"),
+            },
         )
 
     return edited(edit)
@@ -43,6 +48,13 @@ def _importing(folder: Path) -> bytes:
 
 
 def _smuggled(folder: Path) -> bytes:
+    """An operator that makes a file, called by a higher-order one."""
+    operator = _argument({"as_operator": "torch.ops.aten.from_file.default"})
+    path, shared = _argument(_text(str(folder / "marker"))), _argument({"as_bool": True})
+    return _calling("torch.ops.higher_order.wrap", operator, path, shared, _argument({"as_int": 20}))
+
+
+def _function(folder: Path) -> bytes:
     return _calling(
         "torch.ops.higher_order.wrap", _argument({"as_operator": "torch.os.mkdir"}), _argument(_text(str(folder / "marker")))
     )
@@ -56,7 +68,9 @@ _REFUSED = r"cannot stand in a program"
 ROUTES = (
     Route("operator-that-makes-a-file", _from_file, f"from_file.*{_REFUSED}", then="call"),
     Route("function-that-imports", _importing, _REFUSED, then="call"),
-    Route("callable-as-an-operator", _smuggled, _REFUSED, then="call"),
+    Route("operator-in-a-higher-order-one", _smuggled, f"from_file.*{_REFUSED}", then="call"),
+    # torch reads it, and then cannot print it as source.
+    Route("function-in-a-higher-order-operator", _function, _REFUSED, then="call", effect=Effect.NONE, stock="SyntaxError"),
     Route(
         "function-of-torch",
         lambda folder: _calling("torch.load", _argument(_text(str(folder)))),

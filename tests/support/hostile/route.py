@@ -92,10 +92,10 @@ def records(archive: bytes) -> dict[str, bytes]:
         return {name: file.read(name) for name in file.namelist()}
 
 
-def zipped(contents: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+def zipped(contents: dict[str, bytes]) -> bytes:
     """A zip of some records."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as file:
+    with zipfile.ZipFile(buffer, "w") as file:
         for name, data in contents.items():
             file.writestr(name, data)
     return buffer.getvalue()

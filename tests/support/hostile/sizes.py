@@ -40,7 +40,7 @@ def _dictionaries() -> bytes:
         value = {"as_string_to_argument": {"a": value}}
 
     def edit(model: Any) -> None:
-        node = {"target": "torch.ops.higher_order.hints_wrapper", "metadata": {}, "name": "x", "outputs": []}
+        node: dict[str, Any] = {"target": "torch.ops.higher_order.hints_wrapper", "metadata": {}, "name": "x", "outputs": []}
         node |= {"inputs": [{"name": "hints", "arg": value, "kind": 2}], "is_hop_single_tensor_return": None}
         graph(model)["nodes"].append(node)
 
@@ -58,7 +58,7 @@ def _bodies() -> bytes:
             "is_single_tensor_return": False,
         }
         for _ in range(100):
-            node = {"target": "torch.ops.higher_order.wrap", "metadata": {}, "name": "w", "outputs": []}
+            node: dict[str, Any] = {"target": "torch.ops.higher_order.wrap", "metadata": {}, "name": "w", "outputs": []}
             argument = {"as_graph": {"name": "body", "graph": inner}}
             node |= {"inputs": [{"name": "", "arg": argument, "kind": 1}], "is_hop_single_tensor_return": None}
             inner = {**inner, "nodes": [node]}

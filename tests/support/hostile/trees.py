@@ -12,7 +12,7 @@ from .route import Effect, Route, call_signature, edited
 SECRET = "HOSTILE_TESTS_SECRET"
 SECRET_VALUE = "a-value-that-stays-in"
 
-_LEAF = {"type": None, "context": None, "children_spec": []}
+_LEAF: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
 
 
 def marker_module(folder: Path) -> str:
@@ -47,10 +47,13 @@ def _environment(folder: Path) -> bytes:
 
 
 def _deep(folder: Path) -> bytes:
-    spec: Any = _LEAF
-    for _ in range(900):
-        spec = {"type": "builtins.list", "context": "null", "children_spec": [spec]}
-    return _with_spec(spec)
+    leaf = json.dumps(_LEAF)
+    spec = '{"type": "builtins.list", "context": "null", "children_spec": [' * 900 + leaf + "]}" * 900
+
+    def edit(model: Any) -> None:
+        call_signature(model)["out_spec"] = f"[1, {spec}]"
+
+    return edited(edit)
 
 
 ROUTES = (

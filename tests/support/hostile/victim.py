@@ -6,6 +6,7 @@ One process imports torch and forks another for each archive, which may come to 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import subprocess
@@ -15,7 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-SECONDS = 6
+import torch
+
+from retraced_server.program import read_program
+
 MEMORY_BYTES = 1 << 30
 
 
@@ -43,7 +47,13 @@ class Outcome:
 
 
 class Victims:
-    """Reads archives in processes of their own; a context manager."""
+    """Reads archives in processes of their own; a context manager.
+
+    Attributes:
+        SECONDS: The processor time that each of them has.
+    """
+
+    SECONDS = 6
 
     def __enter__(self) -> Victims:
         root = Path(__file__).parents[3]
@@ -77,11 +87,7 @@ class Victims:
 
 
 def _use(path: str, then: str, by: str) -> str:
-    import torch
-
-    from retraced_server.program import read_program
-
-    program: Any = torch.export.load(path) if by == "torch" else read_program(path).program
+    program: Any = _load(path) if by == "torch" else read_program(path).program
     if then == "spec":
         return f"{program.call_spec}"
     if then == "decompose":
@@ -94,27 +100,37 @@ def _use(path: str, then: str, by: str) -> str:
     return "loaded"
 
 
+def _load(path: str) -> torch.export.ExportedProgram:
+    """Loads by torch, which logs one kind of error and raises another that says nothing."""
+    logged: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: logged.append(_error(record.exc_info[1]) if record.exc_info else "")  # type: ignore[method-assign]
+    logging.getLogger("torch.export").addHandler(handler)
+    try:
+        return torch.export.load(path)
+    except RuntimeError as error:
+        raise RuntimeError(" ".join([str(error), *logged])) from error
+
+
+def _error(error: BaseException | None) -> str:
+    return f"{type(error).__name__} {getattr(error, 'reason', '')}: {error}"
+
+
 def _victim(path: str, then: str, by: str, answer: int) -> None:
     os.chdir(os.path.dirname(path))
     sys.path.insert(0, os.getcwd())
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY_BYTES, size + MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    resource.setrlimit(resource.RLIMIT_CPU, (Victims.SECONDS, Victims.SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         text = _use(path, then, by)
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the answer
-        reason = getattr(error, "reason", "")
-        text = f"{type(error).__name__} {reason}: {error}"
+        text = _error(error)
     os.write(answer, text[-4000:].encode(errors="replace"))
 
 
 def _serve() -> None:
-    import torch._inductor.codecache
-    import torch.export.pt2_archive  # noqa: F401
-
-    import retraced_server.program  # noqa: F401
-
     answers = os.dup(1)
     os.dup2(2, 1)
     for line in sys.stdin:

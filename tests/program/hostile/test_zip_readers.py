@@ -1,0 +1,95 @@
+"""Archives that readers of zips read differently are refused; those of torch, of Python and of our own writer are read alike."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from retraced_server.errors import Reason, RetracedError
+from retraced_server.program import zip_writer
+from retraced_server.program.zip_reader import read_entries
+from retraced_server.program.zip_writer import ZipWriter
+from tests.program.archives import read_bytes
+from tests.support.hostile.archives import two_directories
+from tests.support.hostile.route import MODEL, plain, records, zipped
+
+
+def _by_torch(archive: bytes) -> bytes:
+    return bytes(torch._C.PyTorchFileReader(io.BytesIO(archive)).get_record(MODEL.removeprefix("archive/")))
+
+
+def _by_python(archive: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(archive)) as file:
+        return file.read(MODEL)
+
+
+def test_archive_in_which_torch_and_python_see_different_programs_is_refused(tmp_path: Path) -> None:
+    archive = two_directories()
+    assert _by_torch(archive) != _by_python(archive)
+    with pytest.raises(RetracedError) as caught:
+        read_bytes(archive, tmp_path)
+    assert caught.value.reason is Reason.ARCHIVE_INVALID
+
+
+def _entries(path: Path) -> dict[str, bytes]:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return {entry.name: os.pread(fd, entry.size, entry.offset) for entry in read_entries(fd, os.fstat(fd).st_size)}
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("archive", [plain, lambda: zipped(records(plain()))], ids=["torch", "python"])
+def test_records_are_those_that_python_reads(archive: object, tmp_path: Path) -> None:
+    assert callable(archive)
+    data = archive()
+    (tmp_path / "a.zip").write_bytes(data)
+    assert _entries(tmp_path / "a.zip") == records(data)
+
+
+def test_zip64_fields_of_our_own_writer_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zip_writer, "_FIRST_ZIP64", 100)
+    with (tmp_path / "a.zip").open("wb") as file:
+        writer = ZipWriter(file, "archive")
+        writer.write("small", b"x")
+        writer.write("large", bytes(1000))
+        writer.finish()
+    assert _entries(tmp_path / "a.zip") == {"archive/small": b"x", "archive/large": bytes(1000)}
+
+
+def test_zip_of_a_stream_is_read(tmp_path: Path) -> None:
+    """Python writes sizes behind records where it cannot go back, as torch does."""
+
+    class Stream(io.RawIOBase):
+        def __init__(self) -> None:
+            self.data = bytearray()
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: object) -> int:
+            assert isinstance(data, (bytes, bytearray, memoryview))
+            self.data += data
+            return len(data)
+
+    stream = Stream()
+    with zipfile.ZipFile(stream, "w") as file:
+        file.writestr("archive/a", b"abc")
+    (tmp_path / "a.zip").write_bytes(stream.data)
+    assert _entries(tmp_path / "a.zip") == {"archive/a": b"abc"}
+
+
+@pytest.mark.parametrize("count", [10**9, 200_001])
+def test_directory_that_claims_many_records_is_refused_before_it_is_read(count: int, tmp_path: Path) -> None:
+    end64 = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, 0, 0)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, 0, 1)
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0, 0, 0)
+    (tmp_path / "a.zip").write_bytes(end64 + locator + end)
+    with pytest.raises(RetracedError, match=r"records, and \d+ are the most"):
+        _entries(tmp_path / "a.zip")
