@@ -22,7 +22,7 @@ from torch.export.graph_signature import (
 )
 
 from retraced_server.program import program_schema, schema
-from retraced_server.program.errors import program_invalid, shortened
+from retraced_server.program.errors import program_invalid
 from retraced_server.program.names import check_name, check_parameters, check_path
 from retraced_server.program.read_arguments import Scope, constant_value, custom_object, output_name, read_argument
 from retraced_server.program.tree_specs import TreeSpecs
