@@ -47,6 +47,7 @@ class LocalEngineConfig:
         first_uid: The first of the users that workers become where the server is root; there are as many as workers.
         read_paths: Folders and files that workers may read, besides Python's packages.
         allow_missing_sandbox: Go on where the machine lacks layers of the sandbox.
+        accept_newer_schema: Read programs of newer minor versions of the schema too.
     """
 
     workers: int = 2
@@ -59,6 +60,7 @@ class LocalEngineConfig:
     first_uid: int = 65000
     read_paths: tuple[Path, ...] = ()
     allow_missing_sandbox: bool = False
+    accept_newer_schema: bool = False
 
     @property
     def sandbox(self) -> SandboxConfig:
@@ -93,7 +95,7 @@ class LocalEngine:
 
     def __init__(self, config: LocalEngineConfig) -> None:
         self.config = config
-        self.supervisor = Supervisor(config.imports, config.spool_dir, config.sandbox)
+        self.supervisor = Supervisor(config.imports, config.spool_dir, config.sandbox, newer_schema=config.accept_newer_schema)
         self._admission = Admission(config.jobs_at_a_time, config.max_queued)
         self._tickets: set[LocalTicket] = set()
         self._draining = False

@@ -25,15 +25,17 @@ class Supervisor:
         imports: Modules that it loads.
         spool_dir: Where its temporary files go.
         sandbox: How its workers are locked down.
+        newer_schema: Whether its workers read programs of newer minor versions of the schema.
 
     Attributes:
         restarts: How often the zygote was replaced.
     """
 
-    def __init__(self, imports: Sequence[str], spool_dir: Path, sandbox: SandboxConfig) -> None:
+    def __init__(self, imports: Sequence[str], spool_dir: Path, sandbox: SandboxConfig, *, newer_schema: bool = False) -> None:
         self._imports = imports
         self._spool_dir = spool_dir
         self._sandbox = sandbox
+        self._newer_schema = newer_schema
         self._zygote: Zygote | None = None
         self._facts: WorkerFacts | None = None
         self._failure: RetracedError | None = RetracedError(Reason.WORKERS_UNAVAILABLE, "the engine has not been started")
@@ -68,7 +70,7 @@ class Supervisor:
         Raises:
             RetracedError: WORKERS_UNAVAILABLE, with what it said.
         """
-        zygote = await Zygote.start(self._imports, self._spool_dir, self._sandbox)
+        zygote = await self._start()
         self._set(zygote)
         self._keeping = asyncio.create_task(self._keep(zygote), name="zygote-supervisor")
         return zygote.facts
@@ -111,12 +113,15 @@ class Supervisor:
         pause = _FIRST_PAUSE
         while True:
             try:
-                return await Zygote.start(self._imports, self._spool_dir, self._sandbox)
+                return await self._start()
             except RetracedError as error:
                 _log.error("%s; the next attempt is in %.0f seconds", error.message, pause)
                 self._fail(RetracedError(error.reason, error.message, retry_after=pause))
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _start(self) -> Zygote:
+        return await Zygote.start(self._imports, self._spool_dir, self._sandbox, newer_schema=self._newer_schema)
 
     def _set(self, zygote: Zygote) -> None:
         _log.info("zygote %d is ready", zygote.pid)

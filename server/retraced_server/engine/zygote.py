@@ -140,13 +140,14 @@ class Zygote:
         self.ended: asyncio.Task[None]
 
     @staticmethod
-    async def start(imports: Sequence[str], spool_dir: Path, sandbox: SandboxConfig) -> Zygote:
+    async def start(imports: Sequence[str], spool_dir: Path, sandbox: SandboxConfig, *, newer_schema: bool = False) -> Zygote:
         """Starts a zygote, and waits until it can fork.
 
         Args:
             imports: Modules that it loads.
             spool_dir: Where it has a folder for temporary files while it runs.
             sandbox: How its workers are locked down.
+            newer_schema: Whether they read programs of newer minor versions of the schema.
 
         Raises:
             RetracedError: WORKERS_UNAVAILABLE, with what it said.
@@ -165,6 +166,7 @@ class Zygote:
                         *(sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())),
                         *(f"--import={name}" for name in imports),
                         *_sandbox_options(sandbox),
+                        *(["--accept-newer-schema"] if newer_schema else []),
                         stdin=asyncio.subprocess.DEVNULL,
                         stdout=log.fileno(),
                         stderr=log.fileno(),

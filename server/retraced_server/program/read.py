@@ -235,11 +235,13 @@ def _check_version(header: program_schema.ModelHeader, options: ReadOptions) -> 
     version = header.schema_version.major, header.schema_version.minor
     writer = header.torch_version if isinstance(header.torch_version, str) else ""
     major, minor = _torch.SCHEMA_VERSION
-    if version[0] != major or version[1] < 0 or (version[1] > minor and not options.newer_minors):
+    newer = version[0] == major and version[1] > minor
+    if version[0] != major or version[1] < 0 or (newer and not options.newer_minors):
+        advice = "; `serve --accept-newer-schema` reads a newer minor version as far as every field is known" if newer else ""
         found, known = f"{version[0]}.{version[1]}", f"{major}.{minor}"
         raise schema_unsupported(
             f"the program is written in schema version {found} (by torch {shortened(writer, 64) or 'of no name'}), "
-            f"and this server (torch {_torch.TORCH_VERSION}) reads {major}.0 to {known}",
+            f"and this server (torch {_torch.TORCH_VERSION}) reads {major}.0 to {known}{advice}",
             schema_version=found,
             supported_schema_version=known,
         )

@@ -52,6 +52,7 @@ async def serve(settings: Settings) -> None:
         first_uid=settings.first_uid,
         read_paths=settings.read_paths,
         allow_missing_sandbox=settings.allow_missing_sandbox,
+        accept_newer_schema=settings.accept_newer_schema,
     )
     workers = _jobs_at_a_time(config)
     engine = LocalEngine(config)

@@ -110,6 +110,10 @@ class Settings(BaseSettings):
     allow_missing_sandbox: bool = Field(
         False, description="Start even where the machine lacks a layer of the workers' sandbox, with those that it has."
     )
+    accept_newer_schema: bool = Field(
+        False,
+        description="Read programs in newer minor versions of torch's schema too, as far as every field in them is known.",
+    )
     upload_idle_timeout: float = Field(
         60.0, gt=0, allow_inf_nan=False, description="Seconds that an upload may stand still before its request is ended."
     )

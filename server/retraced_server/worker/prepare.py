@@ -50,12 +50,13 @@ class Prepared:
     sandbox: sandbox.Prepared
 
 
-def prepare(imports: Sequence[str], config: SandboxConfig) -> Prepared:
+def prepare(imports: Sequence[str], config: SandboxConfig, *, newer_schema: bool = False) -> Prepared:
     """Imports, warms up, makes the sandbox ready, and freezes what there is, so that forked workers share it.
 
     Args:
         imports: The operator's modules.
         config: How workers are locked down.
+        newer_schema: Whether they read programs of newer minor versions of the schema, as far as every field is known.
 
     Returns:
         What is ready, and what each worker locks itself down with.
@@ -75,7 +76,9 @@ def prepare(imports: Sequence[str], config: SandboxConfig) -> Prepared:
         raise PrepareError(str(error)) from error
     # Before the warm-up, in which torch may load more of its own.
     options = ReadOptions(
-        namespaces=_operator_namespaces() - torchs_operators, tree_types=frozenset(registered_tree_types()) - torchs_types
+        namespaces=_operator_namespaces() - torchs_operators,
+        tree_types=frozenset(registered_tree_types()) - torchs_types,
+        newer_minors=newer_schema,
     )
     warm_up()
     _check_single_thread()

@@ -153,6 +153,7 @@ def _main(arguments: list[str]) -> int:
     parser.add_argument("--uids", type=int, default=len(SandboxConfig.uids))
     parser.add_argument("--read-path", dest="read_paths", action="append", type=Path, default=[])
     parser.add_argument("--allow-missing-sandbox", action="store_true")
+    parser.add_argument("--accept-newer-schema", action="store_true")
     options = parser.parse_args(arguments)
     control = socket.socket(fileno=options.fd)
     control.set_inheritable(False)
@@ -173,7 +174,7 @@ def _main(arguments: list[str]) -> int:
 
         uids = range(options.uid, options.uid + options.uids)
         config = SandboxConfig(uids, tuple(options.read_paths), allow_missing=options.allow_missing_sandbox)
-        prepared = prepare(options.imports, config)
+        prepared = prepare(options.imports, config, newer_schema=options.accept_newer_schema)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - an operator's module may raise anything
         traceback.print_exc()
         send_frame(control, encode_event(ZygoteFailed(str(error) or type(error).__name__)))
