@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     )
     allow_insecure: bool = Field(False, description="Listen where other machines reach it even without TLS or authentication.")
     health_port: int | None = Field(
-        None, ge=1, le=65535, description="Further TCP port for health checks alone, in plain text and of everybody."
+        None, ge=1, le=65535, description="Further TCP port, which answers health checks alone, in plain text and to everybody."
     )
     max_requests_per_caller: int = Field(128, ge=0, description="Calls that one caller may have at a time; 0 is no limit.")
     max_upload_per_caller: ByteSize = Field(
