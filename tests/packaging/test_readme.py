@@ -156,7 +156,7 @@ def test_the_settings_are_the_options_of_the_server() -> None:
 
 def test_the_metrics_are_those_that_are_measured() -> None:
     engine = FakeEngine()
-    families = Metrics(engine, 2, lambda: True).registry.collect()
+    families = Metrics(engine, lambda: True).registry.collect()
     measured = {
         f"{family.name}_total" if family.type == "counter" else family.name: [family.type, family.documentation]
         for family in families

@@ -84,7 +84,7 @@ class FakeEngine:
         self.refusal: RetracedError | None = None
         self.ready = True
         self.load = Load(running=1, queued=2)
-        self.counts = EngineCounts()
+        self.counts = EngineCounts(slots=2)
         self.stats: JobStats | None = None
         self.facts = FACTS
         self.tickets: list[FakeTicket] = []

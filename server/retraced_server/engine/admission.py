@@ -33,6 +33,11 @@ class Admission:
         self._empty.set()
 
     @property
+    def slots(self) -> int:
+        """Places that may run at a time."""
+        return self._slots
+
+    @property
     def running(self) -> int:
         """Places that have a slot."""
         return len(self._running)

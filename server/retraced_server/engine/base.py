@@ -42,14 +42,16 @@ class Load:
 
 @dataclass(frozen=True)
 class EngineCounts:
-    """What an engine has done since it began.
+    """What an engine has done since it began, and what it can do.
 
     Attributes:
+        slots: Jobs that may run at a time.
         forks: Workers that were forked.
         kills: Workers that ended before they had answered, by cause: a reason of `errors.Reason`, or CALLER_GONE.
         zygote_restarts: How often what workers are forked from was replaced.
     """
 
+    slots: int
     forks: int = 0
     kills: Mapping[str, int] = field(default_factory=dict)
     zygote_restarts: int = 0

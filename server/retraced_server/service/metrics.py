@@ -24,14 +24,13 @@ class Metrics:
 
     Args:
         engine: Its engine.
-        workers: Jobs that run at a time.
         ready: Says whether a request would be taken now; called from any thread.
 
     Attributes:
         registry: All of them, with those of the front end's process.
     """
 
-    def __init__(self, engine: Engine, workers: int, ready: Callable[[], bool]) -> None:
+    def __init__(self, engine: Engine, ready: Callable[[], bool]) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "retraced_requests",
@@ -57,7 +56,7 @@ class Metrics:
         )
         for stage in STAGES:
             self._stages.labels(stage)
-        self.registry.register(_EngineMetrics(engine, workers, ready))
+        self.registry.register(_EngineMetrics(engine, ready))
         ProcessCollector(registry=self.registry)
 
     def ended(self, call: Call) -> None:
@@ -75,9 +74,8 @@ class Metrics:
 class _EngineMetrics(Collector):
     """What the engine knows of itself, asked for whenever the metrics are read: in a thread of the reader's."""
 
-    def __init__(self, engine: Engine, workers: int, ready: Callable[[], bool]) -> None:
+    def __init__(self, engine: Engine, ready: Callable[[], bool]) -> None:
         self._engine = engine
-        self._workers = workers
         self._ready = ready
 
     def collect(self) -> Iterator[Metric]:
@@ -86,7 +84,7 @@ class _EngineMetrics(Collector):
         yield GaugeMetricFamily("retraced_ready", "1 if a request would be taken now, else 0.", self._ready())
         yield GaugeMetricFamily("retraced_requests_waiting", "Requests that upload or wait for a worker.", load.queued)
         yield GaugeMetricFamily("retraced_workers_running", "Workers that run a job.", load.running)
-        yield GaugeMetricFamily("retraced_workers_limit", "Workers that may run at a time.", self._workers)
+        yield GaugeMetricFamily("retraced_workers_limit", "Workers that may run at a time.", counts.slots)
         memory = self._engine.worker_memory()
         yield GaugeMetricFamily("retraced_worker_memory_bytes", "Memory of all workers beyond what they share.", memory)
         yield CounterMetricFamily("retraced_worker_forks", "Workers that were forked.", counts.forks)

@@ -57,7 +57,7 @@ class Observers:
             from retraced_server.service.metrics import Metrics
             from retraced_server.service.monitor import Monitor
 
-            metrics = Metrics(engine, settings.workers, lambda: not front_end.obstacles())
+            metrics = Metrics(engine, lambda: not front_end.obstacles())
             front_end.observe(metrics)
             self._monitor = Monitor(metrics.registry, front_end.obstacles)
             try:
