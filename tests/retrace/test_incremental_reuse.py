@@ -32,7 +32,8 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         targets.append(target)
         return real(target, args, kwargs)
 
-    monkeypatch.setattr("retraced_server.retrace.graph_retrace.execute", execute)
+    for module in ("executor", "graph_retrace"):
+        monkeypatch.setattr(f"retraced_server.retrace.{module}.execute", execute)
     return targets
 
 
