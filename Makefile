@@ -8,12 +8,16 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+FUZZ_STAMP := $(VENV)/.installed-fuzz
 EXTRA_INDEX_URL ?=
 PIP_ARGS ?=
 ARGS ?=
 JOBS ?= 2
 MINUTES ?=
 IMAGE ?= retraced
+
+PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check \
+	$(if $(EXTRA_INDEX_URL),--extra-index-url $(EXTRA_INDEX_URL)) $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
 
@@ -29,8 +33,11 @@ venv: $(STAMP) ## Make .venv, with everything that the other targets need
 $(STAMP): pyproject.toml constraints.txt hatch_build.py $(shell find proto -name '*.proto')
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
-	$(BIN)/python -m pip install --disable-pip-version-check $(if $(EXTRA_INDEX_URL),--extra-index-url $(EXTRA_INDEX_URL)) $(PIP_ARGS) \
-		-c constraints.txt -e '.[dev]'
+	$(PIP_INSTALL) -e '.[dev]'
+	@touch $@
+
+$(FUZZ_STAMP): $(STAMP)
+	$(PIP_INSTALL) -e '.[fuzz]'
 	@touch $@
 
 .PHONY: demo
@@ -63,8 +70,14 @@ bench: $(STAMP) ## Compare with stock torch on this machine
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: fuzz
-fuzz: $(STAMP) ## Read mutated archives, 5 minutes or MINUTES
-	@$(BIN)/python -m fuzz reader --minutes $(or $(MINUTES),5) $(ARGS)
+fuzz: $(FUZZ_STAMP) ## Attack the reader and a server with mutated archives, by three fuzzers, each for 5 minutes or MINUTES
+	@status=0; for fuzzer in reader guided server; do \
+		$(BIN)/python -m fuzz $$fuzzer --minutes $(or $(MINUTES),5) --json build/fuzz/$$fuzzer.json $(ARGS) || status=1; \
+	done; exit $$status
+
+.PHONY: soak
+soak: $(STAMP) ## Work a server whose processes are killed at random, for 20 minutes or MINUTES
+	@$(BIN)/python -m fuzz soak --minutes $(or $(MINUTES),20) --json build/fuzz/soak.json $(ARGS)
 
 .PHONY: serve
 serve: $(STAMP) ## Start a server on port 50051

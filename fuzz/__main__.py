@@ -74,6 +74,22 @@ def reader(
 
 
 @main.command()
+@_common
+@_PROGRAMS
+def guided(
+    seed: int, minutes: float | None, count: int | None, findings: Path, json_path: Path | None, programs: tuple[str, ...]
+) -> None:
+    """Read mutated archives, guided by the reader's coverage. Needs atheris, of the extra `fuzz`."""
+    from fuzz.guided import fuzz_guided
+    from fuzz.seeds import seed_archives
+
+    report = Report("Mutated archives through the reader, guided by coverage", seed, findings)
+    with _watching(json_path) as progress:
+        fuzz_guided(report, seed_archives(programs), count=count, seconds=_seconds(minutes, count), progress=progress)
+    _end(report, json_path)
+
+
+@main.command()
 @click.argument(
     "paths", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path)
 )
