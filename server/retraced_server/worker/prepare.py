@@ -21,6 +21,7 @@ from retraced_server.program import SCHEMA_VERSION, TORCH_VERSION, ReadOptions
 # Named here though the zygote uses it later: what a worker runs is to be imported before the first fork.
 from retraced_server.worker import child, sandbox  # noqa: F401
 from retraced_server.worker._torch_internals import registered_operators, run_no_real_kernels, start_no_progress_monitor
+from retraced_server.worker.constants import keep_constants_small
 from retraced_server.worker.messages import ZygoteReady
 from retraced_server.worker.sandbox import SandboxConfig, SandboxError
 from retraced_server.worker.warm_up import warm_up
@@ -63,6 +64,7 @@ def prepare(imports: Sequence[str], config: SandboxConfig) -> Prepared:
     start_no_progress_monitor()
     torchs_own = _operator_namespaces()
     run_no_real_kernels()
+    keep_constants_small()
     loaded = tuple((name, _load(name)) for name in imports)
     try:
         load_plugins()
