@@ -12,6 +12,7 @@ from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, safe_expand
 from torch.utils import _pytree as pytree
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import KeyPath, keystr
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
@@ -19,6 +20,7 @@ from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 __all__ = [
     "FakeScriptObject",
     "FakeTensor",
+    "FakeTensorMode",
     "HigherOrderOperator",
     "KeyPath",
     "OpOverload",
@@ -32,6 +34,7 @@ __all__ = [
     "int_oo",
     "is_functorch_wrapped_tensor",
     "keystr",
+    "no_dispatch",
     "python_type",
     "raw_expression",
     "run_no_real_kernels",
@@ -91,7 +94,7 @@ def guards_code(program: torch.export.ExportedProgram) -> list[str]:
 def run_no_real_kernels() -> None:
     """Keeps fake execution from real kernels, those of operators without a fake one.
 
-    Operators on constants of one element still run for real, since hooks make constants so; the worker's memory bounds what that takes.
+    Operators on constants of one element still run for real, since hooks make constants so; `constants` bounds what that takes.
     """
     FakeTensorMode._can_run_unsafe_fallback_allowed_namespaces = {}
 

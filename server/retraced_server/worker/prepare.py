@@ -26,6 +26,7 @@ from retraced_server.worker._torch_internals import (
     run_no_real_kernels,
     start_no_progress_monitor,
 )
+from retraced_server.worker.constants import keep_constants_small
 from retraced_server.worker.messages import ZygoteReady
 from retraced_server.worker.sandbox import SandboxConfig, SandboxError
 from retraced_server.worker.warm_up import warm_up
@@ -69,6 +70,7 @@ def prepare(imports: Sequence[str], config: SandboxConfig, *, newer_schema: bool
     start_no_progress_monitor()
     torchs_operators, torchs_types = _operator_namespaces(), frozenset(registered_tree_types())
     run_no_real_kernels()
+    keep_constants_small()
     loaded = tuple((name, _load(name)) for name in imports)
     try:
         load_plugins()

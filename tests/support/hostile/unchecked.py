@@ -1,4 +1,4 @@
-"""A worker without our reader: programs are loaded by torch, called and decomposed. To be loaded into a server: `--import tests.support.hostile.unchecked`.
+"""Workers without our reader: programs are loaded by torch and called. For a server: `--import tests.support.hostile.unchecked`.
 
 It shows what the sandbox alone withstands, and is of no other use.
 """
@@ -32,4 +32,4 @@ def _read(archive: IO[bytes], **_: Any) -> ReadProgram:
     return ReadProgram(program, "model", (8, 0), "", b"", b"", Payloads(), source, ExitStack())
 
 
-job.read_program = _read
+vars(job)["read_program"] = _read
