@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,6 +12,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from retraced import AsyncClient, errors
 from retraced._feed import TransformCall
 from retraced.v1.graph_transform_pb2_grpc import GraphTransformServiceStub
 from retraced_server.engine.spool import Spool
@@ -89,3 +91,15 @@ async def test_a_caller_has_no_more_unread_answers_than_calls(start: Start, engi
             await asyncio.sleep(0)
         stalled[1].cancel()
     assert [entry["reason"] for entry in log[:2]] == ["DOWNLOAD_STALLED"] * 2
+
+
+async def test_a_server_stops_though_answers_are_not_read(start: Start, engine: FakeEngine) -> None:
+    engine.job = _pours
+    async with contextlib.AsyncExitStack() as channels:
+        async with start(IMPATIENT) as address:
+            channel = await channels.enter_async_context(grpc.aio.insecure_channel(address))
+            call = await _stalled(channel, engine)
+        assert not call.done()
+        async with AsyncClient(address) as client:
+            with pytest.raises(errors.ServerUnreachable):
+                await client.info()
