@@ -85,6 +85,8 @@ class _Attack:
         # What is opened and allocated once is not what is looked for.
         for name in archives:
             self._control(name)
+        # The zygote's own memory can be told only while it shares none with a worker.
+        eventually(lambda: not self._observed.workers(), "the first workers are gone")
         self._zygote = self._observed.zygote
         self._descriptors = self._observed.descriptors()
         self._memory = self._observed.private_bytes()

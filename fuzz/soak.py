@@ -130,6 +130,8 @@ class _Soak:
         tasks = itertools.islice(itertools.cycle(self._good), max(len(self._good), _CLIENTS * _WARM_UP))
         plain = [functools.partial(self._ask_plainly, task) for task in tasks]
         self._in_threads(iter(plain), lambda call: call())
+        # The zygote's own memory can be told only while it shares none with a worker.
+        eventually(lambda: not self._observed.workers(), "the warm-up's last worker is gone")
 
     def _ask_plainly(self, task: Task) -> None:
         with open_channel(self._server.address) as channel:

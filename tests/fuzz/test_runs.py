@@ -37,8 +37,8 @@ def test_server_withstands_mutated_archives_and_streams(tmp_path: Path) -> None:
 
 def test_soak_gets_every_answer_right_while_processes_are_killed(tmp_path: Path) -> None:
     programs = ("--program", "input_and_id", "--program", "nested")
-    status, report, output = _run(tmp_path, "soak", "--count", "60", "--worker-kills", "8", "--zygote-kills", "40", *programs)
-    assert (status, report["findings"], report["count"]) == (0, {}, 60), output
+    status, report, output = _run(tmp_path, "soak", "--count", "30", "--worker-kills", "5", "--zygote-kills", "15", *programs)
+    assert (status, report["findings"], report["count"]) == (0, {}, 30), output
     assert report["killed"]["workers"] > 0
     assert report["killed"]["zygotes"] > 0
 
