@@ -1,4 +1,4 @@
-"""Fake execution computes small constants for real, and large ones not."""
+"""Fake execution runs real kernels on small constants only."""
 
 from __future__ import annotations
 
@@ -41,22 +41,41 @@ import resource
 import sys
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from retraced_server.worker._torch_internals import run_no_real_kernels
 from retraced_server.worker.constants import keep_constants_small
-if sys.argv[1] == "bounded":
+how, what = sys.argv[1:]
+if how == "bounded":
+    run_no_real_kernels()
     keep_constants_small()
+calls = {
+    "constant": lambda size: torch.tensor(1.0).repeat(size),
+    # It has no fake kernel, so torch runs the real one.
+    "fallback": lambda size: torch.histogram(torch.ones(4), size),
+}
+ended = "executed"
 with FakeTensorMode():
     torch.tensor(1.0).repeat(8)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    torch.tensor(1.0).repeat(1 << 26)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    try:
+        calls[what](1 << 26)
+    except Exception as error:
+        ended = type(error).__name__
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, ended)
 """
 
 
-def _grown(how: str) -> int:
-    ran = subprocess.run([sys.executable, "-c", _TAKES, how], capture_output=True, text=True, check=True)
-    return int(ran.stdout) << 10
+def _run(how: str, what: str) -> tuple[int, str]:
+    """By how many bytes memory grew, and how the operator ended."""
+    ran = subprocess.run([sys.executable, "-c", _TAKES, how, what], capture_output=True, text=True, check=True)
+    grown, ended = ran.stdout.split()
+    return int(grown) << 10, ended
 
 
-def test_memory_is_taken_by_torch_alone_and_not_here() -> None:
-    assert _grown("plain") > 128 << 20
-    assert _grown("bounded") < 64 << 20
+@pytest.mark.parametrize(("what", "ends"), [("constant", "executed"), ("fallback", "UnsupportedOperatorException")])
+def test_memory_is_taken_by_torch_alone_and_not_here(what: str, ends: str) -> None:
+    grown, ended = _run("plain", what)
+    assert grown > 128 << 20
+    assert ended == "executed"
+    grown, ended = _run("bounded", what)
+    assert grown < 64 << 20
+    assert ended == ends
