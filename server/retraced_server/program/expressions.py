@@ -105,6 +105,8 @@ _FUNCTIONS: Final[dict[str, tuple[_Expr, int, int]]] = {
 }
 # What functions make of a division by zero and the like.
 _INFINITE: Final = (sympy.oo, -sympy.oo, sympy.zoo, sympy.nan, int_oo, -int_oo)
+# All others are of numbers. sympy takes truth values there too, and warns that it will not for long.
+_OF_TRUTH_VALUES: Final = frozenset(("And", "Or", "Not", "ITE", "Piecewise", "ExprCondPair", "Where", "Equality", "Unequality"))
 # Of these, a small text makes a large number; the second argument is what counts.
 _POWERS: Final = frozenset(("Pow", "PowByNatural", "FloatPow", "LShift"))
 
@@ -231,6 +233,8 @@ class _Parser:
             arguments.append(self.expression(depth + 1))
         if not least <= len(arguments) <= most:
             raise _invalid(self._text, f"`{name}` does not take {len(arguments)} arguments")
+        if name not in _OF_TRUTH_VALUES and not all(isinstance(argument, sympy.Expr) for argument in arguments):
+            raise _invalid(self._text, f"`{name}` is a function of numbers")
         if name in _POWERS:
             self._bound_power(name, *arguments)
         return function(*arguments)
