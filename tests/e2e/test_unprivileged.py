@@ -30,11 +30,10 @@ def _is_runnable() -> bool:
         return False
 
 
-pytestmark = pytest.mark.skipif(not _is_runnable(), reason="only root can become another user, who must be able to run Python")
-
-
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
+    if not _is_runnable():
+        pytest.skip("only root can become another user, who must be able to run Python")
     serve = [sys.executable, "-m", "retraced_server", "--host", "127.0.0.1", "--port", "0", "--workers", "1"]
     imports = ["--import", "tests.support.fault_passes"]
     with tempfile.TemporaryDirectory() as spool:

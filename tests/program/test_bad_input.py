@@ -130,6 +130,12 @@ _FAULTS: list[tuple[str, Callable[[Any], Any], str]] = [
     ("argument twice", lambda model: _node(model, "add.Tensor")["inputs"].append(_first_input(model)), r"given twice"),
     ("unknown operator", lambda model: _node(model, "add.Tensor").update(target="torch.load"), r"`torch\.load` cannot stand"),
     ("name that is code", lambda model: _node(model, "add.Tensor").update(name="x; import os"), r"must be an identifier"),
+    ("name that is a keyword", lambda model: _node(model, "add.Tensor").update(name="lambda"), r"must be an identifier"),
+    (
+        "argument that is code",
+        lambda model: model["graph_module"]["module_call_graph"][0]["signature"].update(forward_arg_names=["x=y()"]),
+        r"must be an identifier",
+    ),
     (
         "input that is code",
         lambda model: _graph(model)["inputs"][0]["as_tensor"].update(name="x=__import__('os')"),
