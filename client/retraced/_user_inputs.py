@@ -24,7 +24,7 @@ def _described(program: _Object) -> list[Any]:
             argument = spec["user_input"]["arg"]
             described.append(argument)
             described.extend(
-                _value(graph, member.get("name", member.get("as_name")))
+                _value(graph, str(member.get("name", member.get("as_name"))))
                 for member in argument.values()
                 if isinstance(member, dict)
             )

@@ -9,7 +9,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import pytest
@@ -23,7 +23,7 @@ from retraced.v1 import node_metadata_pb2, passes_pb2
 from tests.client.archives import MODEL_RECORD, SAMPLE_INPUTS, archive, changed, packed, records
 from tests.client.fake_server import FakeServer, accepted, fails, output_chunks, read_upload, summary
 
-EVERYTHING = ("sample-inputs", "guards", "stack-traces")
+EVERYTHING: Final = ("sample-inputs", "guards", "stack-traces")
 SECRETS = (b"/home/someone", b"secret", b"return first", b"return second", b"size()[0]", b"own pickle")
 WEIGHTS = bytes(range(256)) * 20_000
 
@@ -159,7 +159,7 @@ def test_a_program_that_no_pass_modified_is_the_callers_own_archive_byte_for_byt
     sent = archive(WEIGHTS)
     path = tmp_path / "model.pt2"
     path.write_bytes(sent)
-    sources = {"bytes": sent, "path": path, "file object": io.BytesIO(sent), "stream": path.open("rb")}
+    sources: dict[str, Any] = {"bytes": sent, "path": path, "file object": io.BytesIO(sent), "stream": path.open("rb")}
     with Echo(modified=False) as server, sources["stream"]:
         result = call(server.address, sources[kind], "cse", keep_at_home=EVERYTHING)
         assert result.to_bytes() == sent

@@ -20,6 +20,7 @@ _END64: Final = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR64: Final = struct.Struct("<4sLQL")
 _ZIP64_ID: Final = 1
 _PADDING_ID: Final = 0x4246
+_VERSIONS: Final = (10, 20, 45)
 _UTF8: Final = 1 << 11
 _IN_ZIP64: Final = 0xFFFFFFFF
 _MOST_RECORDS: Final = 1_000_000
@@ -90,14 +91,14 @@ def _central(directory: bytes, at: int) -> tuple[str, Extent, int, int]:
     if at + _CENTRAL.size > len(directory):
         raise Refused("its directory is cut off")
     fields = _CENTRAL.unpack_from(directory, at)
-    magic, _, _, flags, method, _, _, crc, stored, size, name_length, extra_length, comment, disk, _, _, header = fields
+    magic, _, version, flags, method, _, _, crc, stored, size, name_length, extra_length, comment, disk, _, _, header = fields
     at += _CENTRAL.size
     raw = directory[at : at + name_length]
     at += name_length
     extra = directory[at : at + extra_length]
     if magic != b"PK\x01\x02" or len(extra) != extra_length or comment or disk:
         raise Refused("its directory is damaged")
-    name = _name(raw, flags, method)
+    name = _name(raw, version, flags, method)
     if extra:
         size, stored, header = _zip64(name, extra, (size, stored, header))
     if size != stored:
@@ -109,7 +110,7 @@ def _local(file: Bytes, header: int, name: str, entry: Extent) -> int:
     """Where a record's bytes begin; its own header says what the directory says."""
     if header + _LOCAL.size > file.size:
         raise Refused(f"the record {shown(name)} has no header")
-    magic, _, flags, method, _, _, crc, stored, size, name_length, extra_length = _LOCAL.unpack(
+    magic, version, flags, method, _, _, crc, stored, size, name_length, extra_length = _LOCAL.unpack(
         file.read_at(header, _LOCAL.size)
     )
     begin = header + _LOCAL.size + int(name_length) + int(extra_length)
@@ -122,14 +123,14 @@ def _local(file: Bytes, header: int, name: str, entry: Extent) -> int:
         extra = extra[20:]
     if extra and (len(extra) < 4 or struct.unpack_from("<2H", extra) != (_PADDING_ID, len(extra) - 4)):
         raise Refused(f"the record {shown(name)} has an extension that is not known")
-    if (_name(rest[:name_length], flags, method), crc, size, stored) != (name, entry.crc, entry.size, entry.size):
+    if (_name(rest[:name_length], version, flags, method), crc, size, stored) != (name, entry.crc, entry.size, entry.size):
         raise Refused(f"the header of the record {shown(name)} and the directory differ")
     return begin
 
 
-def _name(raw: bytes, flags: int, method: int) -> str:
+def _name(raw: bytes, version: int, flags: int, method: int) -> str:
     name = raw.decode("ascii", "replace")
-    if method or flags & ~_UTF8:
+    if version not in _VERSIONS or method or flags & ~_UTF8:
         raise Refused(f"the record {shown(name)} is compressed or encrypted, or its sizes do not stand before it")
     parts = name.split("/")
     if not name.isascii() or not name.isprintable() or "\\" in name or any(part in ("", ".", "..") for part in parts):
