@@ -327,7 +327,7 @@ class _Schema:
         self._depth -= 1
 
     def _expression(self, value: Any) -> None:
-        if value not in self._expressions:
+        if type(value) is not str or value not in self._expressions:
             check_expression(value)
             self._expressions.add(value)
 

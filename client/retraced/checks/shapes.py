@@ -124,7 +124,7 @@ def size(value: Any) -> None:
 
 def number(value: Any) -> None:
     """A floating-point number; JSON has no word for three of them, so torch writes them as strings."""
-    if type(value) is not float and type(value) is not int and value not in _WORDS:
+    if type(value) not in (float, int) and not (type(value) is str and value in _WORDS):
         raise Refused(f"{shown(value)} is not a number")
 
 

@@ -237,6 +237,8 @@ HOSTILE: dict[str, bytes] = {
     "an evil operator as an argument": _argument({"as_operator": "torch.load"}),
     "a custom object as an argument": _argument({"as_custom_obj": {"name": "o", "class_fqn": "__torch__.Evil"}}),
     "an evil device": _argument({"as_device": {"type": "evil", "index": 0}}),
+    "an expression that is an object": _size({"sympy": "S"}),  # type: ignore[arg-type]
+    "a number that is an object": _argument({"as_float": {}}),
     "two arguments in one": _argument({"as_int": 1, "as_string": "x"}),
     "an argument of no known kind": _argument({"as_pickle": "x"}),
     "an evil path of a module": _metadata("nn_module_stack", f'k,up"); {EVIL}; (",torch.nn.Linear'),
