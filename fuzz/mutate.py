@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from dataclasses import dataclass
@@ -69,7 +70,10 @@ def _change_json(made: Zip, part: str, steps: list[str], chance: random.Random) 
         return
     mutations = JSON_MUTATIONS if part == _MODELS else CONFIG_MUTATIONS
     mutation = chance.choice(mutations)
-    if slots := slots_of(parsed):
-        mutation(parsed, slots, chance)
+    slots = slots_of(parsed)
+    # Mutations on one another may nest deeper than can be written; `mutate_json` makes what is deep.
+    with contextlib.suppress(RecursionError):
+        if slots:
+            mutation(parsed, slots, chance)
+        entry.data = json.dumps(parsed).encode()
         steps.append(f"json.{mutation.__name__}")
-    entry.data = json.dumps(parsed).encode()

@@ -194,11 +194,11 @@ def leave(stream: Stream, chance: random.Random) -> None:
 
 def hostile_metadata(stream: Stream, chance: random.Random) -> None:
     """The call's metadata is hostile."""
-    key = chance.choice(("x-request-id", "traceparent", "x-other", "grpc-timeout", "x-bin"))
+    key = chance.choice(("x-request-id", "traceparent", "x-other", "grpc-timeout"))
     value = chance.choice(("x" * 129, "x" * 2_000, "a b", "%00", "00-" + "0" * 32 + "-" + "0" * 16 + "-00", "-1S", "{}"))
     stream.metadata.append((key, value))
-    # gRPC has a grammar of its own for these.
-    stream.beyond |= key in ("grpc-timeout", "x-bin")
+    # gRPC has a grammar of its own for it.
+    stream.beyond |= key == "grpc-timeout"
 
 
 STREAM_MUTATIONS: Final[tuple[StreamMutation, ...]] = (
