@@ -115,8 +115,9 @@ def _declaring(size: int) -> bytes:
 
 def _bomb() -> bytes:
     buffer = io.BytesIO(zipped(records(plain())))
-    with zipfile.ZipFile(buffer, "a") as file:
-        file.writestr("archive/extra/zeros", bytes(1 << 30), zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as file, file.open("archive/extra/zeros", "w") as record:
+        for _ in range(1 << 10):
+            record.write(bytes(1 << 20))
     return buffer.getvalue()
 
 
