@@ -33,7 +33,9 @@ _MANY: Final = 10_000
 _OPAQUE: Final = ("acos", "asin", "asinh", "atan", "cos", "cosh", "exp", "log", "log2", "sin", "sinh", "sqrt", "tan", "tanh")
 
 FUNCTIONS: Final[dict[str, tuple[int, int]]] = {
-    **dict.fromkeys(("Add", "Mul", "And", "Or", "Piecewise", "Max", "Min"), (1, _MANY)),
+    **dict.fromkeys(("Add", "Mul", "And", "Or", "Piecewise"), (1, _MANY)),
+    # They compare each argument with each other.
+    **dict.fromkeys(("Max", "Min"), (1, 64)),
     **dict.fromkeys(("Not", "Abs", "floor", "ceiling", "CeilToInt", "FloorToInt", "TruncToFloat", "TruncToInt"), (1, 1)),
     **dict.fromkeys(("RoundToInt", "ToFloat", "Identity"), (1, 1)),
     **dict.fromkeys(("Pow", "ExprCondPair", "FloorDiv", "PythonMod", "Mod", "CleanDiv", "CeilDiv", "LShift", "RShift"), (2, 2)),

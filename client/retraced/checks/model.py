@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 import re
+from keyword import iskeyword
 from typing import Any, Final, NoReturn
 
 from retraced.checks.expressions import check_expression, check_symbol
@@ -77,7 +78,7 @@ def parse_json(data: bytes) -> Any:
 
 def name(value: Any) -> None:
     """The name of a value: an identifier."""
-    if type(value) is not str or not value.isidentifier() or len(value) > _LONGEST_NAME:
+    if type(value) is not str or not value.isidentifier() or iskeyword(value) or len(value) > _LONGEST_NAME:
         raise Refused(f"{shown(value)} is no identifier")
 
 
@@ -189,7 +190,7 @@ class _Schema:
             "as_graph": record("GraphArgument", {"name": name, "graph": self._body}),
             "as_optional_tensors": list_of(_OPTIONAL_TENSOR),
             "as_custom_obj": refused,
-            "as_operator": self._operators.check,
+            "as_operator": self._operators.check_argument,
             "as_sym_float": _SYM_FLOAT_ARGUMENT,
             "as_sym_floats": list_of(_SYM_FLOAT_ARGUMENT),
             "as_complex": record("ComplexValue", {"real": number, "imag": number}),
@@ -200,7 +201,7 @@ class _Schema:
         }
 
     def _node_check(self) -> Check:
-        named = record("NamedArgument", {"name": _name_or_none, "arg": self.argument, "kind": _KIND}, ["kind"])
+        named = record("NamedArgument", {"name": _argument_name, "arg": self.argument, "kind": _KIND}, ["kind"])
         metadata = record(
             "metadata",
             {
@@ -347,6 +348,12 @@ class _Schema:
 
 def _name_or_none(value: Any) -> None:
     if value != "":
+        name(value)
+
+
+def _argument_name(value: Any) -> None:
+    # Some operators have arguments named by keywords of Python, such as `from`; those are given by position.
+    if type(value) is not str or not (value == "" or iskeyword(value)):
         name(value)
 
 

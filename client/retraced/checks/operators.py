@@ -54,11 +54,10 @@ FUNCTIONS: Final = frozenset(
         *("torch.sym_not", "torch.sym_int", "torch.sym_float", "torch.sym_ite", "torch.sym_max", "torch.sym_min"),
         *("torch._sym_sqrt", "torch._C._set_grad_enabled"),
         *("torch.amp.autocast_mode._enter_autocast", "torch.amp.autocast_mode._exit_autocast"),
-        "torch.export.custom_ops._call_custom_autograd_function_in_pre_dispatch",
         *(f"torch._functorch.predispatch.{name}" for name in _PREDISPATCH),
     )
 )
-"""Functions beside operators that may stand in a program."""
+"""Functions beside operators that may stand in a program. Not here: `_call_custom_autograd_function_in_pre_dispatch`, which imports."""
 
 _SPECIAL: Final = frozenset(
     (
@@ -72,7 +71,8 @@ _SPECIAL: Final = frozenset(
 _ATTRIBUTES: Final = frozenset(("name", "op", "overloads", "schema"))
 _REFUSED: Final = frozenset(
     (
-        *("save", "from_file", "warn", "record_stream", "qscheme"),
+        *("save", "from_file", "warn", "_print", "record_stream", "qscheme"),
+        *("_cufft_set_plan_cache_max_size", "_cufft_clear_plan_cache"),
         *("confirmed_by_owner", "get_gradients", "is_owner", "local_value", "owner", "owner_name", "to_here", "wait"),
         *("Delete", "_set_item", "_unwrap_optional", "append", "clear", "dict", "extend", "get", "hash", "insert", "items"),
         *("keys", "pop", "popitem", "reverse", "setdefault", "str", "update"),
@@ -125,6 +125,16 @@ class Operators:
         if name not in self._taken:
             self._check(name)
             self._taken.add(name)
+
+    def check_argument(self, name: Any) -> None:
+        """The name of an operator in the place of an argument, which may only be one of tensors.
+
+        Raises:
+            Refused: It is none.
+        """
+        self.check(name)
+        if name in FUNCTIONS or name.startswith(_HIGHER_ORDER):
+            raise Refused(f"{shown(name)} cannot be an argument")
 
     def _check(self, name: str) -> None:
         if name in FUNCTIONS or (name.startswith(_HIGHER_ORDER) and name.removeprefix(_HIGHER_ORDER) in HIGHER_ORDER):

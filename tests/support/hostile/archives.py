@@ -113,10 +113,19 @@ def _declaring(size: int) -> bytes:
     return bytes(archive)
 
 
+def _folder() -> bytes:
+    """The model record has the attribute of a folder: torch takes it for empty, and reads memory that nobody has written to."""
+    archive = bytearray(zipped(records(plain())))
+    at = archive.rindex(b"PK\x01\x02", 0, archive.rindex(MODEL.encode()))
+    archive[at + 38] = 0x10
+    return bytes(archive)
+
+
 def _bomb() -> bytes:
     buffer = io.BytesIO(zipped(records(plain())))
-    with zipfile.ZipFile(buffer, "a") as file:
-        file.writestr("archive/extra/zeros", bytes(1 << 30), zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as file, file.open("archive/extra/zeros", "w") as record:
+        for _ in range(1 << 10):
+            record.write(bytes(1 << 20))
     return buffer.getvalue()
 
 
@@ -146,6 +155,7 @@ ROUTES = (
             ("another-size-in-front", lambda: _changed_header(18, b"\x01\0\0\0\x01\0\0\0"), _DIFFERS),
             ("overlapping-records", _overlapping, "overlap"),
             ("record-past-the-end", lambda: _declaring(0x7FFFFFFF), "damaged|overlap"),
+            ("record-that-is-a-folder", _folder, "is no file"),
             ("name-above-its-folder", lambda: _named("extra/../../x"), "no name of a file inside"),
             ("absolute-name", lambda: _named("extra//etc/passwd"), "no name of a file inside"),
             ("name-of-another-system", lambda: _named("extra/C:\\x"), "no name of a file inside"),
