@@ -56,6 +56,8 @@ _REFUSED: Final = frozenset(
         *("aten::_cufft_set_plan_cache_max_size", "aten::_cufft_clear_plan_cache"),
     )
 )
+# TorchScript's own namespace: of it, exported programs ask tensors for these. The rest runs Python, calls other machines, prints, profiles.
+_PRIM: Final = frozenset(("prim::device", "prim::dtype", "prim::layout"))
 # What the arguments and results of a tensor operator are made of. Others, `Any` above all, are of TorchScript's own operators.
 _KINDS: Final = frozenset(
     (
@@ -176,9 +178,12 @@ class Operators:
 
 
 def _check_harmless(name: str, op: OpOverload) -> None:
-    if op.name() in _REFUSED:
-        raise _unknown(name, "it does more than compute")
     schema = op._schema
+    if op.name() in _REFUSED or (op.namespace == "prim" and op.name() not in _PRIM):
+        raise _unknown(name, "it does more than compute")
+    # Python is told of it only so.
+    if "..." in str(schema):
+        raise _unknown(name, "it takes or gives any number of anything")
     for value in (*schema.arguments, *schema.returns):
         kind = value.type
         while kind.kind() in _CONTAINERS:
