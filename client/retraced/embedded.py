@@ -82,11 +82,13 @@ class EmbeddedServer:
         return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
 
     def start(self) -> None:
-        """Starts it and waits until it is ready.
+        """Starts it and waits until it is ready. Does nothing while it runs.
 
         Raises:
             EmbeddedServerFailed: The server extra is not installed, or the server did not come up in time.
         """
+        if self._process is not None:
+            return
         if missing := missing_server_modules():
             raise EmbeddedServerFailed(
                 f"no server can be started here: {', '.join(missing)} not installed; pip install 'retraced[server]', "

@@ -87,7 +87,6 @@ def test_namespace_is_found_only_where_it_is_allowed() -> None:
         "builtins.eval",
         "os.system",
         "#mylib:op",
-        "torch.ops.aten._print.default",
         "torch.ops.aten._cufft_clear_plan_cache.default",
         "torch.ops.prim.PythonOp.default",
         "torch.ops.prim.rpc_sync.default",

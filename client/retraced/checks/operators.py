@@ -71,11 +71,11 @@ _SPECIAL: Final = frozenset(
 _ATTRIBUTES: Final = frozenset(("name", "op", "overloads", "schema"))
 _REFUSED: Final = frozenset(
     (
-        *("save", "from_file", "warn", "_print", "record_stream", "qscheme"),
+        *("save", "from_file", "warn", "record_stream", "qscheme"),
         *("_cufft_set_plan_cache_max_size", "_cufft_clear_plan_cache"),
         *("confirmed_by_owner", "get_gradients", "is_owner", "local_value", "owner", "owner_name", "to_here", "wait"),
         *("Delete", "_set_item", "_unwrap_optional", "append", "clear", "dict", "extend", "get", "hash", "insert", "items"),
-        *("keys", "pop", "popitem", "reverse", "setdefault", "str", "update"),
+        *("keys", "pop", "popitem", "reverse", "setdefault", "str", "update", "format", "percentFormat", "has_torch_function"),
     )
 )
 _REFUSED_OVERLOADS: Final = frozenset(
@@ -92,7 +92,7 @@ _REFUSED_OVERLOADS: Final = frozenset(
         *(f"{packet}.{part}" for packet in ("quantized_gru", "quantized_lstm") for part in ("data", "input")),
         *(f"set.source_Storage{rest}" for rest in ("", "_out", "_storage_offset", "_storage_offset_out")),
         *("set_.source_Storage", "set_.source_Storage_storage_offset", "mul.left_t", "mul.right_", "eq.enum", "ne.enum"),
-        *("as_tensor.list", "tensor.default"),
+        *("as_tensor.list", "tensor.default", "einsum.sublist"),
     )
 )
 

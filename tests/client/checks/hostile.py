@@ -232,7 +232,6 @@ HOSTILE: dict[str, bytes] = {
     ),
     "a name that is a keyword": _node(name="import"),
     "a function as an argument": _argument({"as_operator": "torch.sym_max"}),
-    "an operator that prints": _node(target="torch.ops.aten._print.default"),
     "an extension": _node(target="#evil:evil"),
     "an operator that writes files": _node(target="torch.ops.aten.save.default"),
     "an operator that reads files": _node(target="torch.ops.aten.from_file.default"),

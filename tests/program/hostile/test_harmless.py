@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+from retraced_server.passes import run_pipeline
 from retraced_server.program import write_program
 from tests.program.archives import read_bytes
 from tests.support.hostile import ROUTES, Route
@@ -52,3 +55,19 @@ def test_stack_traces_are_no_part_of_generated_source(tmp_path: Path) -> None:
     assert "open" not in program.graph_module.code
     assert not (tmp_path / "marker").exists()
     assert trace in {node.meta.get("stack_trace") for node in read.program.graph.nodes}
+
+
+class _Prints(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.ops.aten._print("a line of the file")
+        return x + 1
+
+
+def test_operator_that_prints_prints_nothing_where_the_program_is_transformed(capfd: pytest.CaptureFixture[str]) -> None:
+    program = torch.export.export(_Prints(), (torch.ones(2),))
+    capfd.readouterr()
+    run_pipeline(program, "retrace", mode="full")
+    run_pipeline(program, "decompose,cse,dce")
+    assert "a line of the file" not in capfd.readouterr().out
+    program.module()(torch.ones(2))
+    assert "a line of the file" in capfd.readouterr().out

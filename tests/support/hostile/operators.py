@@ -86,11 +86,4 @@ ROUTES = (
         stock=".",
     ),
     Route("operator-of-an-extension", _extension, "serialization extensions", effect=Effect.NONE, stock="."),
-    Route(
-        "operator-that-prints",
-        lambda folder: _calling("torch.ops.aten._print.default", _argument(_text("x"), "s")),
-        _REFUSED,
-        effect=Effect.NONE,
-        stock=".",
-    ),
 )
