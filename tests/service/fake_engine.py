@@ -118,6 +118,12 @@ async def succeeds(request: TransformRequest, archive: Spool) -> AsyncIterator[b
     yield summary()
 
 
+async def changes_nothing(request: TransformRequest, archive: Spool) -> AsyncIterator[bytes]:
+    """A job whose output is what it was given, and is not sent."""
+    program = program_pb2.ProgramInfo(node_count=4)
+    yield responses.summary(responses.Summary(False, program, program, 0, b"", "retrace", responses.Timings(), remarks=()))
+
+
 def summary() -> bytes:
     """The end of a job."""
     program = program_pb2.ProgramInfo(node_count=4)

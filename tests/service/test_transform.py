@@ -14,7 +14,7 @@ from retraced.v1 import graph_transform_pb2 as pb
 from retraced.v1.graph_transform_pb2_grpc import GraphTransformServiceStub
 from retraced_server.pipeline.domain import NodeSelection, OutputDelivery, RetraceMode, TransformRequest
 from tests.service.conftest import SPOOL_MEMORY, chunk, spec, transform
-from tests.service.fake_engine import FakeEngine
+from tests.service.fake_engine import FakeEngine, changes_nothing
 
 
 async def test_accepted_comes_first_and_then_what_the_job_sends_as_it_is(channel: grpc.aio.Channel, engine: FakeEngine) -> None:
@@ -95,6 +95,7 @@ async def test_the_spool_is_given_up_when_the_request_ends(channel: grpc.aio.Cha
 
 
 async def test_fifty_requests_at_once_are_all_answered(address: str, engine: FakeEngine) -> None:
+    engine.job = changes_nothing
     async with AsyncClient(address) as client:
         sources = [os.urandom(200_000 + number) for number in range(50)]
         await asyncio.gather(

@@ -237,7 +237,11 @@ class _Parser:
             raise _invalid(self._text, f"`{name}` is a function of numbers")
         if name in _POWERS:
             self._bound_power(name, *arguments)
-        return function(*arguments)
+        made = function(*arguments)
+        if name.startswith("OpaqueUnaryFn_") and made.is_number and not made.is_Atom:
+            # Of a number torch computes it, unless no floating-point number holds the result.
+            raise _invalid(self._text, "what it computes is too large")
+        return made
 
     def _bound_power(self, name: str, base: _Expr, exponent: _Expr) -> None:
         if not exponent.is_number:

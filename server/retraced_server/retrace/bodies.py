@@ -13,7 +13,7 @@ from torch import fx
 from retraced_server.retrace._torch import PassResult
 from retraced_server.retrace.arguments import Argument
 from retraced_server.retrace.graph_retrace import GraphRetrace
-from retraced_server.retrace.graphs import body_of, child_path
+from retraced_server.retrace.graphs import child_path
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.values import same_metadata
 
@@ -138,6 +138,5 @@ def body_path(module: fx.GraphModule, caller: GraphRetrace | None) -> str:
     """The path of a body in the program: the caller's path and the attribute that holds it."""
     if caller is None:
         return ""
-    readers = caller.module.graph.find_nodes(op="get_attr")
-    name = next((node.target for node in readers if body_of(caller.module, node) is module), None)
+    name = caller.body_names.get(id(module))
     return caller.path if name is None else child_path(caller.path, name)

@@ -9,6 +9,7 @@ that the nodes after it stay green.
 from __future__ import annotations
 
 from collections import Counter
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -25,6 +26,7 @@ from retraced_server.retrace.copy_nodes import copy_node
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.execute import changes_metadata, execute, has_result, resolve_packet, states_facts
 from retraced_server.retrace.executor import Executor
+from retraced_server.retrace.graphs import body_names
 from retraced_server.retrace.node_metadata import PROTECTED_KEYS, NodeMetadata
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.repeats import Repeats
@@ -76,6 +78,11 @@ class GraphRetrace:
         self._has_stand_ins = False
         self._symbols_taken: set[sympy.Symbol] = set()
         self._hook_outputs: Argument = None
+
+    @cached_property
+    def body_names(self) -> dict[int, str]:
+        """The attributes of the old graph module that hold bodies, by the bodies' ids."""
+        return body_names(self.module)
 
     # -- visiting old nodes ------------------------------------------------------------------------------------------------------
 

@@ -40,6 +40,16 @@ def body_of(module: torch.nn.Module, node: object) -> fx.GraphModule | None:
     return found if isinstance(found, fx.GraphModule) else None
 
 
+def body_names(module: fx.GraphModule) -> dict[int, str]:
+    """The attributes that hold the bodies of a graph, by the bodies' ids: the one that is read first."""
+    names: dict[int, str] = {}
+    for node in module.graph.find_nodes(op="get_attr", sort=True):
+        body = body_of(module, node)
+        if body is not None:
+            names.setdefault(id(body), str(node.target))
+    return names
+
+
 def child_path(path: str, target: object) -> str:
     """Gives the path of a body from the path of the graph that holds it and the target of its `get_attr` node."""
     return f"{path}.{target}" if path else str(target)
