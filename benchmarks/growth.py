@@ -19,7 +19,7 @@ from benchmarks.results import Cell, Figure, Grid, Section, at_most
 from benchmarks.setup import Setup
 from retraced import Client, EmbeddedServer
 
-_SIZES, _QUICK_SIZES = (1_000, 4_000, 14_000, 50_000), (200, 400)
+_SIZES, _QUICK_SIZES = (1_000, 4_000, 14_000, 50_000), (60, 120)
 # For what a first use costs, whatever the size.
 _FIRST_SIZE = 100
 _ROUNDS = 2

@@ -26,7 +26,7 @@ def _entry(program: str, ratio: float, *, counted: bool = True) -> Comparison:
 @pytest.mark.parametrize("section", ["program", "request", "overhead"])
 def test_a_section_prints_what_it_writes_as_json(tmp_path: Path, section: str) -> None:
     path = tmp_path / "figures.json"
-    output = _run("--quick", "--program", "vit", "--section", section, "--json", str(path))
+    output = _run("--quick", "--program", "input_and_id", "--section", section, "--json", str(path))
     results = Results.load(path)
     assert [one.name for one in results.sections] == [section]
     assert results.machine["torch"] in output
@@ -35,7 +35,7 @@ def test_a_section_prints_what_it_writes_as_json(tmp_path: Path, section: str) -
     for figure in found.figures:
         assert f"{section}: {figure.name}: needs" in output
     for table in found.comparisons:
-        assert {entry.program for entry in table.entries} == {"vit"}
+        assert {entry.program for entry in table.entries} == {"input_and_id"}
         assert all(entry.ratio == pytest.approx(entry.stock / entry.retraced) for entry in table.entries)
         assert all(task in output for task in table.tasks)
     for grid in found.grids:
@@ -47,7 +47,7 @@ def test_a_section_prints_what_it_writes_as_json(tmp_path: Path, section: str) -
 @pytest.mark.parametrize("section", ["engine", "server", "workers", "growth", "memory"])
 def test_a_long_section_runs(tmp_path: Path, section: str) -> None:
     path = tmp_path / "figures.json"
-    _run("--quick", "--program", "vit", "--section", section, "--json", str(path))
+    _run("--quick", "--program", "input_and_id", "--section", section, "--json", str(path))
     (found,) = Results.load(path).sections
     assert found.figures
     assert all(math.isfinite(figure.has) for figure in found.figures)
@@ -56,7 +56,7 @@ def test_a_long_section_runs(tmp_path: Path, section: str) -> None:
 def test_sections_join_those_that_the_file_has(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
     Results({}, 1, [Section("engine"), Section("program", figures=[at_least("old", 1, 2)])]).save(path)
-    _run("--quick", "--program", "vit", "--section", "program", "--json", str(path))
+    _run("--quick", "--program", "input_and_id", "--section", "program", "--json", str(path))
     first, second = Results.load(path).sections
     assert (first.name, second.name) == ("engine", "program")
     assert "old" not in [figure.name for figure in second.figures]

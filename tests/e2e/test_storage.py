@@ -62,6 +62,8 @@ def test_disk_that_is_full_is_that_requests_error_and_leaves_nothing_on_it(small
         eventually(lambda: _free(small_disk) == room, "the bytes are given up")
         eventually(lambda: observed.descriptors() == descriptors, "no descriptor is left")
         assert not client.transform(_ARCHIVE, "retrace").modified
+        # The process of the worker holds the archive until it is gone.
+        eventually(lambda: _free(small_disk) == room, "the bytes are given up again")
         with open(small_disk / "filler", "wb") as filler:
             os.posix_fallocate(filler.fileno(), 0, _free(small_disk))
         with pytest.raises(errors.StorageFull):

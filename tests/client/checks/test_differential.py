@@ -200,7 +200,7 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("name", ["tied_weights", "cond", "containers"])
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_changed_program_that_the_client_takes_is_read_or_not_valid(name: str, data: st.DataObject) -> None:
     case = by_name(name)
@@ -237,7 +237,7 @@ def test_a_changed_program_that_the_client_takes_is_read_or_not_valid(name: str,
         assert readable(packed.getvalue())
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(data=st.data())
 def test_changed_bytes_are_refused_or_read(data: st.DataObject) -> None:
     case = by_name("tied_weights")
