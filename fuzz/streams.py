@@ -180,9 +180,11 @@ def unknown_options(stream: Stream, chance: random.Random) -> None:
         (b"\x08\x63", b"\x18\xff\xff\xff\xff\x0f", b"\xf2\x3f\x03abc", b"\x08\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01")
     )
     options = stream.spec.options.SerializeToString() + fields
-    stream.spec.ClearField("options")
-    rest = stream.spec.SerializeToString()
-    spec = rest + b"\x12" + bytes([len(options)]) + options
+    # Another mutation may come after this one.
+    rest = pb.TransformSpec()
+    rest.CopyFrom(stream.spec)
+    rest.ClearField("options")
+    spec = rest.SerializeToString() + b"\x12" + bytes([len(options)]) + options
     first = b"\x0a" + _varint(len(spec)) + spec
     stream.frames = [first, *stream.frames[1:]]
 
