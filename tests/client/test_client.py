@@ -16,7 +16,6 @@ import pytest
 
 from retraced import AsyncClient, Client, events
 from retraced.errors import AddressMissing, OutputMissing, SourceNotReadable
-from retraced.results import TransformResult
 from retraced.server_info import IrLevel, OptionType, PassOption, SandboxLayer, SandboxLayerState
 from retraced.v1 import graph_transform_pb2 as pb
 from tests.client.archives import plain
@@ -70,24 +69,6 @@ def archive(tmp_path: Path) -> Path:
     path = tmp_path / "model.pt2"
     path.write_bytes(ARCHIVE)
     return path
-
-
-@pytest.fixture(params=["sync", "async"])
-def call(request: pytest.FixtureRequest) -> Any:
-    """`transform` of one client or the other, as a function that blocks."""
-
-    def sync_call(address: str, *args: Any, **kwargs: Any) -> TransformResult:
-        with Client(address) as client:
-            return client.transform(*args, **kwargs)
-
-    def async_call(address: str, *args: Any, **kwargs: Any) -> TransformResult:
-        async def run() -> TransformResult:
-            async with AsyncClient(address) as client:
-                return await client.transform(*args, **kwargs)
-
-        return asyncio.run(run())
-
-    return sync_call if request.param == "sync" else async_call
 
 
 def test_a_path_is_sent_in_chunks_of_1_mib_and_the_output_comes_back(call: Any, server: SpecServer, archive: Path) -> None:

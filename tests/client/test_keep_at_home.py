@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import re
@@ -14,10 +13,9 @@ from typing import Any, Final
 import grpc
 import pytest
 
-from retraced import AsyncClient, Client
+from retraced import Client
 from retraced.cli.app import run
 from retraced.errors import ArchiveInvalid, OutputUnsafe, PassFailed, ProgramInvalid
-from retraced.results import TransformResult
 from retraced.v1 import graph_transform_pb2 as pb
 from retraced.v1 import node_metadata_pb2, passes_pb2
 from tests.client.archives import MODEL_RECORD, SAMPLE_INPUTS, archive, changed, packed, records
@@ -87,24 +85,6 @@ def _with_another_input(output: bytes) -> bytes:
     module["graph"]["tensor_values"]["y"] = module["graph"]["tensor_values"]["x"]
     module["signature"]["input_specs"].append({"user_input": {"arg": {"as_tensor": {"name": "y"}}}})
     return packed({**found, MODEL_RECORD: json.dumps(model).encode()})
-
-
-@pytest.fixture(params=["sync", "async"])
-def call(request: pytest.FixtureRequest) -> Any:
-    """`transform` of one client or the other, as a function that blocks."""
-
-    def sync_call(address: str, *args: Any, **kwargs: Any) -> TransformResult:
-        with Client(address) as client:
-            return client.transform(*args, **kwargs)
-
-    def async_call(address: str, *args: Any, **kwargs: Any) -> TransformResult:
-        async def run_it() -> TransformResult:
-            async with AsyncClient(address) as client:
-                return await client.transform(*args, **kwargs)
-
-        return asyncio.run(run_it())
-
-    return sync_call if request.param == "sync" else async_call
 
 
 def test_nothing_of_it_is_in_any_byte_that_is_sent(call: Any) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from retraced import Client, EmbeddedServer, errors
+from tests.program.archives import records
 from tests.support.hostile import ROUTES, Effect, Route
-from tests.support.hostile.route import MODEL, plain, records
+from tests.support.hostile.route import MODEL, plain
 from tests.support.hostile.trees import SECRET, SECRET_VALUE
 
 from .conftest import server_arguments

@@ -7,7 +7,6 @@ import io
 import os
 import random
 import signal
-import subprocess
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from retraced import AsyncClient, Client, EmbeddedServer, errors
 from tests.e2e.conftest import server_arguments
 from tests.e2e.processes import Observed, eventually
+from tests.support.disks import mounted_disk
 from tests.support.models import by_name
 
 _ARCHIVE = by_name("residual_net").archive
@@ -31,16 +31,8 @@ def _on_disk(folder: Path) -> list[str]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
-    try:
+    with mounted_disk(tmp_path / "disk", "8m") as folder:
         yield folder
-    finally:
-        # Processes of the server may be ending still.
-        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def _free(folder: Path) -> int:

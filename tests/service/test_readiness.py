@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from retraced_server.service.front_end import FrontEnd
 from retraced_server.service.readiness import spool_obstacle
 from tests.service.conftest import LIMITS, SPOOL_MEMORY
 from tests.service.fake_engine import FakeEngine
+from tests.support.disks import mounted_disk
 
 _MIB = 1 << 20
 
@@ -90,13 +90,8 @@ def test_a_folder_that_may_not_be_written_to_is_an_obstacle(tmp_path: Path, monk
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 128 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", folder], capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip() or errno.errorcode[errno.EPERM]}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with mounted_disk(tmp_path / "disk", "128m") as folder:
+        yield folder
 
 
 def test_a_real_disk_that_fills_up_is_an_obstacle_until_there_is_room(small_disk: Path) -> None:

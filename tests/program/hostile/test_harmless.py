@@ -12,9 +12,9 @@ from torch import nn
 
 from retraced_server.passes import run_pipeline
 from retraced_server.program import write_program
-from tests.program.archives import read_bytes
+from tests.program.archives import read_bytes, records
 from tests.support.hostile import ROUTES, Route
-from tests.support.hostile.route import MODEL, SAMPLE_INPUTS, plain, records
+from tests.support.hostile.route import MODEL, SAMPLE_INPUTS, edited, plain
 
 _INERT = ("pickled-sample-inputs", "guards")
 
@@ -47,8 +47,6 @@ def test_stack_traces_are_no_part_of_generated_source(tmp_path: Path) -> None:
     def edit(model: Any) -> None:
         for node in model["graph_module"]["graph"]["nodes"]:
             node["metadata"]["stack_trace"] = trace
-
-    from tests.support.hostile.route import edited
 
     read = read_bytes(edited(edit), tmp_path)
     program = read.program.run_decompositions()

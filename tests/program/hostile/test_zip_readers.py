@@ -18,9 +18,9 @@ from retraced_server.errors import Reason, RetracedError
 from retraced_server.program import zip_writer
 from retraced_server.program.zip_reader import read_entries
 from retraced_server.program.zip_writer import ZipWriter
-from tests.program.archives import read_bytes
+from tests.program.archives import read_bytes, records, zipped
 from tests.support.hostile.archives import two_directories
-from tests.support.hostile.route import MODEL, plain, records, zipped
+from tests.support.hostile.route import MODEL, plain
 
 
 def _by_torch(archive: bytes) -> bytes:

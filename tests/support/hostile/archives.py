@@ -11,8 +11,9 @@ import zipfile
 from pathlib import Path
 
 from retraced_server.errors import Reason
+from tests.program.archives import records, zipped
 
-from .route import MODEL, Effect, Route, added, plain, records, zipped
+from .route import MODEL, Effect, Route, added, plain
 
 _END = struct.Struct("<4s4H2LH")
 _METADATA = json.dumps({"AOTI_DEVICE_KEY": "cpu", "AOTI_PLATFORM": "linux"}).encode()

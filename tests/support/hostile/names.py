@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .route import MODEL, Effect, Route, call_signature, edited, graph, plain, records, touch, zipped
+from tests.program.archives import records, zipped
+
+from .route import MODEL, Effect, Route, call_signature, edited, graph, plain, touch
 
 
 def _renamed(old: str, new: str) -> bytes:

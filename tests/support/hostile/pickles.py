@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from retraced_server.errors import Reason
+from tests.program.archives import records, zipped
 
-from .route import CONSTANTS_CONFIG, MODEL, SAMPLE_INPUTS, WEIGHTS_CONFIG, Effect, Route, added, edited, plain, records, zipped
+from .route import CONSTANTS_CONFIG, MODEL, SAMPLE_INPUTS, WEIGHTS_CONFIG, Effect, Route, added, edited, plain
 
 
 class _Touch:

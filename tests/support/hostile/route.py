@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import io
 import json
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from retraced_server.errors import Reason
+from tests.program.archives import records, zipped
 
 MODEL = "archive/models/model.json"
 WEIGHTS_CONFIG = "archive/data/weights/model_weights_config.json"
@@ -83,21 +83,6 @@ def saved(program: torch.export.ExportedProgram) -> bytes:
     """What torch writes of a program."""
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
-    return buffer.getvalue()
-
-
-def records(archive: bytes) -> dict[str, bytes]:
-    """The records of an archive, with the root."""
-    with zipfile.ZipFile(io.BytesIO(archive)) as file:
-        return {name: file.read(name) for name in file.namelist()}
-
-
-def zipped(contents: dict[str, bytes]) -> bytes:
-    """A zip of some records."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        for name, data in contents.items():
-            file.writestr(name, data)
     return buffer.getvalue()
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .route import MODEL, WEIGHTS_CONFIG, Effect, Route, added, edited, graph, records, zipped
+from tests.program.archives import records, zipped
+
+from .route import MODEL, WEIGHTS_CONFIG, Effect, Route, added, edited, graph
 
 
 def _gigabytes() -> bytes:
