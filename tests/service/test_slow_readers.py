@@ -24,6 +24,9 @@ from tests.service.conftest import LIMITS, Start, chunk, decode, failure, spec, 
 from tests.service.fake_engine import FakeEngine, summary
 
 IMPATIENT = dataclasses.replace(LIMITS, download_idle_timeout=0.3)
+FIXED_WINDOW = (("grpc.http2.bdp_probe", 0),)
+"""A channel's options, with which gRPC takes no more of an answer that is not read than it says at first. Else it may take what the
+server waits with, however late, where the machine is slow and so the connection looks long."""
 
 
 async def _pours(request: TransformRequest, archive: Spool) -> AsyncIterator[bytes]:
@@ -53,7 +56,7 @@ async def _read_to_the_end(call: TransformCall) -> None:
 async def test_a_caller_that_does_not_read_gives_its_ticket_back_and_hears_why_when_it_does(
     start: Start, engine: FakeEngine
 ) -> None:
-    async with start(IMPATIENT) as address, grpc.aio.insecure_channel(address) as channel:
+    async with start(IMPATIENT) as address, grpc.aio.insecure_channel(address, FIXED_WINDOW) as channel:
         engine.job, succeeds = _pours, engine.job
         call = await _stalled(channel, engine)
         engine.job = succeeds
@@ -68,7 +71,7 @@ async def test_a_caller_that_does_not_read_gives_its_ticket_back_and_hears_why_w
 async def test_a_caller_that_reads_slowly_is_served_to_the_end(start: Start, engine: FakeEngine) -> None:
     engine.job = _trickles
     received = 0
-    async with start(IMPATIENT) as address, grpc.aio.insecure_channel(address) as channel:
+    async with start(IMPATIENT) as address, grpc.aio.insecure_channel(address, FIXED_WINDOW) as channel:
         async for response in GraphTransformServiceStub(channel).TransformGraph(iter([spec(), chunk()])):
             received += len(response.output_chunk)
             # In all far longer than the server waits for one message.
@@ -79,7 +82,10 @@ async def test_a_caller_that_reads_slowly_is_served_to_the_end(start: Start, eng
 
 async def test_a_caller_has_no_more_unread_answers_than_calls(start: Start, engine: FakeEngine, log: list[Any]) -> None:
     authenticate = Authenticator(limits=CallerLimits(max_requests=2))
-    async with start(IMPATIENT, authenticate=authenticate) as address, grpc.aio.insecure_channel(address) as channel:
+    async with (
+        start(IMPATIENT, authenticate=authenticate) as address,
+        grpc.aio.insecure_channel(address, FIXED_WINDOW) as channel,
+    ):
         engine.job, succeeds = _pours, engine.job
         stalled = [await _stalled(channel, engine) for _ in range(2)]
         engine.job = succeeds
@@ -97,7 +103,7 @@ async def test_a_server_stops_though_answers_are_not_read(start: Start, engine: 
     engine.job = _pours
     async with contextlib.AsyncExitStack() as channels:
         async with start(IMPATIENT) as address:
-            channel = await channels.enter_async_context(grpc.aio.insecure_channel(address))
+            channel = await channels.enter_async_context(grpc.aio.insecure_channel(address, FIXED_WINDOW))
             call = await _stalled(channel, engine)
         assert not call.done()
         async with AsyncClient(address) as client:
