@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import random
 import zipfile
 from collections.abc import Callable
@@ -96,6 +97,21 @@ def test_damaged_model_record_is_refused_though_checksums_are_not_asked_for(tmp_
     archive[archive.index(b'"graph_module"') + 3] ^= 1
     with pytest.raises(RetracedError, match=r"models/model\.json` is damaged"):
         read_bytes(bytes(archive), tmp_path, check=False)
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"schema_version": ', b'"graph_module": 7'])
+def test_file_of_a_refused_archive_is_closed(tmp_path: Path, damage: bytes) -> None:
+    error = _error(zipped({**records(_case().archive), MODEL: damage}), tmp_path)
+    # What it was raised through is kept alive by it, so nothing is closed for being forgotten.
+    assert error.__traceback__ is not None
+    assert not [name for name in os.listdir("/proc/self/fd") if _target(name).startswith(str(tmp_path))]
+
+
+def _target(descriptor: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except FileNotFoundError:
+        return ""
 
 
 # -- models ----------------------------------------------------------------------------------------------------------------------

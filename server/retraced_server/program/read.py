@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar
 
@@ -113,7 +113,8 @@ def read_program(
         archive = Archive(opened)
         if check:
             archive.check()
-        return read_records(archive, weights=weights, options=options, files=files.pop_all())
+        program = read_records(archive, weights=weights, options=options)
+        return replace(program, _files=files.pop_all())
 
 
 def read_records(
@@ -121,7 +122,6 @@ def read_records(
     *,
     weights: Literal["map", "absent"] = "map",
     options: ReadOptions | None = None,
-    files: ExitStack | None = None,
 ) -> ReadProgram:
     """Reads and verifies the program that some records make up, as `read_program` does.
 
@@ -129,7 +129,6 @@ def read_records(
         source: The records. Payloads may be without their bytes.
         weights: As for `read_program`.
         options: As for `read_program`.
-        files: What to close with the program.
 
     Raises:
         RetracedError: As `read_program`.
@@ -151,7 +150,7 @@ def read_records(
         source.read(sample_inputs) if sample_inputs in source else b"",
         payloads,
         source,
-        files or ExitStack(),
+        ExitStack(),
     )
 
 
