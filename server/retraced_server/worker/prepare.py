@@ -27,6 +27,7 @@ from retraced_server.worker._torch_internals import (
     start_no_progress_monitor,
 )
 from retraced_server.worker.constants import keep_constants_small
+from retraced_server.worker.huge_pages import collapse_memory
 from retraced_server.worker.messages import ZygoteReady
 from retraced_server.worker.sandbox import SandboxConfig, SandboxError
 from retraced_server.worker.warm_up import warm_up
@@ -92,6 +93,7 @@ def prepare(imports: Sequence[str], config: SandboxConfig, *, newer_schema: bool
     gc.collect()
     # Collections in a worker then leave alone what it shares; touching it would copy it.
     gc.freeze()
+    collapse_memory()
     return Prepared(ready, options, prepared)
 
 
