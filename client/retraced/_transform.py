@@ -16,7 +16,7 @@ from retraced._output import Output
 from retraced._source import Source
 from retraced._source_archive import chunks
 from retraced._status import error_from_status
-from retraced.checks import check_output, same_bytes
+from retraced.checks import OutputCheck, same_bytes
 from retraced.errors import ResponseInvalid, RetracedError
 from retraced.nodes import NodeMetadata
 from retraced.reports import PassReport, Summary
@@ -45,6 +45,7 @@ class Transform:
         self._batches: list[node_metadata_pb2.NodeMetadataBatch] = []
         self._node_count = 0
         self._output = Output()
+        self._check = OutputCheck(source, options.namespaces)
         self._summary: Summary | None = None
 
     def requests(self) -> Iterator[tuple[pb.TransformGraphRequest, events.Uploaded]]:
@@ -85,6 +86,9 @@ class Transform:
                 finished = _convert.pass_finished(message.pass_finished)
                 report = self._home.report(finished.report)
                 self._passes.append(report)
+                if report.modified and self._options.want_output:
+                    # The server still has passes to run, and the output to write.
+                    self._check.prepare()
                 return events.PassFinished(finished.index, report)
             case "node_metadata":
                 self._batches.append(message.node_metadata)
@@ -101,9 +105,9 @@ class Transform:
                 return None
 
     @staticmethod
-    def writes_file(message: pb.TransformGraphResponse) -> bool:
-        """Whether `receive` may take long for this response, since it hashes and may write to a disk."""
-        return message.HasField("output_chunk")
+    def takes_long(message: pb.TransformGraphResponse) -> bool:
+        """Whether `receive` may take long for this response: it hashes and may write to a disk, or reads the program sent."""
+        return message.HasField("output_chunk") or message.HasField("pass_finished")
 
     def finish(self) -> TransformResult:
         """The result, once the stream has ended well. The result owns the source from here on. It may take long: it reads the output.
@@ -150,7 +154,7 @@ class Transform:
     def _taken(self, summary: Summary) -> tuple[Output | Source, Summary]:
         """The output with what was kept at home, checked; and the summary of that."""
         if not self._options.keep_at_home:
-            check_output(self._output, self._source, namespaces=self._options.namespaces, request_id=self.request_id)
+            self._check.check(self._output, self.request_id)
             return self._output, summary
         output: Output | Source
         remarks: tuple[str, ...] = ()
@@ -159,7 +163,7 @@ class Transform:
             output = self._output = Output.of(self._source)
         else:
             output, remarks = self._home.restored(self._output, self.request_id)
-            check_output(output, self._source, namespaces=self._options.namespaces, request_id=self.request_id)
+            self._check.check(output, self.request_id)
         digest = hashlib.sha256()
         for chunk in chunks(output, 0, output.size):
             digest.update(chunk)

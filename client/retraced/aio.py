@@ -136,7 +136,7 @@ class AsyncClient:
             feed = Feed(transform, on_event, call)
             try:
                 async for response in call:
-                    if transform.writes_file(response):
+                    if transform.takes_long(response):
                         feed.tell(await asyncio.to_thread(transform.receive, response))
                     else:
                         feed.tell(transform.receive(response))

@@ -5,6 +5,6 @@ program: zip, records, payload configs, and every string of the model record by 
 of the caller's own program is beyond the plain, such as its guards and custom operators, may come back as it was (`own`).
 """
 
-from retraced.checks.output import check_output, same_bytes
+from retraced.checks.output import OutputCheck, same_bytes
 
-__all__ = ["check_output", "same_bytes"]
+__all__ = ["OutputCheck", "same_bytes"]

@@ -43,6 +43,7 @@ from retraced.checks.shapes import (
     size,
     text,
     union,
+    unless_known,
 )
 from retraced.checks.tree_specs import TreeSpecs
 
@@ -214,7 +215,7 @@ class _Schema:
             },
             ["stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "custom", "from_node"],
         )
-        return record(
+        node = record(
             "Node",
             {
                 "target": self._operators.check,
@@ -226,6 +227,7 @@ class _Schema:
             },
             ["is_hop_single_tensor_return", "name"],
         )
+        return unless_known(node, "name", self._own.nodes)
 
     def _graph_check(self) -> Check:
         return record(
@@ -234,7 +236,7 @@ class _Schema:
                 "inputs": list_of(self.argument),
                 "outputs": list_of(self.argument),
                 "nodes": list_of(self._node),
-                "tensor_values": map_of(name, self._tensor),
+                "tensor_values": map_of(name, self._tensor, self._own.tensors),
                 "sym_int_values": map_of(name, self._sym_int),
                 "sym_bool_values": map_of(name, self._sym_bool),
                 "is_single_tensor_return": boolean,

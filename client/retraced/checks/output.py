@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Collection
+from functools import cached_property
 from typing import Final
 
 from retraced._source_archive import Bytes, SourceArchive, chunks
 from retraced.checks.layout import read_layout
 from retraced.checks.model import check_model, parse_json
-from retraced.checks.own import own_program
+from retraced.checks.own import Own, own_program
 from retraced.checks.payloads import check_payloads
 from retraced.checks.refusal import Refused, shown
 from retraced.errors import OutputUnsafe
@@ -24,37 +25,56 @@ _CONSTANT_RECORDS: Final = {
 }
 # What a check could trip over that does not expect what it is given.
 _FAULTS: Final = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, struct.error)
+_MODEL: Final = "models/{}.json"
 _WEIGHTS: Final = "data/weights/"
 _CONSTANTS: Final = "data/constants/"
 _LARGEST_RECORD: Final = 1 << 30
 """What is read into memory, which no payload is, has at most so many bytes."""
 
 
-def check_output(output: Bytes, sent: Bytes, *, namespaces: Collection[str] = (), request_id: str = "") -> None:
-    """Checks an output archive before anything else sees it.
+class OutputCheck:
+    """Checks what a server makes of an archive.
 
     Args:
-        output: The archive that a server sent.
-        sent: The archive that it is made from.
-        namespaces: Namespaces of custom operators that it may use, beside those of the program sent.
-        request_id: The request's id, for the error.
-
-    Raises:
-        OutputUnsafe: It is neither the archive sent nor a plain program.
+        sent: The archive.
+        namespaces: Namespaces of custom operators that an output may use, beside those of the program sent.
     """
-    if same_bytes(output, sent):
-        return
-    try:
-        _Output(output, sent, frozenset(namespaces)).check()
-    except _FAULTS as error:
-        raise OutputUnsafe(f"the server's output cannot be checked: {type(error).__name__}", request_id=request_id) from error
-    except Refused as refused:
-        where = " in ".join(refused.where[:2])
-        raise OutputUnsafe(
-            f"the server's output is not taken, since torch could run code from it: {refused.what}{f' ({where})' if where else ''}",
-            metadata={"where": " in ".join(refused.where)} if where else {},
-            request_id=request_id,
-        ) from refused
+
+    def __init__(self, sent: Bytes, namespaces: Collection[str] = ()) -> None:
+        self._sent = sent
+        self._namespaces = frozenset(namespaces)
+
+    def prepare(self) -> None:
+        """Reads what an output will be compared with. Worth it while that is on its way; `check` does so too."""
+        _ = self._own
+
+    def check(self, output: Bytes, request_id: str = "") -> None:
+        """Checks an output archive before anything else sees it.
+
+        Raises:
+            OutputUnsafe: It is neither the archive sent nor a plain program.
+        """
+        if same_bytes(output, self._sent):
+            return
+        try:
+            _Output(output, *self._own).check()
+        except _FAULTS as error:
+            raise OutputUnsafe(
+                f"the server's output cannot be checked: {type(error).__name__}", request_id=request_id
+            ) from error
+        except Refused as refused:
+            where = " in ".join(refused.where[:2])
+            raise OutputUnsafe(
+                "the server's output is not taken, since torch could run code from it: "
+                f"{refused.what}{f' ({where})' if where else ''}",
+                metadata={"where": " in ".join(refused.where)} if where else {},
+                request_id=request_id,
+            ) from refused
+
+    @cached_property
+    def _own(self) -> tuple[SourceArchive, Own]:
+        archive = SourceArchive(self._sent)
+        return archive, own_program(archive.read(_MODEL.format(archive.program_name)) or b"", self._namespaces)
 
 
 def same_bytes(one: Bytes, other: Bytes) -> bool:
@@ -66,15 +86,15 @@ def same_bytes(one: Bytes, other: Bytes) -> bool:
 
 
 class _Output:
-    def __init__(self, output: Bytes, sent: Bytes, namespaces: frozenset[str]) -> None:
+    def __init__(self, output: Bytes, sent: SourceArchive, own: Own) -> None:
         self._file = output
         self._entries = read_layout(output)
-        self._sent = SourceArchive(sent)
-        self._namespaces = namespaces
+        self._sent = sent
+        self._own = own
 
     def check(self) -> None:
         name = self._sent.program_name
-        model, sample_inputs = f"models/{name}.json", f"data/sample_inputs/{name}.pt"
+        model, sample_inputs = _MODEL.format(name), f"data/sample_inputs/{name}.pt"
         weights, constants = f"{_WEIGHTS}{name}_weights_config.json", f"{_CONSTANTS}{name}_constants_config.json"
         left = {*self._entries}
         for needed in (model, sample_inputs, weights, constants, "archive_format", "archive_version"):
@@ -87,8 +107,7 @@ class _Output:
             self._other(record)
         if self._entries[sample_inputs].size and not self._is_sent(sample_inputs):
             raise Refused("its sample inputs are not those of the archive sent, and torch unpickles them")
-        own = own_program(self._sent.read(model) or b"", self._namespaces)
-        check_model(parse_json(self._read(model)), own)
+        check_model(parse_json(self._read(model)), self._own)
 
     def _is_sent(self, record: str) -> bool:
         """Whether a record is that of the archive sent."""

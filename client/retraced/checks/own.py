@@ -26,13 +26,17 @@ class Own:
         frames: The entries of its module stacks.
         registered: The nodes of its tree specs that are no plain containers.
         keys: The keys in its tree specs that are no plain ones.
+        nodes: Its nodes by name, those of bodies too. One that comes back as it was does in torch what it did in the caller's own file.
+        tensors: The descriptions of its tensors by name.
     """
 
     guards: frozenset[str] = frozenset()
     namespaces: frozenset[str] = frozenset()
     frames: frozenset[str] = frozenset()
     registered: frozenset[Registered] = frozenset()
-    keys: frozenset[str] = field(default=frozenset())
+    keys: frozenset[str] = frozenset()
+    nodes: _Object = field(default_factory=dict, repr=False)
+    tensors: _Object = field(default_factory=dict, repr=False)
 
 
 def own_program(model: bytes, namespaces: frozenset[str]) -> Own:
@@ -44,7 +48,8 @@ def own_program(model: bytes, namespaces: frozenset[str]) -> Own:
     """
     try:
         program = json.loads(model)
-        nodes = list(_nodes(program["graph_module"]["graph"]))
+        graphs = list(_graphs(program["graph_module"]["graph"]))
+        nodes = [node for graph in graphs for node in graph["nodes"]]
         parts = [split_operator(node["target"]) for node in nodes]
         stacks = {node["metadata"].get("nn_module_stack", "") for node in nodes}
         found, keys = _tree_nodes(program["graph_module"]["module_call_graph"])
@@ -54,17 +59,19 @@ def own_program(model: bytes, namespaces: frozenset[str]) -> Own:
             frozenset(frame for stack in stacks for frame in stack.split(";")),
             found,
             keys,
+            {node["name"]: node for node in nodes if node.get("name")},
+            {name: tensor for graph in graphs for name, tensor in graph["tensor_values"].items()},
         )
     except _NO_PROGRAM:
         return Own(namespaces=namespaces)
 
 
-def _nodes(graph: _Object) -> Iterator[_Object]:
+def _graphs(graph: _Object) -> Iterator[_Object]:
+    yield graph
     for node in graph["nodes"]:
-        yield node
         for argument in node["inputs"]:
             if "as_graph" in argument["arg"]:
-                yield from _nodes(argument["arg"]["as_graph"]["graph"])
+                yield from _graphs(argument["arg"]["as_graph"]["graph"])
 
 
 def _tree_nodes(calls: list[_Object]) -> tuple[frozenset[Registered], frozenset[str]]:

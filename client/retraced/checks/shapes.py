@@ -12,6 +12,7 @@ Check = Callable[[Any], object]
 
 _LEAST: Final = -(2**63)
 _MOST: Final = 2**63 - 1
+_NOTHING: Final[Mapping[str, Any]] = {}
 _WORDS: Final = frozenset(("Infinity", "-Infinity", "NaN"))
 
 
@@ -69,15 +70,27 @@ def list_of(item: Check) -> Check:
     return check
 
 
-def map_of(key: Check, item: Check) -> Check:
-    """An object with fields of any number."""
+def map_of(key: Check, item: Check, known: Mapping[str, Any] = _NOTHING) -> Check:
+    """An object with fields of any number; those that are as in `known` are taken as they are."""
 
     def check(value: Any) -> None:
         if type(value) is not dict:
             raise Refused(f"{shown(value)} is not an object")
         for name, element in value.items():
-            key(name)
-            item(element)
+            if known.get(name) != element:
+                key(name)
+                item(element)
+
+    return check
+
+
+def unless_known(item: Check, key: str, known: Mapping[str, Any]) -> Check:
+    """What `item` takes, and objects that are as in `known`, where they stand by their field `key`."""
+
+    def check(value: Any) -> None:
+        name = value.get(key) if type(value) is dict else None
+        if type(name) is not str or known.get(name) != value:
+            item(value)
 
     return check
 

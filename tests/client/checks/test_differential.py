@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from retraced._source import BytesSource
 from retraced.checks import expressions, model, operators
-from retraced.checks.output import check_output
+from retraced.checks.output import OutputCheck
 from retraced.checks.refusal import Refused
 from retraced.errors import OutputUnsafe
 from retraced_server.errors import RetracedError
@@ -91,7 +91,7 @@ def readable(archive: bytes) -> bool:
 def taken(output: bytes, sent: bytes) -> bool:
     """Whether the client takes an output."""
     try:
-        check_output(BytesSource(output), BytesSource(sent))
+        OutputCheck(BytesSource(sent)).check(BytesSource(output))
     except OutputUnsafe:
         return False
     return True
@@ -103,7 +103,7 @@ def test_every_honest_output_is_taken_and_read(case: ProgramCase, pipeline: str)
         output = outputs(case, pipeline)
     except RetracedError as error:
         pytest.skip(f"the pipeline does not take the program: {error}")
-    check_output(BytesSource(output), BytesSource(case.archive))
+    OutputCheck(BytesSource(case.archive)).check(BytesSource(output))
     with tempfile.TemporaryFile() as file:
         file.write(output)
         file.flush()

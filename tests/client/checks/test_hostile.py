@@ -10,7 +10,7 @@ import pytest
 
 from retraced import AsyncClient, Client
 from retraced._source import BytesSource
-from retraced.checks import check_output
+from retraced.checks import OutputCheck
 from retraced.cli.app import run
 from retraced.errors import OutputUnsafe
 from tests.client.archives import Change, archive, changed, transformed
@@ -21,7 +21,7 @@ from tests.client.fake_server import FakeServer, answers
 def taken(output: bytes, sent: bytes, *namespaces: str) -> bool:
     """Whether an output is taken for what was sent."""
     try:
-        check_output(BytesSource(output), BytesSource(sent), namespaces=namespaces)
+        OutputCheck(BytesSource(sent), namespaces).check(BytesSource(output))
     except OutputUnsafe:
         return False
     return True
@@ -30,7 +30,7 @@ def taken(output: bytes, sent: bytes, *namespaces: str) -> bool:
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_hostile_output_is_refused_and_the_error_says_what_it_is(what: str) -> None:
     with pytest.raises(OutputUnsafe) as caught:
-        check_output(BytesSource(HOSTILE[what]), BytesSource(archive()), request_id="7")
+        OutputCheck(BytesSource(archive())).check(BytesSource(HOSTILE[what]), request_id="7")
     assert caught.value.request_id == "7"
     assert len(caught.value.message) < 1_000
     assert caught.value.message.isprintable()
@@ -76,6 +76,10 @@ def _in_all_nodes(**fields: Any) -> Change:
     return lambda model: [node.update(fields) for node in model["graph_module"]["graph"]["nodes"]]
 
 
+def _both(one: Change, other: Change) -> Change:
+    return lambda model: (one(model), other(model))
+
+
 def test_custom_operators_are_taken_of_namespaces_that_were_sent_or_are_allowed() -> None:
     custom = changed(_in_all_nodes(target="torch.ops.mylib.relu.default"))
     other = changed(_in_all_nodes(target="torch.ops.mylib.gelu.default"))
@@ -92,3 +96,33 @@ def test_what_the_program_sent_has_may_come_back_in_another_place() -> None:
 
     assert not taken(changed(_in_all_nodes(metadata={"nn_module_stack": strange})), archive())
     assert taken(changed(_in_all_nodes(metadata={"nn_module_stack": f"a,b,c;{strange}"})), changed(first))
+
+
+def test_a_node_is_taken_as_it_was_sent_and_not_if_anything_in_it_differs() -> None:
+    def odd(index: int, **fields: Any) -> Change:
+        def change(model: Any) -> None:
+            node = model["graph_module"]["graph"]["nodes"][index]
+            node.update(target="torch.ops.aten.__getattribute__.default", **fields)
+
+        return change
+
+    sent = changed(odd(0))
+    assert taken(changed(_both(odd(0), lambda model: model.update(torch_version="other"))), sent)
+    assert not taken(changed(odd(0, outputs=[])), sent)
+    assert not taken(changed(odd(1)), sent)
+    assert not taken(changed(odd(0)), archive())
+
+
+def test_the_description_of_a_tensor_is_taken_as_it_was_sent_and_not_if_anything_in_it_differs() -> None:
+    def odd(name: str, requires_grad: bool = False) -> Change:
+        def change(model: Any) -> None:
+            described = model["graph_module"]["graph"]["tensor_values"][name]
+            described.update(sizes=[{"as_expr": {"expr_str": "exit()"}}], requires_grad=requires_grad)
+
+        return change
+
+    sent = changed(odd("p_weight"))
+    assert taken(changed(_both(odd("p_weight"), lambda model: model.update(torch_version="other"))), sent)
+    assert not taken(changed(odd("p_weight", requires_grad=True)), sent)
+    assert not taken(changed(odd("x")), sent)
+    assert not taken(changed(odd("p_weight")), archive())
