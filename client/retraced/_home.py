@@ -54,7 +54,6 @@ class Home:
         self.upload = source
         self._kept = frozenset(kept)
         self._mark = f"kept-at-home-{secrets.token_hex(8)}"
-        self._in_text = re.compile(rf"{self._mark}-(\d+)(:1)?")
         # By number: what a token stands for. By the whole text that was sent, likewise.
         self._numbered: list[str] = []
         self._whole: dict[str, str] = {}
@@ -92,7 +91,7 @@ class Home:
 
     def text(self, text: str) -> str:
         """A text of the server, with what its tokens stand for: guards, and the place in the source that a stack trace ends in."""
-        return self._in_text.sub(self._meant, text) if self._mark in text else text
+        return re.sub(rf"{self._mark}-(\d+)(:1)?", self._meant, text) if self._mark in text else text
 
     def node(self, node: NodeMetadata) -> NodeMetadata:
         """A node's metadata with its own stack trace."""

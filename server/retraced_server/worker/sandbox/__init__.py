@@ -1,4 +1,5 @@
-"""The sandbox of workers. The process that forks them calls `prepare`, each worker `Prepared.lock_down`; neither needs torch.
+"""The sandbox of workers. The process that forks them calls `prepare`, each worker `Prepared.enclose` and, once it has its job,
+`seal`; none of them needs torch.
 
 `available_layers` says beforehand what a machine has of it. What each layer does is said in its module: `seccomp` and `syscalls`, `landlock`,
 `credentials`, `limits`, `namespaces`, `environment`, `read_trees`.

@@ -39,10 +39,29 @@ class Limits:
     threads: int = 64
 
 
-def apply(limits: Limits) -> None:
-    """Bounds this process, and the threads it starts. Not the number of threads: see `bound_threads`."""
+@dataclass(frozen=True)
+class MemoryInUse:
+    """What a process has of what the limit on memory counts, in bytes: private and writable memory, and address space."""
+
+    data: int
+    space: int
+
+    @staticmethod
+    def now() -> MemoryInUse:
+        """What this process has."""
+        statm = Path("/proc/self/statm").read_text().split()
+        return MemoryInUse(int(statm[_STATM_DATA]) * _PAGE_BYTES, int(statm[_STATM_SIZE]) * _PAGE_BYTES)
+
+
+def apply(limits: Limits, shared: MemoryInUse) -> None:
+    """Bounds this process, and the threads it starts. Not the number of threads: see `bound_threads`.
+
+    Args:
+        limits: The bounds.
+        shared: What it had when it was forked, in use or not; the limit on memory is beyond that.
+    """
     if limits.memory_bytes:
-        _bound_memory(limits.memory_bytes + limits.mapped_bytes)
+        _bound_memory(shared, limits.memory_bytes + limits.mapped_bytes)
     if limits.cpu_seconds:
         _lower(resource.RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds + _CPU_GRACE_SECONDS)
     for kind, value in (
@@ -67,12 +86,11 @@ def use_reserve() -> None:
         resource.setrlimit(kind, (hard, hard))
 
 
-def _bound_memory(additional: int) -> None:
-    statm = Path("/proc/self/statm").read_text().split()
-    # What counts is private and writable, in use or not; shared anonymous memory does not, and is refused (see `syscalls`).
-    data = int(statm[_STATM_DATA]) * _PAGE_BYTES + additional
+def _bound_memory(shared: MemoryInUse, additional: int) -> None:
+    # Shared anonymous memory does not count, and is refused (see `syscalls`).
+    data = shared.data + additional
     _lower(resource.RLIMIT_DATA, data, data + _RESERVE_BYTES)
-    space = int(statm[_STATM_SIZE]) * _PAGE_BYTES + additional + _MAPPED_BYTES
+    space = shared.space + additional + _MAPPED_BYTES
     _lower(resource.RLIMIT_AS, space, space + _RESERVE_BYTES)
 
 

@@ -19,7 +19,7 @@ from retraced_server.worker.sandbox.layers import available_layers
 from retraced_server.worker.sandbox.limits import Limits
 from retraced_server.worker.sandbox.read_trees import read_trees
 from retraced_server.worker.sandbox.report import Layer, SandboxError, SandboxReport, State
-from retraced_server.worker.sandbox.seccomp import SyscallFilter
+from retraced_server.worker.sandbox.seccomp import SyscallFilter, own_process_code
 from retraced_server.worker.sandbox.syscalls import rules
 from retraced_server.worker.sandbox.violations import Violation, violation_of
 
@@ -87,13 +87,19 @@ class Prepared:
     def lock_down(
         self, *, keep: Iterable[int] = (), scratch: Path | None = None, slot: int = 0, limits: Limits | None = None
     ) -> None:
-        """Locks this process down for good. To be called in a forked process with one thread.
+        """Locks this process down for good: `enclose` and `seal` in one. To be called in a forked process with one thread."""
+        self.enclose(keep=keep, scratch=scratch, slot=slot).seal(limits or Limits())
+
+    def enclose(self, *, keep: Iterable[int] = (), scratch: Path | None = None, slot: int = 0) -> Enclosed:
+        """Locks this process down as far as can be done before its job is known. To be called in a forked process with one thread.
 
         Args:
             keep: Descriptors that stay open, besides the three standard ones. Every other is closed.
             scratch: An empty folder that it may write in, and that becomes its user's. Its user must be able to pass through those above.
             slot: Which of the configured users it becomes; that of another worker only if there are fewer users than workers.
-            limits: What it may use.
+
+        Returns:
+            What is left to do before it sees anything of a stranger's.
 
         Raises:
             SandboxError: The kernel refused a step. The process must not go on.
@@ -103,9 +109,9 @@ class Prepared:
             # Landlock and seccomp bind the calling thread.
             raise SandboxError(f"a process of {threads} threads cannot be locked down")
         try:
-            self._lock_down(frozenset(keep), scratch, self._uids[slot % len(self._uids)], limits or Limits())
+            return self._enclose(frozenset(keep), scratch, self._uids[slot % len(self._uids)])
         except OSError as error:
-            raise SandboxError(f"the worker cannot be locked down: {error}") from error
+            raise _failed(error) from error
 
     def violation_of(self, error: BaseException) -> Violation | None:
         """Says what the sandbox refused this process, if that is what an error, or one that it came from, is."""
@@ -125,20 +131,21 @@ class Prepared:
         if failed := in_child(tried, name="the sandbox's check of itself"):
             raise SandboxError(f"the sandbox does not hold: {failed.replace(chr(10), '; ')}")
 
-    def _lock_down(self, keep: frozenset[int], scratch: Path | None, uid: int, bounds: Limits) -> None:
+    def _enclose(self, keep: frozenset[int], scratch: Path | None, uid: int) -> Enclosed:
         _close_others(keep.union(_STANDARD_STREAMS, self._trees))
+        # Now, while it may read of itself what they need to know.
+        memory = limits.MemoryInUse.now()
+        syscalls, own_process = self._filters.get(scratch is not None), own_process_code() if self._filters else b""
         death_signal = credentials.DeathSignal()
         allowed = [(fd, landlock.READ) for fd in self._trees]
         if scratch is not None:
             scratch = Path(os.path.realpath(scratch))
             allowed.append((os.open(scratch, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), landlock.READ_WRITE))
         self._move_in(scratch)
-        limits.apply(bounds)
         if self._own_user:
             if scratch is not None:
                 os.chown(scratch, uid, uid)
             self._become(uid)
-            limits.bound_threads(bounds)
         credentials.drop_capabilities(but_read_search=self._read_search)
         credentials.forgo_privileges()
         credentials.hide()
@@ -147,8 +154,7 @@ class Prepared:
             landlock.restrict(self._landlock_version, allowed)
         for fd, _ in allowed:
             os.close(fd)
-        if self._filters:
-            self._filters[scratch is not None].load()
+        return Enclosed(memory, syscalls, own_process, own_user=self._own_user)
 
     def _become(self, uid: int) -> None:
         if self._read_search:
@@ -163,6 +169,40 @@ class Prepared:
         # Said, and not left to be found out: modules ask for its name when they are imported, which is to work without one too.
         tempfile.tempdir = str(scratch or "/")
         os.environ.pop("TMPDIR", None)
+
+
+class Enclosed:
+    """A process that is locked down but for what its job decides. Made by `Prepared.enclose`."""
+
+    def __init__(
+        self, memory: limits.MemoryInUse, syscalls: SyscallFilter | None, own_process: bytes, *, own_user: bool
+    ) -> None:
+        self._memory = memory
+        self._syscalls = syscalls
+        self._own_process = own_process
+        self._own_user = own_user
+
+    def seal(self, bounds: Limits) -> None:
+        """Locks this process down for good.
+
+        Args:
+            bounds: What it may use.
+
+        Raises:
+            SandboxError: The kernel refused a step. The process must not go on.
+        """
+        try:
+            limits.apply(bounds, self._memory)
+            if self._own_user:
+                limits.bound_threads(bounds)
+            if self._syscalls is not None:
+                self._syscalls.load(self._own_process)
+        except OSError as error:
+            raise _failed(error) from error
+
+
+def _failed(error: OSError) -> SandboxError:
+    return SandboxError(f"the worker cannot be locked down: {error}")
 
 
 def _refuse_missing(report: SandboxReport, config: SandboxConfig) -> None:

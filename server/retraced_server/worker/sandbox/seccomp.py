@@ -74,21 +74,29 @@ class SyscallFilter:
             _add(compiled, rule)
         self.code = _code(compiled)
 
-    def load(self) -> None:
+    def load(self, own_process: bytes) -> None:
         """Puts the calling process under the filter, and allows signals to itself only. There is no way back.
+
+        Args:
+            own_process: What `own_process_code` has made in this process.
 
         Raises:
             OSError: The kernel refused.
         """
-        own_process = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
-        own_process.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
-        for name in OWN_PROCESS_ONLY:
-            own_process.add_rule(pyseccomp.ERRNO(errno.EPERM), name, pyseccomp.Arg(0, pyseccomp.NE, os.getpid()))
-        own_process.load()
         # Not by libseccomp, which would compile it again, in memory that a forked process has to copy first: 2 ms.
-        buffer = ctypes.create_string_buffer(self.code, len(self.code))
-        program = _Program(len(self.code) // 8, ctypes.addressof(buffer))
-        _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(program))
+        for code in (own_process, self.code):
+            buffer = ctypes.create_string_buffer(code, len(code))
+            program = _Program(len(code) // 8, ctypes.addressof(buffer))
+            _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(program))
+
+
+def own_process_code() -> bytes:
+    """A compiled filter that allows the calling process to signal itself only, and everything else."""
+    compiled = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+    compiled.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
+    for name in OWN_PROCESS_ONLY:
+        compiled.add_rule(pyseccomp.ERRNO(errno.EPERM), name, pyseccomp.Arg(0, pyseccomp.NE, os.getpid()))
+    return _code(compiled)
 
 
 # pyseccomp has no types.

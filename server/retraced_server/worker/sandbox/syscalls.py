@@ -72,7 +72,7 @@ _SCRATCH_CHANGES = ("creat", "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", 
 _UNKNOWN = ("clone3", "openat2", "fchmodat2")
 
 OWN_PROCESS_ONLY = ("kill", "tgkill")
-"""Allowed if the first argument is the process itself, as of abort(): see `SyscallFilter.load`, since who it is is known only then."""
+"""Allowed if the first argument is the process itself, as of abort(): see `own_process_code`, since who it is is known only then."""
 
 _PROT_EXEC = mmap.PROT_EXEC
 _MAP_SHARED, _MAP_ANONYMOUS, _MAP_GROWSDOWN = mmap.MAP_SHARED, mmap.MAP_ANONYMOUS, 0x100
