@@ -13,9 +13,10 @@ import sys
 from retraced_server.pipeline.domain import NodeSelection, TransformRequest
 from retraced_server.worker.job import run_job
 from retraced_server.worker.messages import JobDone, JobRequest, encode_job_event
-from retraced_server.worker.warm_up import warm_up
+from retraced_server.worker.warm_up import sample_archive, warm_up
 
-warm_up()
+with sample_archive() as sample:
+    warm_up(sample)
 before = set(sys.modules)
 events = []
 for path in sys.argv[1:]:

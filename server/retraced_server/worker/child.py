@@ -5,19 +5,31 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import select
 import signal
 import socket
 import sys
 import traceback
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from retraced_server.program import ReadOptions, hold_page_map
-from retraced_server.worker.frames import receive_frame, send_frame
+from retraced_server.worker import sandbox
+from retraced_server.worker.frames import receive_frame, receive_frame_with_fds, send_frame
 from retraced_server.worker.job import run_job
-from retraced_server.worker.messages import JobEvent, StartJob, decode_job_request, encode_job_event
+from retraced_server.worker.messages import (
+    JobEvent,
+    MessageError,
+    StartJob,
+    decode_command,
+    decode_job_request,
+    encode_job_event,
+)
 from retraced_server.worker.process import be_first_out_of_memory, die_with_parent
-from retraced_server.worker.sandbox import Limits, Prepared, use_reserve
+from retraced_server.worker.sandbox import Limits, use_reserve
+
+if TYPE_CHECKING:
+    from retraced_server.worker.prepare import Prepared
 
 
 @dataclass(frozen=True)
@@ -29,26 +41,34 @@ class WorkerFds:
     log: int
 
 
-def become_worker(start: StartJob, fds: WorkerFds, options: ReadOptions, zygote: int, sandbox: Prepared, slot: int) -> NoReturn:
-    """Runs one job and ends the process. To be called right after the fork, in the child.
+def become_worker(control: socket.socket, prepared: Prepared, zygote: int, slot: int) -> NoReturn:
+    """Waits for a job, runs it and ends the process. To be called right after the fork, in the child.
 
     Args:
-        start: What it may use.
-        fds: Its descriptors. Every other is closed.
-        options: What programs may hold beyond the plain.
+        control: Where the job comes from, with its descriptors; nothing else comes. Every other descriptor is closed.
+        prepared: What the zygote has made ready.
         zygote: The process that it was forked from.
-        sandbox: What it is locked down with.
-        slot: Its place among the workers that run.
+        slot: Its place among the workers that there are.
     """
     status = 1
     try:
-        _settle(fds, zygote)
-        # Weights are mapped copy-on-write, which counts whole as memory that the process could come to need.
-        limits = Limits(
-            memory_bytes=start.memory_bytes, mapped_bytes=os.fstat(fds.archive).st_size, cpu_seconds=start.cpu_seconds
-        )
-        sandbox.lock_down(keep=(fds.job, fds.archive, hold_page_map()), slot=slot, limits=limits)
-        _work(fds, options, start.memory_bytes, sandbox)
+        _settle(zygote)
+        enclosed = prepared.sandbox.enclose(keep=(control.fileno(), hold_page_map()), slot=slot)
+        if not select.select([control], [], [], 0)[0]:
+            prepared.written.copy()
+        with control:
+            received = receive_frame_with_fds(control)
+        if received is not None:
+            start, fds = decode_command(received[0]), WorkerFds(*received[1])
+            if not isinstance(start, StartJob):
+                raise MessageError("a worker is told nothing but its job")
+            for stream in (1, 2):
+                os.dup2(fds.log, stream)
+            os.close(fds.log)
+            # Weights are mapped copy-on-write, which counts whole as memory that the process could come to need.
+            mapped = os.fstat(fds.archive).st_size
+            enclosed.seal(Limits(memory_bytes=start.memory_bytes, mapped_bytes=mapped, cpu_seconds=start.cpu_seconds))
+            _work(fds, prepared.options, start.memory_bytes, prepared.sandbox)
         status = 0
     except SystemExit as error:
         status = _status(error.code)
@@ -63,7 +83,7 @@ def become_worker(start: StartJob, fds: WorkerFds, options: ReadOptions, zygote:
             os._exit(status)
 
 
-def _settle(fds: WorkerFds, zygote: int) -> None:
+def _settle(zygote: int) -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # A group of its own: what it starts is killed with it.
@@ -71,14 +91,12 @@ def _settle(fds: WorkerFds, zygote: int) -> None:
     die_with_parent()
     if os.getppid() != zygote:
         raise SystemExit(1)
-    os.dup2(fds.log, 1)
-    os.dup2(fds.log, 2)
     be_first_out_of_memory()
     # Python gives each forked process another seed; the same request is to have the same answer.
     random.seed(0)
 
 
-def _work(fds: WorkerFds, options: ReadOptions, memory_bytes: int, sandbox: Prepared) -> None:
+def _work(fds: WorkerFds, options: ReadOptions, memory_bytes: int, locked: sandbox.Prepared) -> None:
     with socket.socket(fileno=fds.job) as sock, os.fdopen(fds.archive, "rb") as archive:
 
         def emit(event: JobEvent) -> None:
@@ -96,7 +114,7 @@ def _work(fds: WorkerFds, options: ReadOptions, memory_bytes: int, sandbox: Prep
                     options=options,
                     memory_bytes=memory_bytes,
                     on_memory_error=use_reserve,
-                    violation_of=sandbox.violation_of,
+                    violation_of=locked.violation_of,
                 )
 
 

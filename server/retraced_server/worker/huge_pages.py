@@ -17,14 +17,14 @@ def collapse_memory() -> None:
 
     Workers that are forked from it then start and end sooner. What they write to is copied to them in small pages all the same.
     """
-    for begin, end in _private_memory():
+    for begin, end in private_memory():
         begin, end = -(-begin // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES, end // _HUGE_PAGE_BYTES * _HUGE_PAGE_BYTES
         if begin < end:
             # Where it fails, the pages are as they were.
             _libc.madvise(begin, end - begin, _MADV_COLLAPSE)
 
 
-def _private_memory() -> Iterator[tuple[int, int]]:
+def private_memory() -> Iterator[tuple[int, int]]:
     """The addresses of memory that can be written to and is no file's (proc_pid_maps(5)): where each begins and ends."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         addresses, mode, _, _, inode, *path = line.split(maxsplit=5)

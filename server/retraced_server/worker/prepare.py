@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -30,7 +31,8 @@ from retraced_server.worker.constants import keep_constants_small
 from retraced_server.worker.huge_pages import collapse_memory
 from retraced_server.worker.messages import ZygoteReady
 from retraced_server.worker.sandbox import SandboxConfig, SandboxError
-from retraced_server.worker.warm_up import warm_up
+from retraced_server.worker.warm_up import sample_archive, warm_up
+from retraced_server.worker.written_pages import WrittenPages
 
 
 class PrepareError(Exception):
@@ -45,11 +47,13 @@ class Prepared:
         ready: What it says.
         options: What programs may hold: operators of the namespaces that the imports brought, and the types that they registered.
         sandbox: What workers are locked down with.
+        written: The pages that every job writes to.
     """
 
     ready: ZygoteReady
     options: ReadOptions
     sandbox: sandbox.Prepared
+    written: WrittenPages
 
 
 def prepare(imports: Sequence[str], config: SandboxConfig, *, newer_schema: bool = False) -> Prepared:
@@ -83,18 +87,20 @@ def prepare(imports: Sequence[str], config: SandboxConfig, *, newer_schema: bool
         tree_types=frozenset(registered_tree_types()) - torchs_types,
         newer_minors=newer_schema,
     )
-    warm_up()
-    _check_single_thread()
-    try:
-        prepared = sandbox.prepare(config)
-    except SandboxError as error:
-        raise PrepareError(str(error)) from error
-    ready = ZygoteReady(catalogue(), TORCH_VERSION, platform.python_version(), SCHEMA_VERSION, loaded, prepared.report)
-    gc.collect()
-    # Collections in a worker then leave alone what it shares; touching it would copy it.
-    gc.freeze()
-    collapse_memory()
-    return Prepared(ready, options, prepared)
+    with sample_archive() as sample:
+        warm_up(sample)
+        _check_single_thread()
+        try:
+            prepared = sandbox.prepare(config)
+        except SandboxError as error:
+            raise PrepareError(str(error)) from error
+        ready = ZygoteReady(catalogue(), TORCH_VERSION, platform.python_version(), SCHEMA_VERSION, loaded, prepared.report)
+        gc.collect()
+        # Collections in a worker then leave alone what it shares; touching it would copy it.
+        gc.freeze()
+        collapse_memory()
+        written = WrittenPages(partial(warm_up, sample, "retrace"))
+    return Prepared(ready, options, prepared, written)
 
 
 def _operator_namespaces() -> frozenset[str]:

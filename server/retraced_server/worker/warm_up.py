@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from typing import IO
 
 import sympy.sets.setexpr  # noqa: F401 - sympy imports it when it first solves for a size, which the sample does not need
 import torch
@@ -41,21 +42,32 @@ class _Sample(nn.Module):
         return attended, torch.nonzero(flag), torch.softmax(x[:, 1:], -1)
 
 
-def warm_up() -> None:
-    """Does the work of jobs on a sample program.
-
-    Raises:
-        RetracedError: Its job failed, so every other would.
-    """
+def sample_archive() -> IO[bytes]:
+    """Makes the archive of a sample program, in memory. The caller closes it."""
     file = os.fdopen(os.memfd_create("retraced-warm-up", os.MFD_CLOEXEC), "w+b")
-    with file, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         shapes = {"x": {0: Dim("batch", max=64)}, "flag": None}
         sample = export(_Sample().eval(), (torch.ones(3, 6, 8), torch.ones(2)), dynamic_shapes=shapes)
         write_program(sample, file)
-        file.flush()
-        request = TransformRequest(_PIPELINE, os.fstat(file.fileno()).st_size, node_metadata=NodeSelection.ALL)
-        run_job(decode_job_request(encode_job_request(JobRequest("warm-up", request, 0.0))), file, _take)
+    file.flush()
+    return file
+
+
+def warm_up(sample: IO[bytes], pipeline: str = _PIPELINE) -> None:
+    """Does the work of a job on a sample program.
+
+    Args:
+        sample: Its archive.
+        pipeline: The passes.
+
+    Raises:
+        RetracedError: Its job failed, so every other would.
+    """
+    request = TransformRequest(pipeline, os.fstat(sample.fileno()).st_size, node_metadata=NodeSelection.ALL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run_job(decode_job_request(encode_job_request(JobRequest("warm-up", request, 0.0))), sample, _take)
 
 
 def _take(event: JobEvent) -> None:

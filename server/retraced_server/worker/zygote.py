@@ -18,10 +18,11 @@ import signal
 import socket
 import sys
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retraced_server.worker.frames import FrameError, close_fds, receive_frame_with_fds, send_frame
+from retraced_server.worker.frames import FrameError, close_fds, encode_frame, receive_frame_with_fds, send_frame
 from retraced_server.worker.messages import (
     KillJob,
     StartJob,
@@ -30,32 +31,46 @@ from retraced_server.worker.messages import (
     ZygoteEvent,
     ZygoteFailed,
     decode_command,
+    encode_command,
     encode_event,
 )
 from retraced_server.worker.process import adopt_orphans, die_with_parent, dump_no_core
-from retraced_server.worker.sandbox import Prepared, SandboxConfig
+from retraced_server.worker.sandbox import SandboxConfig
 
 if TYPE_CHECKING:
-    from retraced_server.program import ReadOptions
+    from retraced_server.worker.prepare import Prepared
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """A worker that waits for its job: its process, and where it waits."""
+
+    pid: int
+    control: socket.socket
 
 
 class Zygote:
     """Forks, kills and reaps workers as it is told.
 
+    While fewer run than may, one more is there, locked down, and waits: a job does not, and the processor time is nobody's then.
+
     Args:
         control: Its end of the socket pair.
-        options: What programs may hold beyond the plain.
-        sandbox: What workers are locked down with.
+        prepared: What workers are given.
+        workers: How many may run at a time.
     """
 
-    def __init__(self, control: socket.socket, options: ReadOptions, sandbox: Prepared) -> None:
+    def __init__(self, control: socket.socket, prepared: Prepared, workers: int) -> None:
         self._control = control
-        self._options = options
-        self._sandbox = sandbox
+        self._prepared = prepared
+        self._workers = workers
         self._pids: dict[int, int] = {}
         self._jobs: dict[int, int] = {}
-        # The places of those that run: each the lowest that was free, so that there are as many as workers at most.
+        # The places of those that there are: each the lowest that was free, so that there are as many as workers at most.
         self._slots: dict[int, int] = {}
+        self._spare: _Worker | None = None
+        # One that ended by itself, or could not be forked, is not replaced before there is a job: that one can say why.
+        self._spare_failed = False
         # A byte arrives here with each SIGCHLD.
         self._wake, self._wake_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -68,7 +83,9 @@ class Zygote:
         poll.register(self._control, select.POLLIN)
         try:
             while True:
-                ready = {fd for fd, _ in poll.poll()}
+                ready = {fd for fd, _ in poll.poll(0 if self._lacks_spare() else None)}
+                if not ready:
+                    self._make_spare()
                 if self._wake in ready:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._wake, 4096)
@@ -78,8 +95,18 @@ class Zygote:
         except (BrokenPipeError, ConnectionResetError):
             return
         finally:
-            for pid in self._jobs:
+            for pid in self._slots:
                 _kill_group(pid)
+
+    def _lacks_spare(self) -> bool:
+        return self._spare is None and not self._spare_failed and len(self._slots) < self._workers
+
+    def _make_spare(self) -> None:
+        try:
+            self._spare = self._fork()
+        except OSError:
+            traceback.print_exc()
+            self._spare_failed = True
 
     def _receive(self) -> bool:
         received = receive_frame_with_fds(self._control)
@@ -95,27 +122,48 @@ class Zygote:
         return True
 
     def _start(self, start: StartJob, fds: list[int]) -> None:
-        # Imported with torch, long before; named here so that this module can say that torch is missing.
-        from retraced_server.worker.child import WorkerFds, become_worker
-
-        zygote, job_id = os.getpid(), start.job_id
-        slot = next(slot for slot in itertools.count() if slot not in self._slots.values())
         try:
-            worker_fds = WorkerFds(*fds)
-            pid = os.fork()
-        except (OSError, TypeError):
+            worker = self._give(encode_frame(encode_command(start)), fds)
+        except OSError:
             traceback.print_exc()
-            close_fds(fds)
-            self._send(WorkerEnded(job_id))
+            self._send(WorkerEnded(start.job_id))
             return
-        if pid == 0:
-            become_worker(start, worker_fds, self._options, zygote, self._sandbox, slot)
+        finally:
+            close_fds(fds)
+        self._pids[start.job_id], self._jobs[worker.pid] = worker.pid, start.job_id
+        self._send(WorkerStarted(start.job_id, worker.pid))
+
+    def _give(self, job: bytes, fds: list[int]) -> _Worker:
+        """Gives a job to the spare worker, or to a new one where there is none or it is gone."""
+        spare, self._spare, self._spare_failed = self._spare, None, False
+        if spare is not None:
+            with spare.control, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                socket.send_fds(spare.control, [job], fds)
+                return spare
+        worker = self._fork()
+        with worker.control:
+            socket.send_fds(worker.control, [job], fds)
+        return worker
+
+    def _fork(self) -> _Worker:
+        # Imported with torch, long before; named here so that this module can say that torch is missing.
+        from retraced_server.worker.child import become_worker
+
+        zygote, slot = os.getpid(), next(slot for slot in itertools.count() if slot not in self._slots.values())
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                pid = os.fork()
+            except OSError:
+                ours.close()
+                raise
+            if pid == 0:
+                become_worker(theirs, self._prepared, zygote, slot)
         # The child does the same; whoever comes first, from here on it can be killed as a group. One that has ended has none.
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
-        close_fds(fds)
-        self._pids[job_id], self._jobs[pid], self._slots[pid] = pid, job_id, slot
-        self._send(WorkerStarted(job_id, pid))
+        self._slots[pid] = slot
+        return _Worker(pid, ours)
 
     def _reap(self) -> None:
         while True:
@@ -126,15 +174,23 @@ class Zygote:
             if pid == 0:
                 return
             # Others are orphans that a worker left behind.
+            if self._slots.pop(pid, None) is None:
+                continue
+            _kill_group(pid)
             job_id = self._jobs.pop(pid, None)
             if job_id is None:
+                self._forget_spare(pid)
                 continue
-            del self._pids[job_id], self._slots[pid]
-            _kill_group(pid)
+            del self._pids[job_id]
             if os.WIFSIGNALED(status):
                 self._send(WorkerEnded(job_id, signal=os.WTERMSIG(status)))
             else:
                 self._send(WorkerEnded(job_id, exit_status=os.WEXITSTATUS(status)))
+
+    def _forget_spare(self, pid: int) -> None:
+        if self._spare is not None and self._spare.pid == pid:
+            self._spare.control.close()
+            self._spare, self._spare_failed = None, True
 
     def _send(self, event: ZygoteEvent) -> None:
         send_frame(self._control, encode_event(event))
@@ -181,7 +237,7 @@ def _main(arguments: list[str]) -> int:
         return 1
     send_frame(control, encode_event(prepared.ready))
     try:
-        Zygote(control, prepared.options, prepared.sandbox).serve()
+        Zygote(control, prepared, options.uids).serve()
     except FrameError:
         traceback.print_exc()
         return 1

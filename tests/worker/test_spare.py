@@ -1,0 +1,120 @@
+"""A worker that waits, locked down, before there is a job for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from retraced_server.worker.frames import receive_frame
+from retraced_server.worker.messages import JobDone, WorkerEnded
+from tests.support.models import by_name
+from tests.support.processes import children_of, is_alive, wait_until
+
+from .zygotes import RunningZygote, zygote
+
+ARCHIVE = by_name("everything").archive
+FAULTS = "tests.support.fault_passes"
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[RunningZygote]:
+    """A zygote that may have one worker at a time."""
+    with zygote(FAULTS) as running:
+        running.event()
+        yield running
+
+
+def spare_of(running: RunningZygote) -> int:
+    """The worker that waits, once it is there."""
+    wait_until(lambda: len(children_of(running.process.pid)) == 1)
+    (pid,) = children_of(running.process.pid)
+    return pid
+
+
+def runs(running: RunningZygote) -> int:
+    """Runs a job, and gives the process that it ran in."""
+    job = running.start(ARCHIVE, "retrace")
+    assert isinstance(job.events()[-1], JobDone)
+    assert running.ended(job) == WorkerEnded(job.id, exit_status=0)
+    return job.pid
+
+
+def test_a_job_runs_in_the_worker_that_waits_and_each_in_one_of_its_own(running: RunningZygote) -> None:
+    first = spare_of(running)
+    assert runs(running) == first
+    second = spare_of(running)
+    assert second != first
+    assert runs(running) == second
+
+
+def test_none_waits_while_as_many_run_as_may(running: RunningZygote) -> None:
+    spare_of(running)
+    job = running.start(ARCHIVE, "fault-hang")
+    # By the time that it answers, its zygote would have forked another.
+    assert receive_frame(job.socket) is not None
+    assert children_of(running.process.pid) == {job.pid}
+    running.kill(job)
+    running.ended(job)
+    spare_of(running)
+
+
+def test_one_that_is_killed_is_nobodys_loss_and_not_replaced_before_there_is_a_job(running: RunningZygote) -> None:
+    killed = spare_of(running)
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: not is_alive(killed))
+    assert runs(running) != killed
+    spare_of(running)
+
+
+def test_it_ends_with_the_zygote() -> None:
+    with zygote() as running:
+        running.event()
+        pid = spare_of(running)
+        running.process.kill()
+        running.process.wait()
+        wait_until(lambda: not is_alive(pid))
+
+
+_WRITTEN = """
+import mmap, os
+from retraced_server.worker.written_pages import WrittenPages, _copied
+from retraced_server.worker.huge_pages import collapse_memory
+
+size = 16 << 20
+block = bytes(range(256)) * (size // 256)
+memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory[:] = block
+collapse_memory()
+
+def work():
+    for page in range(0, size, 64 << 10):
+        memory[page] = 7
+
+written = WrittenPages(work)
+assert memory[:] == block, "what was tried is seen"
+assert written.count >= size // (64 << 10), written.count
+if os.fork() == 0:
+    before = own()
+    written.copy()
+    print(own() - before)
+    os._exit(0 if memory[:] == block else 1)
+assert os.wait()[1] == 0
+"""
+_OWN = """
+import re
+def own():
+    return int(re.search(r"Private_Dirty: *(\\d+)", open("/proc/self/smaps_rollup").read())[1]) >> 2
+"""
+
+
+def test_pages_that_jobs_write_to_are_copied_ahead_as_they_were() -> None:
+    source = f"{_OWN}\n{_WRITTEN}"
+    ran = subprocess.run([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True, check=True)
+    if (copied := int(ran.stdout)) == 0:
+        pytest.skip("the kernel copies no pages ahead (Linux 5.14 does)")
+    assert copied >= 256
