@@ -46,7 +46,7 @@ class EngineCounts:
 
     Attributes:
         slots: Jobs that may run at a time.
-        forks: Workers that were forked.
+        forks: Workers that were given a job.
         kills: Workers that ended before they had answered, by cause: a reason of `errors.Reason`, or CALLER_GONE.
         zygote_restarts: How often what workers are forked from was replaced.
     """

@@ -87,7 +87,7 @@ class _EngineMetrics(Collector):
         yield GaugeMetricFamily("retraced_workers_limit", "Workers that may run at a time.", counts.slots)
         memory = self._engine.worker_memory()
         yield GaugeMetricFamily("retraced_worker_memory_bytes", "Memory of all workers beyond what they share.", memory)
-        yield CounterMetricFamily("retraced_worker_forks", "Workers that were forked.", counts.forks)
+        yield CounterMetricFamily("retraced_worker_forks", "Workers that were given a job.", counts.forks)
         kills = CounterMetricFamily(
             "retraced_worker_kills",
             "Workers that ended before they had answered, by cause: a reason, or CALLER_GONE.",
