@@ -265,7 +265,8 @@ class GraphRetrace:
         kept = self.reuse.kept
         for value in old.all_input_nodes:
             result = self.results[value]
-            if value not in kept or (isinstance(result, ProxyValue) and result.node is not kept[value]):
+            # What a hook returned for a node may be a constant or a tuple, though it made the node's copy.
+            if value.op != "get_attr" and not (isinstance(result, ProxyValue) and result.node is kept.get(value)):
                 return None
         if self.session.mode == "full" or self.reuse.is_written(old, self.results):
             return None
