@@ -155,7 +155,8 @@ class Symbols:
             self.fresh.add(known)
         if hint is not None and known not in self.shape_env.backed_var_to_val:
             self.shape_env.add_backed_var_to_val(known, hint)
-        if interval := self._ranges.get(text):
+        # Not of a derived size, as torch does: a shape environment whose ranges are not all of symbols cannot be decomposed under.
+        if isinstance(known, sympy.Symbol) and (interval := self._ranges.get(text)):
             self.shape_env.constrain_symbol_range(known, compiler_min=interval.lower, compiler_max=interval.upper)
         return known
 
