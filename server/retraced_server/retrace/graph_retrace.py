@@ -185,7 +185,8 @@ class GraphRetrace:
     def _rebind_returned(self, node: fx.Node, result: ProxyValue[Any]) -> ProxyValue[Any]:
         bindings = result.node.meta.get("unbacked_bindings")
         fresh = {symbol: path for symbol, path in (bindings or {}).items() if symbol not in self._symbols_taken}
-        if not fresh:
+        # A copy's symbols are the old ones already: nothing is to be renamed, nor forgotten.
+        if not fresh or self.account.is_copy(result.node):
             return result
         is_written = self.reuse.is_written(node, self.results)
         _, kept, renaming = self.session.unbacked.rebind(node, result.data, fresh, self._symbols_taken, only_own=is_written)
