@@ -127,7 +127,7 @@ class GraphRetrace:
             # follows stays green: the copy takes the equal value that was made.
             copy.meta["val"] = result.data
             del self.reuse.recorded[copy]
-        elif not self.reuse.may_keep(node, new, result.data, is_made=is_made):
+        elif not self.reuse.may_keep(node, new, result.data, is_made=is_made) or (is_made and self._is_shared(new, recorded)):
             self.reuse.same[node] = new
             return result
         if is_made:
@@ -153,6 +153,11 @@ class GraphRetrace:
             return None
         others = (made for made in self._made if made is not copy and made is not new)
         return None if any(storages(made.meta.get("val")) & (held | recorded) for made in others) else copy
+
+    def _is_shared(self, new: fx.Node, recorded: Any) -> bool:
+        """Whether the hook made another node whose value shares storage with the one that it returned, and not with the recorded value."""
+        held = storages(new.meta["val"]) - storages(recorded)
+        return any(storages(made.meta.get("val")) & held for made in self._made if made is not new)
 
     def _give_up_name(self, node: fx.Node) -> None:
         # The hook may have built on what the old node computes: then the copy gets a name of its own.
