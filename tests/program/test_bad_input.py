@@ -209,6 +209,11 @@ _FAULTS: list[tuple[str, Callable[[Any], Any], str]] = [
         r"no name of a symbol",
     ),
     (
+        "range of what no size is",
+        lambda model: model["range_constraints"].update({"2*s77 + __import__('os')": {"min_val": 1, "max_val": 4}}),
+        r"no name of a symbol",
+    ),
+    (
         "huge symbol number",
         lambda model: model["range_constraints"].update(u999999999={"min_val": 1, "max_val": 4}),
         r"has a number over",

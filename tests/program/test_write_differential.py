@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.export import ExportedProgram
 
+from retraced_server.errors import Reason, RetracedError
 from retraced_server.program import write_model
 from tests.program.archives import model_of, read_bytes, read_case, records, saved, written
 from tests.support.case import ProgramCase
@@ -98,6 +99,31 @@ def test_changed_program_keeps_its_names(tmp_path: Path) -> None:
     after = json.loads(write_model(source.program))["graph_module"]["graph"]
     assert [node["name"] for node in after["nodes"]] == [node["name"] for node in before["nodes"]]
     assert after["inputs"] == before["inputs"]
+
+
+class _SparseWeight(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.eye(4).to_sparse())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sparse.mm(self.weight, x)
+
+
+class _SparseValue(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to_sparse_csr().to_dense()
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize("module", [_SparseWeight(), _SparseValue()], ids=["weight", "value"])
+def test_sparse_program_that_torch_cannot_write_is_refused(module: torch.nn.Module, tmp_path: Path) -> None:
+    program = torch.export.export(module, (torch.randn(4, 4),))
+    with pytest.raises(Exception, match=r"(?i)sparse"):
+        saved(program)
+    with pytest.raises(RetracedError, match="has no serialized form") as caught:
+        written(program, tmp_path / "sparse.pt2")
+    assert caught.value.reason is Reason.PROGRAM_INVALID
 
 
 def test_same_program_is_written_as_the_same_bytes(tmp_path: Path) -> None:

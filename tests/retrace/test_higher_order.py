@@ -94,6 +94,23 @@ def test_body_with_several_callers_stays_one_body() -> None:
     )
 
 
+def test_body_that_two_graphs_call_keeps_its_name_in_both() -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return torch.cond(x.sum() > 0, lambda x: self._inner(x, 1), lambda x: self._inner(x, 2), (x,))
+
+        def _inner(self, x: torch.Tensor, limit: int) -> Any:
+            return torch.cond(x.sum() > limit, lambda x: x.relu() + 1, lambda x: x.cos(), (x,))
+
+    module = torch.export.export(Model(), (torch.randn(5, 4),)).graph_module
+    module.false_graph_0.true_graph_0 = module.true_graph_0.true_graph_0
+    new = ReluTwice()(module).graph_module
+    assert [name for name, _ in new.named_modules(remove_duplicate=False)] == [
+        name for name, _ in module.named_modules(remove_duplicate=False)
+    ]
+    assert new.false_graph_0.true_graph_0 is new.true_graph_0.true_graph_0
+
+
 def test_body_whose_operator_a_pass_drops_is_gone() -> None:
     class TakesTrueBranch(ExportPass):
         """Inlines the true branch by hand."""

@@ -280,6 +280,24 @@ def test_view_in_place_of_a_copy_is_not_taken_for_the_copy(mode: str) -> None:
     assert after["sin"] is _values(program)["sin"]
 
 
+@_MODES
+def test_value_that_a_hook_wrote_to_shares_its_storage_with_what_the_write_gave(mode: str) -> None:
+    class Model(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.relu().sin()
+
+    def written(call: Any, op: Any, args: Any, kwargs: Any, meta: Any) -> Any:
+        result = call(aten.clamp_min.default, (args[0], 0), {}, meta)
+        call(aten.mul_.Scalar, (result, 1), {}, meta)
+        return result
+
+    program = _export(Model(), torch.randn(3, 4))
+    before = _values(program)
+    after = _values(run_pipeline(program, [Hooked(relu=written)], mode=mode).program)
+    assert _storage(after["relu"]) == _storage(after["mul_"])
+    assert after["sin"] is before["sin"]
+
+
 # -- asserts, effect tokens, mutation ---------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import fx
+from torch.export import Dim
 
 from retraced_server.passes import run_pipeline
 from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue
@@ -241,6 +242,24 @@ def test_node_without_a_hook_reads_what_a_hook_made_of_its_inputs() -> None:
         aten.cat.default,
     ]
     assert result.graph.output_node().args[0][0].meta["val"].shape == (8, 3)
+
+
+@pytest.mark.parametrize("mode", ["incremental", "full"])
+def test_node_without_a_hook_reads_the_constant_that_a_hook_returned_after_making_the_node(mode: str) -> None:
+    class ScaleIsTwo(ExportPass):
+        targets = frozenset({aten.sym_size.int})
+
+        def call_operator(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], meta: NodeMetadata) -> Any:
+            super().call_operator(op, args, kwargs, meta)
+            return 2
+
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * x.shape[0]
+
+    program = torch.export.export(Model(), (torch.randn(4, 3),), dynamic_shapes=({0: Dim("rows", min=2, max=8)},))
+    result = run_pipeline(program, [ScaleIsTwo()], mode=mode).program
+    assert [n.args[1] for n in result.graph.nodes if n.target is aten.mul.Tensor] == [2]
 
 
 def test_hook_that_runs_operators_of_its_own_runs_them_on_fake_tensors() -> None:

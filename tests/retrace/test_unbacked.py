@@ -115,6 +115,29 @@ def test_reading_a_tensor_again_after_a_write_is_another_symbol(pass_type: type[
     assert_equivalent(ITEM_TWICE, program)
 
 
+class ReadsAnew(ExportPass):
+    """Makes a node of its own of what an operator gave, and gives back what the operator gave."""
+
+    def call_operator(self, op: Any, args: Any, kwargs: Any, meta: Any) -> ProxyValue[Any]:
+        result = super().call_operator(op, args, kwargs, meta)
+        if result.is_tensor():
+            super().call_operator(aten.neg.default, (result,), {}, meta)
+        return result
+
+
+@pytest.mark.parametrize("mode", ["incremental", "full"])
+def test_symbols_of_a_node_that_stays_are_not_forgotten_when_a_hook_makes_another_of_it(mode: str) -> None:
+    class Counts(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * torch.nonzero(x[:, 0].sin()).shape[0]
+
+    program = torch.export.export(Counts(), (torch.randn(5, 4),), dynamic_shapes=({0: Dim("batch", min=2, max=9)},))
+    before = bindings(program)
+    for _ in range(2):
+        program = run_pipeline(program, [ReadsAnew()], mode=mode).program
+        assert bindings(program) == before
+
+
 def test_symbol_of_a_new_operator_is_new_and_bound() -> None:
     class CountsPositive(ExportPass):
         """Adds an output: the rows of the first output that are not zero."""

@@ -268,6 +268,17 @@ class MultipleResults(nn.Module):
         return values, positions, index.unbind(0)[0]
 
 
+class DerivedSizes(nn.Module):
+    """Inputs whose sizes are said in terms of another's: their ranges are those of expressions, not of symbols."""
+
+    def forward(self, x: torch.Tensor, longer: torch.Tensor, fourfold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x + longer[1:], fourfold.sum(0)
+
+
+def _derived_sizes(batch: int) -> Inputs:
+    return (torch.randn(batch, 8), torch.randn(batch + 1, 8), torch.randn(4 * batch, 8)), {}
+
+
 class UnusedInput(nn.Module):
     """An input nothing reads and an input that is returned as it came."""
 
@@ -348,5 +359,11 @@ PROGRAMS: tuple[ProgramCase, ...] = (
     ProgramCase("custom_ops_functional", CustomOps, of_sizes(_pair, (4,), (4,)), functional=True, tags=_tag("higher-order")),
     ProgramCase("quantized", Quantized, of_sizes(_matrix, *_BATCHES), _X),
     ProgramCase("multiple_results", MultipleResults, of_sizes(_matrix, (5,), (4,), (8,)), ({0: Dim("batch", min=4, max=33)},)),
+    ProgramCase(
+        "derived_sizes",
+        DerivedSizes,
+        of_sizes(_derived_sizes, *_BATCHES),
+        ({0: _BATCH}, {0: _BATCH + 1}, {0: 4 * _BATCH}),
+    ),
     ProgramCase("unused_input", UnusedInput, of_sizes(_three, *_BATCHES), ({0: _BATCH}, None, None)),
 )

@@ -22,6 +22,8 @@ _TOKEN: Final = re.compile(
     r"\s*(?:(?P<name>[A-Za-z_]\w*)|(?P<number>-?\d{1,40})|'(?P<text>[\w.+-]{1,64})'|(?P<mark>[(),=]))", re.ASCII
 )
 _SYMBOL: Final = re.compile(r"(s|u|zf|zuf|ps)(\d{1,9})", re.ASCII)
+_TERM: Final = r"(\d{1,19}\*)?s\d{1,9}|\d{1,19}"
+_DERIVED: Final = re.compile(rf"-?({_TERM})( [+-] ({_TERM})){{0,64}}", re.ASCII)
 _FLOAT: Final = re.compile(r"[+-]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})(e[+-]?\d{1,3})?", re.ASCII)
 _ASSUMPTIONS: Final = frozenset(
     (
@@ -61,6 +63,16 @@ def check_symbol(name: Any) -> None:
         raise Refused(f"{shown(name)} is no name of a symbol")
     if match[1] in ("u", "zuf") and int(match[2]) >= _MOST_UNBACKED:
         raise Refused(f"the number of the symbol {shown(name)} is over {_MOST_UNBACKED}")
+
+
+def check_size(name: Any) -> None:
+    """What has a range of its own: a symbol, or a size derived from others, as sympy prints it: `2*s0 + 1`.
+
+    Raises:
+        Refused: It is neither.
+    """
+    if type(name) is not str or _DERIVED.fullmatch(name) is None:
+        check_symbol(name)
 
 
 def check_expression(text: Any) -> None:

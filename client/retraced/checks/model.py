@@ -25,7 +25,7 @@ import re
 from keyword import iskeyword
 from typing import Any, Final, NoReturn
 
-from retraced.checks.expressions import check_expression, check_symbol
+from retraced.checks.expressions import check_expression, check_size
 from retraced.checks.operators import Operators
 from retraced.checks.own import Own
 from retraced.checks.refusal import Refused, shown
@@ -276,7 +276,7 @@ class _Schema:
             {
                 "graph_module": module,
                 "opset_version": map_of(text, integer),
-                "range_constraints": map_of(check_symbol, _RANGE),
+                "range_constraints": map_of(check_size, _RANGE),
                 "schema_version": record("SchemaVersion", {"major": one_of(_SCHEMA_MAJOR), "minor": integer}),
                 "verifiers": list_of(one_of("", "ATEN", "TRAINING")),
                 "torch_version": text,

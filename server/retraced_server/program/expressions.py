@@ -22,6 +22,8 @@ _TOKEN: Final = re.compile(
 )
 _SYMBOL: Final = re.compile(r"(s|u|zf|zuf|ps)(\d{1,9})", re.ASCII)
 _UNBACKED: Final = ("u", "zuf")
+_TERM: Final = r"(\d{1,19}\*)?s\d{1,9}|\d{1,19}"
+_DERIVED: Final = re.compile(rf"-?({_TERM})( [+-] ({_TERM})){{0,64}}", re.ASCII)
 _ASSUMPTIONS: Final = frozenset(
     (
         "integer",
@@ -121,6 +123,11 @@ def split_symbol(name: str) -> tuple[str, int]:
     if match is None:
         raise program_invalid(f"`{shortened(name, 64)}` is no name of a symbol")
     return match[1], int(match[2])
+
+
+def is_derived_size(name: str) -> bool:
+    """Whether a name in range constraints is that of a size derived from another one (`Dim("n") + 1`), as sympy prints it: `2*s0 + 1`."""
+    return _SYMBOL.fullmatch(name) is None and _DERIVED.fullmatch(name) is not None
 
 
 def parse_expression(text: str) -> _Expr:

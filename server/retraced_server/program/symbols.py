@@ -21,7 +21,7 @@ from torch.utils._sympy.value_ranges import ValueRanges
 from retraced_server.program import program_schema, schema
 from retraced_server.program._torch import remember_stack
 from retraced_server.program.errors import cause, program_invalid, shortened
-from retraced_server.program.expressions import parse_expression, split_symbol
+from retraced_server.program.expressions import is_derived_size, parse_expression, split_symbol
 from retraced_server.program.options import MOST_UNBACKED_SYMBOLS
 
 Size: TypeAlias = int | torch.SymInt
@@ -155,12 +155,16 @@ class Symbols:
             self.fresh.add(known)
         if hint is not None and known not in self.shape_env.backed_var_to_val:
             self.shape_env.add_backed_var_to_val(known, hint)
-        if interval := self._ranges.get(text):
+        # Not of a derived size, as torch does: a shape environment whose ranges are not all of symbols cannot be decomposed under.
+        if isinstance(known, sympy.Symbol) and (interval := self._ranges.get(text)):
             self.shape_env.constrain_symbol_range(known, compiler_min=interval.lower, compiler_max=interval.upper)
         return known
 
     def _reserve(self, names: dict[str, program_schema.RangeConstraint]) -> None:
         for name in names:
+            # It is found by its text when a value has it.
+            if is_derived_size(name):
+                continue
             kind, number = split_symbol(name)
             if kind in ("u", "zuf") and number >= MOST_UNBACKED_SYMBOLS:
                 raise program_invalid(

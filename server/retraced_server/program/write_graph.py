@@ -66,8 +66,8 @@ class GraphWriter:
                     raise program_invalid(f"a node of kind {node.op} has no serialized form")
             except RetracedError as error:
                 raise located(error, f"node `{node.name}`") from error
-            # What comes of metadata that is missing or of another shape.
-            except (AttributeError, LookupError, TypeError, ValueError, AssertionError) as error:
+            # What comes of metadata that is missing or of another shape, and of tensors without strides.
+            except (AttributeError, LookupError, TypeError, ValueError, AssertionError, RuntimeError) as error:
                 raise program_invalid(f"node `{node.name}` has no serialized form: {cause(error)}") from error
         return {
             "inputs": self._inputs,

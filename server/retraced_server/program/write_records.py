@@ -108,6 +108,8 @@ def _tensors(tensors: Mapping[str, object], directory: str, payloads: Payloads) 
             raise program_invalid(f"the constant `{name}` is an object of type {type(tensor).__name__}, which is not written")
         if not isinstance(tensor, FakeTensor) and type(tensor.data) is not torch.Tensor:
             raise program_invalid(f"the tensor `{name}` is a {type(tensor.data).__name__}, which would have to be pickled")
+        if tensor.layout is not torch.strided:
+            raise program_invalid(f"the tensor `{name}` is of the layout {tensor.layout}, which has no serialized form")
         groups.setdefault((_storage_key(tensor), tensor.dtype), []).append((name, tensor))
     records = []
     config: dict[str, Json] = {}

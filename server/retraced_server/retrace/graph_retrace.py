@@ -127,7 +127,7 @@ class GraphRetrace:
             # follows stays green: the copy takes the equal value that was made.
             copy.meta["val"] = result.data
             del self.reuse.recorded[copy]
-        elif not self.reuse.may_keep(node, new, result.data, is_made=is_made):
+        elif not self.reuse.may_keep(node, new, result.data, is_made=is_made) or (is_made and self._is_shared(new, recorded)):
             self.reuse.same[node] = new
             return result
         if is_made:
@@ -153,6 +153,11 @@ class GraphRetrace:
             return None
         others = (made for made in self._made if made is not copy and made is not new)
         return None if any(storages(made.meta.get("val")) & (held | recorded) for made in others) else copy
+
+    def _is_shared(self, new: fx.Node, recorded: Any) -> bool:
+        """Whether the hook made another node whose value shares storage with the one that it returned, and not with the recorded value."""
+        held = storages(new.meta["val"]) - storages(recorded)
+        return any(storages(made.meta.get("val")) & held for made in self._made if made is not new)
 
     def _give_up_name(self, node: fx.Node) -> None:
         # The hook may have built on what the old node computes: then the copy gets a name of its own.
@@ -185,7 +190,8 @@ class GraphRetrace:
     def _rebind_returned(self, node: fx.Node, result: ProxyValue[Any]) -> ProxyValue[Any]:
         bindings = result.node.meta.get("unbacked_bindings")
         fresh = {symbol: path for symbol, path in (bindings or {}).items() if symbol not in self._symbols_taken}
-        if not fresh:
+        # A copy's symbols are the old ones already: nothing is to be renamed, nor forgotten.
+        if not fresh or self.account.is_copy(result.node):
             return result
         is_written = self.reuse.is_written(node, self.results)
         _, kept, renaming = self.session.unbacked.rebind(node, result.data, fresh, self._symbols_taken, only_own=is_written)
@@ -265,7 +271,8 @@ class GraphRetrace:
         kept = self.reuse.kept
         for value in old.all_input_nodes:
             result = self.results[value]
-            if value not in kept or (isinstance(result, ProxyValue) and result.node is not kept[value]):
+            # What a hook returned for a node may be a constant or a tuple, though it made the node's copy.
+            if value.op != "get_attr" and not (isinstance(result, ProxyValue) and result.node is kept.get(value)):
                 return None
         if self.session.mode == "full" or self.reuse.is_written(old, self.results):
             return None
