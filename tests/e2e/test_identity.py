@@ -32,7 +32,7 @@ def test_unmodified_output_of_a_source_that_can_be_read_again_is_not_sent(client
 
 def test_every_node_is_described_as_it_is(client: Client, real_case: ProgramCase) -> None:
     result = client.transform(real_case.archive, "retrace", node_metadata="all")
-    program = loaded(real_case.archive)
+    program = real_case.reloaded
     described: dict[str, list[tuple[str, str, int]]] = {}
     for node in result.nodes:
         described.setdefault(node.graph, []).append((node.name, str(node.op), len(node.users)))

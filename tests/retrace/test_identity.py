@@ -15,7 +15,6 @@ from tests.support.compare import (
     assert_identical_programs,
     assert_same_results,
     assert_shape_env_unchanged,
-    loaded,
     shape_env_snapshot,
     validate,
 )
@@ -85,7 +84,7 @@ def test_retrace_pipeline_returns_the_program_it_was_given(any_case: ProgramCase
 
 
 def test_program_read_from_a_file_is_unchanged_too(serializable_case: ProgramCase, mode: RetraceMode) -> None:
-    program = loaded(serializable_case.archive)
+    program = serializable_case.reloaded
     env_before = shape_env_snapshot(program)
     result = run_pipeline(program, "retrace", mode=mode)
     assert result.program is program
