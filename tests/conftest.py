@@ -6,11 +6,15 @@ import gc
 import os
 
 import pytest
+from hypothesis import settings
 
 # Before any test imports grpc, which would otherwise have handlers run in the children that tests fork.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 # Before any test imports torch: with a process of tests per core, its threads would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# For `tests.support.examples`.
+settings.register_profile("thorough", max_examples=1_000)
 
 #: Fixture name -> tag of the programs it stands for; None for all.
 _CASE_FIXTURES = {
