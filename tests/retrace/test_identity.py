@@ -12,8 +12,8 @@ from retraced_server.retrace import Argument, ExportPass, NodeMetadata, ProxyVal
 from retraced_server.retrace.session import RetraceMode
 from tests.support.case import ProgramCase
 from tests.support.compare import (
+    assert_computes,
     assert_identical_programs,
-    assert_same_results,
     assert_shape_env_unchanged,
     shape_env_snapshot,
     validate,
@@ -113,7 +113,7 @@ def test_rebuilt_program_differs_only_where_the_pass_changed_it(any_case: Progra
 
 def test_rebuilt_program_computes_the_same(any_case: ProgramCase, mode: RetraceMode) -> None:
     result = run_pipeline(any_case.program, [Marks()], mode=mode)
-    assert_same_results(any_case.program, result.program, any_case.inputs(), exact=True)
+    assert_computes(any_case, result.program, exact=True)
 
 
 def test_rebuilt_program_keeps_the_value_objects(any_case: ProgramCase, mode: RetraceMode) -> None:
