@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
+from hypothesis import settings
 
 # Before any test imports grpc, which would otherwise have handlers run in the children that tests fork.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# Before any test imports torch: with a process of tests per core, its threads would only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# For `tests.support.examples`.
+settings.register_profile("thorough", max_examples=1_000)
 
 #: Fixture name -> tag of the programs it stands for; None for all.
 _CASE_FIXTURES = {
@@ -31,3 +38,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if fixture == "serializable_case":
             cases = tuple(case for case in cases if case.serializable)
         metafunc.parametrize(fixture, cases, ids=str)
+
+
+def pytest_collection_finish() -> None:
+    # What the imports made stays to the end: no collection has to look at it again.
+    gc.collect()
+    gc.freeze()

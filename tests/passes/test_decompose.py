@@ -12,7 +12,7 @@ from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes import run_pipeline
 from tests.passes.support import DECOMPOSABLE, QUICK, decomposed, export, targets
 from tests.support.case import ProgramCase
-from tests.support.compare import assert_same_results, saved_and_loaded, validate
+from tests.support.compare import assert_computes, assert_same_results, saved_and_loaded, validate
 from tests.support.models import by_name
 from tests.support.passes import canonical
 
@@ -39,7 +39,7 @@ def test_graph_is_that_of_run_decompositions_but_for_names(case: ProgramCase) ->
 def test_decomposed_program_is_valid_and_computes_the_same(case: ProgramCase) -> None:
     program = decomposed(case).program
     validate(program)
-    assert_same_results(case.program, program, case.inputs())
+    assert_computes(case, program)
 
 
 @pytest.mark.parametrize("case", QUICK, ids=str)
@@ -71,7 +71,7 @@ def test_program_that_torch_cannot_decompose_is_decomposed(name: str) -> None:
         case.build().run_decompositions()
     program = decomposed(case).program
     assert not targets(program).keys() & {"aten.linear", "aten.scaled_dot_product_attention", "aten.layer_norm"}
-    assert_same_results(case.program, saved_and_loaded(program), case.inputs())
+    assert_computes(case, saved_and_loaded(program))
 
 
 def test_attention_that_keeps_its_strides_is_remarked_on() -> None:
@@ -100,7 +100,7 @@ def test_table_none_only_makes_the_program_functional() -> None:
     program = run_pipeline(case.program, "decompose{table=none}").program
     expected = case.program.run_decompositions({})
     assert _text(program.graph_module) == _text(expected.graph_module)
-    assert_same_results(case.program, program, case.inputs())
+    assert_computes(case, program)
 
 
 def test_gradients_are_refused() -> None:

@@ -11,7 +11,7 @@ from retraced_server.passes import catalogue, run_pipeline
 from retraced_server.passes.run import count_nodes
 from retraced_server.pipeline.catalogue import IrLevel
 from tests.passes.support import decomposed, export, targets
-from tests.support.compare import assert_same_results, saved_and_loaded, validate
+from tests.support.compare import assert_computes, assert_same_results, saved_and_loaded, validate
 from tests.support.describe import graphs
 from tests.support.models import by_name
 from tests.support.passes import canonical, run_torch_pass
@@ -39,7 +39,7 @@ def test_program_is_valid_and_computes_the_same_without_views(name: str) -> None
     program = decomposed(case).program
     result = run_pipeline(program, "view-to-view-copy")
     validate(result.program)
-    assert_same_results(case.program, result.program, case.inputs())
+    assert_computes(case, result.program)
     assert not [node for _, module in graphs(result.program.graph_module) for node in module.graph.nodes if _is_view(node)]
     copies = targets(result.program) - targets(program)
     assert all(target.endswith("_copy") for target in copies)

@@ -18,6 +18,7 @@ from retraced_server.program import write_model
 from tests.program.archives import model_of, read_bytes, saved, without_offsets, written
 from tests.support.compare import assert_identical_programs, loaded, shape_env_snapshot
 from tests.support.describe import alias_sets, describe_program
+from tests.support.examples import examples
 
 
 class _Random(nn.Module):
@@ -83,7 +84,7 @@ def _program(seed: int, dynamic: bool, functional: bool) -> ExportedProgram:
         return program.run_decompositions({}) if functional else program
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(16), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 2**32), st.booleans(), st.booleans())
 def test_generated_program(tmp_path_factory: pytest.TempPathFactory, seed: int, dynamic: bool, functional: bool) -> None:
     program = _program(seed, dynamic, functional)

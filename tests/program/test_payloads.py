@@ -102,7 +102,7 @@ def test_absent_weights_are_fake_tensors_of_the_programs_mode(serializable_case:
     source = read_case(serializable_case, tmp_path, weights="absent")
     modes = {tensor.fake_mode for tensor in _leaves(source.program) if isinstance(tensor, FakeTensor)}
     assert len(modes) <= 1
-    expected = loaded(serializable_case.archive)
+    expected = serializable_case.reloaded
     for name, tensor in {**source.program.state_dict, **source.program.constants}.items():
         real = {**expected.state_dict, **expected.constants}[name]
         assert isinstance(tensor, FakeTensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ _DERIVED_SIZES = frozenset({"derived_sizes"})
 _OTHERWISE = _SYMBOLS_IN_OFFSETS | _TORCH_MINIMA | _DERIVED_SIZES
 
 
-def _assert_reads_like_torch(archive: bytes, ours: ExportedProgram) -> None:
-    theirs = loaded(archive)
+def _assert_reads_like_torch(theirs: ExportedProgram, ours: ExportedProgram) -> None:
+    theirs = copy.copy(theirs)
     theirs._example_inputs = None
     assert without_offsets(describe_program(ours)) == without_offsets(describe_program(theirs))
     assert shape_env_snapshot(ours) == shape_env_snapshot(theirs)
@@ -37,7 +38,7 @@ def _assert_reads_like_torch(archive: bytes, ours: ExportedProgram) -> None:
 def test_reads_what_torch_reads(serializable_case: ProgramCase, tmp_path: Path) -> None:
     if serializable_case.name in _OTHERWISE:
         pytest.skip("compared with the program in memory, which torch's reader does not restore")
-    _assert_reads_like_torch(serializable_case.archive, read_case(serializable_case, tmp_path).program)
+    _assert_reads_like_torch(serializable_case.reloaded, read_case(serializable_case, tmp_path).program)
 
 
 @pytest.mark.parametrize("case_name", sorted(_OTHERWISE))
@@ -64,11 +65,11 @@ def test_reads_what_torch_reads_of_decomposed_programs(real_case: ProgramCase, t
         archive = saved(real_case.decomposed)
     except ValueError:
         pytest.skip("torch cannot decompose it")
-    _assert_reads_like_torch(archive, read_bytes(archive, tmp_path).program)
+    _assert_reads_like_torch(loaded(archive), read_bytes(archive, tmp_path).program)
 
 
 def test_reads_the_benchmark_program(tmp_path: Path) -> None:
-    _assert_reads_like_torch(LLAMA_LIKE.archive, read_case(LLAMA_LIKE, tmp_path).program)
+    _assert_reads_like_torch(LLAMA_LIKE.reloaded, read_case(LLAMA_LIKE, tmp_path).program)
 
 
 def test_what_is_read_is_valid(serializable_case: ProgramCase, tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_what_is_read_is_valid(serializable_case: ProgramCase, tmp_path: Path) -
 
 def test_what_is_read_computes_the_same(serializable_case: ProgramCase, tmp_path: Path) -> None:
     ours = read_case(serializable_case, tmp_path).program
-    assert_same_results(loaded(serializable_case.archive), ours, serializable_case.inputs()[:1], exact=True)
+    assert_same_results(serializable_case.reloaded, ours, serializable_case.inputs()[:1], exact=True)
 
 
 def test_reading_twice_gives_identical_programs(tmp_path: Path) -> None:

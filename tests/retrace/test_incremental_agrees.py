@@ -15,6 +15,7 @@ from retraced_server.errors import RetracedError
 from retraced_server.passes import PipelineResult, run_pipeline
 from tests.support.compare import assert_identical_programs, shape_env_snapshot, validate
 from tests.support.describe import alias_sets, graphs
+from tests.support.examples import examples
 from tests.support.random_rewrites import ARGUMENTS, DrawnPass, export, programs, rewrites
 
 _Steps = Sequence[tuple[str, int, int]]
@@ -27,7 +28,7 @@ def _run(program: ExportedProgram, drawn: Sequence[str], mode: str) -> PipelineR
         return str(error)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(deadline=None, max_examples=examples(24), suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(steps=programs, drawn=rewrites)
 @example(steps=[("item again", 0, 1)], drawn=["keep"] * 4 + ["write to argument"])
 @example(steps=[("number in place", 0, 1)], drawn=["drop"] * 12)
@@ -51,7 +52,7 @@ def test_incremental_and_full_agree_on_graph_values_and_ranges(steps: _Steps, dr
     assert _facts(programs["incremental"]) == _facts(programs["full"])
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=examples(24), suppress_health_check=[HealthCheck.too_slow])
 @given(steps=programs, drawn=rewrites)
 @example(steps=[("view", 0, 1), ("through a view", 2, 2)], drawn=["copy result", "copy result", "view result", "copy argument"])
 @example(steps=[("halves", 0, 1), ("in place", 2, 2)], drawn=["keep", "copy result", "drop", "drop"])

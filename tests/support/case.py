@@ -78,6 +78,11 @@ class ProgramCase:
         """What `torch.export.save` writes of the program, once per process."""
         return _archive(self)
 
+    @property
+    def reloaded(self) -> ExportedProgram:
+        """What `torch.export.load` reads of the archive, once per process: never to be changed."""
+        return _reloaded(self)
+
 
 @functools.cache
 def _program(case: ProgramCase) -> ExportedProgram:
@@ -96,6 +101,11 @@ def _archive(case: ProgramCase) -> bytes:
     buffer = io.BytesIO()
     torch.export.save(case.program, buffer)
     return buffer.getvalue()
+
+
+@functools.cache
+def _reloaded(case: ProgramCase) -> ExportedProgram:
+    return torch.export.load(io.BytesIO(case.archive))
 
 
 def seeded(*calls: Callable[[], Inputs]) -> Callable[[], list[Inputs]]:

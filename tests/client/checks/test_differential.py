@@ -26,6 +26,7 @@ from retraced_server.program import ReadOptions, read_program, write_program
 from retraced_server.program import expressions as server_expressions
 from retraced_server.program import operators as server_operators
 from retraced_server.program.scalar_types import DTYPE_NUMBERS
+from tests.support.examples import examples
 from tests.support.models import ALL_CASES, ProgramCase, by_name
 from tests.support.programs import PROGRAMS
 
@@ -200,7 +201,7 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("name", ["tied_weights", "cond", "containers"])
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=examples(6), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_changed_program_that_the_client_takes_is_read_or_not_valid(name: str, data: st.DataObject) -> None:
     case = by_name(name)
@@ -237,7 +238,7 @@ def test_a_changed_program_that_the_client_takes_is_read_or_not_valid(name: str,
         assert readable(packed.getvalue())
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(16))
 @given(data=st.data())
 def test_changed_bytes_are_refused_or_read(data: st.DataObject) -> None:
     case = by_name("tied_weights")

@@ -50,7 +50,7 @@ class Victims:
     """Reads archives in processes of their own; a context manager.
 
     Attributes:
-        SECONDS: The processor time that each of them has.
+        SECONDS: The processor time that each of them has, if not told otherwise.
     """
 
     SECONDS = 6
@@ -71,17 +71,18 @@ class Victims:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._process.communicate()
 
-    def read(self, path: Path, then: str, *, by: str) -> Outcome:
+    def read(self, path: Path, then: str, *, by: str, seconds: int = SECONDS) -> Outcome:
         """Reads an archive, in its folder.
 
         Args:
             path: The archive.
             then: What to do with the program.
             by: `torch` or `retraced`.
+            seconds: The processor time that the process has.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([str(path), then, by]) + "\n")
+        self._process.stdin.write(json.dumps([str(path), then, by, seconds]) + "\n")
         self._process.stdin.flush()
         return Outcome(*json.loads(self._process.stdout.readline()))
 
@@ -116,12 +117,12 @@ def _error(error: BaseException | None) -> str:
     return f"{type(error).__name__} {getattr(error, 'reason', '')}: {error}"
 
 
-def _victim(path: str, then: str, by: str, answer: int) -> None:
+def _victim(path: str, then: str, by: str, seconds: int, answer: int) -> None:
     os.chdir(os.path.dirname(path))
     sys.path.insert(0, os.getcwd())
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY_BYTES, size + MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (Victims.SECONDS, Victims.SECONDS))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         text = _use(path, then, by)
@@ -134,13 +135,13 @@ def _serve() -> None:
     answers = os.dup(1)
     os.dup2(2, 1)
     for line in sys.stdin:
-        path, then, by = json.loads(line)
+        path, then, by, seconds = json.loads(line)
         read_end, write_end = os.pipe()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         pid = os.fork()
         if pid == 0:
             try:
-                _victim(path, then, by, write_end)
+                _victim(path, then, by, seconds, write_end)
             finally:
                 os._exit(0)
         os.close(write_end)

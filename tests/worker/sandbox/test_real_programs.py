@@ -8,11 +8,13 @@ import os
 import random
 from typing import IO
 
+import pytest
+
 from retraced_server.errors import RetracedError
 from retraced_server.passes import run_pipeline
 from retraced_server.program import read_program, write_program
 from retraced_server.worker.sandbox import Limits
-from tests.support.case import ProgramCase
+from tests.support.models import by_name
 from tests.worker.sandbox.attempts import Opened
 from tests.worker.sandbox.host import Host
 
@@ -52,8 +54,9 @@ def outcome_of(file: IO[bytes], pipeline: str) -> str:
     return "\n".join((hashlib.sha256(output.getvalue()).hexdigest(), *nodes))
 
 
-def test_a_real_program_is_transformed_as_without_the_sandbox(host: Host, real_case: ProgramCase) -> None:
-    make = InMemory(real_case.archive)
+@pytest.mark.parametrize("name", ["llama", "vit", "residual_net"])
+def test_a_real_program_is_transformed_as_without_the_sandbox(host: Host, name: str) -> None:
+    make = InMemory(by_name(name).archive)
 
     locked = host.run(transform, before=make, limits=_LIMITS)
 
