@@ -114,7 +114,8 @@ class ProgramEdit:
         if not added:
             return
         positional = {id(spec) for spec in self._positional_specs()}
-        keywords, others = [], []
+        keywords: list[EditedInput] = []
+        others: list[EditedInput] = []
         for entry in self.inputs:
             if entry.spec is not None:
                 is_keyword = entry.is_user_input and id(entry.spec) not in positional
