@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 
 _INTERVAL = 0.01
+# Sizes of what is allocated most, in bytes, and how many pieces at once.
+_PIECE, _LARGEST_PIECE, _PIECES = 16, 1 << 10, 1000
 _ZYGOTE = "retraced_server.worker.zygote"
 
 
@@ -58,14 +60,30 @@ def watched(pid: int) -> Iterator[Peaks]:
 
 
 def peak_beyond(task: Callable[[], object]) -> int:
-    """Runs a task, and gives how far this process's memory rose above what it was before, in bytes."""
+    """Runs a task, and gives how far this process's memory rose above what it was before, in bytes.
+
+    For processes that end soon: what they have free is taken first, since a task that used it again would seem to need less.
+    """
     gc.collect()
-    # What was freed before would be used again, and not be seen.
-    ctypes.CDLL(None).malloc_trim(0)
+    _take_free_memory()
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     task()
     return _status("VmHWM") - before
+
+
+def _take_free_memory() -> None:
+    """Allocates pieces of each size that Python and C++ ask for, until the process has to grow for more, and never frees them."""
+    library = ctypes.CDLL(None)
+    library.malloc_trim(0)
+    for allocate in (ctypes.pythonapi.PyObject_Malloc, library.malloc):
+        allocate.argtypes, allocate.restype = [ctypes.c_size_t], ctypes.c_void_p
+        for size in range(_PIECE, _LARGEST_PIECE, _PIECE):
+            resident, grown = _status("VmRSS"), 0
+            while grown < _PIECES * size // 2:
+                for _ in range(_PIECES):
+                    allocate(size)
+                grown, resident = _status("VmRSS") - resident, _status("VmRSS")
 
 
 def _status(field: str) -> int:

@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch.export import ExportedProgram
 
+from retraced_server.passes import run_pipeline
 from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue
-from tests.support.large_graphs import deep_chain, many_bodies, many_expressions, many_symbols, wide_graph
+from tests.support.large_graphs import as_program, deep_chain, many_bodies, many_expressions, many_symbols, wide_graph
 
 aten = torch.ops.aten
 _SIZES = (500, 4000)
@@ -51,6 +53,16 @@ def _constant() -> torch.Tensor:
         return torch.zeros(())
 
 
+class AddsInput(ExportPass):
+    """Adds an input that nothing reads."""
+
+    def placeholder(self, name: str, arg: Any, meta: NodeMetadata) -> ProxyValue[Any]:
+        result = super().placeholder(name, arg, meta)
+        if name == "x0":
+            super().placeholder("added", arg, NodeMetadata(dict(meta.data)))
+        return result
+
+
 @functools.cache
 def _made(make: Callable[[int], fx.GraphModule], size: int) -> fx.GraphModule:
     """A graph, made once: passes leave it as it is."""
@@ -62,6 +74,10 @@ def _calls(task: Callable[[], object]) -> int:
     profile.runcall(task)
     # The attribute is missing in typeshed.
     return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
+
+
+def _exponent(counts: list[int]) -> float:
+    return math.log(counts[1] / counts[0]) / math.log(_SIZES[1] / _SIZES[0])
 
 
 @pytest.mark.parametrize("make", [deep_chain, wide_graph, many_symbols, many_expressions, many_bodies])
@@ -81,5 +97,18 @@ def test_calls_grow_in_step_with_nodes(make: Callable[[int], fx.GraphModule], pa
 
         run()
         counts.append(_calls(run))
-    exponent = math.log(counts[1] / counts[0]) / math.log(_SIZES[1] / _SIZES[0])
-    assert exponent <= 1.1
+    assert _exponent(counts) <= 1.1
+
+
+@pytest.mark.parametrize("pass_type", [Rewrites, AddsInput])
+def test_calls_grow_in_step_with_inputs_and_outputs(pass_type: type[ExportPass]) -> None:
+    counts = []
+    for size in _SIZES:
+        program = as_program(wide_graph(size))
+
+        def run(program: ExportedProgram = program) -> None:
+            assert run_pipeline(program, [pass_type()]).modified
+
+        run()
+        counts.append(_calls(run))
+    assert _exponent(counts) <= 1.1

@@ -10,6 +10,7 @@ from typing import Protocol
 from torch import fx
 from torch.export import ExportedProgram
 
+from retraced_server.collector import collector_paused
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes.base import GraphPass, ProgramPass, ProgramPassResult, kept_names, preserved_modules
 from retraced_server.passes.provenance import ProvenanceLedger
@@ -21,7 +22,6 @@ from retraced_server.retrace.agreement import run_checked
 from retraced_server.retrace.build_program import build_program, check_signature
 from retraced_server.retrace.copies import copy_with_bodies, returned_graph, same_graphs
 from retraced_server.retrace.program_edit import ProgramEdit, outcome_by_name
-from retraced_server.retrace.session import collector_paused
 
 # How many nodes are visited between two calls of `progress`.
 _PROGRESS_NODES = 64

@@ -15,6 +15,7 @@ from torch._export.verifier import SpecViolationError, TrainingIRVerifier, Verif
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature
 
+from retraced_server.collector import collector_paused
 from retraced_server.program import _torch, program_schema
 from retraced_server.program.archive import Archive
 from retraced_server.program.assemble import assemble_program
@@ -81,6 +82,7 @@ class ReadProgram:
         self._files.close()
 
 
+@collector_paused()
 def read_program(
     file: IO[bytes] | str | os.PathLike[str],
     *,

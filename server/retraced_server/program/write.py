@@ -9,6 +9,7 @@ from typing import IO, Final
 import torch
 from torch.export import ExportedProgram
 
+from retraced_server.collector import collector_paused
 from retraced_server.program import _torch
 from retraced_server.program.errors import program_invalid
 from retraced_server.program.payloads import Payload
@@ -27,6 +28,7 @@ _FORMAT: Final = (("archive_format", b"pt2"), ("archive_version", b"0"), (".data
 _SERIALIZATION_ID: Final = ".data/serialization_id"
 
 
+@collector_paused()
 def write_program(
     program: ExportedProgram,
     file: IO[bytes],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -173,7 +174,7 @@ class _Builder:
     def _root_signature(self, signature: ModuleCallSignature) -> ModuleCallSignature:
         in_spec, out_spec, names = signature.in_spec, signature.out_spec, signature.forward_arg_names
         if in_spec is not None and not self.arguments_are_same():
-            dropped = {at for at, spec in enumerate(self._old_users) if not any(spec is kept for kept in self._kept)}
+            dropped = _missing(self._old_users, self._kept)
             added = [entry.name for entry in self._users if entry.spec is None]
             left = drop_leaves(in_spec, dropped, "argument")
             if names is not None:
@@ -182,7 +183,7 @@ class _Builder:
                 names = [*names[:positional], *added, *names[positional:]]
             in_spec = append_arguments(left, len(added))
         old = [spec for spec in self._program.graph_signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
-        gone = {at for at, spec in enumerate(old) if not any(spec is kept for kept in self._edit.outputs)}
+        gone = _missing(old, self._edit.outputs)
         new = sum(1 for spec in self._edit.outputs if spec is None)
         if out_spec is not None and (gone or new):
             out_spec = drop_leaves(out_spec, gone, "result")
@@ -213,6 +214,12 @@ class _Builder:
                     if symbol not in ranges and symbol in env.var_to_range:
                         ranges[symbol] = env.var_to_range[symbol]
         return ranges
+
+
+def _missing(specs: Sequence[object], kept: Sequence[object]) -> set[int]:
+    """The positions of the specs that, as objects, are not among those kept: equal ones may stand for different values."""
+    left = {id(spec) for spec in kept}
+    return {at for at, spec in enumerate(specs) if id(spec) not in left}
 
 
 def _values(module: fx.GraphModule) -> dict[int, Any]:

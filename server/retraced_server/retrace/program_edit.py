@@ -113,13 +113,14 @@ class ProgramEdit:
         added = [entry for entry in self.inputs if entry.spec is None]
         if not added:
             return
-        positional = self._positional_specs()
-        keywords = [
-            entry
-            for entry in self.inputs
-            if entry.spec is not None and entry.is_user_input and not any(entry.spec is spec for spec in positional)
-        ]
-        wanted = [entry for entry in self.inputs if entry.spec is not None and entry not in keywords] + added + keywords
+        positional = {id(spec) for spec in self._positional_specs()}
+        keywords: list[EditedInput] = []
+        others: list[EditedInput] = []
+        for entry in self.inputs:
+            if entry.spec is not None:
+                is_keyword = entry.is_user_input and id(entry.spec) not in positional
+                (keywords if is_keyword else others).append(entry)
+        wanted = others + added + keywords
         if wanted == self.inputs:
             return
         self.inputs = wanted
@@ -155,7 +156,7 @@ def outcome_by_name(old: fx.GraphModule, new: fx.GraphModule) -> RetraceOutcome:
     """
     outcome = RetraceOutcome()
     outcome.add_by_name(old, new)
-    names = [node.name for node in old.graph.nodes if node.op == "placeholder"]
+    names = {node.name for node in old.graph.nodes if node.op == "placeholder"}
     outcome.placeholders = [(n.name, n.name if n.name in names else None) for n in new.graph.nodes if n.op == "placeholder"]
     before, after = _result_count(old), _result_count(new)
     if before != after:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import fx
 
+from retraced_server.collector import collector_paused
 from retraced_server.retrace._torch import FakeTensor, FakeTensorMode, detect_fake_mode, enable_python_dispatcher
 from retraced_server.retrace.compare import Remarks
 from retraced_server.retrace.errors import ExportPassError
@@ -110,18 +110,6 @@ class Session:
             self.fake_mode.allow_non_fake_inputs = allowed
             if self._executed:
                 self.fake_mode.epoch += 1
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """Keeps Python's garbage collector from looking, again and again, at a graph that grows: nothing that a retrace makes is garbage yet."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def find_fake_mode(module: fx.GraphModule, inputs: list[object]) -> FakeTensorMode | None:
