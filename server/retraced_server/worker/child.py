@@ -12,7 +12,7 @@ import traceback
 from dataclasses import dataclass
 from typing import NoReturn
 
-from retraced_server.program import ReadOptions, hold_page_map
+from retraced_server.program import ReadOptions, hold_map, hold_page_map
 from retraced_server.worker.frames import receive_frame, send_frame
 from retraced_server.worker.job import run_job
 from retraced_server.worker.messages import JobEvent, StartJob, decode_job_request, encode_job_event
@@ -43,10 +43,8 @@ def become_worker(start: StartJob, fds: WorkerFds, options: ReadOptions, zygote:
     status = 1
     try:
         _settle(fds, zygote)
-        # Weights are mapped copy-on-write, which counts whole as memory that the process could come to need.
-        limits = Limits(
-            memory_bytes=start.memory_bytes, mapped_bytes=os.fstat(fds.archive).st_size, cpu_seconds=start.cpu_seconds
-        )
+        hold_map(fds.archive)
+        limits = Limits(memory_bytes=start.memory_bytes, cpu_seconds=start.cpu_seconds)
         sandbox.lock_down(keep=(fds.job, fds.archive, hold_page_map()), slot=slot, limits=limits)
         _work(fds, options, start.memory_bytes, sandbox)
         status = 0

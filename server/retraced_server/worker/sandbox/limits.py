@@ -23,8 +23,8 @@ class Limits:
     """What one worker may use.
 
     Attributes:
-        memory_bytes: Private memory beyond what it shares with the process that it was forked from; 0 is no limit.
-        mapped_bytes: Sizes of files that it maps copy on write, which the kernel counts whole, written to or not. They come on top.
+        memory_bytes: Private memory beyond what it shares with the process that it was forked from, and what it has mapped already; 0 is
+            no limit. Files that it maps copy on write later count whole, written to or not.
         cpu_seconds: Processor time, of all its threads together; 0 is no limit.
         file_bytes: Size of a file that it writes.
         open_files: Descriptors.
@@ -32,7 +32,6 @@ class Limits:
     """
 
     memory_bytes: int = 0
-    mapped_bytes: int = 0
     cpu_seconds: int = 0
     file_bytes: int = 256 << 20
     open_files: int = 64
@@ -42,7 +41,7 @@ class Limits:
 def apply(limits: Limits) -> None:
     """Bounds this process, and the threads it starts. Not the number of threads: see `bound_threads`."""
     if limits.memory_bytes:
-        _bound_memory(limits.memory_bytes + limits.mapped_bytes)
+        _bound_memory(limits.memory_bytes)
     if limits.cpu_seconds:
         _lower(resource.RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds + _CPU_GRACE_SECONDS)
     for kind, value in (
