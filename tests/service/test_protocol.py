@@ -89,6 +89,19 @@ async def test_a_message_over_grpcs_own_limit_is_refused_and_the_server_goes_on(
     assert await transform(channel)
 
 
+@pytest.mark.parametrize("method", ["retraced.v1.GraphTransformService/ListPasses", "grpc.health.v1.Health/Check"])
+async def test_a_compressed_message_is_refused_before_it_is_made_larger(address: str, method: str) -> None:
+    # A message of a megabyte, of which gzip makes a kilobyte.
+    unknown_field = b"\xfa\x7f\x80\x80\x40" + bytes(_MIB)
+    async with grpc.aio.insecure_channel(address, compression=grpc.Compression.Gzip) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary(f"/{method}", request_serializer=bytes)(unknown_field)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "gzip" in str(caught.value.details())
+    async with grpc.aio.insecure_channel(address) as channel:
+        await channel.unary_unary(f"/{method}", request_serializer=bytes)(unknown_field)
+
+
 async def test_an_upload_that_stands_still_is_ended(start: Start, engine: FakeEngine) -> None:
     async with (
         start(dataclasses.replace(LIMITS, upload_idle_timeout=0.2)) as address,
