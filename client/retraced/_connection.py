@@ -93,6 +93,8 @@ def _channel_options(address: str, extra: Mapping[str, str | int] | None) -> lis
     """gRPC channel options: ours, then the caller's over them."""
     options: dict[str, str | int] = {
         "grpc.max_receive_message_length": _MAX_MESSAGE_BYTES,
+        # No message is decompressed: gRPC looks at its length only afterwards, when a message of that length has become gigabytes.
+        "grpc.compression_enabled_algorithms_bitset": 1,
         "grpc.keepalive_time_ms": _KEEPALIVE_MS,
         "grpc.keepalive_timeout_ms": 20_000,
     }

@@ -67,6 +67,18 @@ def _documented_statuses() -> dict[str, str]:
     }
 
 
+def test_an_answer_that_is_compressed_is_not_made_larger(failure: Any) -> None:
+    honest = answers(OUTPUT)
+
+    def compresses(requests: Iterator[pb.TransformGraphRequest], context: grpc.ServicerContext) -> Any:
+        context.set_compression(grpc.Compression.Gzip)
+        yield from honest(requests, context)
+
+    error = failure(compresses)
+    assert type(error) is errors.ServerError
+    assert "gzip" in error.message
+
+
 def test_every_reason_of_the_wire_contract_has_a_class_of_its_status() -> None:
     reasons = {value.name.removeprefix("ERROR_REASON_") for value in pb.ErrorReason.DESCRIPTOR.values} - {"UNSPECIFIED"}
     assert set(_BY_REASON) == reasons

@@ -10,7 +10,9 @@ import pytest
 
 from retraced_server.engine.local import LocalEngine
 from retraced_server.errors import Reason, RetracedError
+from retraced_server.pipeline.domain import OutputDelivery
 from retraced_server.worker.sandbox import State
+from tests.program.archives import records, zipped
 from tests.support.models import by_name
 
 from .calls import FAULTS, begin, idle, remarks, running_engine, transform
@@ -42,6 +44,15 @@ async def test_what_is_refused_is_an_error_of_its_own_that_names_the_pass(
     assert fault in caught.value.message
     assert not Path("/tmp/written-by-a-worker").exists()
     assert await transform(engine, ARCHIVE, "retrace", validate_only=True)
+
+
+async def test_large_archive_gives_its_job_no_more_memory() -> None:
+    archive = zipped({**records(by_name("input_and_id").archive), "archive/extra/zeros": bytes(128 << 20)})
+    async with running_engine(workers=1, worker_memory_bytes=256 << 20) as engine:
+        assert await transform(engine, archive, "fault-allocate{total=128}", output=OutputDelivery.NEVER)
+        with pytest.raises(RetracedError) as caught:
+            await transform(engine, archive, "fault-allocate{total=320}", output=OutputDelivery.NEVER)
+    assert caught.value.reason is Reason.WORKER_OUT_OF_MEMORY
 
 
 async def test_loop_ends_with_the_jobs_time(engine: LocalEngine) -> None:

@@ -70,6 +70,7 @@ def test_namespace_is_found_only_where_it_is_allowed() -> None:
         "torch.ops.aten.nothing.default",
         "torch.ops.aten.from_file.default",
         "torch.ops.aten.save.default",
+        "torch.ops.aten.dist_backward.default",
         "torch.ops.aten.warn.default",
         "torch.ops.aten.set_.source_Storage",
         "torch.ops.mylib.nothing.default",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -87,6 +89,19 @@ async def test_a_message_over_grpcs_own_limit_is_refused_and_the_server_goes_on(
     assert await transform(channel)
 
 
+@pytest.mark.parametrize("method", ["retraced.v1.GraphTransformService/ListPasses", "grpc.health.v1.Health/Check"])
+async def test_a_compressed_message_is_refused_before_it_is_made_larger(address: str, method: str) -> None:
+    # A message of a megabyte, of which gzip makes a kilobyte.
+    unknown_field = b"\xfa\x7f\x80\x80\x40" + bytes(_MIB)
+    async with grpc.aio.insecure_channel(address, compression=grpc.Compression.Gzip) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary(f"/{method}", request_serializer=bytes)(unknown_field)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "gzip" in str(caught.value.details())
+    async with grpc.aio.insecure_channel(address) as channel:
+        await channel.unary_unary(f"/{method}", request_serializer=bytes)(unknown_field)
+
+
 async def test_an_upload_that_stands_still_is_ended(start: Start, engine: FakeEngine) -> None:
     async with (
         start(dataclasses.replace(LIMITS, upload_idle_timeout=0.2)) as address,
@@ -101,3 +116,24 @@ async def test_an_upload_that_stands_still_is_ended(start: Start, engine: FakeEn
         assert (error.code, error.info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "PROTOCOL_VIOLATION")
         assert "0.2 s" in error.message
         await asyncio.wait_for(engine.tickets[0].ended.wait(), 10)
+
+
+async def test_an_upload_that_trickles_is_ended(start: Start, engine: FakeEngine, log: list[Any]) -> None:
+    async def never_still_for_long() -> AsyncIterator[pb.TransformGraphRequest]:
+        yield spec(100)
+        for _ in range(100):
+            yield chunk(b"a")
+            await asyncio.sleep(0.05)
+
+    async with (
+        start(dataclasses.replace(LIMITS, upload_idle_timeout=0.5)) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        with pytest.raises(grpc.aio.AioRpcError):
+            async for _ in GraphTransformServiceStub(channel).TransformGraph(never_still_for_long()):
+                pass
+        await asyncio.wait_for(engine.tickets[0].ended.wait(), 10)
+    # A write that fails hides the status from such a caller.
+    (failed,) = [entry for entry in log if entry["event"] == "request failed"]
+    assert failed["reason"] == "PROTOCOL_VIOLATION"
+    assert "longer than 0.5 s" in failed["error"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -13,6 +14,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from retraced_server import healthcheck
+from retraced_server.service import health
 from tests.service.conftest import Start
 from tests.service.fake_engine import FACTS, FakeEngine
 
@@ -66,6 +68,35 @@ async def test_every_watcher_hears_of_every_change(channel: grpc.aio.Channel, en
     for ready, status in ((False, Serving.NOT_SERVING), (True, Serving.SERVING)):
         engine.ready = ready
         assert (await asyncio.wait_for(anext(stayer), 10)).status == status
+
+
+async def test_many_watchers_cost_no_more_than_one() -> None:
+    asked, ready = 0, True
+
+    def serving() -> bool:
+        nonlocal asked
+        asked += 1
+        return ready
+
+    told: list[int] = []
+
+    class Watcher:
+        async def write(self, response: health_pb2.HealthCheckResponse) -> None:
+            told.append(response.status)
+
+    servicer = health.HealthServicer((_OURS,), serving)
+    # Any: what gRPC gives a method, of which it uses one method.
+    context: Any = Watcher()
+    watching = [asyncio.create_task(servicer.Watch(health_pb2.HealthCheckRequest(), context)) for _ in range(200)]
+    while len(told) < 200:
+        await asyncio.sleep(0.01)
+    ready = False
+    while len(told) < 400:
+        await asyncio.sleep(0.01)
+    servicer.close()
+    await asyncio.gather(*watching)
+    assert told == [Serving.SERVING] * 200 + [Serving.NOT_SERVING] * 200
+    assert asked < 200
 
 
 async def test_the_containers_health_check_agrees(

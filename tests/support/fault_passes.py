@@ -116,14 +116,15 @@ class Abort(_Fault):
 class Allocate(_Fault):
     """Allocates without end, in pieces, in Python or in torch."""
 
-    def __init__(self, torch_tensors: bool = False, mebibytes: int = 64) -> None:
+    def __init__(self, torch_tensors: bool = False, mebibytes: int = 64, total: int = 4096) -> None:
         self.torch_tensors = torch_tensors
         self.mebibytes = mebibytes
+        self.total = total
 
     def harm(self) -> None:
         kept: list[object] = []
         # A bound of its own, so that a test without a limit does not take the machine down.
-        for _ in range(4096 // self.mebibytes):
+        for _ in range(self.total // self.mebibytes):
             size = self.mebibytes << 20
             kept.append(torch.ones(size, dtype=torch.uint8) if self.torch_tensors else b"1" * size)
 

@@ -6,6 +6,7 @@ file. The format is APPNOTE.TXT of PKWARE, with its ZIP64 extension.
 
 from __future__ import annotations
 
+import stat
 import struct
 import zlib
 from typing import Final
@@ -91,7 +92,9 @@ def _central(directory: bytes, at: int) -> tuple[str, Extent, int, int]:
     if at + _CENTRAL.size > len(directory):
         raise Refused("its directory is cut off")
     fields = _CENTRAL.unpack_from(directory, at)
-    magic, _, version, flags, method, _, _, crc, stored, size, name_length, extra_length, comment, disk, _, _, header = fields
+    magic, _, version, flags, method, _, _, crc, stored, size, name_length, extra_length, comment, disk, _, kind, header = (
+        fields
+    )
     at += _CENTRAL.size
     raw = directory[at : at + name_length]
     at += name_length
@@ -99,6 +102,9 @@ def _central(directory: bytes, at: int) -> tuple[str, Extent, int, int]:
     if magic != b"PK\x01\x02" or len(extra) != extra_length or comment or disk:
         raise Refused("its directory is damaged")
     name = _name(raw, version, flags, method)
+    # torch takes a record with the attribute of a folder for empty, and gives memory that it has not written to: it would unpickle that.
+    if kind & 0xFFFF or stat.S_IFMT(kind >> 16) not in (0, stat.S_IFREG):
+        raise Refused(f"the record {shown(name)} is no file, but a folder, a link or the like")
     if extra:
         size, stored, header = _zip64(name, extra, (size, stored, header))
     if size != stored:

@@ -72,7 +72,7 @@ _ATTRIBUTES: Final = frozenset(("name", "op", "overloads", "schema"))
 _REFUSED: Final = frozenset(
     (
         *("save", "from_file", "warn", "record_stream", "qscheme"),
-        *("_cufft_set_plan_cache_max_size", "_cufft_clear_plan_cache"),
+        *("_cufft_set_plan_cache_max_size", "_cufft_clear_plan_cache", "dist_backward"),
         *("confirmed_by_owner", "get_gradients", "is_owner", "local_value", "owner", "owner_name", "to_here", "wait"),
         *("Delete", "_set_item", "_unwrap_optional", "append", "clear", "dict", "extend", "get", "hash", "insert", "items"),
         *("keys", "pop", "popitem", "reverse", "setdefault", "str", "update", "format", "percentFormat", "has_torch_function"),

@@ -8,7 +8,7 @@ from retraced_server.program.archive import Archive, Extent
 from retraced_server.program.assemble import assemble_program
 from retraced_server.program.dirty_pages import hold_page_map
 from retraced_server.program.options import ReadOptions
-from retraced_server.program.payloads import Payload, Payloads
+from retraced_server.program.payloads import Payload, Payloads, hold_map
 from retraced_server.program.read import ReadProgram, read_program, read_records
 from retraced_server.program.records import RecordSource
 from retraced_server.program.write import SCHEMA_VERSION, TORCH_VERSION, write_program
@@ -28,6 +28,7 @@ __all__ = [
     "Record",
     "RecordSource",
     "assemble_program",
+    "hold_map",
     "hold_page_map",
     "program_records",
     "read_program",

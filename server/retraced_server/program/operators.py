@@ -49,10 +49,11 @@ _HIGHER_ORDER_NAMES: Final = frozenset(
         ),
     )
 )
-# They read files, warn or change settings of the process. `aten::_print` prints only where a program is run, and torch keeps it in order.
+# They read files, call other machines, warn or change settings of the process. `aten::_print` prints only where a program is run, and torch
+# keeps it in order.
 _REFUSED: Final = frozenset(
     (
-        *("aten::from_file", "aten::from_file.out", "aten::warn"),
+        *("aten::from_file", "aten::from_file.out", "aten::dist_backward", "aten::warn"),
         *("aten::_cufft_set_plan_cache_max_size", "aten::_cufft_clear_plan_cache"),
     )
 )

@@ -30,6 +30,15 @@ from retraced_server.program.scalar_types import read_device, read_dtype, read_l
 _PATHS: Final = {WEIGHTS: re.compile(r"weight_\d{1,9}", re.ASCII), CONSTANTS: re.compile(r"tensor_\d{1,9}", re.ASCII)}
 _OBJECTS: Final = ("custom_obj_", "opaque_obj_")
 
+# Files that were mapped ahead, by descriptor.
+_held: dict[int, mmap.mmap] = {}
+
+
+def hold_map(fd: int) -> None:
+    """Maps a file now and for good, for a process whose memory is bounded afterwards: what is mapped copy on write would count whole."""
+    if os.fstat(fd).st_size:
+        _held[fd] = mmap.mmap(fd, 0, access=mmap.ACCESS_COPY)
+
 
 @dataclass(frozen=True, slots=True)
 class Payload:
@@ -162,7 +171,7 @@ class PayloadReader:
             # torch aligns records; another writer need not.
             copied = bytearray(os.pread(extent.fd, extent.size, extent.offset))
             return torch.frombuffer(copied, dtype=torch.uint8)
-        mapped = self._maps.get(extent.fd)
+        mapped = _held.get(extent.fd, self._maps.get(extent.fd))
         if mapped is None:
             mapped = self._maps[extent.fd] = mmap.mmap(extent.fd, 0, access=mmap.ACCESS_COPY)
         return torch.frombuffer(mapped, dtype=torch.uint8, count=extent.size, offset=extent.offset)

@@ -23,6 +23,8 @@ from retraced_server.service.servicer import GraphTransformServicer
 _MAX_REQUEST_BYTES = 4 << 20
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
+    # No message is decompressed: gRPC looks at its length only afterwards, when a message of that length has become gigabytes.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
     # Two servers on one port would each get some of the calls.
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", 1000),

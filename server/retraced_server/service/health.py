@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Collection
 
 import grpc
@@ -21,7 +20,8 @@ _WATCH_SECONDS = 0.2
 class HealthServicer(health_pb2_grpc.HealthServicer):
     """Answers for the whole server, whose name is empty, and for its services.
 
-    The servicer of grpcio-health-checking forgets every watcher of a service when one of them leaves.
+    The servicer of grpcio-health-checking forgets every watcher of a service when one of them leaves. Anybody may watch, without a token
+    and as often as they like, so one task looks for all.
 
     Args:
         services: The services' names.
@@ -31,11 +31,17 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     def __init__(self, services: Collection[str], serving: Callable[[], bool]) -> None:
         self._services = {"", *services}
         self._serving = serving
-        self._closed = asyncio.Event()
+        self._closed = False
+        self._watchers = 0
+        self._looking: asyncio.Task[None] | None = None
+        # What the watchers are told, and what is set when that is another.
+        self._now: int = _Response.UNKNOWN
+        self._changed = asyncio.Event()
 
     def close(self) -> None:
         """Ends the calls that watch: the server stops."""
-        self._closed.set()
+        self._closed = True
+        self._wake()
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: _Context) -> _Response:  # noqa: N802 - gRPC's name
         """The state now. NOT_FOUND for another service."""
@@ -46,13 +52,31 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: _Context) -> None:  # noqa: N802 - gRPC's name
         """The state now, and whenever it is another."""
         told: int | None = None
-        while not self._closed.is_set():
-            status = self._status() if request.service in self._services else _Response.SERVICE_UNKNOWN
-            if status != told:
-                await context.write(_Response(status=status))
-                told = status
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closed.wait(), _WATCH_SECONDS)
+        self._watchers += 1
+        try:
+            if self._looking is None or self._looking.done():
+                self._now = self._status()
+                self._looking = asyncio.create_task(self._look(), name="health")
+            while not self._closed:
+                changed = self._changed
+                status = self._now if request.service in self._services else _Response.SERVICE_UNKNOWN
+                if status != told:
+                    await context.write(_Response(status=status))
+                    told = status
+                await changed.wait()
+        finally:
+            self._watchers -= 1
+
+    async def _look(self) -> None:
+        while self._watchers and not self._closed:
+            await asyncio.sleep(_WATCH_SECONDS)
+            if (status := self._status()) != self._now:
+                self._now = status
+                self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _status(self) -> int:
         return _Response.SERVING if self._serving() else _Response.NOT_SERVING

@@ -13,7 +13,7 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from retraced_server.program import ReadOptions, hold_page_map
+from retraced_server.program import ReadOptions, hold_map, hold_page_map
 from retraced_server.worker import sandbox
 from retraced_server.worker.frames import receive_frame, receive_frame_with_fds, send_frame
 from retraced_server.worker.job import run_job
@@ -65,9 +65,8 @@ def become_worker(control: socket.socket, prepared: Prepared, zygote: int, slot:
             for stream in (1, 2):
                 os.dup2(fds.log, stream)
             os.close(fds.log)
-            # Weights are mapped copy-on-write, which counts whole as memory that the process could come to need.
-            mapped = os.fstat(fds.archive).st_size
-            enclosed.seal(Limits(memory_bytes=start.memory_bytes, mapped_bytes=mapped, cpu_seconds=start.cpu_seconds))
+            hold_map(fds.archive)
+            enclosed.seal(Limits(memory_bytes=start.memory_bytes, cpu_seconds=start.cpu_seconds))
             _work(fds, prepared.options, start.memory_bytes, prepared.sandbox)
         status = 0
     except SystemExit as error:

@@ -114,6 +114,14 @@ def _local_size() -> bytes:
     return bytes(data)
 
 
+def _folder() -> bytes:
+    """The sample inputs have the attribute of a folder, so that torch unpickles memory that the rest of the archive was in."""
+    data = bytearray(transformed())
+    at = data.rindex(b"PK\x01\x02", 0, data.rindex(SAMPLE_INPUTS.encode()))
+    data[at + 38] = 0x10
+    return bytes(data)
+
+
 def _gap() -> bytes:
     """Bytes between the last record and the directory, which no record has."""
     data = transformed()
@@ -160,6 +168,7 @@ HOSTILE: dict[str, bytes] = {
     "compressed records": _compressed(),
     "another name in front of a record": _local_name(),
     "another size in front of a record": _local_size(),
+    "a record that is a folder": _folder(),
     "bytes of no record": _gap(),
     "a record that is damaged": _crc(),
     "a comment at the end": _comment(),

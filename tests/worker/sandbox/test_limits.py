@@ -38,10 +38,9 @@ def test_memory_past_the_limit_cannot_be_had(host: Host, allocate: Callable[[int
     assert host.run(allocate, _MEMORY // 2, limits=_OF_MEMORY).error == ""
 
 
-def test_a_file_that_is_mapped_copy_on_write_comes_on_top(host: Host) -> None:
-    limits = Limits(memory_bytes=_MEMORY, mapped_bytes=2 * _MEMORY)
-
-    assert host.run(map_copy_on_write, before=a_large_file, limits=limits).value == 2 * _MEMORY
+def test_a_file_that_was_mapped_copy_on_write_before_comes_on_top(host: Host) -> None:
+    assert host.run(allocate_beside, _MEMORY // 2, before=a_mapped_file, limits=_OF_MEMORY).error == ""
+    assert host.run(allocate_beside, 2 * _MEMORY, before=a_mapped_file, limits=_OF_MEMORY).error.startswith("MemoryError")
     assert host.run(map_copy_on_write, before=a_large_file, limits=_OF_MEMORY).errno == errno.ENOMEM
 
 
@@ -101,6 +100,14 @@ def a_large_file() -> attempts.Opened:
     file = attempts.Opened(os.memfd_create("large"))
     os.truncate(file.fd, 2 * _MEMORY)
     return file
+
+
+def a_mapped_file() -> mmap.mmap:
+    return mmap.mmap(a_large_file().fd, 0, access=mmap.ACCESS_COPY)
+
+
+def allocate_beside(_: mmap.mmap, count: int) -> int:
+    return attempts.allocate(count)
 
 
 def map_copy_on_write(file: attempts.Opened) -> int:

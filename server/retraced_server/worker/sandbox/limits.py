@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 from dataclasses import dataclass
-from pathlib import Path
 
 _PAGE_BYTES = resource.getpagesize()
 _STATM_SIZE, _STATM_DATA = 0, 5
@@ -23,8 +22,8 @@ class Limits:
     """What one worker may use.
 
     Attributes:
-        memory_bytes: Private memory beyond what it shares with the process that it was forked from; 0 is no limit.
-        mapped_bytes: Sizes of files that it maps copy on write, which the kernel counts whole, written to or not. They come on top.
+        memory_bytes: Private memory beyond what it shares with the process that it was forked from, and what it has mapped already; 0 is
+            no limit. Files that it maps copy on write later count whole, written to or not.
         cpu_seconds: Processor time, of all its threads together; 0 is no limit.
         file_bytes: Size of a file that it writes.
         open_files: Descriptors.
@@ -32,36 +31,21 @@ class Limits:
     """
 
     memory_bytes: int = 0
-    mapped_bytes: int = 0
     cpu_seconds: int = 0
     file_bytes: int = 256 << 20
     open_files: int = 64
     threads: int = 64
 
 
-@dataclass(frozen=True)
-class MemoryInUse:
-    """What a process has of what the limit on memory counts, in bytes: private and writable memory, and address space."""
-
-    data: int
-    space: int
-
-    @staticmethod
-    def now() -> MemoryInUse:
-        """What this process has."""
-        statm = Path("/proc/self/statm").read_text().split()
-        return MemoryInUse(int(statm[_STATM_DATA]) * _PAGE_BYTES, int(statm[_STATM_SIZE]) * _PAGE_BYTES)
-
-
-def apply(limits: Limits, shared: MemoryInUse) -> None:
+def apply(limits: Limits, statm: bytes) -> None:
     """Bounds this process, and the threads it starts. Not the number of threads: see `bound_threads`.
 
     Args:
         limits: The bounds.
-        shared: What it had when it was forked, in use or not; the limit on memory is beyond that.
+        statm: How much memory it has now, as in /proc/self/statm.
     """
     if limits.memory_bytes:
-        _bound_memory(shared, limits.memory_bytes + limits.mapped_bytes)
+        _bound_memory(statm, limits.memory_bytes)
     if limits.cpu_seconds:
         _lower(resource.RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds + _CPU_GRACE_SECONDS)
     for kind, value in (
@@ -86,11 +70,12 @@ def use_reserve() -> None:
         resource.setrlimit(kind, (hard, hard))
 
 
-def _bound_memory(shared: MemoryInUse, additional: int) -> None:
-    # Shared anonymous memory does not count, and is refused (see `syscalls`).
-    data = shared.data + additional
+def _bound_memory(statm: bytes, additional: int) -> None:
+    counts = statm.split()
+    # What counts is private and writable, in use or not; shared anonymous memory does not, and is refused (see `syscalls`).
+    data = int(counts[_STATM_DATA]) * _PAGE_BYTES + additional
     _lower(resource.RLIMIT_DATA, data, data + _RESERVE_BYTES)
-    space = shared.space + additional + _MAPPED_BYTES
+    space = int(counts[_STATM_SIZE]) * _PAGE_BYTES + additional + _MAPPED_BYTES
     _lower(resource.RLIMIT_AS, space, space + _RESERVE_BYTES)
 
 

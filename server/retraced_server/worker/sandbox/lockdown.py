@@ -6,6 +6,7 @@ it is left; write in its scratch folder, if it has one; start threads.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tempfile
@@ -133,8 +134,8 @@ class Prepared:
 
     def _enclose(self, keep: frozenset[int], scratch: Path | None, uid: int) -> Enclosed:
         _close_others(keep.union(_STANDARD_STREAMS, self._trees))
-        # Now, while it may read of itself what they need to know.
-        memory = limits.MemoryInUse.now()
+        # Now, while it may open what `seal` asks for.
+        statm = io.FileIO("/proc/self/statm")
         syscalls, own_process = self._filters.get(scratch is not None), own_process_code() if self._filters else b""
         death_signal = credentials.DeathSignal()
         allowed = [(fd, landlock.READ) for fd in self._trees]
@@ -154,7 +155,7 @@ class Prepared:
             landlock.restrict(self._landlock_version, allowed)
         for fd, _ in allowed:
             os.close(fd)
-        return Enclosed(memory, syscalls, own_process, own_user=self._own_user)
+        return Enclosed(statm, syscalls, own_process, own_user=self._own_user)
 
     def _become(self, uid: int) -> None:
         if self._read_search:
@@ -174,10 +175,8 @@ class Prepared:
 class Enclosed:
     """A process that is locked down but for what its job decides. Made by `Prepared.enclose`."""
 
-    def __init__(
-        self, memory: limits.MemoryInUse, syscalls: SyscallFilter | None, own_process: bytes, *, own_user: bool
-    ) -> None:
-        self._memory = memory
+    def __init__(self, statm: io.FileIO, syscalls: SyscallFilter | None, own_process: bytes, *, own_user: bool) -> None:
+        self._statm = statm
         self._syscalls = syscalls
         self._own_process = own_process
         self._own_user = own_user
@@ -192,7 +191,8 @@ class Enclosed:
             SandboxError: The kernel refused a step. The process must not go on.
         """
         try:
-            limits.apply(bounds, self._memory)
+            with self._statm:
+                limits.apply(bounds, self._statm.read())
             if self._own_user:
                 limits.bound_threads(bounds)
             if self._syscalls is not None:
