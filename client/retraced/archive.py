@@ -75,10 +75,13 @@ class Archive:
             name: Without the root.
 
         Raises:
-            ArchiveInvalid: The record is not there, or is damaged.
+            ArchiveInvalid: The record is not there, is compressed, or is damaged.
         """
         if name not in self._entries:
             raise ArchiveInvalid(f"{self._path} has no record {name}")
+        if self._entries[name].compress_type != zipfile.ZIP_STORED:
+            # A file of a megabyte could become a thousand; torch compresses nothing.
+            raise ArchiveInvalid(f"{self._path}: record {name} is compressed, which torch's are not")
         try:
             return self._zip.read(self._entries[name])
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error) as error:

@@ -130,6 +130,14 @@ def test_a_damaged_record_is_found_by_its_crc(retraced: Run, everything: Path) -
     assert "models/model.json is damaged" in ended.err
 
 
+def test_a_record_that_is_compressed_is_not_made_larger(retraced: Run, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.pt2", "w", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("bomb/models/model.json", b" " * (1 << 20))
+    ended = retraced("inspect", tmp_path / "bomb.pt2")
+    assert ended.code == 2
+    assert "record models/model.json is compressed" in ended.err
+
+
 def test_a_path_that_is_not_there_ends_with_2(retraced: Run, tmp_path: Path) -> None:
     ended = retraced("inspect", tmp_path / "absent.pt2")
     assert ended.code == 2

@@ -14,7 +14,7 @@ from retraced_server.errors import Reason, RetracedError
 from retraced_server.pipeline.domain import NodeSelection, TransformRequest
 from retraced_server.worker import job
 from retraced_server.worker.frames import MAX_FRAME_BYTES
-from retraced_server.worker.messages import JobDone, JobRequest, encode_job_event
+from retraced_server.worker.messages import JobDone, JobEvent, JobRequest, encode_job_event
 from tests.support.models import by_name
 
 from .jobs import archive_file, run
@@ -190,3 +190,12 @@ def test_archive_that_was_damaged_before_its_upload_is_its_senders(record: str, 
     error = run(damaged, pipeline, archive_sha256=hashlib.sha256(damaged).digest()).error
     assert error.reason is Reason.ARCHIVE_INVALID
     assert error.metadata["record"].endswith(record)
+
+
+def test_job_whose_caller_is_gone_ends_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+    def nobody_listens(_: JobEvent) -> None:
+        raise BrokenPipeError
+
+    with archive_file(ARCHIVE) as file, pytest.raises(BrokenPipeError):
+        job.run_job(JobRequest("id", TransformRequest("retrace", len(ARCHIVE)), 0.0), file, nobody_listens)
+    assert capfd.readouterr().err == ""

@@ -29,7 +29,7 @@ class Limits:
         job_timeout: Seconds of wall time of one job.
         memory_bytes: Memory that jobs may have together; 0 is no limit.
         worker_memory_bytes: Memory of one worker beyond what it shares with the others; 0 is no limit.
-        upload_idle_timeout: Seconds that an upload may stand still.
+        upload_idle_timeout: Seconds that an upload may stand still, or take for each MiB.
         download_idle_timeout: Seconds that a caller may not read its answer.
     """
 

@@ -15,6 +15,7 @@ from retraced_server.service import convert
 from retraced_server.service.calls import Call, Calls, Context
 from retraced_server.service.instance import GraphTransforms
 from retraced_server.service.record import Record
+from retraced_server.service.upload import MAX_CHUNK_BYTES
 
 _LOGGED_CHARACTERS = 300
 
@@ -75,14 +76,18 @@ class GraphTransformServicer:
     async def _read(self, context: Context, record: Record) -> convert.Request | None:
         """The next message of the request stream; None at its end."""
         seconds = self._transforms.limits.upload_idle_timeout
+        left = seconds
+        if record.upload_at is not None:
+            # Who sends a byte now and then would keep others out for as long as they like.
+            earned = seconds * (1 + record.received_bytes / MAX_CHUNK_BYTES)
+            left = min(seconds, record.upload_at + earned - time.monotonic())
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(left):
                 # Not only bytes, as gRPC's types have it: a constant of its own at the end.
                 message: object = await context.read()
         except TimeoutError as error:
-            raise convert.violation(
-                "message", f"nothing came for {seconds:g} s; the stream ends with the client's half-close"
-            ) from error
+            what = f"nothing came for {seconds:g} s" if left == seconds else f"a MiB took longer than {seconds:g} s"
+            raise convert.violation("message", f"{what}; the stream ends with the client's half-close") from error
         if not isinstance(message, bytes):
             return None
         record.received_bytes += len(message)

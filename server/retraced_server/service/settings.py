@@ -115,7 +115,10 @@ class Settings(BaseSettings):
         description="Read programs in newer minor versions of torch's schema too, as far as every field in them is known.",
     )
     upload_idle_timeout: float = Field(
-        60.0, gt=0, allow_inf_nan=False, description="Seconds that an upload may stand still before its request is ended."
+        60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that an upload may stand still, or take for each MiB, before its request is ended.",
     )
     download_idle_timeout: float = Field(
         60.0,

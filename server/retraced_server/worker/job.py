@@ -67,6 +67,9 @@ def run_job(
     watch = Stopwatch(job.queued_seconds)
     try:
         _Job(job, archive, emit, options, watch).run()
+    except (BrokenPipeError, ConnectionResetError):
+        # Of `emit`: what a pass raises is a RetracedError by now. It is no fault, and nothing for the log.
+        raise
     except Exception as error:  # noqa: BLE001 - whatever went wrong becomes the job's error
         if is_out_of_memory(error):
             on_memory_error()
