@@ -86,7 +86,7 @@ class _Attack:
         for name in archives:
             self._control(name)
         # The zygote's own memory can be told only while it shares none with a worker.
-        eventually(lambda: not self._observed.workers(), "the first workers are gone")
+        eventually(self._observed.at_rest, "the first workers are gone")
         self._zygote = self._observed.zygote
         self._descriptors = self._observed.descriptors()
         self._memory = self._observed.private_bytes()
@@ -108,7 +108,7 @@ class _Attack:
         observed = self._observed
         self._check_server("end")
         try:
-            eventually(lambda: not observed.workers(), "no worker is left")
+            eventually(observed.at_rest, "no worker is left")
             eventually(lambda: observed.descriptors() <= self._descriptors, "no descriptor is left")
             assert observed.deleted_files() == [], f"files are held open: {observed.deleted_files()}"
             files = sorted(self._spool.iterdir())

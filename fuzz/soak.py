@@ -131,7 +131,7 @@ class _Soak:
         plain = [functools.partial(self._ask_plainly, task) for task in tasks]
         self._in_threads(iter(plain), lambda call: call())
         # The zygote's own memory can be told only while it shares none with a worker.
-        eventually(lambda: not self._observed.workers(), "the warm-up's last worker is gone")
+        eventually(self._observed.at_rest, "the warm-up's last worker is gone")
 
     def _ask_plainly(self, task: Task) -> None:
         with open_channel(self._server.address) as channel:
@@ -232,7 +232,7 @@ class _Soak:
             answered = self._report.count
         try:
             assert answered == self._begun, f"{self._begun} requests were begun, and {answered} ended"
-            eventually(lambda: len(observed.front_end.children()) == 1 and not observed.workers(), "no worker is left")
+            eventually(lambda: len(observed.front_end.children()) == 1 and observed.at_rest(), "no worker is left")
             self._check_warm()
             eventually(
                 lambda: observed.descriptors()[0] <= first.front_end_descriptors, "no descriptor of the front end is left"
@@ -256,7 +256,7 @@ class _Soak:
         """Has each program answered once more: a zygote that was started anew has then done what the first one had."""
         for task in self._good:
             self._ask_plainly(task)
-        eventually(lambda: not self._observed.workers(), "no worker is left")
+        eventually(self._observed.at_rest, "no worker is left")
 
     def _sample(self) -> Sample:
         front_end = self._observed.front_end

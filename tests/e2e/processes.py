@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import psutil
 
+from tests.support.processes import waits_for_a_job
+
 _PATIENCE = 30.0
 
 
@@ -27,8 +29,13 @@ class Observed:
         return zygote
 
     def workers(self) -> list[psutil.Process]:
-        """The workers that run now."""
-        return self.zygote.children(recursive=True)
+        """The workers that have a job, and what they have started."""
+        return [process for process in self.zygote.children(recursive=True) if not waits_for_a_job(process)]
+
+    def at_rest(self) -> bool:
+        """Whether no job runs, and a worker waits for the next."""
+        processes = self.zygote.children(recursive=True)
+        return len(processes) == 1 and waits_for_a_job(processes[0])
 
     def descriptors(self) -> tuple[int, int]:
         """How many descriptors the front end and the zygote hold."""

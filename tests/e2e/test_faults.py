@@ -39,7 +39,7 @@ def test_job_that_hangs_is_ended_after_the_time_it_is_allowed() -> None:
             client.transform(by_name("input_and_id").archive, "wait{seconds=1000.0}")
         assert server.pid is not None
         observed = Observed(server.pid)
-        eventually(lambda: not observed.workers(), "the worker is gone")
+        eventually(observed.at_rest, "the worker is gone")
         assert not client.transform(by_name("input_and_id").archive, "retrace").modified
 
 
@@ -48,13 +48,13 @@ async def test_deadline_and_cancel_kill_the_worker(server: EmbeddedServer, obser
     async with AsyncClient(server.address) as client:
         with pytest.raises(errors.DeadlineExceeded):
             await client.transform(archive, "wait{seconds=1000.0}", timeout=1.0)
-        await asyncio.to_thread(eventually, lambda: not observed.workers(), "the worker is gone after the deadline")
+        await asyncio.to_thread(eventually, observed.at_rest, "the worker is gone after the deadline")
         call = asyncio.create_task(client.transform(archive, "wait{seconds=1000.0}"))
         await asyncio.to_thread(eventually, lambda: len(observed.workers()) == 1, "the job runs")
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        await asyncio.to_thread(eventually, lambda: not observed.workers(), "the worker is gone after the cancel")
+        await asyncio.to_thread(eventually, observed.at_rest, "the worker is gone after the cancel")
 
 
 def test_full_queue_is_answered_at_once_with_the_time_to_retry() -> None:
@@ -81,7 +81,7 @@ async def test_fifty_requests_at_once_with_cancels_and_killed_workers(server: Em
         # What is opened and allocated once is not what is looked for.
         for name in names:
             await client.transform(archives[name], "decompose,cse,dce")
-        eventually(lambda: not observed.workers(), "the first workers are gone")
+        eventually(observed.at_rest, "the first workers are gone")
         descriptors, memory = observed.descriptors(), observed.private_bytes()
         chance = random.Random(0)
         calls = {number: names[number % len(names)] for number in range(50)}
@@ -117,7 +117,7 @@ async def test_fifty_requests_at_once_with_cancels_and_killed_workers(server: Em
         assert len(output) == len(references[name])
         assert result.summary.output is not None
         assert len(result.nodes) == result.summary.output.node_count
-    eventually(lambda: not observed.workers(), "no worker is left")
+    eventually(observed.at_rest, "no worker is left")
     eventually(lambda: observed.descriptors() == descriptors, "no descriptor is left")
     assert observed.deleted_files() == []
     assert observed.private_bytes() - memory < 32 << 20

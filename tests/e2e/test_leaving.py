@@ -43,7 +43,7 @@ def test_caller_that_is_killed_leaves_nothing(busy: EmbeddedServer, archive: Pat
     observed = Observed(busy.pid)
     with Client(busy.address) as client:
         client.transform(by_name("input_and_id").archive, "retrace")
-    eventually(lambda: not observed.workers(), "the first worker is gone")
+    eventually(observed.at_rest, "the first worker is gone")
     eventually(lambda: not _connections(observed), "the first caller is gone")
     descriptors = observed.descriptors()
     for _ in range(_TIMES):
@@ -54,7 +54,7 @@ def test_caller_that_is_killed_leaves_nothing(busy: EmbeddedServer, archive: Pat
                 assert leaver.stdout.readline() == "there\n"
             finally:
                 leaver.kill()
-    eventually(lambda: not observed.workers(), "no worker is left")
+    eventually(observed.at_rest, "no worker is left")
     eventually(lambda: observed.deleted_files() == [], "no archive is left")
     eventually(lambda: observed.descriptors() == descriptors, "no descriptor is left")
     with Client(busy.address) as client:

@@ -63,7 +63,7 @@ def test_callers_that_never_read_free_their_slots_and_hold_no_output(impatient: 
             channel = channels.enter_context(grpc.insecure_channel(impatient.address, options=options))
             calls.append(GraphTransformServiceStub(channel).TransformGraph(_requests(archive)))
             eventually(lambda: _stalled(impatient) == number, "the call was ended")  # noqa: B023
-        eventually(lambda: not observed.workers(), "no worker is left")
+        eventually(observed.at_rest, "no worker is left")
         # Of each a few messages are on their way, one of them with the front end.
         assert observed.front_end.memory_full_info().uss - before < _READERS * len(archive) / 8
         assert observed.deleted_files() == []

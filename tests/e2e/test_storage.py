@@ -45,7 +45,7 @@ def test_disk_that_is_full_is_that_requests_error_and_leaves_nothing_on_it(small
         assert server.pid is not None
         observed = Observed(server.pid)
         client.transform(_ARCHIVE, "retrace")
-        eventually(lambda: not observed.workers(), "the first worker is gone")
+        eventually(observed.at_rest, "the first worker is gone")
         room, descriptors = _free(small_disk), observed.descriptors()
         with pytest.raises(errors.StorageFull) as raised:
             client.transform(random.Random(0).randbytes(12 * _MIB), "retrace")

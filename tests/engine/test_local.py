@@ -85,9 +85,9 @@ async def test_queue_position_is_known_at_admission(engine: LocalEngine) -> None
 async def test_worker_has_no_grpc_no_secrets_and_no_descriptors_but_its_own(engine: LocalEngine) -> None:
     facts = dict(remark.split("=", 1) for remark in await remarks(engine, ARCHIVE, "fault-report"))
     assert facts["grpc"] == "False"
-    # The streams, the job's socket, the archive, and the process's own page map.
+    # The streams, the job's socket, the archive and its mapping, and the process's own page map.
     assert sorted(facts["descriptors"].split(",")) == [
-        *["file:read"] * 2,
+        *["file:read"] * 3,
         "other:both",
         "other:write",
         "other:write",

@@ -6,6 +6,7 @@ import asyncio
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 
 from retraced_server.engine.local import LocalEngine
@@ -14,8 +15,9 @@ from retraced_server.pipeline.domain import OutputDelivery
 from retraced_server.worker.sandbox import State
 from tests.program.archives import records, zipped
 from tests.support.models import by_name
+from tests.support.processes import children_of
 
-from .calls import FAULTS, begin, idle, remarks, running_engine, transform
+from .calls import FAULTS, begin, remarks, running_engine, transform
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 NO_LANDLOCK = "tests.support.no_landlock"
@@ -86,10 +88,10 @@ async def test_path_that_the_operator_names_is_read(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become other users")
 async def test_workers_that_run_at_a_time_are_of_different_users(engine: LocalEngine) -> None:
     first = engine.config.first_uid
-    assert _uid(await remarks(engine, ARCHIVE, "fault-report")) == first
-    await idle(engine)
     running = await begin(engine, ARCHIVE, "fault-hang")
-    assert _uid(await remarks(engine, ARCHIVE, "fault-report")) == first + 1
+    (process,) = children_of((await engine.supervisor.zygote()).pid)
+    uid = psutil.Process(process).uids().real
+    assert {uid, _uid(await remarks(engine, ARCHIVE, "fault-report"))} == {first, first + 1}
     running.cancel()
     await asyncio.wait({running})
 

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from retraced_server.worker.frames import receive_frame
 from retraced_server.worker.messages import JobDone, WorkerEnded
+from retraced_server.worker.process import SPARE
 from tests.support.models import by_name
-from tests.support.processes import children_of, is_alive, wait_until
+from tests.support.processes import is_alive, wait_until
 
 from .zygotes import RunningZygote, zygote
 
@@ -31,9 +33,10 @@ def running() -> Iterator[RunningZygote]:
 
 def spare_of(running: RunningZygote) -> int:
     """The worker that waits, once it is there."""
-    wait_until(lambda: len(children_of(running.process.pid)) == 1)
-    (pid,) = children_of(running.process.pid)
-    return pid
+    zygote = psutil.Process(running.process.pid)
+    wait_until(lambda: [process.name() for process in zygote.children()] == [SPARE])
+    (spare,) = zygote.children()
+    return int(spare.pid)
 
 
 def runs(running: RunningZygote) -> int:
@@ -57,7 +60,7 @@ def test_none_waits_while_as_many_run_as_may(running: RunningZygote) -> None:
     job = running.start(ARCHIVE, "fault-hang")
     # By the time that it answers, its zygote would have forked another.
     assert receive_frame(job.socket) is not None
-    assert children_of(running.process.pid) == {job.pid}
+    assert [process.pid for process in psutil.Process(running.process.pid).children()] == [job.pid]
     running.kill(job)
     running.ended(job)
     spare_of(running)

@@ -25,7 +25,7 @@ from retraced_server.worker.messages import (
     decode_job_request,
     encode_job_event,
 )
-from retraced_server.worker.process import be_first_out_of_memory, die_with_parent
+from retraced_server.worker.process import AT_WORK, SPARE, be_first_out_of_memory, die_with_parent, take_name
 from retraced_server.worker.sandbox import Limits, use_reserve
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def become_worker(control: socket.socket, prepared: Prepared, zygote: int, slot:
             for stream in (1, 2):
                 os.dup2(fds.log, stream)
             os.close(fds.log)
+            take_name(AT_WORK)
             hold_map(fds.archive)
             enclosed.seal(Limits(memory_bytes=start.memory_bytes, cpu_seconds=start.cpu_seconds))
             _work(fds, prepared.options, start.memory_bytes, prepared.sandbox)
@@ -87,6 +88,7 @@ def _settle(zygote: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # A group of its own: what it starts is killed with it.
     os.setpgid(0, 0)
+    take_name(SPARE)
     die_with_parent()
     if os.getppid() != zygote:
         raise SystemExit(1)

@@ -9,7 +9,11 @@ import resource
 import signal
 from pathlib import Path
 
+SPARE, AT_WORK = "retraced-spare", "retraced-worker"
+"""The names of a worker that waits, and of one that has a job. Linux keeps 15 bytes."""
+
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 # The Linux C library; loaded at import, so that a forked worker has nothing to load.
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -37,7 +41,12 @@ def be_first_out_of_memory() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def _prctl(option: int, value: int) -> None:
+def take_name(name: str) -> None:
+    """Names this process, for `ps` and `top`."""
+    _prctl(_PR_SET_NAME, name.encode())
+
+
+def _prctl(option: int, value: int | bytes) -> None:
     if _libc.prctl(option, value, 0, 0, 0) != 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))

@@ -34,7 +34,7 @@ from retraced_server.worker.messages import (
     encode_command,
     encode_event,
 )
-from retraced_server.worker.process import adopt_orphans, die_with_parent, dump_no_core
+from retraced_server.worker.process import adopt_orphans, die_with_parent, dump_no_core, take_name
 from retraced_server.worker.sandbox import SandboxConfig
 
 if TYPE_CHECKING:
@@ -214,6 +214,7 @@ def _main(arguments: list[str]) -> int:
     control = socket.socket(fileno=options.fd)
     control.set_inheritable(False)
     die_with_parent()
+    take_name("retraced-zygote")
     if _closed(control):
         return 1
     # Its lines go to the server's log, and a worker may end without flushing.
