@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from benchmarks import engine, growth, memory, program_io, request, server
+from benchmarks import engine, growth, memory, program_io, request, sandbox, server
 from benchmarks.measure import machine
 from benchmarks.plot import plot
 from benchmarks.report import show_end, show_section, write_readme
@@ -29,6 +29,7 @@ SECTIONS: dict[str, Callable[[Setup], Section]] = {
     "overhead": request.measure_overhead,
     "server": server.measure,
     "workers": server.measure_workers,
+    "sandbox": sandbox.measure,
     "growth": growth.measure,
     "memory": memory.measure,
 }

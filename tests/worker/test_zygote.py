@@ -93,9 +93,10 @@ def test_zygote_ends_with_a_front_end_that_is_killed_while_it_warms_up() -> None
     # The front end's socket stays open in this process, so that only the death of the parent can end the zygote.
     front_end = textwrap.dedent(
         f"""
-        import socket, subprocess, sys, time
+        import os, socket, subprocess, time
         ours, theirs = socket.socketpair()
-        started = subprocess.Popen({command_line(0)[:-1]!r} + [str(theirs.fileno())], pass_fds=[theirs.fileno(), ours.fileno()])
+        command = {command_line(0)[:-1]!r} + [str(theirs.fileno()), f"--parent={{os.getpid()}}"]
+        started = subprocess.Popen(command, pass_fds=[theirs.fileno(), ours.fileno()])
         print(started.pid, flush=True)
         time.sleep(600)
         """

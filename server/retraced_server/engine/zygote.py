@@ -164,6 +164,7 @@ class Zygote:
                     opened.callback(log.close)
                     process = await asyncio.create_subprocess_exec(
                         *(sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())),
+                        f"--parent={os.getpid()}",
                         *(f"--import={name}" for name in imports),
                         *_sandbox_options(sandbox),
                         *(["--accept-newer-schema"] if newer_schema else []),

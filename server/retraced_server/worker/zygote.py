@@ -1,4 +1,4 @@
-"""The zygote: `python -m retraced_server.worker.zygote FD [--import MODULE]... [--uid FIRST --uids COUNT]`, started by the engine.
+"""The zygote: `python -m retraced_server.worker.zygote FD [--parent PID] [--import MODULE]...`, started by the engine.
 
 It imports and warms torch once, and then forks a worker for each job. FD is its end of a socket pair: commands come in as frames, a
 job's descriptors with them, and events go out. When the other end closes it kills its workers and ends. It never imports grpc, and has one
@@ -204,6 +204,7 @@ def _kill_group(leader: int) -> None:
 def _main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m retraced_server.worker.zygote", description="Started by the engine.")
     parser.add_argument("fd", type=int)
+    parser.add_argument("--parent", type=int)
     parser.add_argument("--import", dest="imports", action="append", default=[])
     parser.add_argument("--uid", type=int, default=SandboxConfig.uids.start)
     parser.add_argument("--uids", type=int, default=len(SandboxConfig.uids))
@@ -215,7 +216,8 @@ def _main(arguments: list[str]) -> int:
     control.set_inheritable(False)
     die_with_parent()
     take_name("retraced-zygote")
-    if _closed(control):
+    # One that was killed before that was asked for is not heard of any more.
+    if options.parent not in (None, os.getppid()) or _closed(control):
         return 1
     # Its lines go to the server's log, and a worker may end without flushing.
     for stream in (sys.stdout, sys.stderr):
