@@ -66,7 +66,13 @@ def test_its_operators_run_on_fake_tensors(name: str, tmp_path: Path) -> None:
             assert _devices(_executed(node)) <= {torch.device("cuda", 0)}
 
 
-@pytest.mark.parametrize("name", ["everything", "residual_net", "tied_weights"])
+@pytest.mark.parametrize("name", ["vit", "bert"])
+def test_its_attention_is_executed_again(name: str, tmp_path: Path) -> None:
+    program = read_bytes(_exported_on_cuda(by_name(name)), tmp_path).program
+    assert run_pipeline(program, "retrace", mode="full").program is program
+
+
+@pytest.mark.parametrize("name", ["everything", "residual_net", "tied_weights", "vit"])
 def test_it_is_decomposed_with_its_devices_and_weights(name: str, tmp_path: Path) -> None:
     source = read_bytes(_exported_on_cuda(by_name(name)), tmp_path)
     program = run_pipeline(source.program, "decompose,cse,dce").program
