@@ -13,6 +13,7 @@ from torch import fx
 from torch._subclasses import FakeTensor
 from torch.utils import _pytree as pytree
 
+from retraced_server.passes import run_pipeline
 from retraced_server.program import write_model
 from tests.program.archives import model_of, read_bytes, records, replaced, written
 from tests.support.case import ProgramCase
@@ -63,6 +64,27 @@ def test_its_operators_run_on_fake_tensors(name: str, tmp_path: Path) -> None:
     for node in program.graph.nodes:
         if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
             assert _devices(_executed(node)) <= {torch.device("cuda", 0)}
+
+
+@pytest.mark.parametrize("name", ["vit", "bert"])
+def test_its_attention_is_executed_again(name: str, tmp_path: Path) -> None:
+    program = read_bytes(_exported_on_cuda(by_name(name)), tmp_path).program
+    assert run_pipeline(program, "retrace", mode="full").program is program
+
+
+@pytest.mark.parametrize("name", ["everything", "residual_net", "tied_weights", "vit"])
+def test_it_is_decomposed_with_its_devices_and_weights(name: str, tmp_path: Path) -> None:
+    source = read_bytes(_exported_on_cuda(by_name(name)), tmp_path)
+    program = run_pipeline(source.program, "decompose,cse,dce").program
+    assert program is not source.program
+    assert {leaf.device for _, leaf in values(program) if isinstance(leaf, FakeTensor)} == {torch.device("cuda", 0)}
+    assert all(source.program.state_dict[name] is weight for name, weight in program.state_dict.items())
+    inputs = [n.meta["val"].requires_grad for n in program.graph.find_nodes(op="placeholder")]
+    assert inputs == [n.meta["val"].requires_grad for n in source.program.graph.find_nodes(op="placeholder")]
+    before, after = records(_exported_on_cuda(by_name(name))), records(written(program, tmp_path / "out.pt2", source=source))
+    assert {key: data for key, data in after.items() if "/weights/" in key} == {
+        key: data for key, data in before.items() if "/weights/" in key
+    }
 
 
 def _executed(node: fx.Node) -> Any:

@@ -94,6 +94,31 @@ def test_body_with_several_callers_stays_one_body() -> None:
     )
 
 
+@pytest.mark.parametrize("mode", ["incremental", "full"])
+def test_body_is_given_operands_of_other_strides(mode: str) -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return torch.cond(x.sum() > 0, lambda x: x.relu() + 1, lambda x: x.cos() + 1, (x.sin(),))
+
+    class StoresColumnsFirst(ExportPass):
+        def call_operator(self, op: Any, args: Any, kwargs: Any, meta: Any) -> ProxyValue[Any]:
+            call = super().call_operator
+            result = call(op, args, kwargs, meta)
+            if op is not aten.sin.default:
+                return result
+            columns = call(
+                aten.clone.default,
+                (call(aten.t.default, (result,), {}, meta),),
+                {"memory_format": torch.contiguous_format},
+                meta,
+            )
+            return call(aten.t.default, (columns,), {}, meta)
+
+    program = torch.export.export(Model(), (torch.randn(5, 4),))
+    body = run_pipeline(program, [StoresColumnsFirst()], mode=mode).program.graph_module.true_graph_0
+    assert [node.meta["val"].stride() for node in body.graph.nodes if node.op != "output"] == [(1, 5)] * 3
+
+
 def test_body_that_two_graphs_call_keeps_its_name_in_both() -> None:
     class Model(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ def working_copy(program: ExportedProgram) -> ExportedProgram:
     - Every node has, under `TAG`, the key of the node that it is a copy of.
     - Nodes have names that fx itself would give: torch loses track of inputs called `input` or `id` when it copies a graph.
     - The bodies of `wrap_with_set_grad_enabled(False, ...)` are inlined, as AOTAutograd would do with the loss of all metadata.
+    - Weights of devices that this machine does not have require no gradients.
     - Guards, sample inputs and preserved module signatures are left out: guards are code, which is not to be compiled, and
       torch's own update of signatures refuses programs that it need not.
     """
@@ -36,7 +38,7 @@ def working_copy(program: ExportedProgram) -> ExportedProgram:
     result = copy.copy(program)
     result._graph_module = graph_module
     result._graph_signature = _renamed(program.graph_signature, names)
-    result._state_dict = dict(program.state_dict)
+    result._state_dict = _without_gradients(program.state_dict)
     result._constants = dict(program.constants)
     result._range_constraints = dict(program.range_constraints)
     result._guards_code = []
@@ -45,6 +47,18 @@ def working_copy(program: ExportedProgram) -> ExportedProgram:
         ModuleCallEntry(entry.fqn, None) if entry.fqn else entry for entry in program.module_call_graph
     ]
     return result
+
+
+def _without_gradients(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Replaces weights that torch cannot trace: to record gradients on a device that this machine does not have ends the process."""
+    made: dict[int, torch.Tensor] = {}
+    for weight in weights.values():
+        absent = weight.device.type != "cpu" and not torch.accelerator.is_available()
+        # One for each object: weights that are tied stay so.
+        made[id(weight)] = (
+            torch.nn.Parameter(weight.detach(), requires_grad=False) if absent and weight.requires_grad else weight
+        )
+    return {name: made[id(weight)] for name, weight in weights.items()}
 
 
 def inlined_body(graph_module: torch.nn.Module, node: fx.Node) -> fx.GraphModule | None:

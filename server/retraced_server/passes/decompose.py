@@ -192,7 +192,8 @@ def _assemble(
         root=traced.graph_module,
         graph=traced.graph,
         graph_signature=signature,
-        state_dict=traced.state_dict,
+        # Weights stay the program's own: what was traced may be made for tracing.
+        state_dict={name: program.state_dict.get(name, weight) for name, weight in traced.state_dict.items()},
         range_constraints=ranges,
         module_call_graph=_module_call_graph(program, correspondence),
         example_inputs=program.example_inputs,

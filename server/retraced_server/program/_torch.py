@@ -7,6 +7,7 @@ from typing import Any
 import sympy
 import torch
 from torch import fx
+from torch._decomp import decomposition_table
 from torch._export.serde import schema
 from torch._export.serde.serialize import serialize_torch_artifact
 from torch.fx._lazy_graph_module import _LazyGraphModule
@@ -40,6 +41,13 @@ def allow_absent_device(device: torch.device) -> None:
     if device.type != "cpu":
         # FakeTensorMode does so on entry; without it, some operators on CUDA fake tensors abort the process.
         torch._C._ensureCUDADeviceGuardSet()
+        # A torch that is built without CUDA has no guard at all, and Python's operator `~`, by which torch decomposes this, asks for one.
+        decomposition_table[torch.ops.aten.logical_not.default] = _logical_not
+
+
+def _logical_not(value: torch.Tensor) -> torch.Tensor:
+    """What torch/_refs/__init__.py makes of it, by functions in the place of Python's operators."""
+    return torch.bitwise_not(value) if value.dtype is torch.bool else torch.eq(value, 0)
 
 
 def lazy_graph_module(root: torch.nn.Module, graph: fx.Graph) -> fx.GraphModule:
