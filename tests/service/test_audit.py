@@ -38,7 +38,9 @@ def _logs_as_they_were() -> Iterator[None]:
     root, own = logging.getLogger(), logging.getLogger(audit.LOGGER)
     handlers, level = root.handlers, root.level
     yield
-    root.handlers, root.level = handlers, level
+    root.handlers = handlers
+    # Not the attribute alone: loggers remember what is logged.
+    root.setLevel(level)
     for handler in own.handlers:
         handler.close()
     own.handlers = []

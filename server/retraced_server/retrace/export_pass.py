@@ -197,7 +197,7 @@ class ExportPass(PassBase):
         data = settle_inputs(graph_module, inputs, parent)
         known = self._visited.find(graph_module, data)
         if known is not None:
-            return known
+            return self._in_place_of(graph_module, known)
         reserved = [node.name for node in graph_module.graph.nodes]
         tracer = self.ExportTracer(self, graph_module.graph._codegen, reserved, graph_module)
         tracer.fake_tensor_mode = session.fake_mode
@@ -215,10 +215,14 @@ class ExportPass(PassBase):
             module.meta.update(graph_module.meta)
             retrace.result = module
         result = PassResult(retrace.result, retrace.modified)
-        if parent is not None and result.modified:
-            parent.replace_body(graph_module, result.graph_module)
         self._visited.keep(graph_module, data, result)
         self._retraced.append(retrace)
+        return self._in_place_of(graph_module, result)
+
+    def _in_place_of(self, body: fx.GraphModule, result: PassResult) -> PassResult:
+        """Puts a body's result where the graph that calls it has the body: each graph that does, if there are several."""
+        if self._retrace is not None and result.modified:
+            self._retrace.replace_body(body, result.graph_module)
         return result
 
     def inputs(self, graph_module: fx.GraphModule) -> list[Argument]:
