@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch.export import ExportedProgram
 
+from benchmarks.results import Cell
 from retraced_server.passes.run import count_nodes
 from tests.support.case import ProgramCase
 from tests.support.models import LLAMA_LIKE, by_name, by_tag
@@ -67,6 +68,11 @@ class Setup:
     quick: bool
     folder: Path
     say: Callable[[str], None]
+
+    def counted(self, rows: list[list[Cell]]) -> list[list[Cell]]:
+        """Of rows that begin with a program's name those that count in medians; all where none does."""
+        counted = {subject.name for subject in self.subjects if subject.counted}
+        return [row for row in rows if row[0] in counted] or rows
 
 
 def subject_names() -> tuple[str, ...]:

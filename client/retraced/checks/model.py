@@ -44,6 +44,7 @@ from retraced.checks.shapes import (
     text,
     union,
     unless_known,
+    unless_same,
 )
 from retraced.checks.tree_specs import TreeSpecs
 
@@ -258,14 +259,13 @@ class _Schema:
             },
             ["forward_arg_names"],
         )
+        entry = record("ModuleCallEntry", {"fqn": path, "signature": nullable(call)}, ["signature"])
         module = record(
             "GraphModule",
             {
                 "graph": self._graph,
-                "signature": self._signature(),
-                "module_call_graph": list_of(
-                    record("ModuleCallEntry", {"fqn": path, "signature": nullable(call)}, ["signature"])
-                ),
+                "signature": unless_same(self._signature(), self._own.signature),
+                "module_call_graph": unless_same(list_of(entry), self._own.calls),
                 "metadata": record("metadata", {"custom": text}, ["custom"]),
                 "treespec_namedtuple_fields": map_of(path, record("NamedTupleDef", {"field_names": list_of(name)})),
             },

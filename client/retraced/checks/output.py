@@ -8,6 +8,7 @@ from collections.abc import Collection
 from functools import cached_property
 from typing import Final
 
+from retraced._collector import collector_paused
 from retraced._source_archive import Bytes, SourceArchive, chunks
 from retraced.checks.layout import read_layout
 from retraced.checks.model import check_model, parse_json
@@ -44,10 +45,12 @@ class OutputCheck:
         self._sent = sent
         self._namespaces = frozenset(namespaces)
 
+    @collector_paused()
     def prepare(self) -> None:
         """Reads what an output will be compared with. Worth it while that is on its way; `check` does so too."""
         _ = self._own
 
+    @collector_paused()
     def check(self, output: Bytes, request_id: str = "") -> None:
         """Checks an output archive before anything else sees it.
 

@@ -28,6 +28,8 @@ class Own:
         keys: The keys in its tree specs that are no plain ones.
         nodes: Its nodes by name, those of bodies too. One that comes back as it was does in torch what it did in the caller's own file.
         tensors: The descriptions of its tensors by name.
+        signature: Its signature.
+        calls: The calls of its modules.
     """
 
     guards: frozenset[str] = frozenset()
@@ -37,6 +39,8 @@ class Own:
     keys: frozenset[str] = frozenset()
     nodes: _Object = field(default_factory=dict, repr=False)
     tensors: _Object = field(default_factory=dict, repr=False)
+    signature: Any = field(default=None, repr=False)
+    calls: Any = field(default=None, repr=False)
 
 
 def own_program(model: bytes, namespaces: frozenset[str]) -> Own:
@@ -48,11 +52,12 @@ def own_program(model: bytes, namespaces: frozenset[str]) -> Own:
     """
     try:
         program = json.loads(model)
-        graphs = list(_graphs(program["graph_module"]["graph"]))
+        module = program["graph_module"]
+        graphs = list(_graphs(module["graph"]))
         nodes = [node for graph in graphs for node in graph["nodes"]]
         parts = [split_operator(node["target"]) for node in nodes]
         stacks = {node["metadata"].get("nn_module_stack", "") for node in nodes}
-        found, keys = _tree_nodes(program["graph_module"]["module_call_graph"])
+        found, keys = _tree_nodes(module["module_call_graph"])
         return Own(
             frozenset(program.get("guards_code", ())),
             namespaces | {part[0] for part in parts if part is not None},
@@ -61,6 +66,8 @@ def own_program(model: bytes, namespaces: frozenset[str]) -> Own:
             keys,
             {node["name"]: node for node in nodes if node.get("name")},
             {name: tensor for graph in graphs for name, tensor in graph["tensor_values"].items()},
+            module["signature"],
+            module["module_call_graph"],
         )
     except _NO_PROGRAM:
         return Own(namespaces=namespaces)

@@ -84,6 +84,16 @@ def map_of(key: Check, item: Check, known: Mapping[str, Any] = _NOTHING) -> Chec
     return check
 
 
+def unless_same(item: Check, known: Any) -> Check:
+    """What `item` takes, and what is as `known`; None stands for nothing."""
+
+    def check(value: Any) -> None:
+        if known is None or known != value:
+            item(value)
+
+    return check
+
+
 def unless_known(item: Check, key: str, known: Mapping[str, Any]) -> Check:
     """What `item` takes, and objects that are as in `known`, where they stand by their field `key`."""
 

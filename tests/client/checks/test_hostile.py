@@ -126,3 +126,20 @@ def test_the_description_of_a_tensor_is_taken_as_it_was_sent_and_not_if_anything
     assert not taken(changed(odd("p_weight", requires_grad=True)), sent)
     assert not taken(changed(odd("x")), sent)
     assert not taken(changed(odd("p_weight")), archive())
+
+
+@pytest.mark.parametrize("field", ["signature", "module_call_graph"])
+def test_signature_and_module_calls_are_taken_as_they_were_sent_and_not_if_anything_in_them_differs(field: str) -> None:
+    def odd(name: str) -> Change:
+        def change(model: Any) -> None:
+            if field == "signature":
+                model["graph_module"]["signature"]["input_specs"][0]["parameter"]["parameter_name"] = name
+            else:
+                model["graph_module"]["module_call_graph"][0]["fqn"] = name
+
+        return change
+
+    sent = changed(odd("a'b"))
+    assert taken(changed(_both(odd("a'b"), lambda model: model.update(torch_version="other"))), sent)
+    assert not taken(changed(odd("a'c")), sent)
+    assert not taken(changed(odd("a'b")), archive())
