@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -38,6 +40,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if fixture == "serializable_case":
             cases = tuple(case for case in cases if case.serializable)
         metafunc.parametrize(fixture, cases, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def _logging_stays_on() -> Iterator[None]:
+    """Commands that a test calls in its own process turn warnings off for all that follows there."""
+    yield
+    logging.disable(logging.NOTSET)
 
 
 def pytest_collection_finish() -> None:
