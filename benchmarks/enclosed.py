@@ -12,7 +12,9 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 from retraced.v1 import graph_transform_pb2 as pb
 from retraced_server.errors import RetracedError
@@ -22,6 +24,7 @@ from retraced_server.worker.job import run_job
 from retraced_server.worker.messages import JobEvent, JobRequest
 from retraced_server.worker.prepare import Prepared, prepare
 from retraced_server.worker.sandbox import Limits, SandboxConfig
+from retraced_server.worker.sandbox.children import in_child
 
 _MEMORY_BYTES, _CPU_SECONDS = 8 << 30, 600
 
@@ -42,37 +45,28 @@ def main(pipeline: str, rounds: str, *paths: str) -> None:
 
 
 def _in_fork(prepared: Prepared, pipeline: str, path: Path, *, locked: bool) -> tuple[float, float, str]:
-    reading, writing = os.pipe()
     with path.open("rb") as archive:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                fds = (writing, archive.fileno(), hold_page_map())
-                start = time.process_time()
-                enclosed = prepared.sandbox.enclose(keep=fds) if locked else None
-                ahead = time.process_time() - start
-                prepared.written.copy()
-                digest = hashlib.sha256()
+        return tuple(json.loads(in_child(partial(_run, prepared, pipeline, archive, locked), name="the job")))
 
-                def take(event: JobEvent) -> None:
-                    if isinstance(event, RetracedError):
-                        raise event
-                    if isinstance(event, bytes):
-                        digest.update(pb.TransformGraphResponse.FromString(event).output_chunk)
 
-                start = time.process_time()
-                if enclosed is not None:
-                    enclosed.seal(Limits(memory_bytes=_MEMORY_BYTES, cpu_seconds=_CPU_SECONDS))
-                run_job(JobRequest("job", TransformRequest(pipeline, os.fstat(archive.fileno()).st_size), 0.0), archive, take)
-                took = time.process_time() - start
-                os.write(writing, json.dumps([took * 1e3, ahead * 1e3, digest.hexdigest()]).encode())
-            finally:
-                os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as answer:
-        took, ahead, said = json.loads(answer.read())
-    os.waitpid(pid, 0)
-    return took, ahead, said
+def _run(prepared: Prepared, pipeline: str, archive: IO[bytes], locked: bool) -> str:
+    start = time.process_time()
+    enclosed = prepared.sandbox.enclose(keep=(archive.fileno(), hold_page_map())) if locked else None
+    ahead = time.process_time() - start
+    prepared.written.copy()
+    digest = hashlib.sha256()
+
+    def take(event: JobEvent) -> None:
+        if isinstance(event, RetracedError):
+            raise event
+        if isinstance(event, bytes):
+            digest.update(pb.TransformGraphResponse.FromString(event).output_chunk)
+
+    start = time.process_time()
+    if enclosed is not None:
+        enclosed.seal(Limits(memory_bytes=_MEMORY_BYTES, cpu_seconds=_CPU_SECONDS))
+    run_job(JobRequest("job", TransformRequest(pipeline, os.fstat(archive.fileno()).st_size), 0.0), archive, take)
+    return json.dumps([(time.process_time() - start) * 1e3, ahead * 1e3, digest.hexdigest()])
 
 
 if __name__ == "__main__":
