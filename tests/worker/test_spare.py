@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import psutil
@@ -81,43 +79,3 @@ def test_it_ends_with_the_zygote() -> None:
         running.process.kill()
         running.process.wait()
         wait_until(lambda: not is_alive(pid))
-
-
-_WRITTEN = """
-import mmap, os
-from retraced_server.worker.written_pages import WrittenPages, _copied
-from retraced_server.worker.huge_pages import collapse_memory
-
-size = 16 << 20
-block = bytes(range(256)) * (size // 256)
-memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-memory[:] = block
-collapse_memory()
-
-def work():
-    for page in range(0, size, 64 << 10):
-        memory[page] = 7
-
-written = WrittenPages(work)
-assert memory[:] == block, "what was tried is seen"
-assert written.count >= size // (64 << 10), written.count
-if os.fork() == 0:
-    before = own()
-    written.copy()
-    print(own() - before)
-    os._exit(0 if memory[:] == block else 1)
-assert os.wait()[1] == 0
-"""
-_OWN = """
-import re
-def own():
-    return int(re.search(r"Private_Dirty: *(\\d+)", open("/proc/self/smaps_rollup").read())[1]) >> 2
-"""
-
-
-def test_pages_that_jobs_write_to_are_copied_ahead_as_they_were() -> None:
-    source = f"{_OWN}\n{_WRITTEN}"
-    ran = subprocess.run([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True, check=True)
-    if (copied := int(ran.stdout)) == 0:
-        pytest.skip("the kernel copies no pages ahead (Linux 5.14 does)")
-    assert copied >= 256
