@@ -13,8 +13,7 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from retraced_server.program import ReadOptions, hold_map, hold_page_map
-from retraced_server.worker import sandbox
+from retraced_server.program import hold_map, hold_page_map
 from retraced_server.worker.frames import receive_frame, receive_frame_with_fds, send_frame
 from retraced_server.worker.job import run_job
 from retraced_server.worker.messages import (
@@ -68,7 +67,7 @@ def become_worker(control: socket.socket, prepared: Prepared, zygote: int, slot:
             take_name(AT_WORK)
             hold_map(fds.archive)
             enclosed.seal(Limits(memory_bytes=start.memory_bytes, cpu_seconds=start.cpu_seconds))
-            _work(fds, prepared.options, start.memory_bytes, prepared.sandbox)
+            _work(fds, start.memory_bytes, prepared)
         status = 0
     except SystemExit as error:
         status = _status(error.code)
@@ -97,7 +96,7 @@ def _settle(zygote: int) -> None:
     random.seed(0)
 
 
-def _work(fds: WorkerFds, options: ReadOptions, memory_bytes: int, locked: sandbox.Prepared) -> None:
+def _work(fds: WorkerFds, memory_bytes: int, prepared: Prepared) -> None:
     with socket.socket(fileno=fds.job) as sock, os.fdopen(fds.archive, "rb") as archive:
 
         def emit(event: JobEvent) -> None:
@@ -112,10 +111,10 @@ def _work(fds: WorkerFds, options: ReadOptions, memory_bytes: int, locked: sandb
                     job,
                     archive,
                     emit,
-                    options=options,
+                    options=prepared.options,
                     memory_bytes=memory_bytes,
                     on_memory_error=use_reserve,
-                    violation_of=locked.violation_of,
+                    violation_of=prepared.sandbox.violation_of,
                 )
 
 

@@ -31,7 +31,6 @@ from retraced_server.worker.messages import (
     ZygoteEvent,
     ZygoteFailed,
     decode_command,
-    encode_command,
     encode_event,
 )
 from retraced_server.worker.process import adopt_orphans, die_with_parent, dump_no_core, take_name
@@ -115,23 +114,23 @@ class Zygote:
         frame, fds = received
         match decode_command(frame):
             case StartJob() as start:
-                self._start(start, fds)
+                self._start(start.job_id, frame, fds)
             case KillJob(job_id):
                 if job_id in self._pids:
                     _kill_group(self._pids[job_id])
         return True
 
-    def _start(self, start: StartJob, fds: list[int]) -> None:
+    def _start(self, job_id: int, command: bytes, fds: list[int]) -> None:
         try:
-            worker = self._give(encode_frame(encode_command(start)), fds)
+            worker = self._give(encode_frame(command), fds)
         except OSError:
             traceback.print_exc()
-            self._send(WorkerEnded(start.job_id))
+            self._send(WorkerEnded(job_id))
             return
         finally:
             close_fds(fds)
-        self._pids[start.job_id], self._jobs[worker.pid] = worker.pid, start.job_id
-        self._send(WorkerStarted(start.job_id, worker.pid))
+        self._pids[job_id], self._jobs[worker.pid] = worker.pid, job_id
+        self._send(WorkerStarted(job_id, worker.pid))
 
     def _give(self, job: bytes, fds: list[int]) -> _Worker:
         """Gives a job to the spare worker, or to a new one where there is none or it is gone."""
