@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 
+from retraced_server.worker import _libc
+
 _HUGE_PAGE_BYTES = 2 << 20
 _MADV_COLLAPSE = 25
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def collapse_memory() -> None:
@@ -21,7 +20,7 @@ def collapse_memory() -> None:
         begin, end = -(-begin // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES, end // _HUGE_PAGE_BYTES * _HUGE_PAGE_BYTES
         if begin < end:
             # Where it fails, the pages are as they were.
-            _libc.madvise(begin, end - begin, _MADV_COLLAPSE)
+            _libc.madvise(begin, end, _MADV_COLLAPSE)
 
 
 def private_memory() -> Iterator[tuple[int, int]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import os
 import resource
 import signal
 from pathlib import Path
+
+from retraced_server.worker import _libc
 
 SPARE, AT_WORK = "retraced-spare", "retraced-worker"
 """The names of a worker that waits, and of one that has a job. Linux keeps 15 bytes."""
@@ -15,18 +15,16 @@ SPARE, AT_WORK = "retraced-spare", "retraced-worker"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
-# The Linux C library; loaded at import, so that a forked worker has nothing to load.
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent() -> None:
     """Has this process killed when the thread that started it ends. A parent that is already gone is not noticed."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def adopt_orphans() -> None:
     """Makes this process the parent of its descendants whose own parents end, so that it can reap them."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def dump_no_core() -> None:
@@ -43,10 +41,4 @@ def be_first_out_of_memory() -> None:
 
 def take_name(name: str) -> None:
     """Names this process, for `ps` and `top`."""
-    _prctl(_PR_SET_NAME, name.encode())
-
-
-def _prctl(option: int, value: int | bytes) -> None:
-    if _libc.prctl(option, value, 0, 0, 0) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
+    _libc.prctl_text(_PR_SET_NAME, name)

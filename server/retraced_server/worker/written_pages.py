@@ -6,11 +6,11 @@ A forked process shares the pages of its parent until it writes to one, and then
 from __future__ import annotations
 
 import array
-import ctypes
 import mmap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from retraced_server.worker import _libc
 from retraced_server.worker.huge_pages import private_memory
 from retraced_server.worker.sandbox.children import in_child
 
@@ -18,8 +18,6 @@ _MADV_POPULATE_WRITE = 23
 _ENTRY_BYTES = 8
 # Of /proc/self/pagemap (Documentation/admin-guide/mm/pagemap.rst): the page is in memory, and no other process has it.
 _COPIED = 1 << 63 | 1 << 56
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class WrittenPages:
@@ -48,7 +46,7 @@ class WrittenPages:
     def copy(self) -> None:
         """Gives this process, a fork of the one that found them out, its own copies: as far as the kernel does that, none before Linux 5.14."""
         for begin, end in self._runs:
-            _libc.madvise(begin, end - begin, _MADV_POPULATE_WRITE)
+            _libc.madvise(begin, end, _MADV_POPULATE_WRITE)
 
 
 def _copied(memory: tuple[tuple[int, int], ...]) -> Iterator[int]:

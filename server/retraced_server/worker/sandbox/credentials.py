@@ -6,7 +6,7 @@ import ctypes
 import os
 import signal
 
-from retraced_server.worker.sandbox import _libc
+from retraced_server.worker import _libc
 
 _PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG = 1, 2
 _PR_SET_DUMPABLE = 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posix
 
-from retraced_server.worker.sandbox import _libc
+from retraced_server.worker import _libc
 
 _NAMES = frozenset({"HOME", "LANG", "LANGUAGE", "TZ", "USER", "LOGNAME", "TMPDIR", "PATH", "CUDA_VISIBLE_DEVICES"})
 _PREFIXES = ("LC_", "PYTHON", "TORCH", "MALLOC_", "OMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "RETRACED_PASS_")

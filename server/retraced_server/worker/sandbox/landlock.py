@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntFlag
 
-from retraced_server.worker.sandbox import _libc
+from retraced_server.worker import _libc
 
 # System calls since 424 have one number on every architecture.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446

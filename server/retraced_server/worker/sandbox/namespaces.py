@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 
-from retraced_server.worker.sandbox import _libc
+from retraced_server.worker import _libc
 
 _CLONE_NEWIPC = 0x08000000
 _CLONE_NEWNET = 0x40000000

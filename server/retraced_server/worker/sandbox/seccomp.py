@@ -9,7 +9,7 @@ import platform
 from collections.abc import Iterable
 from typing import Any
 
-from retraced_server.worker.sandbox import _libc
+from retraced_server.worker import _libc
 from retraced_server.worker.sandbox.syscalls import OWN_PROCESS_ONLY, Rule
 
 try:

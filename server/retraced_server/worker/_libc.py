@@ -22,6 +22,15 @@ def prctl(option: int, *arguments: int) -> int:
     return _checked(_libc.prctl(ctypes.c_int(option), *map(ctypes.c_ulong, padded)), "prctl")
 
 
+def prctl_text(option: int, text: str) -> None:
+    """Calls prctl(2) with an option that takes a text.
+
+    Raises:
+        OSError: The kernel refused.
+    """
+    _checked(_libc.prctl(ctypes.c_int(option), ctypes.c_char_p(text.encode()), 0, 0, 0), "prctl")
+
+
 def prctl_int(option: int) -> int:
     """Calls prctl(2) with an option that stores an int.
 
@@ -40,6 +49,11 @@ def unshare(flags: int) -> None:
         OSError: The kernel refused.
     """
     _checked(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def madvise(begin: int, end: int, advice: int) -> bool:
+    """Calls madvise(2) for the memory between two addresses. Gives whether the kernel did as advised."""
+    return bool(_libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), ctypes.c_int(advice)) == 0)
 
 
 def capset(header: ctypes.Structure, data: ctypes.Array[ctypes.c_uint32]) -> None:
