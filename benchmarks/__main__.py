@@ -87,7 +87,7 @@ def _run(
 ) -> Results:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    results = Results(machine(), rounds, [])
+    results = Results(machine(), [])
     with tempfile.TemporaryDirectory() as name, Console(stderr=True, highlight=False).status("exporting") as status:
         folder = Path(name)
         say = status.update if sys.stderr.isatty() else partial(print, file=sys.stderr)
@@ -97,7 +97,7 @@ def _run(
             raise click.BadParameter(f"there is no test program {error}", param_hint="--program") from error
         setup = Setup(subjects, rounds, quick, folder, say)
         for section in sections:
-            found = SECTIONS[section](setup)
+            found = dataclasses.replace(SECTIONS[section](setup), rounds=rounds)
             show_section(found, console)
             results.sections.append(found)
             if json_path is not None:

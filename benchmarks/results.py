@@ -97,12 +97,17 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """What one part of the benchmark found."""
+    """What one part of the benchmark found.
+
+    Attributes:
+        rounds: Each time is the best of so many.
+    """
 
     name: str
     comparisons: list[Comparisons] = field(default_factory=list)
     grids: list[Grid] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
+    rounds: int = 1
 
 
 @dataclass(frozen=True)
@@ -111,13 +116,17 @@ class Results:
 
     Attributes:
         machine: The machine and the versions.
-        rounds: Each time is the best of so many.
         sections: The parts that ran.
     """
 
     machine: dict[str, str]
-    rounds: int
     sections: list[Section]
+
+    @property
+    def rounds(self) -> str:
+        """How many each time is the best of: parts that were measured apart may differ."""
+        counts = sorted({section.rounds for section in self.sections})
+        return f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(*counts)
 
     def save(self, path: Path) -> None:
         """Writes them as JSON."""

@@ -55,7 +55,7 @@ def test_a_long_section_runs(tmp_path: Path, section: str) -> None:
 
 def test_sections_join_those_that_the_file_has(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
-    Results({}, 1, [Section("engine"), Section("program", figures=[at_least("old", 1, 2)])]).save(path)
+    Results({}, [Section("engine"), Section("program", figures=[at_least("old", 1, 2)])]).save(path)
     _run("--quick", "--program", "input_and_id", "--section", "program", "--json", str(path))
     first, second = Results.load(path).sections
     assert (first.name, second.name) == ("engine", "program")
@@ -68,7 +68,7 @@ def test_what_was_written_makes_the_readme_and_the_picture(tmp_path: Path) -> No
     table = Comparisons("passes", [_entry("a", 10.0), _entry("b", 30.0), _entry("c", 20.0)])
     memory = Section("memory", figures=[at_most("worker, more", 12, 300, "MB")])
     machine = {"cores": "2", "processor": "one", "torch": "2", "python": "3"}
-    Results(machine, 3, [Section("engine", comparisons=[table]), memory]).save(json)
+    Results(machine, [Section("engine", comparisons=[table], rounds=3), memory]).save(json)
     readme.write_text("before\n<!-- written by python -m benchmarks -->\nold\n<!-- until here -->\nafter\n")
     _run("--from", str(json), "--readme", str(readme), "--plot", str(picture))
     text = readme.read_text()
@@ -77,12 +77,13 @@ def test_what_was_written_makes_the_readme_and_the_picture(tmp_path: Path) -> No
     assert "old" not in text
     assert "| engine, no-op x1 | 20000 ms | 1000 ms | **20** | 10 |" in text
     assert "| memory: worker, more | 12 MB |" in text
+    assert "each time the best of 1 to 3" in text
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_missed_figure_is_named_with_what_it_needs_and_has(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
-    Results({}, 1, [Section("request", figures=[at_least("fast", 3, 5), at_most("small", 3, 5, "MB")])]).save(path)
+    Results({}, [Section("request", figures=[at_least("fast", 3, 5), at_most("small", 3, 5, "MB")])]).save(path)
     output = _run("--from", str(path))
     assert "Figures that are missed: 1" in output
     assert "MISSED  request: fast: needs ≥ 5 x, has 3 x" in output
