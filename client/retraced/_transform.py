@@ -87,7 +87,7 @@ class Transform:
                 report = self._home.report(finished.report)
                 self._passes.append(report)
                 if report.modified and self._options.want_output:
-                    # The server still has passes to run, and the output to write.
+                    # The server still has the output to write, and may have passes to run.
                     self._check.prepare()
                 return events.PassFinished(finished.index, report)
             case "node_metadata":

@@ -1,6 +1,7 @@
 """The model record of an output, `models/*.json`, field by field.
 
-It mirrors torch/_export/serde/schema.py, major version 8. What stock torch does with the strings in it, and what may stand there:
+It mirrors torch/_export/serde/schema.py, major version 8. Nodes, descriptions of tensors, the signature and the calls of modules that are
+as in the program sent are taken as they are; else, what stock torch does with the strings in it, and what may stand there:
 
 | string | stock torch | taken |
 |---|---|---|
@@ -35,6 +36,7 @@ from retraced.checks.shapes import (
     integer,
     list_of,
     map_of,
+    map_unless_known,
     nullable,
     number,
     one_of,
@@ -44,7 +46,6 @@ from retraced.checks.shapes import (
     text,
     union,
     unless_known,
-    unless_same,
 )
 from retraced.checks.tree_specs import TreeSpecs
 
@@ -228,7 +229,7 @@ class _Schema:
             },
             ["is_hop_single_tensor_return", "name"],
         )
-        return unless_known(node, "name", self._own.nodes)
+        return unless_known(node, self._own.nodes)
 
     def _graph_check(self) -> Check:
         return record(
@@ -237,7 +238,7 @@ class _Schema:
                 "inputs": list_of(self.argument),
                 "outputs": list_of(self.argument),
                 "nodes": list_of(self._node),
-                "tensor_values": map_of(name, self._tensor, self._own.tensors),
+                "tensor_values": map_unless_known(name, self._tensor, self._own.tensors),
                 "sym_int_values": map_of(name, self._sym_int),
                 "sym_bool_values": map_of(name, self._sym_bool),
                 "is_single_tensor_return": boolean,
@@ -264,8 +265,8 @@ class _Schema:
             "GraphModule",
             {
                 "graph": self._graph,
-                "signature": unless_same(self._signature(), self._own.signature),
-                "module_call_graph": unless_same(list_of(entry), self._own.calls),
+                "signature": unless_known(self._signature(), self._own.signature),
+                "module_call_graph": unless_known(list_of(entry), self._own.calls),
                 "metadata": record("metadata", {"custom": text}, ["custom"]),
                 "treespec_namedtuple_fields": map_of(path, record("NamedTupleDef", {"field_names": list_of(name)})),
             },

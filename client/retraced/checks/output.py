@@ -45,12 +45,10 @@ class OutputCheck:
         self._sent = sent
         self._namespaces = frozenset(namespaces)
 
-    @collector_paused()
     def prepare(self) -> None:
         """Reads what an output will be compared with. Worth it while that is on its way; `check` does so too."""
         _ = self._own
 
-    @collector_paused()
     def check(self, output: Bytes, request_id: str = "") -> None:
         """Checks an output archive before anything else sees it.
 
@@ -77,7 +75,9 @@ class OutputCheck:
     @cached_property
     def _own(self) -> tuple[SourceArchive, Own]:
         archive = SourceArchive(self._sent)
-        return archive, own_program(archive.read(_MODEL.format(archive.program_name)) or b"", self._namespaces)
+        model = archive.read(_MODEL.format(archive.program_name)) or b""
+        with collector_paused():
+            return archive, own_program(model, self._namespaces)
 
 
 def same_bytes(one: Bytes, other: Bytes) -> bool:
@@ -110,7 +110,9 @@ class _Output:
             self._other(record)
         if self._entries[sample_inputs].size and not self._is_sent(sample_inputs):
             raise Refused("its sample inputs are not those of the archive sent, and torch unpickles them")
-        check_model(parse_json(self._read(model)), self._own)
+        data = self._read(model)
+        with collector_paused():
+            check_model(parse_json(data), self._own)
 
     def _is_sent(self, record: str) -> bool:
         """Whether a record is that of the archive sent."""

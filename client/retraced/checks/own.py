@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,10 +26,11 @@ class Own:
         frames: The entries of its module stacks.
         registered: The nodes of its tree specs that are no plain containers.
         keys: The keys in its tree specs that are no plain ones.
-        nodes: Its nodes by name, those of bodies too. One that comes back as it was does in torch what it did in the caller's own file.
-        tensors: The descriptions of its tensors by name.
-        signature: Its signature.
-        calls: The calls of its modules.
+        nodes: Its nodes, those of bodies too, each as its `repr`. One that comes back as it was does in torch what it did in the caller's
+            own file.
+        tensors: The descriptions of its tensors by name, likewise; where bodies share a name, one of them.
+        signature: Its signature, likewise.
+        calls: The calls of its modules, likewise.
     """
 
     guards: frozenset[str] = frozenset()
@@ -37,10 +38,10 @@ class Own:
     frames: frozenset[str] = frozenset()
     registered: frozenset[Registered] = frozenset()
     keys: frozenset[str] = frozenset()
-    nodes: _Object = field(default_factory=dict, repr=False)
-    tensors: _Object = field(default_factory=dict, repr=False)
-    signature: Any = field(default=None, repr=False)
-    calls: Any = field(default=None, repr=False)
+    nodes: frozenset[str] = field(default=frozenset(), repr=False)
+    tensors: Mapping[str, str] = field(default_factory=dict, repr=False)
+    signature: frozenset[str] = field(default=frozenset(), repr=False)
+    calls: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 def own_program(model: bytes, namespaces: frozenset[str]) -> Own:
@@ -64,10 +65,10 @@ def own_program(model: bytes, namespaces: frozenset[str]) -> Own:
             frozenset(frame for stack in stacks for frame in stack.split(";")),
             found,
             keys,
-            {node["name"]: node for node in nodes if node.get("name")},
-            {name: tensor for graph in graphs for name, tensor in graph["tensor_values"].items()},
-            module["signature"],
-            module["module_call_graph"],
+            frozenset(map(repr, nodes)),
+            {name: repr(tensor) for graph in graphs for name, tensor in graph["tensor_values"].items()},
+            frozenset((repr(module["signature"]),)),
+            frozenset((repr(module["module_call_graph"]),)),
         )
     except _NO_PROGRAM:
         return Own(namespaces=namespaces)

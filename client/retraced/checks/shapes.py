@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from typing import Any, Final
 
 from retraced.checks.refusal import Refused, shown
@@ -12,7 +12,6 @@ Check = Callable[[Any], object]
 
 _LEAST: Final = -(2**63)
 _MOST: Final = 2**63 - 1
-_NOTHING: Final[Mapping[str, Any]] = {}
 _WORDS: Final = frozenset(("Infinity", "-Infinity", "NaN"))
 
 
@@ -70,36 +69,38 @@ def list_of(item: Check) -> Check:
     return check
 
 
-def map_of(key: Check, item: Check, known: Mapping[str, Any] = _NOTHING) -> Check:
-    """An object with fields of any number; those that are as in `known` are taken as they are."""
+def map_of(key: Check, item: Check) -> Check:
+    """An object with fields of any number."""
 
     def check(value: Any) -> None:
         if type(value) is not dict:
             raise Refused(f"{shown(value)} is not an object")
         for name, element in value.items():
-            if known.get(name) != element:
+            key(name)
+            item(element)
+
+    return check
+
+
+def map_unless_known(key: Check, item: Check, known: Mapping[str, str]) -> Check:
+    """What `map_of` takes; fields that stand in `known` with the `repr` of their value are taken as they are."""
+
+    def check(value: Any) -> None:
+        if type(value) is not dict:
+            raise Refused(f"{shown(value)} is not an object")
+        for name, element in value.items():
+            if known.get(name) != repr(element):
                 key(name)
                 item(element)
 
     return check
 
 
-def unless_same(item: Check, known: Any) -> Check:
-    """What `item` takes, and what is as `known`; None stands for nothing."""
+def unless_known(item: Check, known: Container[str]) -> Check:
+    """What `item` takes, and whatever has its `repr` in `known`: with `==` 1, 1.0 and true would be the same."""
 
     def check(value: Any) -> None:
-        if known is None or known != value:
-            item(value)
-
-    return check
-
-
-def unless_known(item: Check, key: str, known: Mapping[str, Any]) -> Check:
-    """What `item` takes, and objects that are as in `known`, where they stand by their field `key`."""
-
-    def check(value: Any) -> None:
-        name = value.get(key) if type(value) is dict else None
-        if type(name) is not str or known.get(name) != value:
+        if repr(value) not in known:
             item(value)
 
     return check

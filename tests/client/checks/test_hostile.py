@@ -113,6 +113,27 @@ def test_a_node_is_taken_as_it_was_sent_and_not_if_anything_in_it_differs() -> N
     assert not taken(changed(odd(0)), archive())
 
 
+def test_a_number_of_another_type_is_not_what_was_sent() -> None:
+    def odd(flag: Any) -> Change:
+        return lambda model: model["graph_module"]["graph"]["tensor_values"]["x"].update(requires_grad=flag, layout=1.0)
+
+    assert taken(changed(_both(odd(True), lambda model: model.update(torch_version="other"))), changed(odd(True)))
+    assert not taken(changed(odd(1)), changed(odd(True)))
+
+
+@pytest.mark.parametrize(
+    "field", ["tensor_values", "sym_int_values", "sym_bool_values", "sym_float_values", "custom_obj_values"]
+)
+@pytest.mark.parametrize("name", ["x'; import os", "fresh"])
+def test_null_is_nothing_that_was_sent(field: str, name: str) -> None:
+    assert not taken(changed(lambda model: model["graph_module"]["graph"][field].update({name: None})), archive())
+
+
+@pytest.mark.parametrize("field", ["range_constraints", "opset_version"])
+def test_null_is_nothing_that_was_sent_of_the_program(field: str) -> None:
+    assert not taken(changed(lambda model: model[field].update(x=None)), archive())
+
+
 def test_the_description_of_a_tensor_is_taken_as_it_was_sent_and_not_if_anything_in_it_differs() -> None:
     def odd(name: str, requires_grad: bool = False) -> Change:
         def change(model: Any) -> None:
