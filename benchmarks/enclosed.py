@@ -19,7 +19,7 @@ from typing import IO
 from retraced.v1 import graph_transform_pb2 as pb
 from retraced_server.errors import RetracedError
 from retraced_server.pipeline.domain import TransformRequest
-from retraced_server.program import hold_page_map
+from retraced_server.program import hold_map, hold_page_map
 from retraced_server.worker.job import run_job
 from retraced_server.worker.messages import JobEvent, JobRequest
 from retraced_server.worker.prepare import Prepared, prepare
@@ -62,6 +62,7 @@ def _run(prepared: Prepared, pipeline: str, archive: IO[bytes], locked: bool) ->
         if isinstance(event, bytes):
             digest.update(pb.TransformGraphResponse.FromString(event).output_chunk)
 
+    hold_map(archive.fileno())
     start = time.process_time()
     if enclosed is not None:
         enclosed.seal(Limits(memory_bytes=_MEMORY_BYTES, cpu_seconds=_CPU_SECONDS))
