@@ -36,6 +36,12 @@ def children_of(pid: int | None = None) -> set[int]:
     return {child.pid for child in children if is_alive(child.pid) and not waits_for_a_job(child)}
 
 
+def kernel() -> tuple[int, int]:
+    """The version of Linux that this is, or claims to be."""
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int(minor)
+
+
 def open_fds() -> int:
     """How many descriptors this process has open."""
     return len(os.listdir("/proc/self/fd"))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import kernel
+
 from .zygotes import zygote
 
 _COLLAPSED = """
@@ -32,10 +34,9 @@ def _megabytes(rollup: str, name: str) -> int:
     return int(found[1]) >> 10
 
 
+@pytest.mark.skipif(kernel() < (6, 1), reason="only Linux 6.1 collapses memory")
 def test_memory_is_moved_into_huge_pages_with_what_it_holds() -> None:
     rollup = subprocess.run([sys.executable, "-c", _COLLAPSED], stdout=subprocess.PIPE, text=True, check=True).stdout
-    if not _megabytes(rollup, "AnonHugePages"):
-        pytest.skip("the kernel does not collapse memory (Linux 6.1 does)")
     assert _megabytes(rollup, "AnonHugePages") >= 14
     with zygote() as running:
         running.event()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 
 import psutil
@@ -67,8 +69,25 @@ def test_none_waits_while_as_many_run_as_may(running: RunningZygote) -> None:
 def test_one_that_is_killed_is_nobodys_loss_and_not_replaced_before_there_is_a_job(running: RunningZygote) -> None:
     killed = spare_of(running)
     os.kill(killed, signal.SIGKILL)
-    wait_until(lambda: not is_alive(killed))
+    zygote = psutil.Process(running.process.pid)
+    wait_until(lambda: not zygote.children())
+    # It would be there at once.
+    for _ in range(20):
+        time.sleep(0.01)
+        assert not zygote.children()
     assert runs(running) != killed
+    spare_of(running)
+
+
+def test_a_job_whose_worker_is_gone_before_it_is_reaped_runs_in_another(running: RunningZygote) -> None:
+    gone = spare_of(running)
+    zygote = psutil.Process(running.process.pid)
+    zygote.suspend()
+    os.kill(gone, signal.SIGKILL)
+    wait_until(lambda: not is_alive(gone))
+    resumed = threading.Timer(0.1, zygote.resume)
+    resumed.start()
+    assert runs(running) != gone
     spare_of(running)
 
 

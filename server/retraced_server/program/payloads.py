@@ -7,6 +7,7 @@ writer can copy the record, or name it.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import re
@@ -35,9 +36,13 @@ _held: dict[int, mmap.mmap] = {}
 
 
 def hold_map(fd: int) -> None:
-    """Maps a file now and for good, for a process whose memory is bounded afterwards: what is mapped copy on write would count whole."""
-    if os.fstat(fd).st_size:
-        _held[fd] = mmap.mmap(fd, 0, access=mmap.ACCESS_COPY)
+    """Maps a file now and for good, for a process whose memory is bounded afterwards: what is mapped copy on write would count whole.
+
+    Where it cannot be mapped, the reader tries again, and says so.
+    """
+    with contextlib.suppress(OSError):
+        if os.fstat(fd).st_size:
+            _held[fd] = mmap.mmap(fd, 0, access=mmap.ACCESS_COPY)
 
 
 @dataclass(frozen=True, slots=True)

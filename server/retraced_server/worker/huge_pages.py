@@ -27,6 +27,6 @@ def private_memory() -> Iterator[tuple[int, int]]:
     """The addresses of memory that can be written to and is no file's (proc_pid_maps(5)): where each begins and ends."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         addresses, mode, _, _, inode, *path = line.split(maxsplit=5)
-        if mode == "rw-p" and inode == "0" and path not in (["[stack]"], ["[vvar]"]):
+        if mode == "rw-p" and inode == "0" and path != ["[stack]"]:
             begin, end = addresses.split("-")
             yield int(begin, 16), int(end, 16)

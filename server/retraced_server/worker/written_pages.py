@@ -6,6 +6,7 @@ A forked process shares the pages of its parent until it writes to one, and then
 from __future__ import annotations
 
 import array
+import contextlib
 import mmap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,9 @@ _COPIED = 1 << 63 | 1 << 56
 
 
 class WrittenPages:
-    """The pages of this process that some work writes to. It is done in a forked process, for which this one must have one thread.
+    """The pages of this process that some work writes to, but for data of libraries; none where the kernel does not tell.
+
+    The work is done in a forked process, for which this one must have one thread.
 
     Args:
         work: Does what a job does.
@@ -51,7 +54,8 @@ class WrittenPages:
 
 def _copied(memory: tuple[tuple[int, int], ...]) -> Iterator[int]:
     """The addresses of pages that this process shares with no other any more."""
-    with Path("/proc/self/pagemap").open("rb", buffering=0) as pages:
+    # Some sandboxes have no such file, and no job needs this.
+    with contextlib.suppress(OSError), Path("/proc/self/pagemap").open("rb", buffering=0) as pages:
         for begin, end in memory:
             entries = array.array("Q")
             pages.seek(begin // mmap.PAGESIZE * _ENTRY_BYTES)

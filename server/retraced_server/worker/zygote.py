@@ -51,7 +51,7 @@ class _Worker:
 class Zygote:
     """Forks, kills and reaps workers as it is told.
 
-    While fewer run than may, one more is there, locked down, and waits: a job does not, and the processor time is nobody's then.
+    While fewer run than may, one more is there, locked down, and waits, so that a job does not.
 
     Args:
         control: Its end of the socket pair.
@@ -68,7 +68,7 @@ class Zygote:
         # The places of those that there are: each the lowest that was free, so that there are as many as workers at most.
         self._slots: dict[int, int] = {}
         self._spare: _Worker | None = None
-        # One that ended by itself, or could not be forked, is not replaced before there is a job: that one can say why.
+        # One that ended by itself, or could not be forked, is not replaced before there is a job: the next would fare no better.
         self._spare_failed = False
         # A byte arrives here with each SIGCHLD.
         self._wake, self._wake_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -139,6 +139,10 @@ class Zygote:
             with spare.control, contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 socket.send_fds(spare.control, [job], fds)
                 return spare
+            # It is gone, and was not reaped yet. Its place, and so its user, is free for the other.
+            _kill_group(spare.pid)
+            os.waitpid(spare.pid, 0)
+            del self._slots[spare.pid]
         worker = self._fork()
         with worker.control:
             socket.send_fds(worker.control, [job], fds)
