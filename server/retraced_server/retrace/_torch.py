@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from typing import Any
+
 import torch
 from torch._C import _DisableTorchDispatch as DisableTorchDispatch
+from torch._C import _is_any_autocast_enabled as is_any_autocast_enabled
 from torch._C import _jit_resolve_packet as jit_resolve_packet
 from torch._dispatch.python import enable_python_dispatcher
 from torch._export.verifier import SpecViolationError, Verifier
@@ -11,7 +15,13 @@ from torch._export.verifier import _verify_exported_program_module_call_graph as
 from torch._export.verifier import _verify_exported_program_signature as verify_signature
 from torch._guards import detect_fake_mode
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, UnsupportedFakeTensorException
+from torch._subclasses.fake_tensor import (
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    disable_fake_tensor_cache,
+    in_kernel_invocation_manager,
+)
 from torch.export.exported_program import _common_getitem_elimination_pass as drop_equal_getitems
 from torch.fx._lazy_graph_module import _LazyGraphModule as LazyGraphModule
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, compute_unbacked_bindings
@@ -39,15 +49,20 @@ __all__ = [
     "alias_of",
     "compute_unbacked_bindings",
     "detect_fake_mode",
+    "disable_fake_tensor_cache",
     "drop_equal_getitems",
     "enable_python_dispatcher",
     "extract_tensor_metadata",
+    "is_any_autocast_enabled",
     "jit_resolve_packet",
     "keep_version",
+    "meta_copy",
+    "own_storage",
     "pytree",
     "sympy_functions",
     "verify_module_call_graph",
     "verify_signature",
+    "view_of",
 ]
 
 extract_tensor_metadata = _extract_tensor_metadata
@@ -58,6 +73,27 @@ def alias_of(tensor: FakeTensor) -> FakeTensor:
     with DisableTorchDispatch():
         meta = tensor.detach()
     return FakeTensor(tensor.fake_mode, meta, tensor.fake_device)
+
+
+def meta_copy(tensor: FakeTensor) -> torch.Tensor:
+    """A meta tensor with what a fake one says, and a storage of its own."""
+    with DisableTorchDispatch():
+        return own_storage(tensor.detach())
+
+
+def own_storage(meta: torch.Tensor) -> torch.Tensor:
+    """A copy of a meta tensor with a storage of its own, lazy: `empty_strided` of symbolic sizes takes forty times as long."""
+    with DisableTorchDispatch():
+        copied: torch.Tensor = torch._lazy_clone(meta)
+    return copied
+
+
+def view_of(tensor: FakeTensor, size: tuple[Any, ...], stride: tuple[Any, ...], offset: Any) -> FakeTensor:
+    """Makes a fake tensor with the storage of another, and given sizes (int or SymInt), without a guard."""
+    mode = tensor.fake_mode
+    with in_kernel_invocation_manager(mode), mode.shape_env.suppress_guards() if mode.shape_env else nullcontext():
+        meta = torch.ops.aten.as_strided.default(tensor, size, stride, offset)
+    return FakeTensor(mode, meta, tensor.fake_device)
 
 
 def keep_version(tensor: torch.Tensor, version: int) -> None:

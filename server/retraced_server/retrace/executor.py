@@ -36,24 +36,35 @@ class Executor:
 
     def execute(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Executes an operator on the data of its arguments, after what was deferred, and gives its value."""
+        self._settle()
+        return self._run(target, args, kwargs)
+
+    def result(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """As `execute`, but what the operator gave for arguments of the same description may be given again."""
+        self._settle()
+        data = self._data(args), self._data(kwargs)
+        return self._session.known_results.get(target, *data, lambda: self._run(target, args, kwargs))
+
+    def _settle(self) -> None:
         self._session.executing()
         if self._unwritten:
             unwritten, self._unwritten = self._unwritten, []
             for change in unwritten:
                 with self._session.transaction.repeating(asserts=False):
                     self._run(*change)
-        return self._run(target, args, kwargs)
 
     def _run(self, target: Any, args: Any, kwargs: Any) -> Any:
-        given: dict[int, fx.Node] = {}
-
-        def data(proxy: ProxyValue[Any]) -> Any:
-            value = self._written.get(proxy.node, proxy.data)
-            given[id(value)] = proxy.node
-            return value
-
-        execution = execute(target, map_leaves(args, ProxyValue, data), map_leaves(kwargs, ProxyValue, data))
-        for original, changed in execution.written:
-            if id(original) in given:
-                self._written[given[id(original)]] = changed
+        execution = execute(target, self._data(args), self._data(kwargs))
+        if execution.written:
+            given: dict[int, fx.Node] = {}
+            map_leaves((args, kwargs), ProxyValue, lambda proxy: given.update({id(self._datum(proxy)): proxy.node}))
+            for original, changed in execution.written:
+                if id(original) in given:
+                    self._written[given[id(original)]] = changed
         return execution.value
+
+    def _data(self, argument: Any) -> Any:
+        return map_leaves(argument, ProxyValue, self._datum)
+
+    def _datum(self, proxy: ProxyValue[Any]) -> Any:
+        return self._written.get(proxy.node, proxy.data)

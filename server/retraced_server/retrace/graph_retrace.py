@@ -321,7 +321,7 @@ class GraphRetrace:
         old, unbacked, transaction = self.current, self.session.unbacked, self.session.transaction
         known = transaction.symbol_count()
         with transaction.learning(asserts=states_facts(target)):
-            value = self._executor.execute(target, args, kwargs)
+            value = self._executor.result(target, args, kwargs)
         # An operator that runs its bodies makes symbols of its own for them.
         unbacked.drop(transaction.symbols_since(known) - free_symbols(value).keys())
         bindings = unbacked.bindings(value)

@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import fx
-from torch.fx.immutable_collections import immutable_list
 
-from retraced_server.retrace._torch import FakeTensor, OpOverload
+from retraced_server.retrace._torch import OpOverload
 from retraced_server.retrace.compare import Comparison
+from retraced_server.retrace.descriptions import UnknownError
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.execute import states_facts
-from retraced_server.retrace.values import SYMBOLIC, expression, free_symbols
+from retraced_server.retrace.values import free_symbols
 
 if TYPE_CHECKING:
     from retraced_server.retrace.session import Session
-
-
-class _UnknownError(Exception):
-    """A value whose description would not say all that an operator can see."""
 
 
 class Repeats:
@@ -36,7 +31,6 @@ class Repeats:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._remarks: dict[Hashable, frozenset[str]] = {}
-        self._described: dict[int, tuple[torch.Tensor, Hashable]] = {}
 
     # Arguments and values are whatever an operator takes and returns.
     def check(self, old: fx.Node, args: Any, kwargs: Any, execute: Callable[[], Any]) -> Any:
@@ -89,41 +83,7 @@ class Repeats:
         if not isinstance(node.target, OpOverload) or node.target._schema.is_mutable or not node.target._schema.returns:
             return None
         try:
-            described = self._describe(args), self._describe(kwargs), self._describe(recorded)
-        except _UnknownError:
+            described = tuple([self._session.descriptions.describe(value) for value in (args, kwargs, recorded)])
+        except UnknownError:
             return None
         return (node.target, *described, self._session.transaction.mark())
-
-    def _describe(self, value: Any) -> Hashable:
-        kind = type(value)
-        if kind is FakeTensor:
-            return self._tensor(value)
-        if kind in (tuple, list, immutable_list):
-            return tuple([self._describe(item) for item in value])
-        if kind is dict:
-            return tuple([(key, self._describe(item)) for key, item in value.items()])
-        if kind in SYMBOLIC:
-            return kind, value.node.expr
-        if kind is float or kind is complex:
-            return kind, repr(value)
-        if value is None or kind in (int, bool, str) or kind.__module__ == "torch":
-            return kind, value
-        raise _UnknownError
-
-    def _tensor(self, tensor: FakeTensor) -> Hashable:
-        found = self._described.get(id(tensor))
-        if found is not None and found[0] is tensor:
-            return found[1]
-        if tensor.constant is not None or tensor.layout is not torch.strided:
-            raise _UnknownError
-        numbers = (*tensor.shape, None, *tensor.stride(), tensor.storage_offset())
-        described = (
-            tuple([expression(number) for number in numbers]),
-            tensor.dtype,
-            tensor.device,
-            tensor.requires_grad,
-            tensor.is_conj(),
-            tensor.is_neg(),
-        )
-        self._described[id(tensor)] = tensor, described
-        return described

@@ -12,7 +12,9 @@ from torch import fx
 from retraced_server.collector import collector_paused
 from retraced_server.retrace._torch import FakeTensor, FakeTensorMode, detect_fake_mode, enable_python_dispatcher
 from retraced_server.retrace.compare import Remarks
+from retraced_server.retrace.descriptions import Descriptions
 from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.known_results import KnownResults
 from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
 from retraced_server.retrace.unbacked import UnbackedSymbols
 from retraced_server.retrace.values import free_symbols
@@ -37,6 +39,8 @@ class Session:
         unbacked: Its unbacked symbols.
         is_faking: Whether operators are executed on fake tensors. Where the graph module has none, nor a symbolic number, they are executed on
             what `inputs` gave, as torch's class does.
+        descriptions: What its values say to operators.
+        known_results: What operators gave for arguments of the same descriptions.
         differences: What repeated execution gives otherwise than recorded, without being wrong.
         on_progress: Called with the number of nodes visited so far.
     """
@@ -56,6 +60,8 @@ class Session:
         self.fake_mode = known_mode or FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
         self.transaction = ShapeEnvTransaction(env)
         self.unbacked = UnbackedSymbols(self.transaction, self.fake_mode)
+        self.descriptions = Descriptions()
+        self.known_results = KnownResults(self)
         self.differences = Remarks()
         self.on_progress = on_progress
         self._visited = 0

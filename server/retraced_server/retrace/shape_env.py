@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import sympy
 from torch import fx
@@ -34,6 +35,10 @@ _LEARNABLE = (
     "unbacked_alloc_order",
     "axioms",
 )
+
+
+# How often an environment was put back: what was known of it before may not hold, though all numbers are as they were.
+_RESTORED: WeakKeyDictionary[ShapeEnv, int] = WeakKeyDictionary()
 
 
 def shape_env_of(module: fx.GraphModule) -> ShapeEnv | None:
@@ -74,6 +79,7 @@ class _Snapshot:
             getattr(ShapeEnv, name).cache_clear()
         # Results of fake operators, which an operator that makes a guard would be given without making it.
         env.fake_tensor_cache.clear()
+        _RESTORED[env] = _RESTORED.get(env, 0) + 1
 
 
 def _copy(container: Any) -> Any:
@@ -151,7 +157,7 @@ class ShapeEnvTransaction:
 
     def mark(self) -> tuple[int, ...]:
         """What is known of symbols, in short: it differs when anything was learned."""
-        return () if self._env is None else (*_mark(self._env), self._refinements)
+        return () if self._env is None else (*_mark(self._env), self._refinements, _RESTORED.get(self._env, 0))
 
     @property
     def new_guards(self) -> tuple[str, ...]:
@@ -167,8 +173,9 @@ class ShapeEnvTransaction:
         """
         if self._env is not None:
             self._drop_repeated(self._env)
-            self._refined |= asserts
-            self._refined_lately |= asserts
+            if asserts:
+                self._refined = self._refined_lately = True
+                self._refinements += 1
         yield
 
     @contextmanager

@@ -1,0 +1,70 @@
+"""What an operator can see of its arguments, hashable, so that calls which must give the same can be found."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from torch.fx.immutable_collections import immutable_list
+
+from retraced_server.retrace._torch import FakeTensor
+from retraced_server.retrace.values import SYMBOLIC, expression
+
+
+class UnknownError(Exception):
+    """A value whose description would not say all that an operator can see."""
+
+
+class Descriptions:
+    """Describes values of one call of a pass: metadata of fake tensors, expressions of symbolic numbers, constants with their types."""
+
+    def __init__(self) -> None:
+        # The tensor too, so that its id stays its own.
+        self._tensors: dict[int, tuple[FakeTensor, Hashable]] = {}
+
+    # Values are whatever an operator takes and returns.
+    def describe(self, value: Any, tensors: list[FakeTensor] | None = None) -> Hashable:
+        """Describes a value.
+
+        Args:
+            value: The value.
+            tensors: Where its tensors are added, in order.
+
+        Raises:
+            UnknownError: Its description would not say all of it.
+        """
+        kind = type(value)
+        if kind is FakeTensor:
+            if tensors is not None:
+                tensors.append(value)
+            return self._tensor(value)
+        if kind in (tuple, list, immutable_list):
+            return tuple([self.describe(item, tensors) for item in value])
+        if kind is dict:
+            return tuple([(key, self.describe(item, tensors)) for key, item in value.items()])
+        if kind in SYMBOLIC:
+            return kind, value.node.expr
+        if kind is float or kind is complex:
+            return kind, repr(value)
+        if value is None or kind in (int, bool, str) or kind.__module__ == "torch":
+            return kind, value
+        raise UnknownError
+
+    def _tensor(self, tensor: FakeTensor) -> Hashable:
+        found = self._tensors.get(id(tensor))
+        if found is not None:
+            return found[1]
+        if tensor.constant is not None or tensor.layout is not torch.strided or tensor.is_quantized:
+            raise UnknownError
+        numbers = (*tensor.shape, None, *tensor.stride(), tensor.storage_offset())
+        described = (
+            tuple([expression(number) for number in numbers]),
+            tensor.dtype,
+            tensor.device,
+            tensor.requires_grad,
+            tensor.is_conj(),
+            tensor.is_neg(),
+        )
+        self._tensors[id(tensor)] = tensor, described
+        return described

@@ -1,0 +1,183 @@
+"""What operators gave for arguments that said the same: layers of a network repeat, and so do a pipeline's passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from retraced_server.retrace._torch import (
+    FakeTensor,
+    FakeTensorMode,
+    OpOverload,
+    alias_of,
+    disable_fake_tensor_cache,
+    is_any_autocast_enabled,
+    meta_copy,
+    own_storage,
+    view_of,
+)
+from retraced_server.retrace.aliases import storages
+from retraced_server.retrace.descriptions import UnknownError
+from retraced_server.retrace.values import free_symbols
+
+if TYPE_CHECKING:
+    from retraced_server.retrace.session import Session
+
+# Each takes a kilobyte or two.
+_MOST = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Fresh:
+    """A tensor with a storage of its own: like a meta tensor, whose sizes torch has looked at already."""
+
+    template: torch.Tensor
+    device: torch.device
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """A tensor with the storage of an argument, with other sizes, strides or offset."""
+
+    argument: int
+    size: tuple[Any, ...]
+    stride: tuple[Any, ...]
+    offset: Any
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class _Alias:
+    """A tensor that says what an argument says, with its storage."""
+
+    argument: int
+
+
+_Part = _Fresh | _View | _Alias | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    kind: type[Any]
+    parts: tuple[_Part, ...]
+
+
+class KnownResults:
+    """Gives the results of operators without executing them, where one was executed on arguments of the same description.
+
+    A fake operator's result depends on nothing but the metadata of its arguments and what is known of their symbols; torch's own cache of
+    fake operators rests on that too, and asks torch about the sizes of each tensor that it makes. Left out are operators that write, that make
+    symbols or numbers, and those that taught the shape environment something when they were executed.
+
+    Results are known to all passes of one program, as long as its shape environment is not put back.
+
+    Args:
+        session: What the graphs of one call of a pass share.
+    """
+
+    _OF_MODES: WeakKeyDictionary[FakeTensorMode, dict[Hashable, _Result]] = WeakKeyDictionary()
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._known = self._OF_MODES.setdefault(session.fake_mode, {})
+
+    # Arguments and values are whatever an operator takes and returns.
+    def get(self, target: Any, args: Any, kwargs: Any, execute: Callable[[], Any]) -> Any:
+        """The result of an operator.
+
+        Args:
+            target: The operator.
+            args: Its arguments as data.
+            kwargs: Its keyword arguments as data.
+            execute: Executes it.
+        """
+        # `full` mode is what others are judged by.
+        if self._session.mode == "full":
+            return execute()
+        tensors: list[FakeTensor] = []
+        key = self._key(target, args, kwargs, tensors)
+        if key is None:
+            return execute()
+        found = self._known.get(key)
+        if found is not None:
+            return self._make(found, tensors)
+        with disable_fake_tensor_cache(self._session.fake_mode):
+            value = execute()
+        if key[-1] == self._session.transaction.mark() and free_symbols(value).keys() <= free_symbols((args, kwargs)).keys():
+            result = self._described(value, tensors)
+            if result is not None:
+                if len(self._known) >= _MOST:
+                    self._known.clear()
+                self._known[key] = result
+        return value
+
+    def _key(self, target: Any, args: Any, kwargs: Any, tensors: list[FakeTensor]) -> tuple[Hashable, ...] | None:
+        if not isinstance(target, OpOverload) or target._schema.is_mutable or not target._schema.returns:
+            return None
+        try:
+            described = tuple([self._session.descriptions.describe(value, tensors) for value in (args, kwargs)])
+        except UnknownError:
+            return None
+        # Without a tensor, the default device counts; and autocast sets what no description says.
+        if not tensors or is_any_autocast_enabled():
+            return None
+        return target, *described, torch.get_default_dtype(), self._session.transaction.mark()
+
+    def _described(self, value: Any, tensors: list[FakeTensor]) -> _Result | None:
+        kind = type(value)
+        values = value if kind in (tuple, list) else (value,)
+        given: dict[int, int] = {}
+        for position, tensor in enumerate(tensors):
+            (storage,) = storages(tensor)
+            # Of two arguments with one storage, another call may be given two with two.
+            given[storage] = position if storage not in given else -1
+        parts: list[_Part] = []
+        made: set[int] = set()
+        for each in values:
+            if each is None:
+                parts.append(None)
+                continue
+            if not _is_plain(each):
+                return None
+            (storage,) = storages(each)
+            argument = given.get(storage)
+            if argument == -1 or storage in made:
+                return None
+            if argument is None:
+                made.add(storage)
+                parts.append(_Fresh(meta_copy(each), each.device))
+            elif self._says_the_same(each, tensors[argument]):
+                parts.append(_Alias(argument))
+            else:
+                parts.append(_View(argument, tuple(each.shape), tuple(each.stride()), each.storage_offset(), each.dtype))
+        return _Result(kind, tuple(parts))
+
+    def _says_the_same(self, value: FakeTensor, argument: FakeTensor) -> bool:
+        return self._session.descriptions.describe(value) == self._session.descriptions.describe(argument)
+
+    def _make(self, result: _Result, tensors: list[FakeTensor]) -> Any:
+        values = [self._tensor(part, tensors) for part in result.parts]
+        return result.kind(values) if result.kind in (tuple, list) else values[0]
+
+    def _tensor(self, part: _Part, tensors: list[FakeTensor]) -> FakeTensor | None:
+        if part is None:
+            return None
+        if isinstance(part, _Alias):
+            return alias_of(tensors[part.argument])
+        mode = self._session.fake_mode
+        if isinstance(part, _Fresh):
+            return FakeTensor(mode, own_storage(part.template), part.device)
+        return view_of(tensors[part.argument], part.size, part.stride, part.offset)
+
+
+def _is_plain(value: Any) -> bool:
+    return (
+        type(value) is FakeTensor
+        and value.constant is None
+        and value.layout is torch.strided
+        and not (value.requires_grad or value.is_conj() or value.is_neg() or value.is_quantized)
+    )
