@@ -28,6 +28,7 @@ _LARGEST = {"unbacked symbols": 20_000, "bodies": 20_000}
 # For what a first use costs, whatever the size.
 _FIRST_SIZE = 100
 _REQUEST_ROUNDS = 2
+_MOST_ROUNDS, _ENOUGH_SECONDS = 3, 3.0
 REQUEST = "request"
 #: Bodies are held to the bound in the engine only.
 _ENGINE_ONLY = {"bodies": ("incremental", "full")}
@@ -95,7 +96,11 @@ def _apart(task: Callable[..., _Given], *arguments: object) -> _Given:
 
 
 def _task(task: str, first: Path, path: Path) -> tuple[float, int]:
-    return _apart(run, task, str(first), str(path))
+    """The best time, of one run if it takes long, and the memory of the first run; each in a process of its own."""
+    found: list[tuple[float, int]] = []
+    while not found or (len(found) < _MOST_ROUNDS and sum(time for time, _ in found) < _ENOUGH_SECONDS):
+        found.append(_apart(run, task, str(first), str(path)))
+    return min(time for time, _ in found), found[0][1]
 
 
 def _request(client: Client, server: EmbeddedServer, path: Path) -> tuple[float, int]:
