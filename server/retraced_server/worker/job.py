@@ -21,6 +21,7 @@ from retraced_server.worker.describe import describe_nodes, describe_program
 from retraced_server.worker.frames import MAX_FRAME_BYTES
 from retraced_server.worker.messages import JobDone, JobEvent, JobRequest
 from retraced_server.worker.output import CHUNK_BYTES, OutputStream
+from retraced_server.worker.progress import JobProgress
 from retraced_server.worker.responses import Stage, Summary
 from retraced_server.worker.sandbox import Violation
 from retraced_server.worker.stopwatch import Stopwatch
@@ -111,6 +112,7 @@ class _Job:
         self._emit = emit
         self._options = options
         self._watch = watch
+        self._progress = JobProgress(emit)
         self._remarks: list[str] = []
 
     def run(self) -> None:
@@ -136,7 +138,7 @@ class _Job:
                 self._request.pipeline,
                 mode=self._request.mode,
                 refuse_new_guards=self._request.refuse_new_guards,
-                observer=_Observer(self._emit, self._watch),
+                observer=_Observer(self._emit, self._progress, self._watch),
             )
         made = self._describe(result, given)
         size, digest = self._output(read, result)
@@ -146,10 +148,10 @@ class _Job:
         )
 
     def _read(self) -> ReadProgram:
-        self._emit(responses.progress(Stage.READING, 0, self._archive_size))
+        self._progress.begin(Stage.READING, self._archive_size)
         with self._watch.stage("reading"):
             read = read_program(self._archive, options=self._options)
-        self._emit(responses.progress(Stage.READING, self._archive_size, self._archive_size))
+        self._progress.reach(Stage.READING, self._archive_size, self._archive_size)
         return read
 
     def _describe(self, result: PipelineResult, given: program_pb2.ProgramInfo) -> program_pb2.ProgramInfo:
@@ -168,7 +170,7 @@ class _Job:
         if not result.modified and not wanted:
             return self._archive_size, b""
         expected = 0 if result.modified else self._archive_size
-        self._emit(responses.progress(Stage.WRITING, 0, expected))
+        self._progress.begin(Stage.WRITING, expected)
         stream = OutputStream(self._send_chunk if wanted else None)
         with self._watch.stage("writing"):
             if result.modified:
@@ -180,7 +182,7 @@ class _Job:
                 raise _corrupt()
         if wanted:
             self._watch.output_size, self._watch.output_sha256 = stream.size, stream.sha256
-        self._emit(responses.progress(Stage.WRITING, stream.size, stream.size))
+        self._progress.reach(Stage.WRITING, stream.size, stream.size)
         return stream.size, stream.sha256
 
     def _write(self, read: ReadProgram, result: PipelineResult, stream: OutputStream) -> None:
@@ -221,17 +223,19 @@ class _Job:
 class _Observer:
     """Turns what a pipeline reports into events."""
 
-    def __init__(self, emit: Emit, watch: Stopwatch) -> None:
+    def __init__(self, emit: Emit, progress: JobProgress, watch: Stopwatch) -> None:
         self._emit = emit
+        self._progress = progress
         self._watch = watch
 
     def pass_started(self, index: int, count: int, name: str, text: str) -> None:
         """A pass begins."""
+        self._progress.began()
         self._emit(responses.pass_started(index, count, name, text))
 
     def progress(self, done: int, total: int) -> None:
         """The running pass has visited `done` of `total` nodes."""
-        self._emit(responses.progress(Stage.RUNNING, done, total))
+        self._progress.reach(Stage.RUNNING, done, total)
 
     def pass_finished(self, index: int, report: PassReport) -> None:
         """A pass has ended."""
