@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from retraced.checks.exact import exact
 from retraced.checks.operators import split_operator
 from retraced.checks.tree_specs import Registered, is_plain_key, registered
 
@@ -26,7 +27,7 @@ class Own:
         frames: The entries of its module stacks.
         registered: The nodes of its tree specs that are no plain containers.
         keys: The keys in its tree specs that are no plain ones.
-        nodes: Its nodes, those of bodies too, each as its `repr`. One that comes back as it was does in torch what it did in the caller's
+        nodes: Its nodes, those of bodies too, each as `exact` has it. One that comes back as it was does in torch what it did in the caller's
             own file.
         tensors: The descriptions of its tensors by name, likewise; where bodies share a name, one of them.
         signature: Its signature, likewise.
@@ -38,10 +39,10 @@ class Own:
     frames: frozenset[str] = frozenset()
     registered: frozenset[Registered] = frozenset()
     keys: frozenset[str] = frozenset()
-    nodes: frozenset[str] = field(default=frozenset(), repr=False)
-    tensors: Mapping[str, str] = field(default_factory=dict, repr=False)
-    signature: frozenset[str] = field(default=frozenset(), repr=False)
-    calls: frozenset[str] = field(default=frozenset(), repr=False)
+    nodes: frozenset[bytes] = field(default=frozenset(), repr=False)
+    tensors: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    signature: frozenset[bytes] = field(default=frozenset(), repr=False)
+    calls: frozenset[bytes] = field(default=frozenset(), repr=False)
 
 
 def own_program(model: bytes, namespaces: frozenset[str]) -> Own:
@@ -65,10 +66,10 @@ def own_program(model: bytes, namespaces: frozenset[str]) -> Own:
             frozenset(frame for stack in stacks for frame in stack.split(";")),
             found,
             keys,
-            frozenset(map(repr, nodes)),
-            {name: repr(tensor) for graph in graphs for name, tensor in graph["tensor_values"].items()},
-            frozenset((repr(module["signature"]),)),
-            frozenset((repr(module["module_call_graph"]),)),
+            frozenset(map(exact, nodes)),
+            {name: exact(tensor) for graph in graphs for name, tensor in graph["tensor_values"].items()},
+            frozenset((exact(module["signature"]),)),
+            frozenset((exact(module["module_call_graph"]),)),
         )
     except _NO_PROGRAM:
         return Own(namespaces=namespaces)

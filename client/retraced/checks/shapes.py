@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Container, Mapping
 from typing import Any, Final
 
+from retraced.checks.exact import exact
 from retraced.checks.refusal import Refused, shown
 
 # Any: what json.loads gives.
@@ -82,25 +83,25 @@ def map_of(key: Check, item: Check) -> Check:
     return check
 
 
-def map_unless_known(key: Check, item: Check, known: Mapping[str, str]) -> Check:
-    """What `map_of` takes; fields that stand in `known` with the `repr` of their value are taken as they are."""
+def map_unless_known(key: Check, item: Check, known: Mapping[str, bytes]) -> Check:
+    """What `map_of` takes; fields that stand in `known` with their value, as `exact` has it, are taken as they are."""
 
     def check(value: Any) -> None:
         if type(value) is not dict:
             raise Refused(f"{shown(value)} is not an object")
         for name, element in value.items():
-            if known.get(name) != repr(element):
+            if known.get(name) != exact(element):
                 key(name)
                 item(element)
 
     return check
 
 
-def unless_known(item: Check, known: Container[str]) -> Check:
-    """What `item` takes, and whatever has its `repr` in `known`: with `==` 1, 1.0 and true would be the same."""
+def unless_known(item: Check, known: Container[bytes]) -> Check:
+    """What `item` takes, and whatever stands in `known` as `exact` has it."""
 
     def check(value: Any) -> None:
-        if repr(value) not in known:
+        if exact(value) not in known:
             item(value)
 
     return check

@@ -34,6 +34,9 @@ from retraced_server.worker.sandbox import SandboxConfig, SandboxError
 from retraced_server.worker.warm_up import sample_archive, warm_up
 from retraced_server.worker.written_pages import WrittenPages
 
+# Objects that a worker makes between two collections: most jobs make fewer, so that none looks at the program, which is no garbage.
+_COLLECTED_AFTER = 100_000
+
 
 class PrepareError(Exception):
     """The zygote cannot be made ready; the message says why, and what to change."""
@@ -98,6 +101,7 @@ def prepare(imports: Sequence[str], config: SandboxConfig, *, newer_schema: bool
         gc.collect()
         # Collections in a worker then leave alone what it shares; touching it would copy it.
         gc.freeze()
+        gc.set_threshold(_COLLECTED_AFTER)
         collapse_memory()
         written = WrittenPages(partial(warm_up, sample, "retrace"))
     return Prepared(ready, options, prepared, written)
