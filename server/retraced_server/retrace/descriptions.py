@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from typing import Any
 
 import torch
-from torch.fx.immutable_collections import immutable_list
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from retraced_server.retrace._torch import FakeTensor
 from retraced_server.retrace.values import SYMBOLIC, expression
@@ -41,13 +41,13 @@ class Descriptions:
             return self._tensor(value)
         if kind in (tuple, list, immutable_list):
             return tuple([self.describe(item, tensors) for item in value])
-        if kind is dict:
+        if kind is dict or kind is immutable_dict:
             return tuple([(key, self.describe(item, tensors)) for key, item in value.items()])
         if kind in SYMBOLIC:
             return kind, value.node.expr
         if kind is float or kind is complex:
             return kind, repr(value)
-        if value is None or kind in (int, bool, str) or kind.__module__ == "torch":
+        if value is None or kind in (int, bool, str) or (kind.__module__ == "torch" and kind is not torch.Tensor):
             return kind, value
         raise UnknownError
 

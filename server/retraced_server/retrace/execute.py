@@ -21,7 +21,7 @@ from retraced_server.retrace._torch import (
 from retraced_server.retrace.aliases import written_arguments
 from retraced_server.retrace.arguments import Argument, map_leaves
 from retraced_server.retrace.errors import ExportPassError
-from retraced_server.retrace.interpreted_bodies import interpreted
+from retraced_server.retrace.interpreted_bodies import Call, interpreted, plainly
 
 # Operators that state facts about symbols instead of computing.
 _FACTS = (
@@ -84,8 +84,10 @@ class Execution:
         self.written = written
 
 
-def execute(target: Callable[..., Any], args: tuple[Argument, ...], kwargs: dict[str, Argument]) -> Execution:
-    """Executes an operator on data. The caller has entered the fake mode and no_grad.
+def execute(
+    target: Callable[..., Any], args: tuple[Argument, ...], kwargs: dict[str, Argument], call: Call = plainly
+) -> Execution:
+    """Executes an operator on data. The caller has entered the fake mode and no_grad. `call` is how the operators of its bodies are called.
 
     An operator that writes to an argument is given a stand-in for it: fake tensors carry sizes, memos and constants that a write would
     change. The stand-in shares the argument's storage, as does what the operator returns of it, unless that may grow.
@@ -94,7 +96,7 @@ def execute(target: Callable[..., Any], args: tuple[Argument, ...], kwargs: dict
     if isinstance(target, OpOverload) and target._schema.is_mutable:
         args, kwargs = _without_written(target, args, kwargs, stand_ins)
     elif isinstance(target, HigherOrderOperator):
-        args, kwargs = interpreted(args), interpreted(kwargs)
+        args, kwargs = interpreted(args, call), interpreted(kwargs, call)
     versions = [(original, original._version) for original, _ in stand_ins.values()]
     result = target(*args, **kwargs)
     for original, version in versions:

@@ -54,7 +54,7 @@ class Executor:
                     self._run(*change)
 
     def _run(self, target: Any, args: Any, kwargs: Any) -> Any:
-        execution = execute(target, self._data(args), self._data(kwargs))
+        execution = execute(target, self._data(args), self._data(kwargs), self._session.known_results.get)
         if execution.written:
             given: dict[int, fx.Node] = {}
             map_leaves((args, kwargs), ProxyValue, lambda proxy: given.update({id(self._datum(proxy)): proxy.node}))

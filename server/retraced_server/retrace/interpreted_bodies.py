@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,30 +10,48 @@ from torch import fx
 
 from retraced_server.retrace.arguments import Argument, map_leaves
 
+# Gives the result of an operator, from the operator, its arguments, and what executes it.
+Call = Callable[[Any, Any, Any, Callable[[], Any]], Any]
+
+
+# Targets and arguments are whatever a graph has.
+def plainly(target: Any, args: Any, kwargs: Any, execute: Callable[[], Any]) -> Any:
+    """Calls an operator by executing it."""
+    return execute()
+
 
 class InterpretedBody(torch.nn.Module):
     """A body that can be called.
 
     Args:
         body: The graph module.
+        call: How its operators are called.
     """
 
-    def __init__(self, body: fx.GraphModule) -> None:
+    def __init__(self, body: fx.GraphModule, call: Call) -> None:
         super().__init__()
         self.body = body
+        self._call = call
 
     # A body takes and gives whatever its operator does.
     def forward(self, *operands: Any) -> Any:
         """Runs the graph."""
-        return _BodyInterpreter(self.body).run(*operands)
+        return _BodyInterpreter(self.body, self._call).run(*operands)
 
 
 class _BodyInterpreter(fx.Interpreter):
+    def __init__(self, body: fx.GraphModule, call: Call) -> None:
+        super().__init__(body)
+        self._call = call
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self._call(target, args, kwargs, lambda: target(*args, **kwargs))
+
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         value = super().get_attr(target, args, kwargs)
-        return InterpretedBody(value) if isinstance(value, fx.GraphModule) else value
+        return InterpretedBody(value, self._call) if isinstance(value, fx.GraphModule) else value
 
 
-def interpreted(arguments: Argument) -> Argument:
+def interpreted(arguments: Argument, call: Call) -> Argument:
     """Makes every graph module among arguments one that is interpreted."""
-    return map_leaves(arguments, fx.GraphModule, InterpretedBody)
+    return map_leaves(arguments, fx.GraphModule, lambda body: InterpretedBody(body, call))

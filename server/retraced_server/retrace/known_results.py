@@ -66,6 +66,9 @@ class _Result:
     parts: tuple[_Part, ...]
 
 
+_OF_MODES: WeakKeyDictionary[FakeTensorMode, dict[Hashable, _Result]] = WeakKeyDictionary()
+
+
 class KnownResults:
     """Gives the results of operators without executing them, where one was executed on arguments of the same description.
 
@@ -79,11 +82,9 @@ class KnownResults:
         session: What the graphs of one call of a pass share.
     """
 
-    _OF_MODES: WeakKeyDictionary[FakeTensorMode, dict[Hashable, _Result]] = WeakKeyDictionary()
-
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._known = self._OF_MODES.setdefault(session.fake_mode, {})
+        self._known = _OF_MODES.setdefault(session.fake_mode, {})
 
     # Arguments and values are whatever an operator takes and returns.
     def get(self, target: Any, args: Any, kwargs: Any, execute: Callable[[], Any]) -> Any:
@@ -125,7 +126,7 @@ class KnownResults:
         # Without a tensor, the default device counts; and autocast sets what no description says.
         if not tensors or is_any_autocast_enabled():
             return None
-        return target, *described, torch.get_default_dtype(), self._session.transaction.mark()
+        return target, *described, torch.is_grad_enabled(), torch.get_default_dtype(), self._session.transaction.mark()
 
     def _described(self, value: Any, tensors: list[FakeTensor]) -> _Result | None:
         kind = type(value)
