@@ -47,7 +47,8 @@ class Descriptions:
             return kind, value.node.expr
         if kind is float or kind is complex:
             return kind, repr(value)
-        if value is None or kind in (int, bool, str) or kind.__module__ == "torch":
+        # A tensor that is not fake is a constant, which results may share storage with.
+        if value is None or kind in (int, bool, str) or (kind.__module__ == "torch" and not isinstance(value, torch.Tensor)):
             return kind, value
         raise UnknownError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,6 +16,7 @@ from retraced_server.retrace._torch import (
     alias_of,
     disable_fake_tensor_cache,
     is_any_autocast_enabled,
+    is_builtin,
     meta_copy,
     own_storage,
     view_of,
@@ -47,7 +48,6 @@ class _View:
     size: tuple[Any, ...]
     stride: tuple[Any, ...]
     offset: Any
-    dtype: torch.dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,8 @@ class KnownResults:
 
     A fake operator's result depends on nothing but the metadata of its arguments and what is known of their symbols; torch's own cache of
     fake operators rests on that too, and asks torch about the sizes of each tensor that it makes. Left out are operators that write, that make
-    symbols or numbers, and those that taught the shape environment something when they were executed.
+    symbols or numbers, those that taught the shape environment something when they were executed, and custom ones, whose fake kernels may
+    look at anything.
 
     Results are known to all passes of one program, as long as its shape environment is not put back.
 
@@ -79,7 +80,7 @@ class KnownResults:
         session: What the graphs of one call of a pass share.
     """
 
-    _OF_MODES: WeakKeyDictionary[FakeTensorMode, dict[Hashable, _Result]] = WeakKeyDictionary()
+    _OF_MODES: ClassVar[WeakKeyDictionary[FakeTensorMode, dict[Hashable, _Result]]] = WeakKeyDictionary()
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -116,7 +117,9 @@ class KnownResults:
         return value
 
     def _key(self, target: Any, args: Any, kwargs: Any, tensors: list[FakeTensor]) -> tuple[Hashable, ...] | None:
-        if not isinstance(target, OpOverload) or target._schema.is_mutable or not target._schema.returns:
+        if not isinstance(target, OpOverload) or not is_builtin(target):
+            return None
+        if target._schema.is_mutable or not target._schema.returns:
             return None
         try:
             described = tuple([self._session.descriptions.describe(value, tensors) for value in (args, kwargs)])
@@ -152,8 +155,10 @@ class KnownResults:
                 parts.append(_Fresh(meta_copy(each), each.device))
             elif self._says_the_same(each, tensors[argument]):
                 parts.append(_Alias(argument))
+            elif _reads_otherwise(each, tensors[argument]):
+                return None
             else:
-                parts.append(_View(argument, tuple(each.shape), tuple(each.stride()), each.storage_offset(), each.dtype))
+                parts.append(_View(argument, tuple(each.shape), tuple(each.stride()), each.storage_offset()))
         return _Result(kind, tuple(parts))
 
     def _says_the_same(self, value: FakeTensor, argument: FakeTensor) -> bool:
@@ -172,6 +177,11 @@ class KnownResults:
         if isinstance(part, _Fresh):
             return FakeTensor(mode, own_storage(part.template), part.device)
         return view_of(tensors[part.argument], part.size, part.stride, part.offset)
+
+
+def _reads_otherwise(view: FakeTensor, argument: FakeTensor) -> bool:
+    """Whether a plain view takes the numbers in the storage for something else than the argument does, as `view_as_real` does."""
+    return view.dtype is not argument.dtype or argument.is_conj() or argument.is_neg()
 
 
 def _is_plain(value: Any) -> bool:
