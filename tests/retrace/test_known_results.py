@@ -16,7 +16,7 @@ from retraced_server.passes import PipelineResult, run_pipeline
 from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue, executor
 from retraced_server.retrace.execute import execute
 from tests.support.compare import assert_identical_programs, assert_shape_env_unchanged, shape_env_snapshot
-from tests.support.describe import alias_sets
+from tests.support.describe import alias_sets, describe_tensor, graphs
 
 aten = torch.ops.aten
 _Call = Callable[..., Any]
@@ -134,6 +134,29 @@ def test_views_of_constants_share_storage_with_them() -> None:
     assert len(names) == 3
 
 
+class _Weighted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.weight.relu() + x * self.weight.relu()
+
+
+@pytest.mark.parametrize("target", [aten.t.default, aten.contiguous.default, aten.neg.default])
+def test_results_have_no_gradients_though_a_hook_enables_them(target: Any) -> None:
+    results: list[torch.Tensor] = []
+
+    def build(call: _Call, x: Any) -> Any:
+        with torch.enable_grad():
+            result = call(target, x)
+        results.append(result.data)
+        return call(aten.relu.default, x)
+
+    run_pipeline(torch.export.export(_Weighted(), (torch.ones(4, 4),)), [_Replaces(build)])
+    assert [(result.requires_grad, result.grad_fn) for result in results] == [(False, None)] * 2
+
+
 def _written(call: _Call, x: Any) -> Any:
     value = call(aten.neg.default, x)
     call(aten.add_.Tensor, value, 1)
@@ -178,6 +201,28 @@ def test_operators_that_make_guards_are_executed_again(executed: list[Any]) -> N
     result = run_pipeline(_program(is_dynamic=True), [_Replaces(_with_guard)])
     assert result.reports[0].new_guards
     assert executed == [aten.view.default, aten.view.default]
+
+
+class _Branches(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = torch.cond(x.sum() > 0, lambda x: x.relu() + x.relu(), lambda x: (x * 2).relu(), (x,))
+        return result
+
+
+def test_sizes_that_a_guard_made_numbers_are_numbers_or_symbols_as_they_are_executed() -> None:
+    def build(call: _Call, x: Any) -> Any:
+        call(aten.view.default, x, [4, 8])
+        return call(aten.clone.default, call(aten.view.default, x, [4, 8]))
+
+    found = []
+    for mode in ("incremental", "full"):
+        program = torch.export.export(_Branches(), (torch.ones(4, 8),), dynamic_shapes=({0: Dim("n", min=2, max=64)},))
+        changed = run_pipeline(program, [_Replaces(build)], mode=mode).program
+        values = [
+            node.meta["val"] for _, graph in graphs(changed.graph_module) for node in graph.graph.nodes if "val" in node.meta
+        ]
+        found.append([describe_tensor(value) for value in values if isinstance(value, torch.Tensor)])
+    assert found[0] == found[1]
 
 
 def test_guards_are_refused_each_time() -> None:

@@ -125,8 +125,9 @@ class KnownResults:
             described = tuple([self._session.descriptions.describe(value, tensors) for value in (args, kwargs)])
         except UnknownError:
             return None
-        # Without a tensor, the default device counts; and autocast sets what no description says.
-        if not tensors or is_any_autocast_enabled():
+        # Without a tensor, the default device counts; autocast sets what no description says; and a hook that has enabled gradients would
+        # be given views that have them.
+        if not tensors or is_any_autocast_enabled() or torch.is_grad_enabled():
             return None
         return target, *described, torch.get_default_dtype(), self._session.transaction.mark()
 
