@@ -225,6 +225,21 @@ def test_sizes_that_a_guard_made_numbers_are_numbers_or_symbols_as_they_are_exec
     assert found[0] == found[1]
 
 
+class _Pictures(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.relu()
+
+
+def test_guards_are_the_same_in_both_modes_since_none_asks_torchs_cache() -> None:
+    shapes = ({2: Dim("h", min=2, max=64), 3: Dim("w", min=2, max=64)},)
+    found = []
+    for mode in ("incremental", "full"):
+        program = torch.export.export(_Pictures(), (torch.ones(2, 1, 4, 6),), dynamic_shapes=shapes)
+        result = run_pipeline(program, [_Replaces(lambda call, x: call(aten.avg_pool2d.default, x, [2, 2], [2, 2]))], mode=mode)
+        found.append(result.reports[0].new_guards)
+    assert found[0] == found[1]
+
+
 def test_guards_are_refused_each_time() -> None:
     program = _program(is_dynamic=True)
     before = shape_env_snapshot(program)
