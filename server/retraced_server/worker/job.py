@@ -151,7 +151,7 @@ class _Job:
         self._progress.begin(Stage.READING, self._archive_size)
         with self._watch.stage("reading"):
             read = read_program(self._archive, options=self._options)
-        self._progress.reach(Stage.READING, self._archive_size, self._archive_size)
+        self._progress.end(Stage.READING, self._archive_size)
         return read
 
     def _describe(self, result: PipelineResult, given: program_pb2.ProgramInfo) -> program_pb2.ProgramInfo:
@@ -182,7 +182,7 @@ class _Job:
                 raise _corrupt()
         if wanted:
             self._watch.output_size, self._watch.output_sha256 = stream.size, stream.sha256
-        self._progress.reach(Stage.WRITING, stream.size, stream.size)
+        self._progress.end(Stage.WRITING, stream.size)
         return stream.size, stream.sha256
 
     def _write(self, read: ReadProgram, result: PipelineResult, stream: OutputStream) -> None:

@@ -39,6 +39,10 @@ class JobProgress:
         if self._clock() - self._told >= INTERVAL:
             self._tell(stage, done, total)
 
+    def end(self, stage: Stage, total: int) -> None:
+        """A stage ends: that is always told, since nothing else says how much there was."""
+        self._tell(stage, total, total)
+
     def _tell(self, stage: Stage, done: int, total: int) -> None:
         self.began()
         self._emit(responses.progress(stage, done, total))
