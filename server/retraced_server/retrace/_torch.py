@@ -14,6 +14,7 @@ from torch._export.verifier import SpecViolationError, Verifier
 from torch._export.verifier import _verify_exported_program_module_call_graph as verify_module_call_graph
 from torch._export.verifier import _verify_exported_program_signature as verify_signature
 from torch._guards import detect_fake_mode
+from torch._library.utils import is_builtin
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch._subclasses.fake_tensor import (
     FakeTensor,
@@ -54,6 +55,7 @@ __all__ = [
     "enable_python_dispatcher",
     "extract_tensor_metadata",
     "is_any_autocast_enabled",
+    "is_builtin",
     "jit_resolve_packet",
     "keep_version",
     "meta_copy",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
+import sympy
 import torch
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
@@ -47,7 +48,8 @@ class Descriptions:
             return kind, value.node.expr
         if kind is float or kind is complex:
             return kind, repr(value)
-        if value is None or kind in (int, bool, str) or (kind.__module__ == "torch" and kind is not torch.Tensor):
+        # A tensor that is not fake is a constant, which results may share storage with.
+        if value is None or kind in (int, bool, str) or (kind.__module__ == "torch" and not isinstance(value, torch.Tensor)):
             return kind, value
         raise UnknownError
 
@@ -57,9 +59,12 @@ class Descriptions:
             return found[1]
         if tensor.constant is not None or tensor.layout is not torch.strided or tensor.is_quantized:
             raise UnknownError
-        numbers = (*tensor.shape, None, *tensor.stride(), tensor.storage_offset())
+        numbers = tuple([expression(number) for number in (*tensor.shape, None, *tensor.stride(), tensor.storage_offset())])
+        # A symbol that has become a number equals the number, and results may have the one or the other.
+        if any(isinstance(number, sympy.Integer) for number in numbers):
+            raise UnknownError
         described = (
-            tuple([expression(number) for number in numbers]),
+            numbers,
             tensor.dtype,
             tensor.device,
             tensor.requires_grad,

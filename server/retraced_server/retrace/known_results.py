@@ -16,6 +16,7 @@ from retraced_server.retrace._torch import (
     alias_of,
     disable_fake_tensor_cache,
     is_any_autocast_enabled,
+    is_builtin,
     meta_copy,
     own_storage,
     view_of,
@@ -47,7 +48,6 @@ class _View:
     size: tuple[Any, ...]
     stride: tuple[Any, ...]
     offset: Any
-    dtype: torch.dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,8 @@ class KnownResults:
 
     A fake operator's result depends on nothing but the metadata of its arguments and what is known of their symbols; torch's own cache of
     fake operators rests on that too, and asks torch about the sizes of each tensor that it makes. Left out are operators that write, that make
-    symbols or numbers, and those that taught the shape environment something when they were executed.
+    symbols or numbers, those that taught the shape environment something when they were executed, and custom ones, whose fake kernels may
+    look at anything.
 
     Results are known to all passes of one program, as long as its shape environment is not put back.
 
@@ -98,16 +99,15 @@ class KnownResults:
         """
         # `full` mode is what others are judged by.
         if self._session.mode == "full":
-            return execute()
+            return self._execute(execute)
         tensors: list[FakeTensor] = []
         key = self._key(target, args, kwargs, tensors)
         if key is None:
-            return execute()
+            return self._execute(execute)
         found = self._known.get(key)
         if found is not None:
             return self._make(found, tensors)
-        with disable_fake_tensor_cache(self._session.fake_mode):
-            value = execute()
+        value = self._execute(execute)
         if key[-1] == self._session.transaction.mark() and free_symbols(value).keys() <= free_symbols((args, kwargs)).keys():
             result = self._described(value, tensors)
             if result is not None:
@@ -116,17 +116,25 @@ class KnownResults:
                 self._known[key] = result
         return value
 
+    def _execute(self, execute: Callable[[], Any]) -> Any:
+        # What torch's cache asks may make guards that the operator does not need, in one mode and not in the other.
+        with disable_fake_tensor_cache(self._session.fake_mode):
+            return execute()
+
     def _key(self, target: Any, args: Any, kwargs: Any, tensors: list[FakeTensor]) -> tuple[Hashable, ...] | None:
-        if not isinstance(target, OpOverload) or target._schema.is_mutable or not target._schema.returns:
+        if not isinstance(target, OpOverload) or not is_builtin(target):
+            return None
+        if target._schema.is_mutable or not target._schema.returns:
             return None
         try:
             described = tuple([self._session.descriptions.describe(value, tensors) for value in (args, kwargs)])
         except UnknownError:
             return None
-        # Without a tensor, the default device counts; and autocast sets what no description says.
-        if not tensors or is_any_autocast_enabled():
+        # Without a tensor, the default device counts; autocast sets what no description says; and a hook that has enabled gradients would
+        # be given views that have them.
+        if not tensors or is_any_autocast_enabled() or torch.is_grad_enabled():
             return None
-        return target, *described, torch.is_grad_enabled(), torch.get_default_dtype(), self._session.transaction.mark()
+        return target, *described, torch.get_default_dtype(), self._session.transaction.mark()
 
     def _described(self, value: Any, tensors: list[FakeTensor]) -> _Result | None:
         kind = type(value)
@@ -153,8 +161,10 @@ class KnownResults:
                 parts.append(_Fresh(meta_copy(each), each.device))
             elif self._says_the_same(each, tensors[argument]):
                 parts.append(_Alias(argument))
+            elif _reads_otherwise(each, tensors[argument]):
+                return None
             else:
-                parts.append(_View(argument, tuple(each.shape), tuple(each.stride()), each.storage_offset(), each.dtype))
+                parts.append(_View(argument, tuple(each.shape), tuple(each.stride()), each.storage_offset()))
         return _Result(kind, tuple(parts))
 
     def _says_the_same(self, value: FakeTensor, argument: FakeTensor) -> bool:
@@ -173,6 +183,11 @@ class KnownResults:
         if isinstance(part, _Fresh):
             return FakeTensor(mode, own_storage(part.template), part.device)
         return view_of(tensors[part.argument], part.size, part.stride, part.offset)
+
+
+def _reads_otherwise(view: FakeTensor, argument: FakeTensor) -> bool:
+    """Whether a plain view takes the numbers in the storage for something else than the argument does, as `view_as_real` does."""
+    return view.dtype is not argument.dtype or argument.is_conj() or argument.is_neg()
 
 
 def _is_plain(value: Any) -> bool:
