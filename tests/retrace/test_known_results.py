@@ -15,6 +15,7 @@ from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes import PipelineResult, run_pipeline
 from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue, executor
 from retraced_server.retrace.execute import execute
+from retraced_server.retrace.known_results import KnownResults
 from tests.support.compare import assert_identical_programs, assert_shape_env_unchanged, shape_env_snapshot
 from tests.support.describe import alias_sets, describe_tensor, graphs
 
@@ -49,9 +50,9 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The operators that were executed."""
     targets: list[Any] = []
 
-    def noted(target: Any, args: Any, kwargs: Any) -> Any:
+    def noted(target: Any, *arguments: Any) -> Any:
         targets.append(target)
-        return execute(target, args, kwargs)
+        return execute(target, *arguments)
 
     monkeypatch.setattr(executor, "execute", noted)
     return targets
@@ -77,6 +78,34 @@ def test_what_one_pass_executed_the_next_does_not(executed: list[Any]) -> None:
     back = _Replaces(lambda call, x: call(aten.relu.default, x), aten.neg.default)
     run_pipeline(_program(is_dynamic=True), [_Replaces(_neg), again, back, _Replaces(_neg)])
     assert executed == [aten.neg.default, aten.relu.default]
+
+
+class _Bodies(nn.Module):
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        first, second = x.relu(), y.relu()
+        with torch.no_grad():
+            first = first.sin().cos()
+        first = first * 2
+        with torch.no_grad():
+            second = second.sin().cos()
+        return first, second * 2
+
+
+def test_operators_of_bodies_are_not_executed_again_with_the_operator_that_calls_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    executions: list[object] = []
+    plainly = KnownResults._execute
+
+    def noted(self: KnownResults, execute: Callable[[], Any]) -> Any:
+        executions.append(execute)
+        return plainly(self, execute)
+
+    monkeypatch.setattr(KnownResults, "_execute", noted)
+    x = torch.ones(4, 8)
+    program = torch.export.export(_Bodies(), (x, x.clone()))
+    result = run_pipeline(program, [_Replaces(lambda call, value: call(aten.to.dtype, value, torch.float64))])
+    assert result.modified
+    # `to`, `sin`, `cos` and `mul` once, the two operators that call bodies, and the two that take what these give.
+    assert len(executions) == 8
 
 
 def test_full_mode_executes_everything(executed: list[Any]) -> None:
