@@ -56,12 +56,19 @@ class Executor:
     def _run(self, target: Any, args: Any, kwargs: Any) -> Any:
         execution = execute(target, self._data(args), self._data(kwargs), self._session.known_results.get)
         if execution.written:
-            given: dict[int, fx.Node] = {}
-            map_leaves((args, kwargs), ProxyValue, lambda proxy: given.update({id(self._datum(proxy)): proxy.node}))
-            for original, changed in execution.written:
-                if id(original) in given:
-                    self._written[given[id(original)]] = changed
+            self._note_written(execution.written, (args, kwargs))
         return execution.value
+
+    def _note_written(self, written: list[tuple[torch.Tensor, torch.Tensor]], arguments: Any) -> None:
+        given: dict[int, fx.Node] = {}
+
+        def note(proxy: ProxyValue[Any]) -> None:
+            given[id(self._datum(proxy))] = proxy.node
+
+        map_leaves(arguments, ProxyValue, note)
+        for original, changed in written:
+            if id(original) in given:
+                self._written[given[id(original)]] = changed
 
     def _data(self, argument: Any) -> Any:
         return map_leaves(argument, ProxyValue, self._datum)
