@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -25,14 +26,15 @@ aten = torch.ops.aten
 
 @pytest.fixture
 def executed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The targets that are executed, in order."""
+    """The targets that are executed, in order, with nothing known from tests before."""
     targets: list[Any] = []
     real = execution.execute
 
-    def execute(target: Any, args: Any, kwargs: Any) -> Any:
+    def execute(target: Any, *arguments: Any) -> Any:
         targets.append(target)
-        return real(target, args, kwargs)
+        return real(target, *arguments)
 
+    monkeypatch.setattr("retraced_server.retrace.known_results._OF_MODES", WeakKeyDictionary())
     for module in ("executor", "graph_retrace"):
         monkeypatch.setattr(f"retraced_server.retrace.{module}.execute", execute)
     return targets
