@@ -98,7 +98,7 @@ def _apart(task: Callable[..., _Given], *arguments: object) -> _Given:
 def _task(task: str, first: Path, path: Path) -> tuple[float, int]:
     """The best time, of one run if it takes long, and the memory of the first run; each in a process of its own."""
     found: list[tuple[float, int]] = []
-    while not found or (len(found) < _MOST_ROUNDS and sum(time for time, _ in found) < _ENOUGH_SECONDS):
+    while len(found) < _MOST_ROUNDS and sum(time for time, _ in found) < _ENOUGH_SECONDS:
         found.append(_apart(run, task, str(first), str(path)))
     return min(time for time, _ in found), found[0][1]
 

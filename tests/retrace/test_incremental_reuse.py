@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from torch.export import Dim
 
 from retraced_server.passes import run_pipeline
 from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue
-from retraced_server.retrace import execute as execution
 from tests.support.case import ProgramCase
 from tests.support.compare import assert_shape_env_unchanged, loaded, shape_env_snapshot, validate
 from tests.support.describe import graphs
@@ -22,22 +20,6 @@ from tests.support.models import by_name, by_tag
 from tests.support.passes import ReluToClamp
 
 aten = torch.ops.aten
-
-
-@pytest.fixture
-def executed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The targets that are executed, in order, with nothing known from tests before."""
-    targets: list[Any] = []
-    real = execution.execute
-
-    def execute(target: Any, *arguments: Any) -> Any:
-        targets.append(target)
-        return real(target, *arguments)
-
-    monkeypatch.setattr("retraced_server.retrace.known_results._OF_MODES", WeakKeyDictionary())
-    for module in ("executor", "graph_retrace"):
-        monkeypatch.setattr(f"retraced_server.retrace.{module}.execute", execute)
-    return targets
 
 
 class CopyOf(ExportPass):

@@ -13,8 +13,7 @@ from torch.export import Dim, ExportedProgram
 
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes import PipelineResult, run_pipeline
-from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue, executor
-from retraced_server.retrace.execute import execute
+from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue
 from retraced_server.retrace.known_results import KnownResults
 from tests.support.compare import assert_identical_programs, assert_shape_env_unchanged, shape_env_snapshot
 from tests.support.describe import alias_sets, describe_tensor, graphs
@@ -43,19 +42,6 @@ class _Replaces(ExportPass):
             return call(op, args, kwargs, meta)
         result: ProxyValue[Any] = self.build(lambda target, *given, **named: call(target, given, named, meta), args[0])
         return result
-
-
-@pytest.fixture
-def executed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The operators that were executed."""
-    targets: list[Any] = []
-
-    def noted(target: Any, *arguments: Any) -> Any:
-        targets.append(target)
-        return execute(target, *arguments)
-
-    monkeypatch.setattr(executor, "execute", noted)
-    return targets
 
 
 def _program(dtype: torch.dtype = torch.float32, *, is_dynamic: bool = False) -> ExportedProgram:

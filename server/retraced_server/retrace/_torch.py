@@ -58,8 +58,6 @@ __all__ = [
     "is_builtin",
     "jit_resolve_packet",
     "keep_version",
-    "meta_copy",
-    "own_storage",
     "pytree",
     "sympy_functions",
     "verify_module_call_graph",
@@ -75,19 +73,6 @@ def alias_of(tensor: FakeTensor) -> FakeTensor:
     with DisableTorchDispatch():
         meta = tensor.detach()
     return FakeTensor(tensor.fake_mode, meta, tensor.fake_device)
-
-
-def meta_copy(tensor: FakeTensor) -> torch.Tensor:
-    """A meta tensor with what a fake one says, and a storage of its own."""
-    with DisableTorchDispatch():
-        return own_storage(tensor.detach())
-
-
-def own_storage(meta: torch.Tensor) -> torch.Tensor:
-    """A copy of a meta tensor with a storage of its own, lazy: `empty_strided` of symbolic sizes takes forty times as long."""
-    with DisableTorchDispatch():
-        copied: torch.Tensor = torch._lazy_clone(meta)
-    return copied
 
 
 def view_of(tensor: FakeTensor, size: tuple[Any, ...], stride: tuple[Any, ...], offset: Any) -> FakeTensor:

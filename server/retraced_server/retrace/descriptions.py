@@ -9,7 +9,7 @@ import sympy
 import torch
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
-from retraced_server.retrace._torch import FakeTensor
+from retraced_server.retrace._torch import FakeTensor, OpOverload
 from retraced_server.retrace.values import SYMBOLIC, expression
 
 
@@ -25,6 +25,25 @@ class Descriptions:
         self._tensors: dict[int, tuple[FakeTensor, Hashable]] = {}
 
     # Values are whatever an operator takes and returns.
+    def call(self, target: Any, args: Any, others: Any, tensors: list[FakeTensor] | None = None) -> Hashable | None:
+        """What tells a call of an operator from calls that may give something else.
+
+        Args:
+            target: The operator.
+            args: Its arguments.
+            others: Its keyword arguments, and what else is told.
+            tensors: Where the tensors of both are added, in order.
+
+        Returns:
+            The description; None where the operator writes, or returns nothing, or where a description would not say all.
+        """
+        if not isinstance(target, OpOverload) or target._schema.is_mutable or not target._schema.returns:
+            return None
+        try:
+            return target, self.describe(args, tensors), self.describe(others, tensors)
+        except UnknownError:
+            return None
+
     def describe(self, value: Any, tensors: list[FakeTensor] | None = None) -> Hashable:
         """Describes a value.
 

@@ -37,26 +37,26 @@ class Executor:
     def execute(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Executes an operator on the data of its arguments, after what was deferred, and gives its value."""
         self._settle()
-        return self._run(target, args, kwargs)
+        return self._run(target, (args, kwargs), self._data((args, kwargs)))
 
     def result(self, target: Any, args: Any, kwargs: Any) -> Any:
         """As `execute`, but what the operator gave for arguments of the same description may be given again."""
         self._settle()
-        data = self._data(args), self._data(kwargs)
-        return self._session.known_results.get(target, *data, lambda: self._run(target, args, kwargs))
+        data = self._data((args, kwargs))
+        return self._session.known_results.get(target, *data, lambda: self._run(target, (args, kwargs), data))
 
     def _settle(self) -> None:
         self._session.executing()
         if self._unwritten:
             unwritten, self._unwritten = self._unwritten, []
-            for change in unwritten:
+            for target, args, kwargs in unwritten:
                 with self._session.transaction.repeating(asserts=False):
-                    self._run(*change)
+                    self._run(target, (args, kwargs), self._data((args, kwargs)))
 
-    def _run(self, target: Any, args: Any, kwargs: Any) -> Any:
-        execution = execute(target, self._data(args), self._data(kwargs), self._session.known_results.get)
+    def _run(self, target: Any, arguments: tuple[Any, Any], data: tuple[Any, Any]) -> Any:
+        execution = execute(target, *data, self._session.known_results.get)
         if execution.written:
-            self._note_written(execution.written, (args, kwargs))
+            self._note_written(execution.written, arguments)
         return execution.value
 
     def _note_written(self, written: list[tuple[torch.Tensor, torch.Tensor]], arguments: Any) -> None:
@@ -70,8 +70,9 @@ class Executor:
             if id(original) in given:
                 self._written[given[id(original)]] = changed
 
-    def _data(self, argument: Any) -> Any:
-        return map_leaves(argument, ProxyValue, self._datum)
+    def _data(self, arguments: tuple[Any, Any]) -> tuple[Any, Any]:
+        args, kwargs = map_leaves(arguments, ProxyValue, self._datum)
+        return args, kwargs
 
     def _datum(self, proxy: ProxyValue[Any]) -> Any:
         return self._written.get(proxy.node, proxy.data)

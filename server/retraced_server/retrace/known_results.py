@@ -9,20 +9,17 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from retraced_server.meta_tensors import copy_with_own_storage
 from retraced_server.retrace._torch import (
     FakeTensor,
     FakeTensorMode,
-    OpOverload,
     alias_of,
     disable_fake_tensor_cache,
     is_any_autocast_enabled,
     is_builtin,
-    meta_copy,
-    own_storage,
     view_of,
 )
 from retraced_server.retrace.aliases import storages
-from retraced_server.retrace.descriptions import UnknownError
 from retraced_server.retrace.values import free_symbols
 
 if TYPE_CHECKING:
@@ -122,19 +119,12 @@ class KnownResults:
             return execute()
 
     def _key(self, target: Any, args: Any, kwargs: Any, tensors: list[FakeTensor]) -> tuple[Hashable, ...] | None:
-        if not isinstance(target, OpOverload) or not is_builtin(target):
-            return None
-        if target._schema.is_mutable or not target._schema.returns:
-            return None
-        try:
-            described = tuple([self._session.descriptions.describe(value, tensors) for value in (args, kwargs)])
-        except UnknownError:
-            return None
+        call = self._session.descriptions.call(target, args, kwargs, tensors)
         # Without a tensor, the default device counts; autocast sets what no description says; and a hook that has enabled gradients would
         # be given views that have them.
-        if not tensors or is_any_autocast_enabled() or torch.is_grad_enabled():
+        if call is None or not is_builtin(target) or not tensors or is_any_autocast_enabled() or torch.is_grad_enabled():
             return None
-        return target, *described, torch.get_default_dtype(), self._session.transaction.mark()
+        return call, torch.get_default_dtype(), self._session.transaction.mark()
 
     def _described(self, value: Any, tensors: list[FakeTensor]) -> _Result | None:
         kind = type(value)
@@ -158,7 +148,7 @@ class KnownResults:
                 return None
             if argument is None:
                 made.add(storage)
-                parts.append(_Fresh(meta_copy(each), each.device))
+                parts.append(_Fresh(copy_with_own_storage(each), each.device))
             elif self._says_the_same(each, tensors[argument]):
                 parts.append(_Alias(argument))
             elif _reads_otherwise(each, tensors[argument]):
@@ -181,7 +171,7 @@ class KnownResults:
             return alias_of(tensors[part.argument])
         mode = self._session.fake_mode
         if isinstance(part, _Fresh):
-            return FakeTensor(mode, own_storage(part.template), part.device)
+            return FakeTensor(mode, copy_with_own_storage(part.template), part.device)
         return view_of(tensors[part.argument], part.size, part.stride, part.offset)
 
 

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from retraced_server.retrace._torch import OpOverload
 from retraced_server.retrace.compare import Comparison
-from retraced_server.retrace.descriptions import UnknownError
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.execute import states_facts
 from retraced_server.retrace.values import free_symbols
@@ -80,10 +78,5 @@ class Repeats:
         return executed, not makes_symbols, comparison
 
     def _key(self, node: fx.Node, args: Any, kwargs: Any, recorded: Any) -> Hashable | None:
-        if not isinstance(node.target, OpOverload) or node.target._schema.is_mutable or not node.target._schema.returns:
-            return None
-        try:
-            described = tuple([self._session.descriptions.describe(value) for value in (args, kwargs, recorded)])
-        except UnknownError:
-            return None
-        return (node.target, *described, self._session.transaction.mark())
+        call = self._session.descriptions.call(node.target, args, (kwargs, recorded))
+        return None if call is None else (call, self._session.transaction.mark())
