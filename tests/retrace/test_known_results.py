@@ -94,6 +94,29 @@ def test_operators_of_bodies_are_not_executed_again_with_the_operator_that_calls
     assert len(executions) == 8
 
 
+class _ResizingBody(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.relu()
+        with torch.no_grad():
+            y = x.clone()
+            before = y.neg()
+            y.t_()
+            result = before + y.neg().t()
+        return result * 2
+
+
+def test_tensors_that_a_body_changed_in_place_are_seen_as_they_are() -> None:
+    programs = [
+        run_pipeline(
+            torch.export.export(_ResizingBody(), (torch.ones(4, 8),)),
+            [_Replaces(lambda call, x: call(aten.to.dtype, x, torch.float64))],
+            mode=mode,
+        ).program
+        for mode in ("incremental", "full")
+    ]
+    assert_identical_programs(*programs)
+
+
 def test_full_mode_executes_everything(executed: list[Any]) -> None:
     run_pipeline(_program(), [_Replaces(_neg)], mode="full")
     assert executed == [aten.neg.default, aten.neg.default]

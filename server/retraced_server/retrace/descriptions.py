@@ -10,6 +10,7 @@ import torch
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from retraced_server.retrace._torch import FakeTensor, OpOverload
+from retraced_server.retrace.arguments import map_leaves
 from retraced_server.retrace.values import SYMBOLIC, expression
 
 
@@ -28,6 +29,9 @@ class Descriptions:
     def call(self, target: Any, args: Any, others: Any, tensors: list[FakeTensor] | None = None) -> Hashable | None:
         """What tells a call of an operator from calls that may give something else.
 
+        It is asked before the operator is executed. What one writes to is described anew: a body's operators write to the tensors
+        themselves, as `unsqueeze_` does to sizes.
+
         Args:
             target: The operator.
             args: Its arguments.
@@ -37,7 +41,12 @@ class Descriptions:
         Returns:
             The description; None where the operator writes, or returns nothing, or where a description would not say all.
         """
-        if not isinstance(target, OpOverload) or target._schema.is_mutable or not target._schema.returns:
+        if not isinstance(target, OpOverload):
+            return None
+        if target._schema.is_mutable:
+            map_leaves((args, others), FakeTensor, lambda tensor: self._tensors.pop(id(tensor), None))
+            return None
+        if not target._schema.returns:
             return None
         try:
             return target, self.describe(args, tensors), self.describe(others, tensors)
