@@ -37,7 +37,7 @@ def test_what_is_done_is_told_once_in_an_interval() -> None:
 def test_a_pass_that_begins_starts_the_interval_anew() -> None:
     told = _Told()
     told.now += INTERVAL
-    told.progress.began()
+    told.progress.restart()
     told.now += INTERVAL / 2
     told.progress.reach(Stage.RUNNING, 1, 2)
     assert told.messages == []

@@ -19,7 +19,10 @@ class UnknownError(Exception):
 
 
 class Descriptions:
-    """Describes values of one call of a pass: metadata of fake tensors, expressions of symbolic numbers, constants with their types."""
+    """Describes values of one call of a pass: metadata of fake tensors, expressions of symbolic numbers, constants with their types.
+
+    Tensors that were described are kept for as long.
+    """
 
     def __init__(self) -> None:
         # The tensor too, so that its id stays its own.

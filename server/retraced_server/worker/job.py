@@ -230,7 +230,7 @@ class _Observer:
 
     def pass_started(self, index: int, count: int, name: str, text: str) -> None:
         """A pass begins."""
-        self._progress.began()
+        self._progress.restart()
         self._emit(responses.pass_started(index, count, name, text))
 
     def progress(self, done: int, total: int) -> None:

@@ -30,7 +30,7 @@ class JobProgress:
         """A stage begins: that is always told."""
         self._tell(stage, 0, total)
 
-    def began(self) -> None:
+    def restart(self) -> None:
         """A stage or pass begins, and something else has told that."""
         self._told = self._clock()
 
@@ -40,5 +40,5 @@ class JobProgress:
             self._tell(stage, done, total)
 
     def _tell(self, stage: Stage, done: int, total: int) -> None:
-        self.began()
+        self.restart()
         self._emit(responses.progress(stage, done, total))
