@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import sympy
 import torch
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._dynamo.source import LocalSource
 from torch._library.fake_class_registry import FakeScriptObject
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -23,6 +24,7 @@ __all__ = [
     "FakeTensorMode",
     "HigherOrderOperator",
     "KeyPath",
+    "LocalSource",
     "OpOverload",
     "OpOverloadPacket",
     "ShapeEnv",
