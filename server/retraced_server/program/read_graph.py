@@ -325,7 +325,9 @@ class GraphReader:
         """Gives a node its name, which fx may have changed, and its value; `base` has the storage of a tensor, if it has no own."""
         if name in self._nodes:
             raise program_invalid(f"two values are named `{name}`")
-        node.name = check_name(name)
+        # Even to the same, fx takes a node out of its tables and puts it back.
+        if node.name != check_name(name):
+            node.name = name
         self._nodes[name] = node
         node.meta["val"] = self._value(name, base)
 
