@@ -81,7 +81,7 @@ def check_signature(edit: ProgramEdit) -> None:
         ExportPassError: No program has such inputs or outputs.
     """
     builder = _Builder(edit)
-    builder.added_inputs()
+    builder.added_input_specs()
     builder.output_specs()
     builder.module_call_graph()
 
@@ -101,13 +101,13 @@ class _Builder:
     # -- signature ---------------------------------------------------------------------------------------------------------------
 
     def input_specs(self) -> list[InputSpec]:
-        added = self.added_inputs()
+        added = self.added_input_specs()
         return [
             added[entry.name] if entry.spec is None else replace(entry.spec, arg=replace(entry.spec.arg, name=entry.name))
             for entry in self._edit.inputs
         ]
 
-    def added_inputs(self) -> dict[str, InputSpec]:
+    def added_input_specs(self) -> dict[str, InputSpec]:
         """The specs of inputs that passes added, by name: those of the others are the program's own."""
         return {
             entry.name: InputSpec(InputKind.USER_INPUT, _argument(self._nodes[entry.name]), None)

@@ -67,7 +67,7 @@ def same_metadata_objects(new: dict[str, Any], old: dict[str, Any]) -> bool:
     if len(new) != len(old):
         return False
     # In the order in which a copy has them, without a step of Python's for each.
-    if all(map(operator.is_, new.values(), old.values())) and all(map(operator.eq, new, old)):
+    if all(map(operator.is_, new.values(), old.values())) and all(map(operator.is_, new, old)):
         return True
     return all(key in old and old[key] is value for key, value in new.items())
 

@@ -12,16 +12,16 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 
 from retraced_server.worker._torch_internals import FakeTensorMode, LocalSource
 
-# Those of transformers that torch names sizes after, and that of the module next door.
-_ARGUMENTS = ("attention_mask", "input_ids", "decoder_input_ids", "x")
+# Those of transformers that torch names sizes after, and what most modules call theirs.
+USUAL_ARGUMENTS = ("attention_mask", "input_ids", "decoder_input_ids", "x")
 _HIDDEN, _HEADS = 768, 12
 
 
 def reason_about_usual_sizes() -> None:
     """Copies fake tensors whose sizes are those of a batch of sequences on their way through a transformer."""
-    for argument in _ARGUMENTS:
+    for argument in USUAL_ARGUMENTS:
         mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
-        # It would compare every result once more, and nothing is called twice.
+        # As when a pass makes a node (retrace.known_results).
         mode.cache_enabled = False
         dynamic: SymbolicContext = StatelessSymbolicContext([DimDynamic.DYNAMIC] * 2)
         mask = mode.from_tensor(torch.empty(5, 7), source=LocalSource(argument), symbolic_context=dynamic)
