@@ -29,7 +29,7 @@ from retraced_server.retrace._torch import SpecViolationError
 from retraced_server.retrace.assemble import assemble
 from retraced_server.retrace.call_specs import append_arguments, append_results, drop_leaves, dropped_parameters
 from retraced_server.retrace.errors import ExportPassError
-from retraced_server.retrace.program_edit import ProgramEdit
+from retraced_server.retrace.program_edit import EditedInput, ProgramEdit
 from retraced_server.retrace.values import free_symbols, same_metadata
 
 # One of the *Argument classes of torch.export.graph_signature.
@@ -81,7 +81,10 @@ def check_signature(edit: ProgramEdit) -> None:
         ExportPassError: No program has such inputs or outputs.
     """
     builder = _Builder(edit)
-    builder.added_input_specs()
+    # The specs of the others are the program's own.
+    for entry in edit.inputs:
+        if entry.spec is None:
+            builder.input_spec(entry)
     builder.output_specs()
     builder.module_call_graph()
 
@@ -101,19 +104,12 @@ class _Builder:
     # -- signature ---------------------------------------------------------------------------------------------------------------
 
     def input_specs(self) -> list[InputSpec]:
-        added = self.added_input_specs()
-        return [
-            added[entry.name] if entry.spec is None else replace(entry.spec, arg=replace(entry.spec.arg, name=entry.name))
-            for entry in self._edit.inputs
-        ]
+        return list(map(self.input_spec, self._edit.inputs))
 
-    def added_input_specs(self) -> dict[str, InputSpec]:
-        """The specs of inputs that passes added, by name: those of the others are the program's own."""
-        return {
-            entry.name: InputSpec(InputKind.USER_INPUT, _argument(self._nodes[entry.name]), None)
-            for entry in self._edit.inputs
-            if entry.spec is None
-        }
+    def input_spec(self, entry: EditedInput) -> InputSpec:
+        if entry.spec is None:
+            return InputSpec(InputKind.USER_INPUT, _argument(self._nodes[entry.name]), None)
+        return replace(entry.spec, arg=replace(entry.spec.arg, name=entry.name))
 
     def output_specs(self) -> list[OutputSpec]:
         output = next(reversed(self._edit.graph_module.graph.nodes))

@@ -64,12 +64,7 @@ def same_graphs(new: fx.GraphModule, old: fx.GraphModule) -> bool:
 
 def same_metadata_objects(new: dict[str, Any], old: dict[str, Any]) -> bool:
     """Whether two metadata dictionaries hold the same objects."""
-    if len(new) != len(old):
-        return False
-    # In the order in which a copy has them, without a step of Python's for each.
-    if all(map(operator.is_, new.values(), old.values())) and all(map(operator.is_, new, old)):
-        return True
-    return all(key in old and old[key] is value for key, value in new.items())
+    return new.keys() == old.keys() and all(map(operator.is_, new.values(), map(old.__getitem__, new)))
 
 
 def _same_attribute(new: Any, old: Any) -> bool:

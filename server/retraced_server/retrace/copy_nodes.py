@@ -9,7 +9,7 @@ from torch import fx
 
 # The arguments are fx's own open types.
 def copy_node(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any) -> fx.Node:
-    """Adds a node to a graph with the name, target and type of another. It has no metadata.
+    """Adds a node to a graph with the name, target, type and metadata of another.
 
     Args:
         graph: The graph. Its namespace must have the name already, for this node.
@@ -18,6 +18,8 @@ def copy_node(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any) -> fx.Node
         kwargs: Its keyword arguments.
     """
     copy = fx.Node(graph, node.name, node.op, node.target, args, kwargs, node.type)
+    # Not assigned, for which fx would look a node up in its tables.
+    copy.meta.update(node.meta)
     # What Graph.create_node does with a node that it has made.
     graph._graph_namespace.associate_name_with_obj(copy.name, copy)
     graph._insert(copy)

@@ -415,8 +415,6 @@ class GraphRetrace:
             kept = self.reuse.kept.__getitem__
             new_args, new_kwargs = fx.map_arg(old.args, kept), fx.map_arg(old.kwargs, kept)
         node = copy_node(self.tracer.graph, old, new_args, new_kwargs)
-        # Not assigned: fx takes a node out of its tables and puts it back for that.
-        node.meta.update(old.meta)
         if meta is not None and not same_metadata_objects(meta.data, old.meta):
             for key, value in meta.data.items():
                 if key not in PROTECTED_KEYS and (key not in old.meta or old.meta[key] is not value):

@@ -10,7 +10,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._dynamo.source import LocalSource
 from torch._library.fake_class_registry import FakeScriptObject
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, disable_fake_tensor_cache
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, safe_expand
 from torch.utils import _pytree as pytree
 from torch.utils._mode_utils import no_dispatch
@@ -31,6 +31,7 @@ __all__ = [
     "ValueRanges",
     "backed_values",
     "bound_sympy",
+    "disable_fake_tensor_cache",
     "expression_of",
     "guards_code",
     "int_oo",

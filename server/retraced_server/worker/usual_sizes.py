@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext, SymbolicContext
 
-from retraced_server.worker._torch_internals import FakeTensorMode, LocalSource
+from retraced_server.worker._torch_internals import FakeTensorMode, LocalSource, disable_fake_tensor_cache
 
 # Those of transformers that torch names sizes after, and what most modules call theirs.
 USUAL_ARGUMENTS = ("attention_mask", "input_ids", "decoder_input_ids", "x")
@@ -21,12 +21,11 @@ def reason_about_usual_sizes() -> None:
     """Copies fake tensors whose sizes are those of a batch of sequences on their way through a transformer."""
     for argument in USUAL_ARGUMENTS:
         mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
-        # As when a pass makes a node (retrace.known_results).
-        mode.cache_enabled = False
         dynamic: SymbolicContext = StatelessSymbolicContext([DimDynamic.DYNAMIC] * 2)
         mask = mode.from_tensor(torch.empty(5, 7), source=LocalSource(argument), symbolic_context=dynamic)
         batch, length = mask.shape
-        with mode, torch.no_grad():
+        # Without the cache, as when a pass makes a node (retrace.known_results).
+        with disable_fake_tensor_cache(mode), mode, torch.no_grad():
             hidden = torch.empty((batch, length, _HIDDEN))
             heads = hidden.view(batch, length, _HEADS, -1).transpose(1, 2)
             scores = torch.empty((batch, _HEADS, length, length))
