@@ -30,11 +30,6 @@ def seconds(duration: float) -> str:
     return f"{duration * 1000:.0f} ms" if duration < 0.9995 else f"{duration:.1f} s"
 
 
-def counted(number: int, one: str, many: str) -> str:
-    """A number of things: `1 body`, `2 bodies`."""
-    return f"{number} {one if number == 1 else many}"
-
-
 def table(*columns: str, right: Iterable[str] = (), title: str | None = None) -> Table:
     """An empty table; the columns named in `right` are aligned to the right. Nothing is cut off: long cells fold."""
     made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
