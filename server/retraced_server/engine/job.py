@@ -9,11 +9,11 @@ import socket
 from collections.abc import AsyncIterator
 
 from retraced_server.engine.cgroup import oom_kills
-from retraced_server.engine.endings import ending_error, zygote_gone
+from retraced_server.engine.endings import ending_failure, zygote_gone
 from retraced_server.engine.log_pipe import LogPipe
 from retraced_server.engine.spool import Spool
 from retraced_server.engine.zygote import Worker, Zygote
-from retraced_server.errors import Reason, RetracedError
+from retraced_server.errors import Failure, Reason, RetracedError
 from retraced_server.pipeline.domain import JobStats
 from retraced_server.worker.frames import FrameError, encode_frame, read_frame
 from retraced_server.worker.messages import JobDone, JobRequest, MessageError, decode_job_event, encode_job_request
@@ -48,8 +48,8 @@ class Job:
         self._writer = writer
         self._oom_kills = oom_kills()
         # Why this server killed the worker; and what became of it by itself.
-        self._cause: RetracedError | None = None
-        self._failure: RetracedError | None = None
+        self._cause: Failure | None = None
+        self._failure: Failure | None = None
         self._answered = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -108,18 +108,19 @@ class Job:
         how = ended.result()
         if how is None:
             return False
-        raise self._cause or ending_error(how, out_of_memory=False)
+        failure = self._cause or ending_failure(how, out_of_memory=False)
+        raise failure.error()
 
     @property
     def killed_by(self) -> str | None:
         """Why the worker has ended, or is to, before it had answered: a reason, or that its caller is gone. None where it had answered."""
         if self._answered:
             return None
-        error = self._cause or self._failure
-        return CALLER_GONE if error is None else error.reason.value
+        failure = self._cause or self._failure
+        return CALLER_GONE if failure is None else failure.reason.value
 
-    def kill(self, cause: RetracedError) -> None:
-        """Kills the worker, and has `responses` raise `cause`."""
+    def kill(self, cause: Failure) -> None:
+        """Kills the worker, and has `responses` raise an error of `cause`."""
         if self._cause is None:
             self._cause = cause
         self.worker.kill()
@@ -147,7 +148,7 @@ class Job:
         except (FrameError, MessageError, OSError) as error:
             fault = error
         self._failure = await self._ending(fault)
-        raise self._failure
+        raise self._failure.error()
 
     def close(self) -> None:
         """Ends it: kills the worker if it still runs, and lets go of what it held."""
@@ -158,13 +159,13 @@ class Job:
         if not self.worker.ended.done():
             self._expect_end()
 
-    async def _ending(self, fault: Exception | None) -> RetracedError:
+    async def _ending(self, fault: Exception | None) -> Failure:
         """Finds out why there are no more answers."""
         ended = self.worker.ended
         await asyncio.wait((ended,), timeout=_END_SECONDS)
         if not ended.done():
             said = "its answers end, but it does not" if fault is None else f"its answers are none: {fault}"
-            self.kill(RetracedError(Reason.INTERNAL, f"the worker broke the protocol and was killed: {said}"))
+            self.kill(Failure(Reason.INTERNAL, f"the worker broke the protocol and was killed: {said}"))
             self._expect_end()
             await asyncio.wait((ended,))
         if self._cause is not None:
@@ -172,7 +173,7 @@ class Job:
         result = ended.result()
         if result is None:
             return zygote_gone()
-        return ending_error(result, out_of_memory=oom_kills() > self._oom_kills)
+        return ending_failure(result, out_of_memory=oom_kills() > self._oom_kills)
 
     def _expect_end(self) -> None:
         """Sees to it that a worker that was killed is gone before long."""
@@ -180,8 +181,8 @@ class Job:
         self.worker.ended.add_done_callback(lambda _: late.cancel())
 
 
-def _timed_out(seconds: float) -> RetracedError:
-    return RetracedError(
+def _timed_out(seconds: float) -> Failure:
+    return Failure(
         Reason.JOB_TIMED_OUT,
         f"the job took longer than the {seconds:g} seconds that this server allows",
         metadata={"job_timeout_seconds": f"{seconds:g}"},
