@@ -26,6 +26,11 @@ _FORK_SECONDS = 60.0
 _END_SECONDS = 1.0
 _KILL_SECONDS = 10.0
 _RETRY_SECONDS = 2.0
+# What a worker may send of messages that carry little: two for each of the most passes that a pipeline may have, and progress, several times
+# over. Those that carry data are bounded by what their caller takes.
+_LITTLE_BYTES = 4096
+_MOST_AT_ONCE = 10_000
+_MOST_A_SECOND = 100
 
 CALLER_GONE = "CALLER_GONE"
 """The cause of a worker's end that is no error: nobody waits for its answer any more."""
@@ -52,6 +57,8 @@ class Job:
         self._failure: Failure | None = None
         self._answered = False
         self._timer: asyncio.TimerHandle | None = None
+        self._began = asyncio.get_running_loop().time()
+        self._little_messages = 0
 
     @staticmethod
     async def start(zygote: Zygote, request: JobRequest, archive: Spool, memory_bytes: int, cpu_seconds: int) -> Job:
@@ -134,8 +141,11 @@ class Job:
         fault = None
         try:
             while (frame := await read_frame(self._reader)) is not None:
+                self._count(frame)
                 event = decode_job_event(frame)
                 if isinstance(event, JobStats):
+                    if self.stats is not None:
+                        raise MessageError("the worker says twice what its job took")
                     self.stats = event
                     continue
                 if isinstance(event, bytes):
@@ -158,6 +168,18 @@ class Job:
         self._writer.close()
         if not self.worker.ended.done():
             self._expect_end()
+
+    def _count(self, frame: bytes) -> None:
+        """Check that a worker does not flood this process with messages.
+
+        Raises:
+            MessageError: It does.
+        """
+        self._little_messages += len(frame) < _LITTLE_BYTES
+        if self._little_messages > _MOST_AT_ONCE:
+            seconds = asyncio.get_running_loop().time() - self._began
+            if self._little_messages > _MOST_AT_ONCE + seconds * _MOST_A_SECOND:
+                raise MessageError(f"the worker sent {self._little_messages} messages in {seconds:.1f} seconds")
 
     async def _ending(self, fault: Exception | None) -> Failure:
         """Finds out why there are no more answers."""
