@@ -116,7 +116,12 @@ def test_without_the_server_extra_a_missing_address_ends_with_3_and_says_both_wa
     for command in (["transform", archive, "-p", "cse", "-o", "o.pt2"], ["passes"], ["info"]):
         ended = retraced(*command)
         assert ended.code == 3
-        for part in ("torch, structlog not installed", "--server", "RETRACED_SERVER", "pip install '.[server]' in a checkout of retraced"):
+        for part in (
+            "torch, structlog not installed",
+            "--server",
+            "RETRACED_SERVER",
+            "pip install '.[server]' in a checkout of retraced",
+        ):
             assert part in ended.err
 
 

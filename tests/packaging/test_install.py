@@ -163,7 +163,9 @@ def test_importing_costs_a_few_times_what_a_bare_interpreter_does(base: Environm
     # Side by side, so that what else the machine does weighs on all of them.
     rounds = [[base.processor_seconds(code) for code in codes] for _ in range(5)]
     bare, alone, client = map(min, zip(*rounds, strict=True))
-    print(f"times a bare interpreter's {bare * 1000:.0f} ms: import retraced {alone / bare:.1f}, with Client {client / bare:.1f}")
+    print(
+        f"times a bare interpreter's {bare * 1000:.0f} ms: import retraced {alone / bare:.1f}, with Client {client / bare:.1f}"
+    )
     assert alone < 5 * bare
     # gRPC's own import is most of it.
     assert client < 40 * bare

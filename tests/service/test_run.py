@@ -99,7 +99,10 @@ def test_what_cannot_be_used_is_one_line_and_a_failure(tmp_path: Path) -> None:
         for arguments, said in (
             (["--port", port], f"cannot listen on 127.0.0.1:{port}: Address already in use"),
             (["--port", "0", "--host", "no-such-host.invalid"], "cannot listen on no-such-host.invalid:0: "),
-            (["--port", "0", "--spool-dir", str(read_only_file)], f"cannot write to the spool folder {read_only_file}: Not a directory"),
+            (
+                ["--port", "0", "--spool-dir", str(read_only_file)],
+                f"cannot write to the spool folder {read_only_file}: Not a directory",
+            ),
             (["--port", "0", "--import", "no_such_module"], "cannot import 'no_such_module': there is no module of that name"),
             (
                 ["--port", "0", "--audit-log", "/no/such/folder/log"],

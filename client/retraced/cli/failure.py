@@ -84,6 +84,9 @@ def report(session: Session, error: RetracedError) -> None:
                 }
             }
         )
+        if session.standard_output_taken:
+            # The object stands on standard error, where the text would spoil it.
+            return
     message = Text()
     message.append(f"retraced: {error.reason}", style="bold red")
     message.append(f": {printable(error.message)}")
