@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from retraced._output import Output, write_atomically
 from retraced._source import Source
@@ -74,15 +74,22 @@ class TransformResult(ShortRepr):
         """
         return Nodes(self._decode_nodes())
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the output archive, a `.pt2`. The path holds all of it, or what it held before; nothing else is left.
+    def save(self, target: str | os.PathLike[str] | IO[bytes]) -> None:
+        """Write the output archive, a `.pt2`.
+
+        Args:
+            target: A path, which holds all of it or what it held before, and nothing else is left; or a file object opened in binary
+                mode, which need not be seekable.
 
         Raises:
-            OutputNotWritable: It cannot be written.
+            OutputNotWritable: The path cannot be written. What a file object raises is raised as it is.
             OutputMissing: There is no output.
             SourceNotReadable: The output is the source, which was changed since.
         """
-        write_atomically(path, self._chunks())
+        if isinstance(target, str | os.PathLike):
+            write_atomically(target, self._chunks())
+        else:
+            target.writelines(self._chunks())
 
     def to_bytes(self) -> bytes:
         """The output archive, a `.pt2`.
