@@ -12,6 +12,9 @@ import time
 from retraced.errors import RetracedError, ServerUnreachable
 from retraced.events import Retrying
 
+ATTEMPTS = 5
+"""How many attempts a client makes at most, unless it is told."""
+
 # A server that asks for more patience is not waited for: the caller, who is told, knows better what else to do.
 _LONGEST_PAUSE = 60.0
 _SHORTEST_PAUSE = 0.1

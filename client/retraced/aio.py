@@ -13,7 +13,7 @@ import grpc.aio
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
 from retraced import _convert
-from retraced._attempts import Attempts, checked_attempts
+from retraced._attempts import ATTEMPTS, Attempts, checked_attempts
 from retraced._connection import connection
 from retraced._feed import Feed, StatusKept, TransformCall, in_thread
 from retraced._options import (
@@ -79,7 +79,7 @@ class AsyncClient:
         tls: Tls | None = None,
         allow_insecure: bool = False,
         timeout: float | None = None,
-        attempts: int = 5,
+        attempts: int = ATTEMPTS,
         channel_options: Mapping[str, str | int] | None = None,
     ) -> None:
         self._connection = connection(address, token, tls, allow_insecure, channel_options)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from retraced._attempts import ATTEMPTS
 from retraced.client import Client
 from retraced.errors import CredentialsInvalid
 from retraced.tls import Tls
@@ -43,8 +44,8 @@ class Connection:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise click.UsageError("--tls-certificate and --tls-key go together")
         tls = Tls(self.tls_ca, self.tls_certificate, self.tls_key, self.tls_server_name) if self.encrypted else None
-        attempts = {"attempts": 1} if self.no_retry else {}
-        return Client(address, token=self._token(), tls=tls, allow_insecure=self.allow_insecure, **attempts)
+        attempts = 1 if self.no_retry else ATTEMPTS
+        return Client(address, token=self._token(), tls=tls, allow_insecure=self.allow_insecure, attempts=attempts)
 
     def _token(self) -> str | None:
         if self.token_file is None:
