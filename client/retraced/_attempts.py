@@ -28,8 +28,8 @@ class Attempts:
     Args:
         most: How many there may be.
         timeout: Seconds for all of them and the pauses between; None: no limit.
-        several: Whether there are several servers, so that another may answer what one was lost with. No call does anything on a server
-            that may not be done twice.
+        several: Whether there are several servers, so that a call that is lost with one may be answered by another. That is safe: no call
+            changes anything on a server.
     """
 
     def __init__(self, most: int, timeout: float | None, several: bool) -> None:

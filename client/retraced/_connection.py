@@ -89,7 +89,9 @@ def connection(
             )
         authorization = (("authorization", f"Bearer {token}"),)
     if tls is not None and tls.server_name is None and len(_addresses(found)) > 1:
-        raise CredentialsInvalid(f"Tls(server_name=...) has to say which name the certificates of {found} have in common")
+        raise CredentialsInvalid(
+            f"the certificates of {found} have to have a name in common; Tls(server_name=...), or --tls-server-name, says which"
+        )
     several = len(_addresses(found)) > 1 or not is_local(found)
     options = _channel_options(found, several, None if tls is None else tls.server_name, channel_options)
     return Connection(found, several, target, options, None if tls is None else _credentials(tls), authorization)

@@ -247,6 +247,8 @@ class Client:
             except BaseException:
                 call.cancel()
                 raise
+            finally:
+                feed.ended()
             if feed.failure is not None:
                 raise feed.failure
             return transform.finish()
@@ -313,9 +315,14 @@ class _Feed:
     def started(self, cancel: Callable[[], object]) -> None:
         self._cancel.set_result(cancel)
 
+    def ended(self) -> None:
+        """Has nothing more told: gRPC's thread may still be at its last request when the next attempt begins."""
+        with self._telling:
+            self._on_event = None
+
     def tell(self, event: Event | None) -> None:
-        if event is not None and self._on_event is not None:
-            with self._telling:
+        with self._telling:
+            if event is not None and self._on_event is not None:
                 self._on_event(event)
 
     def __iter__(self) -> Iterator[pb.TransformGraphRequest]:
