@@ -16,8 +16,8 @@ _LONGEST: Final = 1_024
 _OPERATOR: Final = re.compile(r"torch\.ops\.([A-Za-z]\w*)\.([A-Za-z_]\w*)\.([A-Za-z]\w*)", re.ASCII)
 _HIGHER_ORDER: Final = "torch.ops.higher_order."
 
-NAMESPACES: Final = frozenset(("aten", "prims", "quantized_decomposed"))
-"""Namespaces of torch's own tensor operators."""
+NAMESPACES: Final = frozenset(("aten", "prims", "quantized_decomposed", "onnx", "_c10d_functional"))
+"""Namespaces of torch's own operators that a server reads by default."""
 
 HIGHER_ORDER: Final = frozenset(
     (
@@ -31,7 +31,7 @@ HIGHER_ORDER: Final = frozenset(
         ),
         *("invoke_subgraph", "strict_mode", "hints_wrapper", "flex_attention", "flex_attention_backward", "with_effects"),
         *("auto_functionalized", "auto_functionalized_v2", "run_and_save_rng_state", "run_with_rng_state"),
-        "_export_tracepoint",
+        *("_export_tracepoint", "print"),
     )
 )
 """Higher-order operators that compute with graphs, operators and plain values."""

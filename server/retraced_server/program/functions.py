@@ -87,8 +87,23 @@ function that a text names, `_call_custom_autograd_function_in_pre_dispatch`."""
 HIGHER_ORDER: Final[Mapping[str, Effect]] = {
     **dict.fromkeys(
         (
-            *("cond", "while_loop", "while_loop_stack_output", "map_impl", "scan", "associative_scan", "foreach_map", "out_dtype"),
-            *("wrap_with_set_grad_enabled", "wrap_with_autocast", "wrap", "wrap_activation_checkpoint", "tag_activation_checkpoint"),
+            *(
+                "cond",
+                "while_loop",
+                "while_loop_stack_output",
+                "map_impl",
+                "scan",
+                "associative_scan",
+                "foreach_map",
+                "out_dtype",
+            ),
+            *(
+                "wrap_with_set_grad_enabled",
+                "wrap_with_autocast",
+                "wrap",
+                "wrap_activation_checkpoint",
+                "tag_activation_checkpoint",
+            ),
             *("invoke_subgraph", "strict_mode", "hints_wrapper", "flex_attention", "flex_attention_backward"),
             *("auto_functionalized", "auto_functionalized_v2", "run_and_save_rng_state", "run_with_rng_state"),
         ),

@@ -40,12 +40,43 @@ _BY_DEFAULT: Final = {
 }
 
 _COMPUTING: Final = (
-    *("_quantized", "quantized", "quantization", "mkl", "mkldnn", "mkldnn_prepacked", "onednn", "sparse", "rngprims", "_native"),
+    *(
+        "_quantized",
+        "quantized",
+        "quantization",
+        "mkl",
+        "mkldnn",
+        "mkldnn_prepacked",
+        "onednn",
+        "sparse",
+        "rngprims",
+        "_native",
+    ),
     *("flex_lib", "inductor_prims", "static_runtime", "_test", "_torch_testing"),
 )
 _ACTING: Final = (
-    *("_c10d_functional_autograd", "c10d", "c10d_functional", "_dtensor", "symm_mem", "fsdp", "streams", "device_mesh", "bucketing"),
-    *("profiler", "inductor", "debugprims", "debug_mode_ops", "export", "onnx_symbolic", "_inductor_test", "_inductor_debug", "ao"),
+    *(
+        "_c10d_functional_autograd",
+        "c10d",
+        "c10d_functional",
+        "_dtensor",
+        "symm_mem",
+        "fsdp",
+        "streams",
+        "device_mesh",
+        "bucketing",
+    ),
+    *(
+        "profiler",
+        "inductor",
+        "debugprims",
+        "debug_mode_ops",
+        "export",
+        "onnx_symbolic",
+        "_inductor_test",
+        "_inductor_debug",
+        "ao",
+    ),
 )
 
 _OF_PACKAGES: Final = {

@@ -46,6 +46,7 @@ _KINDS: Final = frozenset(
 )
 _CONTAINERS: Final = frozenset(("OptionalType", "ListType"))
 
+
 @dataclass(frozen=True, slots=True)
 class SchemaArgument:
     """An argument of an operator, as far as its place in a call depends on it."""
@@ -141,7 +142,9 @@ def _check_harmless(name: str, op: OpOverload) -> None:
         kind = value.type
         while kind.kind() in _CONTAINERS:
             kind = kind.getElementType()
-        if kind.kind() not in _KINDS:
+        # A process group is given by its name in archives, and by itself while a program is made.
+        is_group = op.namespace == "_c10d_functional" and value.name == "group_name"
+        if kind.kind() not in _KINDS and not is_group:
             raise _unknown(name, f"its argument or result `{value.name}` is of type {kind}")
 
 
