@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import fx
 from torch.export import ExportedProgram
+from torch.fx.passes.infra.pass_base import PassResult
 
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes import run_pipeline
@@ -144,7 +145,7 @@ def _erases(name: str) -> Callable[[fx.GraphModule], Any]:
             if name in node.name:
                 node.replace_all_uses_with(node.args[0] if node.args else node)
                 module.graph.erase_node(node)
-        return torch.fx.passes.infra.pass_base.PassResult(module, True)
+        return PassResult(module, True)
 
     return erases
 
@@ -166,7 +167,7 @@ def test_pass_that_breaks_a_region_is_told_which(name: str, message: str) -> Non
 
 def test_torchs_own_elimination_of_dead_code_is_found_out() -> None:
     def eliminates(module: fx.GraphModule) -> Any:
-        return torch.fx.passes.infra.pass_base.PassResult(module, module.graph.eliminate_dead_code())
+        return PassResult(module, module.graph.eliminate_dead_code())
 
     with pytest.raises(RetracedError, match="level 1"):
         run_pipeline(_read(vmap_linear()[0]), [eliminates])

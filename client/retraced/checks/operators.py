@@ -36,6 +36,9 @@ HIGHER_ORDER: Final = frozenset(
 )
 """Higher-order operators that compute with graphs, operators and plain values."""
 
+ORDERED: Final = frozenset(("print",))
+"""Those of them that stand as an argument, of `with_effects`, which orders them."""
+
 _PREDISPATCH: Final = (
     *("_add_batch_dim", "_remove_batch_dim", "_vmap_increment_nesting", "_vmap_decrement_nesting", "lazy_load_decompositions"),
     *("_make_dual", "_unpack_dual", "_jvp_increment_nesting", "_jvp_decrement_nesting", "_unwrap_for_grad"),
@@ -133,7 +136,8 @@ class Operators:
             Refused: It is none.
         """
         self.check(name)
-        if name in FUNCTIONS or name.startswith(_HIGHER_ORDER):
+        # `with_effects` is given what it orders.
+        if name in FUNCTIONS or (name.startswith(_HIGHER_ORDER) and name.removeprefix(_HIGHER_ORDER) not in ORDERED):
             raise Refused(f"{shown(name)} cannot be an argument")
 
     def _check(self, name: str) -> None:

@@ -1,6 +1,6 @@
-"""Checks that regions of functorch's transforms are whole: a pass that edits a graph by itself can erase a call that enters a level, or move one out.
+"""Checks that regions of functorch's transforms are whole.
 
-Neither torch's verifier nor its reader hear of that: the program fails, or computes something else, when it is run.
+A pass that edits a graph by itself can erase a call that enters a level, or move a call out of one. Neither torch's verifier nor its reader hear of that: the program fails, or computes something else, when it is run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from retraced_server.retrace._torch import predispatch, pytree
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.graphs import walk_graphs
 
-_LEFT_BY = {
+_LEFT_BY: dict[object, object] = {
     torch.amp.autocast_mode._enter_autocast: torch.amp.autocast_mode._exit_autocast,
     predispatch._vmap_increment_nesting: predispatch._vmap_decrement_nesting,
     predispatch._jvp_increment_nesting: predispatch._jvp_decrement_nesting,
