@@ -1,6 +1,7 @@
 """Checks that regions of functorch's transforms are whole.
 
-A pass that edits a graph by itself can erase a call that enters a level, or move a call out of one. Neither torch's verifier nor its reader hear of that: the program fails, or computes something else, when it is run.
+A pass that edits a graph by itself can erase a call that enters a level, or move a call out of one. Neither torch's
+verifier nor its reader hear of that: the program fails, or computes something else, when it is run.
 """
 
 from __future__ import annotations
