@@ -55,7 +55,9 @@ def test_reader_takes_no_function_that_has_none() -> None:
             Operators(frozenset()).find(f"torch.ops.higher_order.{name}")
 
 
-@pytest.mark.parametrize("target", FUNCTIONS.keys() - SYM_OPERATORS, ids=lambda target: target.__name__)
+@pytest.mark.parametrize(
+    "target", [target for target in FUNCTIONS if target not in SYM_OPERATORS], ids=lambda target: target.__name__
+)
 def test_call_of_a_function_that_computes_no_number_keeps_its_place(target: Any) -> None:
     assert has_effect(*_call(target))
 
