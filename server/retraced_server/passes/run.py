@@ -20,6 +20,7 @@ from retraced_server.pipeline.parse import parse_pipeline
 from retraced_server.retrace import ExportPass, ExportPassError, PassContext, PassError, PassResult
 from retraced_server.retrace.agreement import run_checked
 from retraced_server.retrace.build_program import build_program, check_signature
+from retraced_server.retrace.check_regions import check_regions
 from retraced_server.retrace.copies import copy_with_bodies, returned_graph, same_graphs
 from retraced_server.retrace.pass_state import state_of
 from retraced_server.retrace.program_edit import ProgramEdit, outcome_by_name
@@ -229,18 +230,20 @@ class _Run:
             preserved_modules(edit.program),
             self._progress(nodes) if self._observer is not None else None,
         )
+        before = edit.graph_module
         with context:
-            result = _apply(instance, edit.graph_module, check=self._check)
+            result = _apply(instance, before, check=self._check)
         remarks = tuple(context.remarks)
         if not result.modified:
             return _Totals(False, 0, remarks)
         outcome = state_of(instance).outcome if isinstance(instance, ExportPass) else None
         if outcome is None:
-            outcome = outcome_by_name(edit.graph_module, result.graph_module)
+            outcome = outcome_by_name(before, result.graph_module)
         self._last_modifying = index
         try:
             lifted = edit.apply(result.graph_module, outcome)
             check_signature(edit)
+            check_regions(before, result.graph_module)
         except ExportPassError as error:
             raise self._failure(Reason.PASS_OUTPUT_INVALID, index, error) from error
         self._ledger.record(step.text, outcome.origins, outcome.copied, lifted)

@@ -13,10 +13,10 @@ from torch._C._functorch import get_dynamic_layer_stack_depth as functorch_depth
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch._C._functorch import pop_dynamic_layer_stack_and_undo_to_depth as leave_functorch_levels
 from torch._dispatch.python import enable_python_dispatcher
-from torch._functorch import predispatch
 from torch._export.verifier import SpecViolationError, Verifier
 from torch._export.verifier import _verify_exported_program_module_call_graph as verify_module_call_graph
 from torch._export.verifier import _verify_exported_program_signature as verify_signature
+from torch._functorch import predispatch
 from torch._guards import detect_fake_mode
 from torch._library.utils import is_builtin
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
