@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import traceback
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx
@@ -24,15 +24,19 @@ from retraced_server.retrace.bodies import (
 )
 from retraced_server.retrace.copies import copy_with_bodies, returned_graph, same_graphs
 from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.graph_builder import build_input, build_node
 from retraced_server.retrace.graph_retrace import GraphRetrace
-from retraced_server.retrace.interpreter import ExportInterpreter
+from retraced_server.retrace.interpreter import ExportInterpreter as _ExportInterpreter
 from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.outcome import RetraceOutcome
 from retraced_server.retrace.pass_context import pass_context
-from retraced_server.retrace.pass_state import STATE_ATTRIBUTE, PassRun, PassState, initialise, state_of
+from retraced_server.retrace.pass_state import STATE_ATTRIBUTE, PassRun, PassState, initialise, is_running, state_of
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.session import Session, find_fake_mode
-from retraced_server.retrace.tracer import ExportTracer
+from retraced_server.retrace.tracer import ExportTracer as _ExportTracer
+
+# What an interpreter for single calls interprets.
+_EMPTY = LazyGraphModule(torch.nn.Module(), fx.Graph())
 
 
 class ExportPass(PassBase):
@@ -52,21 +56,28 @@ class ExportPass(PassBase):
     Attributes:
         fake_tensor_mode: The program's fake mode while it runs.
         tracer: What builds the graph that is visited.
+        interpreter: Executes operators on data, in a hook that needs what an operator gives without a node.
     """
 
-    ExportTracer = ExportTracer
-    ExportInterpreter = ExportInterpreter
+    ExportTracer: TypeAlias = _ExportTracer
+    ExportInterpreter: TypeAlias = _ExportInterpreter
 
     __only: Collection[Any] | None = None
 
     # The other keywords are those of further bases.
     def __init_subclass__(cls, *, only: Collection[Any] | None = None, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
+        for name, base in (("ExportTracer", _ExportTracer), ("ExportInterpreter", _ExportInterpreter)):
+            if not issubclass(getattr(cls, name), base):
+                raise TypeError(
+                    f"{cls.__qualname__}.{name} must be a subclass of retraced's ExportPass.{name}, to be called by it"
+                )
         if only is not None:
             cls.__only = frozenset(only)
 
     def __init__(self) -> None:
-        self.tracer: ExportTracer = self.ExportTracer(self, CodeGen())
+        self.interpreter = fx.Interpreter(_EMPTY)
+        self.tracer: _ExportTracer = self.ExportTracer(self, CodeGen())
         self.fake_tensor_mode: FakeTensorMode | None = None
         initialise(self)
 
@@ -80,9 +91,17 @@ class ExportPass(PassBase):
 
     @property
     def node_debug_str(self) -> str | None:
-        """The node that is visited, as fx writes it; None before the first one."""
-        run = state_of(self).run
-        return None if run is None or run.context.node is None else run.context.node.format_node()
+        """The node that is visited, as fx writes it, or what was assigned while it is; None before the first one."""
+        state = state_of(self)
+        node, assigned = state.node_text
+        if assigned is not None and node is state.node:
+            return assigned
+        return None if state.node is None else state.node.format_node()
+
+    @node_debug_str.setter
+    def node_debug_str(self, text: str | None) -> None:
+        state = state_of(self)
+        state.node_text = state.node, text
 
     # -- running -----------------------------------------------------------------------------------------------------------------
 
@@ -178,7 +197,7 @@ class ExportPass(PassBase):
         self.tracer, run.retrace = tracer, retrace
         try:
             with run.context.visiting(path):
-                self.ExportInterpreter(self, retrace).run(data)
+                self.ExportInterpreter(self, graph_module).run(*data)
         finally:
             self.tracer, run.retrace = outer_tracer, outer_retrace
         # Hooks may also change the nodes of values that they are given back.
@@ -188,6 +207,9 @@ class ExportPass(PassBase):
             module = LazyGraphModule(tracer.root, tracer.graph)
             module.meta.update(graph_module.meta)
             retrace.result = module
+            # What a subgraph is given may well have changed.
+            if run.retrace is None and self.should_preserve_symbolic_input_metadata():
+                retrace.check_symbolic_inputs()
         run.retraces.append(retrace)
         return PassResult(retrace.result, retrace.modified)
 
@@ -227,6 +249,8 @@ class ExportPass(PassBase):
 
     def placeholder(self, name: str, arg: Argument, meta: NodeMetadata) -> ProxyValue[Any]:
         """An input. Call it with another name to rename the input, twice to add one, not at all to remove it."""
+        if not is_running(self):
+            return build_input(self, name, arg, meta)
         return state_of(self).retrace.placeholder(name, arg, meta)
 
     # Operators are of several unrelated types in torch: overloads and overload packets.
@@ -235,6 +259,21 @@ class ExportPass(PassBase):
     ) -> ProxyValue[Any]:
         """A call of an operator."""
         return self._fx("call_function", op, args, kwargs, meta)
+
+    def call_size_operator(self, tensor_proxy: ProxyValue[Any], dim: int, meta: NodeMetadata) -> ProxyValue[Any] | int:
+        """Gives a size of a tensor as an argument of a node: a number, or the value of a call of `aten.sym_size.int` where it is symbolic."""
+        size = tensor_proxy.to_tensor().shape[dim]
+        if isinstance(size, torch.SymInt):
+            return self.call_operator(torch.ops.aten.sym_size.int, (tensor_proxy, dim), {}, meta)
+        return int(size)
+
+    def call_size_operator_all(self, tensor_proxy: ProxyValue[Any], meta: NodeMetadata) -> list[ProxyValue[Any] | int]:
+        """Gives all sizes of a tensor as `call_size_operator` does."""
+        return [self.call_size_operator(tensor_proxy, dim, meta) for dim in range(tensor_proxy.to_tensor().dim())]
+
+    def should_preserve_symbolic_input_metadata(self) -> bool:
+        """Whether it is an error when an input's symbolic size or number is recorded as another: override to return False where it is meant."""
+        return True
 
     def call_sym(self, target: Callable[..., Any], args: tuple[Argument, ...], meta: NodeMetadata) -> ProxyValue[Any]:
         """A call of a Python function on symbolic numbers."""
@@ -314,6 +353,8 @@ class ExportPass(PassBase):
     def _fx(
         self, kind: str, target: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata
     ) -> ProxyValue[Any]:
+        if not is_running(self):
+            return build_node(self, kind, target, args, kwargs, meta)
         if kind == "call_function":
             return state_of(self).retrace.call_function(target, args, kwargs, meta)
         if kind == "output":

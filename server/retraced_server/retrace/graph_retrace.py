@@ -17,10 +17,10 @@ import torch
 from torch import fx
 
 from retraced_server.program.functions import stated_effect
-from retraced_server.retrace._torch import INHERITED_META, FakeTensor, HigherOrderOperator, OpOverload, OpOverloadPacket
+from retraced_server.retrace._torch import FakeTensor, HigherOrderOperator, OpOverload, OpOverloadPacket
 from retraced_server.retrace.account import Account
 from retraced_server.retrace.aliases import storages, written_arguments
-from retraced_server.retrace.arguments import Argument, data_of, map_leaves, positions, same_arguments
+from retraced_server.retrace.arguments import Argument, data_of, map_leaves, positions, same_arguments, with_proxies
 from retraced_server.retrace.compare import Comparison
 from retraced_server.retrace.copies import same_metadata_objects
 from retraced_server.retrace.copy_nodes import copy_node
@@ -35,7 +35,7 @@ from retraced_server.retrace.repeats import Repeats
 from retraced_server.retrace.reuse import Reuse, same_constants
 from retraced_server.retrace.tracer import ExportTracer
 from retraced_server.retrace.unbacked import means_the_same
-from retraced_server.retrace.values import free_symbols, rename_symbols, same_metadata
+from retraced_server.retrace.values import free_symbols, keeps_symbols, rename_symbols, same_metadata
 
 if TYPE_CHECKING:
     from retraced_server.retrace.session import Session
@@ -91,7 +91,7 @@ class GraphRetrace:
 
     def begin(self, node: fx.Node, outputs: Argument = None) -> None:
         """An old node is about to be handed to its hook. For the output node, `outputs` is what the hook will be given."""
-        self.current = node
+        self.current = self.tracer.visited = node
         self._copied = False
         self._made = []
         self._symbols_taken = set()
@@ -99,7 +99,7 @@ class GraphRetrace:
 
     def end(self, node: fx.Node, result: Argument) -> None:
         """The hook returned. The value that it returned stands for the node, and has its name."""
-        is_copy = self._copied and len(self._made) == 1 and isinstance(result, ProxyValue) and result.node is self._made[0]
+        is_copy = self._copied and len(self._made) == 1 and self._is_made(node, result)
         if not is_copy:
             self.modified = True
             if isinstance(result, ProxyValue) and node.op != "output":
@@ -107,7 +107,11 @@ class GraphRetrace:
             if node not in self.reuse.kept:
                 self.reuse.drop_write(node, changes_metadata(node.target))
         self.results[node] = result
-        self.current = None
+        self.current = self.tracer.visited = None
+
+    def _is_made(self, node: fx.Node, result: Argument) -> bool:
+        # Of the output node only the data are handed on.
+        return node.op == "output" or (isinstance(result, ProxyValue) and result.node is self._made[0])
 
     def _adopt(self, node: fx.Node, result: ProxyValue[Any]) -> ProxyValue[Any]:
         new = result.node
@@ -218,9 +222,9 @@ class GraphRetrace:
             node = self._copy(old, (), {}, meta)
             self.placeholders[node] = old
             return self._value(old.meta["val"] if old.meta.get("val") is not None else arg, node)
-        node = self.tracer.graph.create_node("placeholder", name, (), {})
+        node = self.tracer.create_proxy("placeholder", name, (), {}).node
         node.name = self._placeholder_name(node, name)
-        node.meta = dict(meta.data)
+        node.meta.update(meta.data)
         self.tracer.set_metadata(node, arg)
         self._track(node)
         del self._unnamed[node]
@@ -246,10 +250,9 @@ class GraphRetrace:
         data = data_of(results)
         if not self._made and same_arguments(results, old.args[0], self._stands_for) and not self._has_stand_ins:
             return self._value(data, self._copy(old, (results,), {}, meta))
-        arguments = self.tracer.node_argument(results)
-        node = self.tracer.graph.create_node("output", "output", (arguments,), {})
+        node = self.tracer.create_proxy("output", "output", (with_proxies(results, self.tracer),), {}).node
         node.name = old.name
-        node.meta = dict(meta.data)
+        node.meta.update(meta.data)
         self._track(node)
         self.outputs = positions(results, self._hook_outputs)
         return self._value(data, node)
@@ -337,20 +340,16 @@ class GraphRetrace:
         name = self.tracer.graph._target_to_str(target.overloadpacket.__name__) if isinstance(target, OpOverload) else None
         if old is not None and isinstance(target, HigherOrderOperator):
             args = self._with_body_nodes(args, old.args)
-        arguments = self.tracer.node_argument(args), self.tracer.node_argument(kwargs)
-        node = self.tracer.graph.create_node("call_function", target, *arguments, name)
-        node.meta = self._inherited() | meta.data
+        args, kwargs = with_proxies((args, kwargs), self.tracer)
+        node = self.tracer.create_proxy("call_function", target, args, kwargs, name=name).node
+        node.meta.update(meta.data)
         node.meta.pop("unbacked_bindings", None)
         if bindings:
             node.meta["unbacked_bindings"] = bindings
-        self.tracer.set_metadata(node, value, old)
+        self.tracer.set_metadata(node, value)
         self._regions.visit(node)
         self._track(node)
         return self._value(value, node)
-
-    def _inherited(self) -> dict[str, Any]:
-        old = self.current
-        return {} if old is None else {key: old.meta[key] for key in INHERITED_META if key in old.meta}
 
     def _with_body_nodes(self, args: Argument, old_args: Any) -> Argument:
         """Puts nodes in the place of bodies where the old node had its own node for the body, since several may read one body."""
@@ -365,7 +364,7 @@ class GraphRetrace:
 
     def get_attr(self, old: fx.Node, value: Any) -> None:
         """Copies an attribute and the node that reads it. Hooks are given the attribute itself."""
-        self.current = None
+        self.current = self.tracer.visited = None
         # Several nodes may read one body, which may have been replaced since the first.
         if not self.tracer.has_attribute(str(old.target)):
             self.tracer.set_attribute(str(old.target), value)
@@ -392,6 +391,19 @@ class GraphRetrace:
                 if not readers[node.target]:
                     self.tracer.drop_attribute(str(node.target))
 
+    def check_symbolic_inputs(self) -> None:
+        """Checks that inputs which were recorded with symbolic sizes, or as symbolic numbers, still are.
+
+        Raises:
+            ExportPassError: One is not.
+        """
+        for position, (new, old) in enumerate(self.placeholders.items()):
+            if old is not None and not keeps_symbols(old.meta.get("val"), new.meta.get("val")):
+                raise ExportPassError(
+                    f"Input at position {position} did not preserve symbolic metadata: '{old.name}' was recorded as {old.meta['val']}. Where "
+                    "that is meant, override should_preserve_symbolic_input_metadata to return False"
+                )
+
     def replace_body(self, old: fx.GraphModule, new: fx.GraphModule) -> None:
         """A body was changed: where the old one is an attribute of this graph, the new one takes its place and its name."""
         node = self.tracer.submodules.get(old)
@@ -416,11 +428,14 @@ class GraphRetrace:
             meta: What the hook gave; None where no hook was called.
         """
         if self._has_stand_ins:
-            new_args, new_kwargs = self.tracer.node_argument(args), self.tracer.node_argument(kwargs)
+            new_args, new_kwargs = self.tracer.create_arg(args), self.tracer.create_arg(kwargs)
         else:
             kept = self.reuse.kept.__getitem__
             new_args, new_kwargs = fx.map_arg(old.args, kept), fx.map_arg(old.kwargs, kept)
-        node = copy_node(self.tracer.graph, old, new_args, new_kwargs)
+        if self.tracer.makes_copies:
+            node = self._made_as_it_was(old, new_args, new_kwargs)
+        else:
+            node = copy_node(self.tracer.graph, old, new_args, new_kwargs)
         self._regions.visit(node)
         if meta is not None and not same_metadata_objects(meta.data, old.meta):
             for key, value in meta.data.items():
@@ -431,6 +446,20 @@ class GraphRetrace:
         self._made.append(node)
         self.reuse.keep(old, node)
         self.account.add_copy(node, old)
+        return node
+
+    def _made_as_it_was(self, old: fx.Node, args: Any, kwargs: Any) -> fx.Node:
+        """Has a tracer that makes nodes in its own way make one that stays as it was, as torch's class does."""
+        # They are given as the proxies of their nodes, as in torch's class.
+        given = map_leaves((args, kwargs), fx.Node, lambda value: fx.Proxy(value, self.tracer))
+        node = self.tracer.create_proxy(old.op, old.target, given[0], given[1], old.name, old.type).node
+        node.name = old.name
+        if "val" in old.meta:
+            self.tracer.set_metadata(node, old.meta["val"])
+        # What was recorded stays; what the tracer adds is added.
+        added = {key: value for key, value in node.meta.items() if key != "tensor_meta"}
+        node.meta = {**added, **old.meta}
+        self.modified |= (node.op, node.target, node.args, node.kwargs) != (old.op, old.target, args, kwargs)
         return node
 
     def _track(self, node: fx.Node) -> None:
