@@ -16,6 +16,7 @@ from retraced_server.passes._keys import UnkeyedError, call_key
 from retraced_server.passes._misses import Misses
 from retraced_server.passes.registry import register_pass
 from retraced_server.retrace import Argument, ExportPass, NodeMetadata, PassResult, ProxyValue
+from retraced_server.retrace.edited_run import reads_only
 from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.values import same_metadata
 
@@ -52,6 +53,7 @@ class CommonSubexpressionElimination(ExportPass):
         self.preserved: frozenset[str] = frozenset()
         self._stands_for: dict[fx.Node, fx.Node] = {}
 
+    @reads_only
     def __call__(self, graph_module: fx.GraphModule) -> PassResult:
         """Runs the pass."""
         misses = Misses()

@@ -12,6 +12,7 @@ from retraced_server.passes._effects import written_arguments
 from retraced_server.passes.registry import register_pass
 from retraced_server.pipeline.catalogue import IrLevel
 from retraced_server.retrace import Argument, ExportPass, ExportPassError, NodeMetadata, PassError, PassResult, ProxyValue
+from retraced_server.retrace.edited_run import reads_only
 from retraced_server.retrace.errors import innermost_source_line
 from retraced_server.retrace.graphs import walk_graphs
 
@@ -25,6 +26,7 @@ class ViewToViewCopy(ExportPass):
     functional, since a write to a view would no longer be seen in what it is a view of: `decompose` makes it so.
     """
 
+    @reads_only
     def __call__(self, graph_module: fx.GraphModule) -> PassResult:
         """Runs the pass.
 

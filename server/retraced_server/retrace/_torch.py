@@ -6,9 +6,11 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch._C import _check_schema_allow_fake_script_object as check_schema
 from torch._C import _DisableTorchDispatch as DisableTorchDispatch
 from torch._C import _is_any_autocast_enabled as is_any_autocast_enabled
 from torch._C import _jit_resolve_packet as jit_resolve_packet
+from torch._C import _should_allow_numbers_as_tensors as takes_numbers_as_tensors
 from torch._dispatch.python import enable_python_dispatcher
 from torch._export.verifier import SpecViolationError, Verifier
 from torch._export.verifier import _verify_exported_program_module_call_graph as verify_module_call_graph
@@ -48,6 +50,7 @@ __all__ = [
     "UnsupportedFakeTensorException",
     "Verifier",
     "alias_of",
+    "check_schema",
     "compute_unbacked_bindings",
     "detect_fake_mode",
     "disable_fake_tensor_cache",
@@ -60,6 +63,7 @@ __all__ = [
     "keep_version",
     "pytree",
     "sympy_functions",
+    "takes_numbers_as_tensors",
     "verify_module_call_graph",
     "verify_signature",
     "view_of",

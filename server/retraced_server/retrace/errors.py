@@ -11,15 +11,29 @@ class ExportPassError(RuntimeError):
     """A pass or a program asked for something that a retrace cannot do."""
 
 
-class PassError(ExportPassError):
-    """A pass failed at a node. The error that it raised is the `__cause__`.
+class NodeError(ExportPassError):
+    """Something is wrong with a node.
 
     Attributes:
-        pass_name: The class of the pass.
         graph: The path of the graph, empty for the root graph.
         node: The name of the node, or None where no node was being visited.
         target: The node's target as text, or None.
         source: `FILE:LINE` of the innermost frame of the user's in the node's recorded stack trace: the model's source, not the pass's.
+    """
+
+    def __init__(self, message: str, *, graph: str, node: str | None, target: str | None, source: str | None) -> None:
+        super().__init__(message)
+        self.graph = graph
+        self.node = node
+        self.target = target
+        self.source = source
+
+
+class PassError(NodeError):
+    """A pass failed at a node. The error that it raised is the `__cause__`.
+
+    Attributes:
+        pass_name: The class of the pass.
     """
 
     def __init__(
@@ -39,12 +53,8 @@ class PassError(ExportPassError):
             where += f" ({target})"
         if source is not None:
             where += f", from {source}"
-        super().__init__(f"{pass_name} failed{where}: {message}")
+        super().__init__(f"{pass_name} failed{where}: {message}", graph=graph, node=node, target=target, source=source)
         self.pass_name = pass_name
-        self.graph = graph
-        self.node = node
-        self.target = target
-        self.source = source
 
 
 def innermost_source_line(stack_trace: object) -> str | None:

@@ -23,7 +23,8 @@ from retraced_server.retrace.bodies import (
     slices,
     trailing_operands,
 )
-from retraced_server.retrace.copies import copy_with_bodies, returned_graph, same_graphs
+from retraced_server.retrace.edited_run import current_run, guard_methods
+from retraced_server.retrace.edits import Edits
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.graph_retrace import GraphRetrace
 from retraced_server.retrace.interpreter import ExportInterpreter
@@ -120,29 +121,28 @@ class ExportPass(PassBase):
 
     # -- running -----------------------------------------------------------------------------------------------------------------
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        guard_methods(cls, ExportPass)
+
     def __call__(self, graph_module: fx.GraphModule) -> PassResult:
         """Runs `requires`, `call` and `ensures`, the checks on the module that was given, as PassBase does: see `call`.
 
-        A pass that overrides `call` is given a copy, since it may change the graph itself, before or after its nodes are visited.
+        A pass that overrides this method, or another that is given a graph module, is given a copy, since it may edit the graph itself.
+        What it edits is executed again when nodes are visited next, at the latest when it has returned.
         """
         self.requires(graph_module)
-        result = self.call(graph_module) if type(self).call is ExportPass.call else self._call_on_copy(graph_module)
+        result = self.call(graph_module)
         self.ensures(graph_module)
         return result
 
-    def _call_on_copy(self, graph_module: fx.GraphModule) -> PassResult:
-        copy = copy_with_bodies(graph_module)
-        new = returned_graph(self.call(copy), copy)
-        if same_graphs(new, graph_module):
-            self.outcome = None
-            return PassResult(graph_module, False)
-        # What became of nodes is known only where nothing but the visit changed the graph.
-        if self.outcome is not None and not (self.outcome.covers(new) and same_graphs(copy, graph_module)):
-            self.outcome = None
-        return PassResult(new, True)
+    def _forget_last_run(self) -> None:
+        self.rewrites, self.remarks, self.new_guards, self.outcome = 0, [], (), None
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
         """Runs the pass on a graph module, which is left as it is.
+
+        Called without `__call__`, it executes every node, since of the values that are recorded nobody says that they are right.
 
         Returns:
             The new graph module and True, or the one that was given and False.
@@ -155,13 +155,14 @@ class ExportPass(PassBase):
             raise ExportPassError("ExportPass is not initialized with __init__().")
         if self._session is not None:
             raise ExportPassError("the pass is running already; use another instance for a pass within a pass")
-        self.rewrites, self.remarks, self.new_guards, self.outcome = 0, [], (), None
+        run = current_run()
+        assert run is not None
         try:
             recorded = [node.meta.get("val") for node in graph_module.graph.find_nodes(op="placeholder")]
             # One that is made here is for inputs of which only `tensor_meta` tells.
             self.fake_tensor_mode = find_fake_mode(graph_module, recorded) or FakeTensorMode(allow_non_fake_inputs=True)
             inputs = self.inputs(graph_module)
-            self._session = session = Session(graph_module, inputs, self.mode, self.on_progress)
+            self._session = session = Session(graph_module, inputs, self.mode, self.on_progress, run.edits)
             self.fake_tensor_mode = self.tracer.fake_tensor_mode = session.fake_mode
             self._visited = VisitedBodies()
             self._retraced = []
@@ -169,10 +170,16 @@ class ExportPass(PassBase):
                 result = self.call_submodule(graph_module, tuple(inputs))
             if result.modified:
                 session.transaction.commit()
-                with_keys = type(self).call is not ExportPass.call
-                self.outcome = RetraceOutcome.of(self._retraced, result.graph_module, with_keys=with_keys)
-                self.rewrites = self.rewrites or self.outcome.new_nodes
-                self.new_guards = session.transaction.new_guards
+                self.new_guards += session.transaction.new_guards
+                if run.edits is None and any(retrace.account.has_edited_calls() for retrace in self._retraced):
+                    run.edits = Edits()
+                    run.edits.add_given(graph_module)
+                if run.edits is not None:
+                    for retrace in self._retraced:
+                        retrace.tell(run.edits)
+                else:
+                    self.outcome = RetraceOutcome.of(self._retraced, result.graph_module)
+                    self.rewrites = self.rewrites or self.outcome.new_nodes
             else:
                 session.transaction.roll_back()
             self.remarks.extend(session.differences.lines())
@@ -353,3 +360,6 @@ class ExportPass(PassBase):
         if kind == "output":
             return self.retrace.output(args[0], meta)
         raise ExportPassError(f"a pass cannot make a node of kind {kind}")
+
+
+guard_methods(ExportPass, ExportPass)

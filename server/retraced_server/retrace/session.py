@@ -13,6 +13,7 @@ from retraced_server.collector import collector_paused
 from retraced_server.retrace._torch import FakeTensor, FakeTensorMode, detect_fake_mode, enable_python_dispatcher
 from retraced_server.retrace.compare import Remarks
 from retraced_server.retrace.descriptions import Descriptions
+from retraced_server.retrace.edits import Edits
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.known_results import KnownResults
 from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
@@ -31,9 +32,11 @@ class Session:
         inputs: Its inputs.
         mode: How nodes are treated that the pass leaves as they are.
         on_progress: Called with the number of nodes visited so far.
+        edits: What the pass may have edited by hand; None where it cannot have.
 
     Attributes:
         mode: How nodes are treated that the pass leaves as they are.
+        edits: What the pass may have edited by hand; None where it cannot have.
         fake_mode: The program's own fake mode, or a new one for a program that has none.
         transaction: What happens to the program's shape environment.
         unbacked: Its unbacked symbols.
@@ -51,8 +54,10 @@ class Session:
         inputs: list[object],
         mode: RetraceMode,
         on_progress: Callable[[int], None] | None = None,
+        edits: Edits | None = None,
     ) -> None:
         self.mode = mode
+        self.edits = edits
         known_mode = find_fake_mode(module, inputs)
         env = known_mode.shape_env if known_mode is not None else None
         env = env or shape_env_of(module)
