@@ -20,7 +20,7 @@ from retraced_server.engine.spool import Spool
 from retraced_server.engine.supervisor import Supervisor
 from retraced_server.engine.usage import private_bytes
 from retraced_server.engine.zygote import Worker
-from retraced_server.errors import Reason, RetracedError
+from retraced_server.errors import Failure, Reason
 from retraced_server.pipeline.domain import JobStats, TransformRequest
 from retraced_server.worker.messages import JobRequest
 from retraced_server.worker.responses import Stage, progress
@@ -158,7 +158,7 @@ class LocalEngine:
             RetracedError: QUEUE_FULL, SERVER_DRAINING or WORKERS_UNAVAILABLE.
         """
         if not self._draining and self.supervisor.failure is not None:
-            raise self.supervisor.failure
+            raise self.supervisor.failure.error()
         ticket = LocalTicket(self, request_id, self._admission.enter())
         self._tickets.add(ticket)
         return ticket
@@ -166,18 +166,18 @@ class LocalEngine:
     async def drain(self, grace: float) -> None:
         """Admits nothing more, waits up to `grace` seconds for every request that it has admitted, and ends the rest. Twice is once."""
         self._draining = True
-        error = RetracedError(Reason.SERVER_DRAINING, "the server is shutting down", retry_after=_DRAIN_RETRY_SECONDS)
-        self._admission.close(error)
+        failure = Failure(Reason.SERVER_DRAINING, "the server is shutting down", retry_after=_DRAIN_RETRY_SECONDS)
+        self._admission.close(failure)
         try:
             async with asyncio.timeout(grace):
                 await self._admission.emptied()
         except TimeoutError:
             pass
         finally:
-            self._admission.turn_away(error)
+            self._admission.turn_away(failure)
             for ticket in self._tickets:
-                ticket.end(error)
-            await self.supervisor.stop(error)
+                ticket.end(failure)
+            await self.supervisor.stop(failure)
 
     def note_worker(self, worker: Worker) -> None:
         """Counts a worker while it runs, once it is forked."""
@@ -239,10 +239,10 @@ class LocalTicket:
         async for response in job.responses():
             yield response
 
-    def end(self, error: RetracedError) -> None:
-        """Ends the job, if there is one, and has `run` raise `error`."""
+    def end(self, failure: Failure) -> None:
+        """Ends the job, if there is one, and has `run` raise an error of `failure`."""
         if self._job is not None:
-            self._job.kill(error)
+            self._job.kill(failure)
 
     async def __aenter__(self) -> LocalTicket:
         return self

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from retraced_server.engine.base import WorkerFacts
 from retraced_server.engine.zygote import Zygote
-from retraced_server.errors import Reason, RetracedError
+from retraced_server.errors import Failure, Reason, RetracedError
 from retraced_server.worker.sandbox import SandboxConfig
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
@@ -38,7 +38,7 @@ class Supervisor:
         self._newer_schema = newer_schema
         self._zygote: Zygote | None = None
         self._facts: WorkerFacts | None = None
-        self._failure: RetracedError | None = RetracedError(Reason.WORKERS_UNAVAILABLE, "the engine has not been started")
+        self._failure: Failure | None = Failure(Reason.WORKERS_UNAVAILABLE, "the engine has not been started")
         self._changed = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
         self.restarts = 0
@@ -49,7 +49,7 @@ class Supervisor:
         return self._zygote is not None and not self._zygote.ended.done()
 
     @property
-    def failure(self) -> RetracedError | None:
+    def failure(self) -> Failure | None:
         """Why there is none, when the last attempt to start one failed."""
         return self._failure
 
@@ -61,7 +61,8 @@ class Supervisor:
             RetracedError: WORKERS_UNAVAILABLE: there never was one.
         """
         if self._facts is None:
-            raise self._failure or RetracedError(Reason.WORKERS_UNAVAILABLE, "no zygote is ready yet", retry_after=_FIRST_PAUSE)
+            failure = self._failure or Failure(Reason.WORKERS_UNAVAILABLE, "no zygote is ready yet", retry_after=_FIRST_PAUSE)
+            raise failure.error()
         return self._facts
 
     async def start(self) -> WorkerFacts:
@@ -83,13 +84,13 @@ class Supervisor:
         """
         while True:
             if self._failure is not None:
-                raise self._failure
+                raise self._failure.error()
             if self._zygote is not None and not self._zygote.ended.done():
                 return self._zygote
             self._changed.clear()
             await self._changed.wait()
 
-    async def stop(self, failure: RetracedError) -> None:
+    async def stop(self, failure: Failure) -> None:
         """Ends the zygote and its workers; whoever asks for one hears of `failure`. Twice is once."""
         if self._keeping is not None:
             self._keeping.cancel()
@@ -116,7 +117,7 @@ class Supervisor:
                 return await self._start()
             except RetracedError as error:
                 _log.error("%s; the next attempt is in %.0f seconds", error.message, pause)
-                self._fail(RetracedError(error.reason, error.message, retry_after=pause))
+                self._fail(Failure(error.reason, error.message, retry_after=pause))
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -133,6 +134,6 @@ class Supervisor:
         self._zygote, self._facts, self._failure = zygote, zygote.facts, None
         self._changed.set()
 
-    def _fail(self, failure: RetracedError) -> None:
+    def _fail(self, failure: Failure) -> None:
         self._failure = failure
         self._changed.set()

@@ -15,9 +15,10 @@ from retraced_server.passes._effects import draws_random_numbers, has_effect
 from retraced_server.passes._keys import UnkeyedError, call_key
 from retraced_server.passes._misses import Misses
 from retraced_server.passes.registry import register_pass
-from retraced_server.retrace import Argument, ExportPass, NodeMetadata, PassResult, ProxyValue
+from retraced_server.retrace import Argument, ExportPass, NodeMetadata, PassResult, ProxyValue, pass_context
 from retraced_server.retrace.edited_run import reads_only
 from retraced_server.retrace.graphs import walk_graphs
+from retraced_server.retrace.pass_state import state_of
 from retraced_server.retrace.values import same_metadata
 
 _UNINITIALISED = frozenset(
@@ -41,33 +42,23 @@ class CommonSubexpressionElimination(ExportPass):
     - values that a preserved module call signature names, and calls in different modules with such signatures.
 
     In a program that is not functional few calls can be merged, so `decompose` comes first.
-
-    Attributes:
-        keep: Names of nodes of the root graph that must stay, and stay values of their own.
-        preserved: Fully qualified names of modules whose calls must not share values.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.keep: frozenset[str] = frozenset()
-        self.preserved: frozenset[str] = frozenset()
         self._stands_for: dict[fx.Node, fx.Node] = {}
 
     @reads_only
     def __call__(self, graph_module: fx.GraphModule) -> PassResult:
         """Runs the pass."""
-        misses = Misses()
+        misses, context = Misses(), pass_context()
         self._stands_for = {}
         for path, module in walk_graphs(graph_module):
-            finder = _Finder(module, frozenset() if path else self.keep, self.preserved, misses)
+            finder = _Finder(module, frozenset() if path else context.kept_names, context.preserved_modules, misses)
             self._stands_for.update(finder.find())
-        if self._stands_for:
-            result = super().__call__(graph_module)
-        else:
-            self.remarks, self.new_guards, self.outcome = [], (), None
-            result = PassResult(graph_module, False)
-        self.rewrites = len(self._stands_for)
-        self.remarks.extend(misses.lines())
+        result = super().__call__(graph_module) if self._stands_for else PassResult(graph_module, False)
+        context.count_rewrites(len(self._stands_for))
+        context.remarks.extend(misses.lines())
         return result
 
     # The operator is of any of torch's types for them.
@@ -89,8 +80,9 @@ class CommonSubexpressionElimination(ExportPass):
         return super().call_getitem(value, key, meta) if earlier is None else earlier
 
     def _earlier(self) -> ProxyValue[Any] | None:
-        first = None if self.visiting is None else self._stands_for.get(self.visiting)
-        return None if first is None else self.retrace.results[first]
+        visited = pass_context().node
+        first = None if visited is None else self._stands_for.get(visited)
+        return None if first is None else state_of(self).retrace.results[first]
 
 
 class _Finder:

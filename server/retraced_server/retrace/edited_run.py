@@ -15,8 +15,11 @@ from retraced_server.retrace._torch import PassResult
 from retraced_server.retrace.arguments import same_arguments
 from retraced_server.retrace.copies import copy_with_bodies, returned_graph, same_graphs, same_metadata_objects
 from retraced_server.retrace.edits import Edits
+from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.graphs import node_key, walk_graphs
 from retraced_server.retrace.outcome import RetraceOutcome
+from retraced_server.retrace.pass_context import PassContext, pass_context
+from retraced_server.retrace.pass_state import state_of
 from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
 
 if TYPE_CHECKING:
@@ -41,8 +44,8 @@ _GIVEN_GRAPHS = (
 
 
 @dataclass
-class Run:
-    """The pass that runs, and what it edits. A pass that is called within another's `call` runs in the other's run.
+class EditScope:
+    """What a running pass edits. A pass that is called within another's `call` works in the other's scope.
 
     `passes` are those that have been entered; `edits` is None where the pass works on the given graph itself.
     """
@@ -51,12 +54,19 @@ class Run:
     passes: list[object] = field(default_factory=list)
 
 
-_running: ContextVar[Run | None] = ContextVar("retraced_running", default=None)
+_scope: ContextVar[EditScope | None] = ContextVar("retraced_edit_scope", default=None)
 
 
-def current_run() -> Run | None:
-    """Return the run that the caller is in."""
-    return _running.get()
+def current_scope() -> EditScope:
+    """Return the scope of the pass that runs.
+
+    Raises:
+        ExportPassError: None does.
+    """
+    scope = _scope.get()
+    if scope is None:
+        raise ExportPassError("the pass is not running; call it with a graph module")
+    return scope
 
 
 def reads_only(method: _M) -> _M:
@@ -76,16 +86,14 @@ def guard_methods(cls: type[ExportPass], base: type[ExportPass]) -> None:
 def _guarded(method: _Method, base: type[ExportPass], *, is_call: bool) -> _Method:
     @wraps(method)
     def guarded(self: ExportPass, graph_module: fx.GraphModule) -> Any:
-        run = _running.get()
-        if run is not None and any(entered is self for entered in run.passes):
+        scope = _scope.get()
+        if scope is not None and any(entered is self for entered in scope.passes):
             return method(self, graph_module)
-        nested = run if run is not None and run.edits is not None else None
-        if nested is not None and (is_call or not _may_edit(self, base)):
-            with _entered(nested, self):
-                return method(self, graph_module)
-        if nested is not None:
-            return _nested_on_copy(nested, self, method, graph_module)
-        self._forget_last_run()
+        if scope is not None and scope.edits is not None:
+            if is_call or not _may_edit(self, base):
+                with _entered(scope, self):
+                    return method(self, graph_module)
+            return _nested_on_copy(scope, scope.edits, self, method, graph_module)
         outermost = EditedRun(self, lambda module: method(self, module), base)
         if is_call:
             result = outermost.directly(graph_module)
@@ -94,9 +102,7 @@ def _guarded(method: _Method, base: type[ExportPass], *, is_call: bool) -> _Meth
         else:
             result = outermost.on_given(graph_module)
         if outermost.may_edit:
-            self.outcome = outcome = outermost.outcome
-            self.new_guards = (*self.new_guards, *outermost.new_guards) if result.modified else ()
-            self.rewrites = self.rewrites or (0 if outcome is None else outcome.new_nodes)
+            state_of(self).outcome = outermost.outcome
         return result
 
     guarded.__guarded__ = guarded  # type: ignore[attr-defined]
@@ -117,21 +123,22 @@ def _is_overridden(cls: type, name: str, base: type) -> bool:
 
 
 @contextmanager
-def _entered(run: Run, instance: object) -> Iterator[None]:
-    run.passes.append(instance)
-    token = _running.set(run)
+def _entered(scope: EditScope, instance: object) -> Iterator[None]:
+    scope.passes.append(instance)
+    token = _scope.set(scope)
     try:
         yield
     finally:
-        _running.reset(token)
-        run.passes.pop()
+        _scope.reset(token)
+        scope.passes.pop()
 
 
-def _nested_on_copy(run: Run, instance: ExportPass, method: _Method, module: fx.GraphModule) -> PassResult:
-    assert run.edits is not None
+def _nested_on_copy(
+    scope: EditScope, edits: Edits, instance: ExportPass, method: _Method, module: fx.GraphModule
+) -> PassResult:
     copy = copy_with_bodies(module)
-    run.edits.add_copy(copy, module)
-    with _entered(run, instance):
+    edits.add_copy(copy, module)
+    with _entered(scope, instance):
         new = returned_graph(method(instance, copy), copy)
     return PassResult(module, False) if same_graphs(new, module) else PassResult(new, True)
 
@@ -146,36 +153,34 @@ class EditedRun:
 
     Attributes:
         outcome: What became of the nodes; None where nothing changed, or the outputs were edited so that it cannot be told which is which.
-        new_guards: Guards that executing edited nodes added after the pass had returned.
     """
 
     def __init__(self, instance: object, method: Callable[[fx.GraphModule], Any], base: type[ExportPass]) -> None:
         self._instance = instance
         self._method = method
         self._base = base
-        self._run = Run()
+        self._scope = EditScope()
         self.outcome: RetraceOutcome | None = None
-        self.new_guards: tuple[str, ...] = ()
 
     @property
     def may_edit(self) -> bool:
         """Whether the pass may have edited the graph, so that its own visits of it do not tell what became of the nodes."""
-        return self._run.edits is not None
+        return self._scope.edits is not None
 
     def on_given(self, module: fx.GraphModule) -> Any:
         """Runs a pass that edits nothing, unless a hook edits nodes that it has made."""
-        with _entered(self._run, self._instance):
+        with _entered(self._scope, self._instance):
             result = self._method(module)
-            if self._run.edits is None:
+            if self._scope.edits is None:
                 return result
-            return self._finished(self._run.edits, returned_graph(result, module), module)
+            return self._finished(self._scope.edits, returned_graph(result, module), module)
 
     def on_copy(self, module: fx.GraphModule) -> PassResult:
         """Runs a pass that may edit the graph that it is given."""
         copy = copy_with_bodies(module)
-        self._run.edits = edits = Edits()
+        self._scope.edits = edits = Edits()
         edits.add_given(copy)
-        with _undone_unless_modified(module) as results, _entered(self._run, self._instance):
+        with _undone_unless_modified(module) as results, _entered(self._scope, self._instance):
             new = returned_graph(self._method(copy), copy)
             results.append(self._finished(edits, new, module))
         return results[0]
@@ -183,9 +188,9 @@ class EditedRun:
     def directly(self, module: fx.GraphModule) -> PassResult:
         """Runs `call` without `__call__`: on the graph itself, which the caller may have edited before, so that every node is executed."""
         before = copy_with_bodies(module)
-        self._run.edits = edits = Edits()
+        self._scope.edits = edits = Edits()
         edits.add_given(module, fits=False)
-        with _undone_unless_modified(module) as results, _entered(self._run, self._instance):
+        with _undone_unless_modified(module) as results, _entered(self._scope, self._instance):
             new = returned_graph(self._method(module), module)
             results.append(PassResult(module, False) if same_graphs(new, before) else PassResult(new, True))
         if results[0].modified:
@@ -200,8 +205,12 @@ class EditedRun:
         if edits.has_dirty(new):
             # Named as the pass, which errors tell of.
             visitor: ExportPass = type(type(self._instance).__name__, (self._base,), {})()
-            new = visitor.call(new).graph_module
-            self.new_guards = visitor.new_guards
+            outer = pass_context()
+            # Values that were recorded by hand are not compared with what the nodes compute.
+            with PassContext("incremental", outer.kept_names, outer.preserved_modules) as own:
+                new = visitor.call(new).graph_module
+            outer.new_guards.extend(own.new_guards)
+            outer.remarks.extend(own.remarks)
             if same_graphs(new, given):
                 return PassResult(given, False)
         self.outcome = _outcome(edits, given, new)
