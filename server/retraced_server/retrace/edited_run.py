@@ -16,6 +16,7 @@ from retraced_server.retrace.arguments import same_arguments
 from retraced_server.retrace.copies import copy_with_bodies, returned_graph, same_graphs, same_metadata_objects
 from retraced_server.retrace.edits import Edits
 from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.given_graph import GivenGraph
 from retraced_server.retrace.graphs import node_key, walk_graphs
 from retraced_server.retrace.outcome import RetraceOutcome
 from retraced_server.retrace.pass_context import PassContext, pass_context
@@ -47,10 +48,12 @@ _GIVEN_GRAPHS = (
 class EditScope:
     """What a running pass edits. A pass that is called within another's `call` works in the other's scope.
 
-    `passes` are those that have been entered; `edits` is None where the pass works on the given graph itself.
+    `passes` are those that have been entered. `edits` is None where the pass works on the given graph itself; that is `given`, where hooks
+    may have come by it.
     """
 
     edits: Edits | None = None
+    given: GivenGraph | None = None
     passes: list[object] = field(default_factory=list)
 
 
@@ -168,11 +171,18 @@ class EditedRun:
         return self._scope.edits is not None
 
     def on_given(self, module: fx.GraphModule) -> Any:
-        """Runs a pass that edits nothing, unless a hook edits nodes that it has made."""
+        """Runs a pass that is given no graph to edit; its hooks may edit nodes that they have made, or have come by."""
+        given = None if type(self._instance) is self._base else GivenGraph(module)
+        self._scope.given = given
+        try:
+            with _entered(self._scope, self._instance):
+                result = self._method(module)
+        finally:
+            if given is not None:
+                given.put_back()
+        if self._scope.edits is None:
+            return result
         with _entered(self._scope, self._instance):
-            result = self._method(module)
-            if self._scope.edits is None:
-                return result
             return self._finished(self._scope.edits, returned_graph(result, module), module)
 
     def on_copy(self, module: fx.GraphModule) -> PassResult:

@@ -25,6 +25,7 @@ from retraced_server.retrace.bodies import (
 from retraced_server.retrace.edited_run import current_scope, guard_methods
 from retraced_server.retrace.edits import Edits
 from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.given_graph import GivenGraph
 from retraced_server.retrace.graph_retrace import GraphRetrace
 from retraced_server.retrace.interpreter import ExportInterpreter
 from retraced_server.retrace.node_metadata import NodeMetadata
@@ -120,7 +121,7 @@ class ExportPass(PassBase):
             # One that is made here is for inputs of which only `tensor_meta` tells.
             self.fake_tensor_mode = find_fake_mode(graph_module, recorded) or FakeTensorMode(allow_non_fake_inputs=True)
             inputs = self.inputs(graph_module)
-            session = Session(graph_module, inputs, context.mode, context.on_progress, scope.edits)
+            session = Session(graph_module, inputs, context.mode, context.on_progress, scope.edits or scope.given)
             state.run = run = PassRun(session, context, type(self).__only)
             self.fake_tensor_mode = self.tracer.fake_tensor_mode = session.fake_mode
             with context, session.running():
@@ -180,8 +181,10 @@ class ExportPass(PassBase):
                 self.ExportInterpreter(self, retrace).run(data)
         finally:
             self.tracer, run.retrace = outer_tracer, outer_retrace
-        # Hooks may also change the nodes of values that they are given back.
+        # Hooks may also change the nodes of values that they are given back, and nodes that were not visited yet.
+        edits = run.session.edits
         retrace.modified |= retrace.account.forget_edited()
+        retrace.modified |= isinstance(edits, GivenGraph) and edits.is_edited(graph_module.graph)
         if retrace.modified:
             retrace.drop_unused_bodies()
             module = LazyGraphModule(tracer.root, tracer.graph)

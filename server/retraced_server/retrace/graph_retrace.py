@@ -70,8 +70,9 @@ class GraphRetrace:
         self.current: fx.Node | None = None
         self.reuse = Reuse(module.graph)
         self._edits = session.edits
-        self._is_disturbed = self._edits is not None and self._edits.is_disturbed(module.graph)
-        if self._edits is not None:
+        self._is_disturbed = False
+        if isinstance(self._edits, Edits):
+            self._is_disturbed = self._edits.is_disturbed(module.graph)
             self._edits.put_back_values(module.graph)
         self._executor = Executor(session)
         self._repeats = Repeats(session)
@@ -200,9 +201,9 @@ class GraphRetrace:
         return RecordedCall(node.target, node.args, node.kwargs) if self._edits is None else self._edits.recorded_call(node)
 
     def _recorded_data(self, node: fx.Node) -> Any:
-        if self._edits is not None:
-            return self._edits.recorded_value(node)
-        return self.results[node] if node.op == "get_attr" else node.meta.get("val")
+        if node.op == "get_attr" and node in self.results:
+            return self.results[node]
+        return node.meta.get("val") if self._edits is None else self._edits.recorded_value(node)
 
     def _rebind_returned(self, node: fx.Node, result: ProxyValue[Any]) -> ProxyValue[Any]:
         bindings = result.node.meta.get("unbacked_bindings")
