@@ -238,7 +238,7 @@ def test_node_inserted_by_hand_needs_no_value_and_may_change_strides() -> None:
             def call(self, graph_module: fx.GraphModule) -> Any:
                 for node in graph_module.graph.find_nodes(op="call_function", target=aten.conv2d.default):
                     with graph_module.graph.inserting_before(node):
-                        format_ = {"memory_format": torch.channels_last}
+                        format_: dict[str, Any] = {"memory_format": torch.channels_last}
                         clone = graph_module.graph.call_function(aten.clone.default, (node.args[0],), format_)
                     node.update_arg(0, clone)
                 graph_module.recompile()

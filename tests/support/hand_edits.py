@@ -21,7 +21,7 @@ def _is_matrix(node: Any) -> bool:
 
 
 def _change_target(node: fx.Node) -> None:
-    others = {
+    others: dict[Any, Any] = {
         aten.relu.default: aten.sigmoid.default,
         aten.sin.default: aten.cos.default,
         aten.add.Tensor: aten.sub.Tensor,

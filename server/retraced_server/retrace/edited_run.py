@@ -177,9 +177,12 @@ class EditedRun:
         try:
             with _entered(self._scope, self._instance):
                 result = self._method(module)
-        finally:
+        except BaseException:
             if given is not None:
                 given.put_back()
+            raise
+        if given is not None and given.was_edited:
+            given.put_back()
         if self._scope.edits is None:
             return result
         with _entered(self._scope, self._instance):

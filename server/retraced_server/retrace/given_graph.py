@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from torch import fx
 
-from retraced_server.retrace.copies import same_metadata_objects
 from retraced_server.retrace.edits import RecordedCall
 from retraced_server.retrace.graphs import walk_graphs
 
@@ -16,9 +16,13 @@ class GivenGraph:
 
     Args:
         module: The graph module.
+
+    Attributes:
+        was_edited: Whether an edit was found.
     """
 
     def __init__(self, module: fx.GraphModule) -> None:
+        self.was_edited = False
         self._graphs = {child.graph: list(child.graph.nodes) for _, child in walk_graphs(module)}
         self._nodes = {
             node: (node.target, node.args, node.kwargs, node.name, node.meta.copy())
@@ -28,19 +32,12 @@ class GivenGraph:
 
     # The attribute and the value are whatever a graph has.
     def holds(self, node: fx.Node, attribute: Any = None) -> bool:
-        """Whether a node is as it was given, so that what is recorded for it is its value. `attribute` is not looked at."""
+        """Whether a node has the call and the value that it was given with. `attribute` is not looked at."""
         given = self._nodes.get(node)
         if given is None:
             return False
-        target, args, kwargs, name, meta = given
-        return (
-            node.args is args
-            and node.kwargs is kwargs
-            and node.target is target
-            and node.name == name
-            and not node._erased
-            and same_metadata_objects(node.meta, meta)
-        )
+        target, args, kwargs, _, meta = given
+        return node.args is args and node.kwargs is kwargs and node.target is target and node.meta.get("val") is meta.get("val")
 
     def knows(self, node: fx.Node) -> bool:
         """Whether a node was given: not one that was inserted by hand."""
@@ -59,7 +56,21 @@ class GivenGraph:
     def is_edited(self, graph: fx.Graph) -> bool:
         """Whether any node of a graph is not as it was given, or not where it was."""
         nodes = self._graphs.get(graph)
-        return nodes is not None and (nodes != list(graph.nodes) or not all(map(self.holds, nodes)))
+        if nodes is None or (nodes == list(graph.nodes) and all(map(self._is_as_given, nodes))):
+            return False
+        self.was_edited = True
+        return True
+
+    def _is_as_given(self, node: fx.Node) -> bool:
+        target, args, kwargs, name, meta = self._nodes[node]
+        return (
+            node.args is args
+            and node.kwargs is kwargs
+            and node.target is target
+            and node.name == name
+            and node.meta.keys() == meta.keys()
+            and all(map(operator.is_, node.meta.values(), meta.values()))
+        )
 
     def put_back(self) -> None:
         """Makes the graphs what they were, wherever they were edited."""
@@ -81,7 +92,7 @@ class GivenGraph:
             cursor = node
         for node in nodes:
             target, args, kwargs, name, meta = self._nodes[node]
-            if not self.holds(node):
+            if not self._is_as_given(node):
                 node.target, node.args, node.kwargs, node.name = target, args, kwargs, name
                 node.meta.clear()
                 node.meta.update(meta)
