@@ -43,6 +43,7 @@ class LocalEngineConfig:
         memory_bytes: Memory that jobs may have together; 0 is no limit.
         worker_memory_bytes: Memory of a worker beyond what it shares with the others; 0 is no limit.
         imports: Modules that are loaded into the zygote, and so are in every worker: operator libraries, passes.
+        allow_namespaces: Namespaces of torch's own operators that programs may hold, besides the usual.
         spool_dir: Where workers' temporary files go.
         first_uid: The first of the users that workers become where the server is root; there are as many as workers.
         read_paths: Folders and files that workers may read, besides Python's packages.
@@ -56,6 +57,7 @@ class LocalEngineConfig:
     memory_bytes: int = 0
     worker_memory_bytes: int = 0
     imports: tuple[str, ...] = ()
+    allow_namespaces: tuple[str, ...] = ()
     spool_dir: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
     first_uid: int = 65000
     read_paths: tuple[Path, ...] = ()
@@ -95,7 +97,13 @@ class LocalEngine:
 
     def __init__(self, config: LocalEngineConfig) -> None:
         self.config = config
-        self.supervisor = Supervisor(config.imports, config.spool_dir, config.sandbox, newer_schema=config.accept_newer_schema)
+        self.supervisor = Supervisor(
+            config.imports,
+            config.spool_dir,
+            config.sandbox,
+            allow_namespaces=config.allow_namespaces,
+            newer_schema=config.accept_newer_schema,
+        )
         self._admission = Admission(config.jobs_at_a_time, config.max_queued)
         self._tickets: set[LocalTicket] = set()
         self._draining = False

@@ -25,16 +25,26 @@ class Supervisor:
         imports: Modules that it loads.
         spool_dir: Where its temporary files go.
         sandbox: How its workers are locked down.
+        allow_namespaces: Namespaces of torch's own operators that programs may hold, besides the usual.
         newer_schema: Whether its workers read programs of newer minor versions of the schema.
 
     Attributes:
         restarts: How often the zygote was replaced.
     """
 
-    def __init__(self, imports: Sequence[str], spool_dir: Path, sandbox: SandboxConfig, *, newer_schema: bool = False) -> None:
+    def __init__(
+        self,
+        imports: Sequence[str],
+        spool_dir: Path,
+        sandbox: SandboxConfig,
+        *,
+        allow_namespaces: Sequence[str] = (),
+        newer_schema: bool = False,
+    ) -> None:
         self._imports = imports
         self._spool_dir = spool_dir
         self._sandbox = sandbox
+        self._allow_namespaces = allow_namespaces
         self._newer_schema = newer_schema
         self._zygote: Zygote | None = None
         self._facts: WorkerFacts | None = None
@@ -122,7 +132,13 @@ class Supervisor:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _start(self) -> Zygote:
-        return await Zygote.start(self._imports, self._spool_dir, self._sandbox, newer_schema=self._newer_schema)
+        return await Zygote.start(
+            self._imports,
+            self._spool_dir,
+            self._sandbox,
+            allow_namespaces=self._allow_namespaces,
+            newer_schema=self._newer_schema,
+        )
 
     def _set(self, zygote: Zygote) -> None:
         _log.info("zygote %d is ready", zygote.pid)

@@ -19,6 +19,7 @@ from retraced_server.retrace import Argument, ExportPass, NodeMetadata, PassResu
 from retraced_server.retrace.edited_run import reads_only
 from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.pass_state import state_of
+from retraced_server.retrace.regions import Regions
 from retraced_server.retrace.values import same_metadata
 
 _UNINITIALISED = frozenset(
@@ -33,7 +34,9 @@ class CommonSubexpressionElimination(ExportPass):
     The first call stays, with its name and metadata, and stands for the later ones. Constants are the same by type and value, and it
     does not matter which arguments are given by keyword. Not merged are:
 
-    - calls that draw random numbers, give uninitialised memory, assert, print, or write to their arguments; higher-order operators;
+    - calls that draw random numbers, give uninitialised memory, assert, print, communicate, or write to their arguments; higher-order
+      operators, and functions that are not known;
+    - calls in different regions of functorch's transforms, autocast or gradient modes: each call of `torch.vmap` is a region of its own;
     - calls between which an argument, or anything that may share its storage, is written to;
     - calls whose result, or anything that may share its storage, is written to;
     - calls that would make two outputs of a graph share storage, since whoever writes to the one would change the other, or a user
@@ -106,11 +109,13 @@ class _Finder:
     def find(self) -> dict[fx.Node, fx.Node]:
         """Gives, for each call that can be replaced by an earlier one, that one."""
         known: dict[Hashable, list[fx.Node]] = defaultdict(list)
+        regions = Regions()
         for node in self._module.graph.nodes:
+            regions.visit(node)
             if node.op != "call_function" or not self._is_candidate(node):
                 continue
             try:
-                key = (self._key(node), self._scope(node))
+                key = (self._key(node), self._scope(node), regions.current)
             except UnkeyedError:
                 continue
             equal = known[key]

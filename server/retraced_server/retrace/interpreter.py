@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
+from retraced_server.program.functions import stated_effect
 from retraced_server.retrace._torch import HigherOrderOperator, OpOverload, OpOverloadPacket
 from retraced_server.retrace.arguments import Argument, map_leaves
 from retraced_server.retrace.errors import ExportPassError, PassError, innermost_source_line
@@ -102,6 +103,9 @@ class ExportInterpreter:
             raise ExportPassError(f"{node.op} is not supported: programs of torch.export have no such nodes")
 
     def _has_hook(self, target: Any) -> bool:
+        # They stay where they are, as they are: no hook of torch's class takes them.
+        if stated_effect(target).of_regions and not isinstance(target, OpOverload):
+            return False
         only = self._run.only
         # A higher-order operator's hook visits its bodies.
         return only is None or target in only or isinstance(target, HigherOrderOperator)
