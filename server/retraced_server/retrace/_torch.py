@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._C import _check_schema_allow_fake_script_object as check_schema
 from torch._C import _DisableTorchDispatch as DisableTorchDispatch
 from torch._C import _is_any_autocast_enabled as is_any_autocast_enabled
 from torch._C import _jit_resolve_packet as jit_resolve_packet
+from torch._C import _should_allow_numbers_as_tensors as takes_numbers_as_tensors
 from torch._C._functorch import get_dynamic_layer_stack_depth as functorch_depth
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch._C._functorch import pop_dynamic_layer_stack_and_undo_to_depth as leave_functorch_levels
@@ -54,6 +56,7 @@ __all__ = [
     "UnsupportedFakeTensorException",
     "Verifier",
     "alias_of",
+    "check_schema",
     "compute_unbacked_bindings",
     "detect_fake_mode",
     "disable_fake_tensor_cache",
@@ -71,6 +74,7 @@ __all__ = [
     "predispatch",
     "pytree",
     "sympy_functions",
+    "takes_numbers_as_tensors",
     "unwrapped",
     "verify_module_call_graph",
     "verify_signature",

@@ -19,15 +19,29 @@ ExportPassBaseError = ExportPassError
 """The name that it has in torch's and ExecuTorch's modules."""
 
 
-class PassError(ExportPassError):
-    """A pass failed at a node. The error that it raised is the `__cause__`, and can be caught by its own type too.
+class NodeError(ExportPassError):
+    """Something is wrong with a node.
 
     Attributes:
-        pass_name: The class of the pass.
         graph: The path of the graph, empty for the root graph.
         node: The name of the node, or None where no node was being visited.
         target: The node's target as text, or None.
         source: `FILE:LINE` of the innermost frame of the user's in the node's recorded stack trace: the model's source, not the pass's.
+    """
+
+    def __init__(self, message: str, *, graph: str, node: str | None, target: str | None, source: str | None) -> None:
+        super().__init__(message)
+        self.graph = graph
+        self.node = node
+        self.target = target
+        self.source = source
+
+
+class PassError(NodeError):
+    """A pass failed at a node. The error that it raised is the `__cause__`, and can be caught by its own type too.
+
+    Attributes:
+        pass_name: The class of the pass.
         error_type: The name of the type of the error that was raised; None where the pass itself raised this one.
         raised_at: `FILE:LINE` of the innermost line of the pass's own source that was running, without the file's folder; None if none was.
     """
@@ -52,12 +66,8 @@ class PassError(ExportPassError):
             where += f" ({target})"
         if source is not None:
             where += f", from {source}"
-        super().__init__(f"{pass_name} failed{where}: {message}")
+        super().__init__(f"{pass_name} failed{where}: {message}", graph=graph, node=node, target=target, source=source)
         self.pass_name = pass_name
-        self.graph = graph
-        self.node = node
-        self.target = target
-        self.source = source
 
     # The types that it is beside may write themselves otherwise.
     def __str__(self) -> str:

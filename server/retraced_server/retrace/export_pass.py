@@ -22,8 +22,10 @@ from retraced_server.retrace.bodies import (
     slices,
     trailing_operands,
 )
-from retraced_server.retrace.copies import copy_with_bodies, returned_graph, same_graphs
+from retraced_server.retrace.edited_run import current_scope, guard_methods
+from retraced_server.retrace.edits import Edits
 from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.given_graph import GivenGraph
 from retraced_server.retrace.graph_builder import build_input, build_node
 from retraced_server.retrace.graph_retrace import GraphRetrace
 from retraced_server.retrace.interpreter import ExportInterpreter as _ExportInterpreter
@@ -74,6 +76,7 @@ class ExportPass(PassBase):
                 )
         if only is not None:
             cls.__only = frozenset(only)
+        guard_methods(cls, ExportPass)
 
     def __init__(self) -> None:
         self.interpreter = fx.Interpreter(_EMPTY)
@@ -108,26 +111,18 @@ class ExportPass(PassBase):
     def __call__(self, graph_module: fx.GraphModule) -> PassResult:
         """Runs `requires`, `call` and `ensures`, the checks on the module that was given, as PassBase does: see `call`.
 
-        A pass that overrides `call` is given a copy, since it may change the graph itself, before or after its nodes are visited.
+        A pass that overrides this method, or another that is given a graph module, is given a copy, since it may edit the graph itself.
+        What it edits is executed again when nodes are visited next, at the latest when it has returned.
         """
         self.requires(graph_module)
-        result = self.call(graph_module) if type(self).call is ExportPass.call else self.__call_on_copy(graph_module)
+        result = self.call(graph_module)
         self.ensures(graph_module)
         return result
 
-    def __call_on_copy(self, graph_module: fx.GraphModule) -> PassResult:
-        copy, state = copy_with_bodies(graph_module), state_of(self)
-        new = returned_graph(self.call(copy), copy)
-        if same_graphs(new, graph_module):
-            state.outcome = None
-            return PassResult(graph_module, False)
-        # What became of nodes is known only where nothing but the visit changed the graph.
-        if state.outcome is not None and not (state.outcome.covers(new) and same_graphs(copy, graph_module)):
-            state.outcome = None
-        return PassResult(new, True)
-
     def call(self, graph_module: fx.GraphModule) -> PassResult:
         """Runs the pass on a graph module, which is left as it is.
+
+        Called without `__call__`, it executes every node, since of the values that are recorded nobody says that they are right.
 
         Returns:
             The new graph module and True, or the one that was given and False.
@@ -139,23 +134,28 @@ class ExportPass(PassBase):
         state = state_of(self)
         if state.run is not None:
             raise ExportPassError("the pass is running already; use another instance for a pass within a pass")
-        state.outcome = None
-        context = pass_context()
+        context, scope = pass_context(), current_scope()
         try:
             recorded = [node.meta.get("val") for node in graph_module.graph.find_nodes(op="placeholder")]
             # One that is made here is for inputs of which only `tensor_meta` tells.
             self.fake_tensor_mode = find_fake_mode(graph_module, recorded) or FakeTensorMode(allow_non_fake_inputs=True)
             inputs = self.inputs(graph_module)
-            session = Session(graph_module, inputs, context.mode, context.on_progress)
+            session = Session(graph_module, inputs, context.mode, context.on_progress, scope.edits or scope.given)
             state.run = run = PassRun(session, context, type(self).__only)
             self.fake_tensor_mode = self.tracer.fake_tensor_mode = session.fake_mode
             with context, session.running():
                 result = self.call_submodule(graph_module, tuple(inputs))
             if result.modified:
                 session.transaction.commit()
-                with_keys = type(self).call is not ExportPass.call
-                state.outcome = RetraceOutcome.of(run.retraces, result.graph_module, with_keys=with_keys)
                 context.new_guards.extend(session.transaction.new_guards)
+                if scope.edits is None and any(retrace.account.has_edited_calls() for retrace in run.retraces):
+                    scope.edits = Edits()
+                    scope.edits.add_given(graph_module)
+                if scope.edits is None:
+                    state.outcome = RetraceOutcome.of(run.retraces, result.graph_module)
+                else:
+                    for retrace in run.retraces:
+                        retrace.tell(scope.edits)
             else:
                 session.transaction.roll_back()
             context.remarks.extend(session.differences.lines())
@@ -200,8 +200,10 @@ class ExportPass(PassBase):
                 self.ExportInterpreter(self, graph_module).run(*data)
         finally:
             self.tracer, run.retrace = outer_tracer, outer_retrace
-        # Hooks may also change the nodes of values that they are given back.
+        # Hooks may also change the nodes of values that they are given back, and nodes that were not visited yet.
+        edits = run.session.edits
         retrace.modified |= retrace.account.forget_edited()
+        retrace.modified |= isinstance(edits, GivenGraph) and edits.is_edited(graph_module.graph)
         if retrace.modified:
             retrace.drop_unused_bodies()
             module = LazyGraphModule(tracer.root, tracer.graph)
@@ -360,3 +362,6 @@ class ExportPass(PassBase):
         if kind == "output":
             return state_of(self).retrace.output(args[0], meta)
         raise ExportPassError(f"a pass cannot make a node of kind {kind}")
+
+
+guard_methods(ExportPass, ExportPass)

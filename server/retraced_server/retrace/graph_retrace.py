@@ -24,6 +24,7 @@ from retraced_server.retrace.arguments import Argument, data_of, map_leaves, pos
 from retraced_server.retrace.compare import Comparison
 from retraced_server.retrace.copies import same_metadata_objects
 from retraced_server.retrace.copy_nodes import copy_node
+from retraced_server.retrace.edits import Edits, RecordedCall, symbols_bound
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.execute import changes_metadata, execute, has_result, resolve_packet, states_facts
 from retraced_server.retrace.executor import Executor
@@ -70,6 +71,11 @@ class GraphRetrace:
         self.outputs: list[int | None] | None = None
         self.current: fx.Node | None = None
         self.reuse = Reuse(module.graph)
+        self._edits = session.edits
+        self._is_disturbed = False
+        if isinstance(self._edits, Edits):
+            self._is_disturbed = self._edits.is_disturbed(module.graph)
+            self._edits.put_back_values(module.graph)
         self._regions = RegionExecutor(tracer)
         self._executor = Executor(session, self._regions)
         self._repeats = Repeats(session)
@@ -126,6 +132,9 @@ class GraphRetrace:
             self._give_up_name(node)
             new.name = node.name
         recorded = node.meta.get("val")
+        if self._edits is not None and not self._edits.knows(node):
+            # Inserted by hand: what is recorded, if anything, may be that of the node that it was made in place of.
+            return result
         if recorded is None or self.reuse.kept.get(node) is new or not self._says_what_is_recorded(node, result, recorded):
             return result
         is_made = new in self._made
@@ -177,7 +186,8 @@ class GraphRetrace:
         if same_metadata(result.data, recorded):
             return same_constants(result.data, recorded)
         # Where executing the old node gives the same other strides or offset, it is not the pass that changed them.
-        if node.op != "call_function" or result.node.target is not node.target or result.node not in self._made:
+        call = self._recorded_call(node)
+        if call is None or result.node.target is not call.target or result.node not in self._made:
             return False
         if stated_effect(node.target).of_regions:
             return False
@@ -188,13 +198,22 @@ class GraphRetrace:
                 return False
             self.session.executing()
             pending = self.session.unbacked.pending()
-            args, kwargs = (fx.node.map_arg(a, self._recorded_data) for a in (node.args, node.kwargs))
-            before = execute(node.target, tuple(args), dict(kwargs)).value  # type: ignore[arg-type]
+            args, kwargs = (fx.node.map_arg(a, self._recorded_data) for a in (call.args, call.kwargs))
+            before = execute(call.target, tuple(args), dict(kwargs)).value  # type: ignore[arg-type]
         self.session.unbacked.drop(self.session.unbacked.pending() - pending)
         return same_metadata(result.data, before)
 
+    def _recorded_call(self, node: fx.Node) -> RecordedCall | None:
+        """The call that an old node's value was recorded for, if it is known: its own, unless it may have been edited by hand."""
+        if node.op != "call_function":
+            return None
+        return RecordedCall(node.target, node.args, node.kwargs) if self._edits is None else self._edits.recorded_call(node)
+
     def _recorded_data(self, node: fx.Node) -> Any:
-        return self.results[node] if node.op == "get_attr" else map_leaves(node.meta.get("val"), torch.Tensor, logical)
+        if node.op == "get_attr" and node in self.results:
+            return self.results[node]
+        recorded = node.meta.get("val") if self._edits is None else self._edits.recorded_value(node)
+        return map_leaves(recorded, torch.Tensor, logical)
 
     def _rebind_returned(self, node: fx.Node, result: ProxyValue[Any]) -> ProxyValue[Any]:
         bindings = result.node.meta.get("unbacked_bindings")
@@ -221,6 +240,8 @@ class GraphRetrace:
         if old is not None and old.op == "placeholder" and not self._copied and name == old.target and _is_recorded(arg, old):
             node = self._copy(old, (), {}, meta)
             self.placeholders[node] = old
+            if self._is_dirty(old):
+                self.reuse.forget(old, node)
             return self._value(old.meta["val"] if old.meta.get("val") is not None else arg, node)
         node = self.tracer.create_proxy("placeholder", name, (), {}).node
         node.name = self._placeholder_name(node, name)
@@ -268,7 +289,13 @@ class GraphRetrace:
         if isinstance(target, OpOverloadPacket):
             target = resolve_packet(target, data_of(args), data_of(kwargs))
         old = self.current
-        if old is not None and target is old.target and not self._copied and self._is_green(old, args, kwargs):
+        if (
+            old is not None
+            and target is old.target
+            and not self._copied
+            and not self._is_dirty(old)
+            and self._is_green(old, args, kwargs)
+        ):
             if self.session.mode == "full":
                 return self._repeat(old, args, kwargs, meta)
             return self._reuse(old, args, kwargs, meta)
@@ -280,13 +307,22 @@ class GraphRetrace:
         for value in old.all_input_nodes:
             result = self.results[value]
             # What a hook returned for a node may be a constant or a tuple, though it made the node's copy.
-            if value.op != "get_attr" and not (isinstance(result, ProxyValue) and result.node is kept.get(value)):
+            if value.op == "get_attr":
+                if self._is_dirty(value):
+                    return None
+            elif not (isinstance(result, ProxyValue) and result.node is kept.get(value)):
                 return None
-        if self.session.mode == "full" or self.reuse.is_written(old, self.results):
+        if self.session.mode == "full" or self._is_dirty(old) or self.reuse.is_written(old, self.results):
             return None
         self._has_stand_ins = False
         loaded = map_leaves((old.args, old.kwargs), fx.Node, self.results.__getitem__)
         return self._reuse(old, loaded[0], loaded[1], None)
+
+    def _is_dirty(self, old: fx.Node) -> bool:
+        """Whether an old node was edited by hand, so that what is recorded for it need not be its value."""
+        if self._edits is None:
+            return False
+        return (self._is_disturbed and old.op == "call_function") or not self._edits.holds(old, self.results.get(old))
 
     def _is_green(self, old: fx.Node, args: Any, kwargs: Any) -> bool:
         self._has_stand_ins = False
@@ -299,7 +335,7 @@ class GraphRetrace:
 
     def _stands_for(self, new: Argument, old: fx.Node) -> bool:
         if not isinstance(new, ProxyValue):
-            return old.op == "get_attr" and new is self.results.get(old)
+            return old.op == "get_attr" and new is self.results.get(old) and not self._is_dirty(old)
         node = new.node
         if self.reuse.kept.get(old) is node:
             return True
@@ -333,7 +369,7 @@ class GraphRetrace:
         # An operator that runs its bodies makes symbols of its own for them.
         unbacked.drop(transaction.symbols_since(known) - free_symbols(value).keys())
         bindings = unbacked.bindings(value)
-        if bindings and old is not None and means_the_same(target, old.target):
+        if bindings and old is not None and self._makes_the_same_symbols(target, old):
             is_written = self.reuse.is_written(old, self.results)
             value, bindings, _ = unbacked.rebind(old, value, bindings, self._symbols_taken, only_own=is_written)
         self.reuse.write(data_of(list(written_arguments(target, args, kwargs))), changes_metadata(target))
@@ -345,11 +381,20 @@ class GraphRetrace:
         node.meta.update(meta.data)
         node.meta.pop("unbacked_bindings", None)
         if bindings:
-            node.meta["unbacked_bindings"] = bindings
+            before = None if old is None else old.meta.get("unbacked_bindings")
+            node.meta["unbacked_bindings"] = before if bindings == before else bindings
         self.tracer.set_metadata(node, value)
         self._regions.visit(node)
         self._track(node)
         return self._value(value, node)
+
+    def _makes_the_same_symbols(self, target: Any, old: fx.Node) -> bool:
+        if self._edits is None or self._edits.knows(old):
+            call = self._recorded_call(old)
+            return means_the_same(target, old.target if call is None else call.target)
+        # A node inserted by hand, as a copy of another with its metadata: it has the symbols only if that one is gone.
+        self._symbols_taken |= symbols_bound(node for node in self.module.graph.nodes if node is not old)
+        return True
 
     def _with_body_nodes(self, args: Argument, old_args: Any) -> Argument:
         """Puts nodes in the place of bodies where the old node had its own node for the body, since several may read one body."""
@@ -359,6 +404,19 @@ class GraphRetrace:
         if type(args) in (tuple, list) and isinstance(old_args, (tuple, list)) and len(args) == len(old_args):
             return type(args)(self._with_body_nodes(a, b) for a, b in zip(args, old_args, strict=True))
         return args
+
+    def counterpart(self, old: fx.Node) -> fx.Node | None:
+        """The node that has the value of an old node; a node of another graph is its own."""
+        if old.graph is not self.module.graph:
+            return old
+        result = self.results.get(old)
+        stands = result.node if isinstance(result, ProxyValue) else self.attribute_node(old)
+        return stands if isinstance(stands, fx.Node) and not stands._erased else None
+
+    def tell(self, edits: Edits) -> None:
+        """Notes the graph that was made, and what became of the old one, for what the pass may edit next."""
+        if self.modified:
+            edits.add_result(self.result, self.account, self.placeholders, self.outputs, self.counterpart)
 
     # -- attributes --------------------------------------------------------------------------------------------------------------
 
