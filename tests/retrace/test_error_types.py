@@ -185,7 +185,7 @@ def test_error_in_a_subgraph_keeps_its_type_and_its_graph() -> None:
 
 
 def test_pipeline_fails_with_its_own_error_whatever_the_type() -> None:
-    for error in (ValueError("nope"), KeyError("nope"), OSError(5, "nope")):
+    for error in (ValueError("nope"), KeyError("nope"), RetracedError(Reason.INTERNAL, "nope")):
         with pytest.raises(RetracedError, match=f"Raises failed at node 'relu'.*: {type(error).__name__}: ") as failure:
             run_pipeline(_program(), [Raises(error)])
         assert failure.value.reason is Reason.PASS_FAILED

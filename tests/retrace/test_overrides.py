@@ -231,6 +231,30 @@ def test_every_node_can_be_marked_where_it_is_made() -> None:
     assert all(node.meta["made_by"] == "mine" for node in result.graph.nodes)
 
 
+def test_tracer_and_interpreter_can_have_constructors_of_their_own() -> None:
+    def make(base: type) -> type:
+        class Tracer(base.ExportTracer):  # type: ignore[misc, name-defined]
+            def __init__(self, callback: Any, codegen: Any) -> None:
+                super().__init__(callback, codegen)
+                self.made = 0
+
+            def create_node(self, *args: Any, **kwargs: Any) -> Any:
+                self.made += 1
+                return super().create_node(*args, **kwargs)
+
+        class Interpreter(base.ExportInterpreter):  # type: ignore[misc, name-defined]
+            def __init__(self, callback: Any, gm: fx.GraphModule) -> None:
+                super().__init__(callback, gm)
+                self.targets = {aten.relu.default: aten.sigmoid.default}
+
+            def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+                return super().call_function(self.targets.get(target, target), args, kwargs)
+
+        return type("Overrides", (base,), {"ExportTracer": Tracer, "ExportInterpreter": Interpreter})
+
+    assert any(node.target is aten.sigmoid.default for node in _assert_same(make).graph.nodes)
+
+
 def test_arguments_can_be_made_otherwise() -> None:
     def make(base: type) -> type:
         def create_arg(self: Any, a: Any) -> Any:

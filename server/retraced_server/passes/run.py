@@ -200,6 +200,9 @@ class _Run:
                 totals = self._program_pass(index, step, step.instance)
             else:
                 totals = self._graph_pass(index, step, step.instance, before)
+        # What a hook raises is of its own type too, which may be any.
+        except PassError as error:
+            raise self._failure(Reason.PASS_FAILED, index, error) from error
         except RetracedError:
             raise
         except Exception as error:

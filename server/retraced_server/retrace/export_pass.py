@@ -188,8 +188,8 @@ class ExportPass(PassBase):
         return result
 
     def __visit(self, run: PassRun, graph_module: fx.GraphModule, data: tuple[Any, ...]) -> PassResult:
-        reserved = [node.name for node in graph_module.graph.nodes]
-        tracer = self.ExportTracer(self, graph_module.graph._codegen, reserved, graph_module)
+        tracer = self.ExportTracer(self, graph_module.graph._codegen)
+        tracer.reserve(graph_module)
         tracer.fake_tensor_mode = run.session.fake_mode
         path = body_path(graph_module, run.retrace)
         retrace = GraphRetrace(run.session, graph_module, path, tracer)

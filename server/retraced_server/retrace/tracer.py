@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,8 +42,6 @@ class ExportTracer(fx.Tracer):
     Args:
         callback: The pass; its `on_attr` hears of new attributes.
         codegen: How the graph's code is generated.
-        reserved: Names that only the nodes they belong to may have.
-        attributes: Attributes of the old module, which new ones must not shadow.
 
     Attributes:
         visited: The old node that nodes are made for, whose stack trace and the like they take; None for none.
@@ -55,25 +52,27 @@ class ExportTracer(fx.Tracer):
         super().__init_subclass__(**keywords)
         refuse_overrides(cls, _NOT_CALLED)
 
-    def __init__(
-        self, callback: ExportPass, codegen: CodeGen, reserved: Iterable[str] = (), attributes: torch.nn.Module | None = None
-    ) -> None:
+    def __init__(self, callback: ExportPass, codegen: CodeGen) -> None:
         super().__init__()
         self.callback = callback
         self.root = torch.nn.Module()
         self.graph = fx.Graph()
         self.graph.set_codegen(codegen)
-        self.graph._graph_namespace._used_names.update(reserved)
         self.fake_tensor_mode: FakeTensorMode | None = None
         self.visited: fx.Node | None = None
         self.makes_copies = overrides(type(self), ExportTracer, _MAKES_NODES)
-        self._attributes = attributes
+        self._attributes: torch.nn.Module | None = None
         # The numbers to begin with when a name for an attribute is looked for, by prefix.
         self._attributes_made: dict[str, int] = {}
         # Modules and tensors by identity; the old graph's are put here when its get_attr nodes are visited.
         self.submodules: dict[torch.nn.Module, fx.Node] = {}
         self.attribute_nodes: dict[int, tuple[Any, fx.Node]] = {}
         self._numbers = SymbolicNumbers(callback, self.graph)
+
+    def reserve(self, module: fx.GraphModule) -> None:
+        """Keeps the names of a graph's nodes for these nodes, and those of its module's attributes for the attributes."""
+        self.graph._graph_namespace._used_names.update(node.name for node in module.graph.nodes)
+        self._attributes = module
 
     def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
         """Refuses: nodes are made by `create_proxy` and `create_node`."""
