@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import grpc
 import grpc.aio
 
+from retraced._address import check_address
 from retraced._options import call_metadata, server_address
 from retraced.errors import CredentialsInvalid
 from retraced.tls import Tls
@@ -61,9 +62,11 @@ def connection(
 
     Raises:
         AddressMissing: There is no address.
+        AddressInvalid: It is none that can be connected to.
         CredentialsInvalid: A file of `tls` cannot be read, or the token cannot be sent, or not in plain text.
     """
     found = server_address(address)
+    check_address(found)
     authorization: tuple[tuple[str, str], ...] = ()
     if token is not None:
         if not token or not token.isascii() or not token.isprintable() or " " in token:

@@ -357,6 +357,12 @@ class ServerUnreachable(ServerUnavailable):
     reason = "SERVER_UNREACHABLE"
 
 
+class AddressInvalid(LocalError):
+    """What was given is no address of a server: it has no port, one that is out of range, or a scheme that gRPC does not know."""
+
+    reason = "ADDRESS_INVALID"
+
+
 class AddressMissing(ServerUnavailable):
     """No address was given, and the environment variable RETRACED_SERVER is not set."""
 

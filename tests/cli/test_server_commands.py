@@ -41,7 +41,16 @@ def test_a_pass_that_is_not_there_ends_with_2_and_names_the_nearest(retraced: Ru
     ended = retraced("passes", "decompse", "--server", server.address)
     assert ended.code == 2
     assert "no pass 'decompse'; did you mean decompose?" in ended.err
-    assert "`retraced passes` lists them" in retraced("passes", "zzz", "--server", server.address).err
+    far = retraced("passes", "zzz", "--server", server.address).err
+    assert "no pass 'zzz'; it has cse, decompose" in far
+    assert "`retraced passes` lists the passes" in far
+
+
+def test_a_pass_that_is_not_there_is_an_object_with_json(retraced: Run, server: FakeServer) -> None:
+    ended = retraced("passes", "decompse", "--json", "--server", server.address)
+    error = json.loads(ended.out)["error"]
+    assert (ended.code, error["reason"], error["metadata"]) == (2, "PASS_UNKNOWN", {"pass": "decompse"})
+    assert "did you mean decompose?" in error["message"]
 
 
 def test_passes_as_json(retraced: Run, server: FakeServer) -> None:

@@ -34,6 +34,7 @@ def test_module_of_the_operators_that_cannot_be_used_is_named(source: str, said:
         event = running.event()
         assert isinstance(event, ZygoteFailed)
         assert said in event.message
+        assert (f'File "{tmp_path}/operators.py", line ' in event.traceback) is (not said.startswith("1 thread"))
         assert running.event() is None
         assert running.process.wait(30) == 1
 

@@ -38,6 +38,10 @@ def cli() -> None:
     the server: pip install '.[server]' in a checkout of retraced.
 
     \b
+    Completion, of passes and their options too where a server is named:
+      eval "$(_RETRACED_COMPLETE=bash_source retraced)"     (zsh_source; fish_source)
+
+    \b
     Exit status:
       0    done
       1    the transform failed

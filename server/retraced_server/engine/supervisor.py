@@ -115,7 +115,7 @@ class Supervisor:
             try:
                 return await self._start()
             except RetracedError as error:
-                _log.error("%s; the next attempt is in %.0f seconds", error.message, pause)
+                _log.error("%s; the next attempt is in %.0f seconds\n%s", error.message, pause, error.traceback)
                 self._fail(RetracedError(error.reason, error.message, retry_after=pause))
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)

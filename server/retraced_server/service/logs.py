@@ -55,6 +55,12 @@ def configure(log_format: str, level: str) -> None:
 def _on_one_line(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
     # Names and messages of a caller's cannot begin a line of their own, nor command a terminal.
     for key, value in event.items():
-        if isinstance(value, str) and not value.isprintable():
-            event[key] = ascii(value[:_LONGEST])[1:-1]
+        if key == "exception":
+            event[key] = "\n".join(f"    {_printable(line)}" for line in str(value).rstrip().split("\n"))
+        elif isinstance(value, str):
+            event[key] = _printable(value)
     return event
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text[:_LONGEST])[1:-1]

@@ -238,8 +238,8 @@ def _main(arguments: list[str]) -> int:
         config = SandboxConfig(uids, tuple(options.read_paths), allow_missing=options.allow_missing_sandbox)
         prepared = prepare(options.imports, config, newer_schema=options.accept_newer_schema)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - an operator's module may raise anything
-        traceback.print_exc()
-        send_frame(control, encode_event(ZygoteFailed(str(error) or type(error).__name__)))
+        text = "".join(traceback.format_exception(error.__cause__ or error))
+        send_frame(control, encode_event(ZygoteFailed(str(error) or type(error).__name__, text)))
         return 1
     send_frame(control, encode_event(prepared.ready))
     try:
