@@ -11,8 +11,9 @@ from typing import IO, TYPE_CHECKING
 
 from retraced._output import Output, write_atomically
 from retraced._source import Source
+from retraced._text import ShortRepr
 from retraced.errors import OutputMissing
-from retraced.nodes import NodeMetadata
+from retraced.nodes import NodeMetadata, Nodes
 from retraced.reports import PassReport, Summary
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _READ_BYTES = 1 << 20
 
 
-class TransformResult:
+class TransformResult(ShortRepr):
     """A transformed program, what each pass did, and its nodes.
 
     It may hold a temporary file, or the source open; `close` gives that up at once, and so does leaving it as a context
@@ -63,15 +64,15 @@ class TransformResult:
         return self.summary.modified
 
     @cached_property
-    def nodes(self) -> tuple[NodeMetadata, ...]:
+    def nodes(self) -> Nodes:
         """The nodes that were asked for with `node_metadata`, decoded when they are first read.
 
-        Each graph's are in order, and a body comes right after the graph that holds it.
+        Each graph's are in order, and a subgraph's come right after those of the graph that holds it. `nodes["mm"]` is one by its name.
 
         Raises:
             ResponseInvalid: The server's tables contradict themselves.
         """
-        return self._decode_nodes()
+        return Nodes(self._decode_nodes())
 
     def save(self, target: str | os.PathLike[str] | IO[bytes]) -> None:
         """Write the output archive, a `.pt2`.
@@ -126,11 +127,8 @@ class TransformResult:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def __repr__(self) -> str:
-        return (
-            f"<TransformResult {self.summary.pipeline!r}: {'modified' if self.modified else 'not modified'}, "
-            f"{self.summary.output_size} bytes, request {self.request_id}>"
-        )
+    def __str__(self) -> str:
+        return f"{self.request_id}: {self.summary}"
 
     def _chunks(self) -> Iterator[bytes]:
         output = self._output

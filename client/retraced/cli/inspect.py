@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from retraced._text import counted
 from retraced.archive import Archive, Record
-from retraced.cli.render import MAX_ROWS, byte_count, counted, facts, histogram, signature, symbols, table
+from retraced.cli.render import MAX_ROWS, byte_count, facts, histogram, signature, symbols, table
 from retraced.cli.session import Session, debug_option, json_option, printable
 from retraced.cli.streams import STANDARD, seekable_source
 from retraced.inspection import program_info

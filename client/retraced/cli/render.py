@@ -36,11 +36,6 @@ def seconds(duration: float) -> str:
     return f"{duration * 1000:.0f} ms" if duration < 0.9995 else f"{duration:.1f} s"
 
 
-def counted(number: int, one: str, many: str) -> str:
-    """A number of things: `1 body`, `2 bodies`."""
-    return f"{number} {one if number == 1 else many}"
-
-
 class FittingTable(Table):
     """A table that is a block of lines for each row where the console is too narrow for its columns."""
 

@@ -12,11 +12,12 @@ import click
 from retraced._node_json import node_to_json
 from retraced._options import KeptAtHome, RetraceMode
 from retraced._output import check_writable, write_atomically
+from retraced._text import counted
 from retraced.cli import streams
 from retraced.cli.complete import complete_pipeline
 from retraced.cli.connection import server_option
 from retraced.cli.progress import TransformProgress
-from retraced.cli.render import byte_count, counted, facts, operator_change, program_change, seconds, table
+from retraced.cli.render import byte_count, facts, operator_change, program_change, seconds, table
 from retraced.cli.session import Session, debug_option, json_option, printable, quiet_option
 from retraced.cli.streams import STANDARD
 from retraced.nodes import NodeMetadata

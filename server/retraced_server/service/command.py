@@ -48,12 +48,14 @@ Examples:
 _PREFIX = "RETRACED_"
 # What clients read of the same environment.
 _OF_CLIENTS = ("RETRACED_SERVER", "RETRACED_TOKEN")
+# How alike two names are, of 1, for the one to be a slip of the other.
+_NEAR = 0.75
 _FAILURE_STATUS, _SETTINGS_STATUS = 1, 2
 
 _log = structlog.stdlib.get_logger("retraced")
 
 # Options that may be given several times, in the singular each.
-_REPEATED = {"imports": "--import", "read_paths": "--read-path"}
+_REPEATED = {"imports": "--import", "allow_namespaces": "--allow-namespace", "read_paths": "--read-path"}
 
 
 def _option_name(field: str) -> str:
@@ -72,7 +74,7 @@ def _metavar(field: str, info: FieldInfo) -> str:
     for kind, name in names.items():
         if info.annotation == kind:
             return name
-    return {"imports": "MODULE", "read_paths": "PATH"}.get(field, "FOLDER")
+    return {"imports": "MODULE", "allow_namespaces": "NAME", "read_paths": "PATH"}.get(field, "FOLDER")
 
 
 def _default(info: FieldInfo) -> str:
@@ -128,10 +130,12 @@ def main(**given: Any) -> None:
 
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Return the variables with our prefix that neither a server nor a client reads, each with the nearest that one does, if any is near."""
-    known = [*map(_variable, Settings.model_fields), *_OF_CLIENTS]
-    unknown = (name for name in sorted(environment) if name.startswith(_PREFIX) and name not in known)
+    known = [variable.removeprefix(_PREFIX) for variable in (*map(_variable, Settings.model_fields), *_OF_CLIENTS)]
+    given = [name.removeprefix(_PREFIX) for name in sorted(environment) if name.startswith(_PREFIX)]
     return {
-        name: {"near": near[0]} if (near := difflib.get_close_matches(name, known, 1, cutoff=0.85)) else {} for name in unknown
+        _PREFIX + name: {"near": _PREFIX + near[0]} if (near := difflib.get_close_matches(name, known, 1, _NEAR)) else {}
+        for name in given
+        if name not in known
     }
 
 
