@@ -109,6 +109,17 @@ def test_without_an_address_a_server_is_started_for_the_call_and_stopped(
     assert stopped.read_text() == "--host 127.0.0.1 --port 0"
 
 
+def test_a_server_that_is_started_for_the_call_takes_no_port_that_the_environment_names(tmp_path: Path) -> None:
+    stand_in(
+        tmp_path,
+        "import os; raise SystemExit(' '.join(name for name in sorted(os.environ) if name.startswith('RETRACED_')))",
+    )
+    variables = {f"RETRACED_{name}": "1" for name in ("HEALTH_PORT", "METRICS_PORT", "MAX_QUEUED")}
+    ended = end(start("info", env={"PYTHONPATH": str(tmp_path), **variables}))
+    assert "RETRACED_MAX_QUEUED" in ended.err
+    assert "_PORT" not in ended.err
+
+
 def test_a_server_that_cannot_start_ends_with_3_and_shows_why(tmp_path: Path) -> None:
     stand_in(tmp_path, "raise SystemExit('no torch for this machine')")
     ended = end(start("info", env={"PYTHONPATH": str(tmp_path)}))

@@ -49,7 +49,7 @@ _PREFIX = "RETRACED_"
 # What clients read of the same environment.
 _OF_CLIENTS = ("RETRACED_SERVER", "RETRACED_TOKEN")
 # How alike two names are, of 1, for the one to be a slip of the other.
-_NEAR = 0.75
+_NEAR = 0.8
 _FAILURE_STATUS, _SETTINGS_STATUS = 1, 2
 
 _log = structlog.stdlib.get_logger("retraced")
