@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import grpc
 import grpc.aio
 
+from retraced._address import check_address
 from retraced._options import call_metadata, server_address
 from retraced.errors import AddressInvalid, CredentialsInvalid
 from retraced.tls import Tls
@@ -73,12 +74,14 @@ def connection(
 
     Raises:
         AddressMissing: There is no address.
-        AddressInvalid: There are several, and they are not all IP addresses of one version with ports.
+        AddressInvalid: It is none that can be connected to; or there are several, and they are not all IP addresses of one version with
+            ports.
         CredentialsInvalid: A file of `tls` cannot be read, or the token cannot be sent, or not in plain text; or there are several
             addresses, and `tls` has no name for them.
     """
     found = server_address(address)
     target = _target(found)
+    check_address(target)
     authorization: tuple[tuple[str, str], ...] = ()
     if token is not None:
         if not token or not token.isascii() or not token.isprintable() or " " in token:

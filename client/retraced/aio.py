@@ -65,7 +65,8 @@ class AsyncClient:
 
     Raises:
         AddressMissing: There is no address.
-        AddressInvalid: There are several, and they are not all IP addresses of one version with ports.
+        AddressInvalid: It is none that can be connected to; or there are several, and they are not all IP addresses of one version with
+            ports.
         CredentialsInvalid: A file of `tls` cannot be read, or the token cannot be sent, or not in plain text; or there are several
             addresses, and `tls` has no name for them.
         ValueError: `attempts` is less than 1.
@@ -119,7 +120,7 @@ class AsyncClient:
             validate_only: Check the pipeline and the program, and stop there: no pass runs and there is no output.
             refuse_new_guards: Fail when a pass adds guards on symbolic shapes, instead of reporting them.
             mode: How nodes are treated that a pass leaves alone: `incremental` reuses their recorded values, `full` executes every operator
-                again and compares. None: as the server is configured.
+                again and compares. None: `incremental`.
             want_output: False: only reports and metadata are wanted, and no archive is sent back.
             namespaces: Namespaces of custom operators that passes may bring into the program, such as `mylib`; operators of others that
                 it does not use already are refused on the way back.

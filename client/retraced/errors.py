@@ -420,7 +420,7 @@ class OutputMissing(LocalError):
 
 
 class AddressInvalid(LocalError):
-    """The server's address cannot be used."""
+    """The server's address cannot be used: it has no port, one that is out of range, or a scheme that gRPC does not know."""
 
     reason = "ADDRESS_INVALID"
 

@@ -148,11 +148,12 @@ def test_a_standard_output_that_is_full_ends_with_2_and_is_said(arguments: list[
     assert "Traceback" not in ended.err
 
 
-def test_a_reader_that_has_gone_is_no_fault() -> None:
+@pytest.mark.parametrize("arguments", [["passes"], ["passes", "nothing", "--json"]])
+def test_a_reader_that_has_gone_is_no_fault(arguments: list[str]) -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     with FakeServer(answers(b"")) as server:
-        process = start("passes", "--server", server.address, stdout=write_end)
+        process = start(*arguments, "--server", server.address, stdout=write_end)
         os.close(write_end)
         ended = end(process)
     assert (ended.code, ended.err) == (1, "")

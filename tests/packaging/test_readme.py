@@ -164,8 +164,9 @@ def test_the_settings_are_the_options_of_the_server() -> None:
 def test_the_metrics_are_those_that_are_measured() -> None:
     engine = FakeEngine()
     families = Metrics(engine, lambda: True).registry.collect()
+    endings = {"counter": "_total", "info": "_info"}
     measured = {
-        f"{family.name}_total" if family.type == "counter" else family.name: [family.type, family.documentation]
+        f"{family.name}{endings.get(family.type, '')}": [family.type, family.documentation]
         for family in families
         if family.name.startswith("retraced_")
     }

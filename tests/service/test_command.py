@@ -90,6 +90,8 @@ def test_an_option_goes_before_its_variable_and_that_before_the_default(
         (("--port", "65536"), {}, "--port is '65536'"),
         (("--metrics-port", "65536"), {}, "--metrics-port is '65536'"),
         (("--worker-memory", "much"), {}, "--worker-memory is 'much'"),
+        (("--worker-memory", "8"), {}, "--worker-memory is '8': one worker takes 64.0MiB or more; 0 is no limit"),
+        ((), {"RETRACED_MEMORY": "63MiB"}, "RETRACED_MEMORY is '63MiB': one worker takes 64.0MiB or more"),
         (("--job-timeout", "nan"), {}, "--job-timeout is 'nan'"),
         (("--log-format", "xml"), {}, "--log-format is 'xml'"),
         (("--first-uid", "0"), {}, "--first-uid is '0'"),

@@ -14,10 +14,11 @@ from retraced_server.collector import collector_paused
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes.base import GraphPass, ProgramPass, ProgramPassResult, kept_names, preserved_modules
 from retraced_server.passes.provenance import ProvenanceLedger
+from retraced_server.passes.raised import own_error, own_line
 from retraced_server.passes.registry import RegistrationError, catalogue, create_pass
 from retraced_server.pipeline.domain import PassReport, Provenance, RetraceMode
 from retraced_server.pipeline.parse import parse_pipeline
-from retraced_server.retrace import ExportPass, ExportPassError, PassContext, PassResult, RetraceOutcome
+from retraced_server.retrace import ExportPass, ExportPassError, PassContext, PassError, PassResult, RetraceOutcome
 from retraced_server.retrace.agreement import run_checked
 from retraced_server.retrace.build_program import build_program, check_signature
 from retraced_server.retrace.check_regions import check_regions
@@ -296,8 +297,13 @@ class _Run:
             "completed_pipeline": ",".join(done.text for done in self._steps[:index]),
             "remaining_pipeline": ",".join(left.text for left in self._steps[index:]),
         }
+        own, line = own_error(error), own_line(step.instance, error)
+        if line is not None:
+            metadata.update({"error_type": type(own).__qualname__, "error_line": line})
         if isinstance(error, NodeError):
             facts = {"node": error.node, "graph": error.graph or None, "target": error.target, "source": error.source}
             metadata.update({key: value for key, value in facts.items() if value is not None})
         message = str(error) or type(error).__name__
+        if line is not None:
+            message += f" ({type(own).__qualname__} at {line})"
         return RetracedError(reason, f"pass {index + 1} of {len(self._steps)}, `{step.text}`: {message}", metadata=metadata)
