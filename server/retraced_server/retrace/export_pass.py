@@ -28,6 +28,7 @@ from retraced_server.retrace.graph_retrace import GraphRetrace
 from retraced_server.retrace.interpreter import ExportInterpreter
 from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.outcome import RetraceOutcome
+from retraced_server.retrace.own_guards import add_own_guards
 from retraced_server.retrace.pass_context import pass_context
 from retraced_server.retrace.pass_state import STATE_ATTRIBUTE, PassRun, PassState, initialise, state_of
 from retraced_server.retrace.proxy_value import ProxyValue
@@ -130,10 +131,10 @@ class ExportPass(PassBase):
             session = Session(graph_module, inputs, context.mode, context.on_progress)
             state.run = run = PassRun(session, context, type(self).__only)
             self.fake_tensor_mode = self.tracer.fake_tensor_mode = session.fake_mode
-            with context, session.running():
+            with context, session.running(), session.transaction.attributing(context.place):
                 result = self.call_submodule(graph_module, tuple(inputs))
             if result.modified:
-                session.transaction.commit()
+                session.transaction.commit(graph_module, add_own_guards)
                 with_keys = type(self).call is not ExportPass.call
                 state.outcome = RetraceOutcome.of(run.retraces, result.graph_module, with_keys=with_keys)
                 context.new_guards.extend(session.transaction.new_guards)
