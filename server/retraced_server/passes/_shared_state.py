@@ -74,7 +74,7 @@ def _written_groups(program: ExportedProgram) -> list[list[_Lifted]]:
     placeholders = program.graph.find_nodes(op="placeholder")
     for node, spec in zip(placeholders, program.graph_signature.input_specs, strict=True):
         value = program.state_dict.get(spec.target, program.constants.get(spec.target)) if spec.target is not None else None
-        if type(value) in _PLAIN and value.layout is torch.strided:
+        if isinstance(value, torch.Tensor) and type(value) in _PLAIN and value.layout is torch.strided:
             groups[value.untyped_storage()._cdata].append(_Lifted(node, str(spec.target), value))
     shared = [group for group in groups.values() if len(group) > 1]
     written = _written_inputs(program) if shared else set()
