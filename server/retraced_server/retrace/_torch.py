@@ -32,13 +32,15 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.export.exported_program import _common_getitem_elimination_pass as drop_equal_getitems
 from torch.fx._lazy_graph_module import _LazyGraphModule as LazyGraphModule
-from torch.fx.experimental.symbolic_shapes import ShapeEnv, compute_unbacked_bindings
+from torch.fx.experimental.symbolic_shapes import ShapeEnv, canonicalize_bool_expr, compute_unbacked_bindings
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 from torch.fx.proxy import _COPY_META_FIELDS
 from torch.fx.traceback import NodeSource, NodeSourceAction
 from torch.utils import _pytree as pytree
 from torch.utils._sympy import functions as sympy_functions
+from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.value_ranges import ValueRanges
 
 __all__ = [
     "INHERITED_META",
@@ -54,8 +56,10 @@ __all__ = [
     "SpecViolationError",
     "TensorMetadata",
     "UnsupportedFakeTensorException",
+    "ValueRanges",
     "Verifier",
     "alias_of",
+    "canonicalize_bool_expr",
     "check_schema",
     "compute_unbacked_bindings",
     "detect_fake_mode",
@@ -64,6 +68,7 @@ __all__ = [
     "enable_python_dispatcher",
     "extract_tensor_metadata",
     "functorch_depth",
+    "int_oo",
     "is_any_autocast_enabled",
     "is_builtin",
     "is_functorch_wrapped_tensor",

@@ -8,6 +8,8 @@ from pathlib import PurePath
 from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
+from torch import fx
+
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+)', re.MULTILINE)
 
 
@@ -59,19 +61,28 @@ class PassError(NodeError):
         target: str | None = None,
         source: str | None = None,
     ) -> None:
-        where = "" if node is None else f" at node '{node}'"
-        if graph:
-            where += f" of graph '{graph}'"
-        if target is not None:
-            where += f" ({target})"
-        if source is not None:
-            where += f", from {source}"
+        where = "" if node is None else f" {place(node, graph, target, source)}"
         super().__init__(f"{pass_name} failed{where}: {message}", graph=graph, node=node, target=target, source=source)
         self.pass_name = pass_name
 
     # The types that it is beside may write themselves otherwise.
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+def place(node: str, graph: str = "", target: str | None = None, source: str | None = None) -> str:
+    """Return a place in a program as errors and reports write it: `at node 'relu' of graph 'true_graph_0' (OPERATOR), from FILE:LINE`."""
+    where = f"at node '{node}'"
+    if graph:
+        where += f" of graph '{graph}'"
+    if target is not None:
+        where += f" ({target})"
+    return where if source is None else f"{where}, from {source}"
+
+
+def place_of(node: fx.Node, graph: str = "") -> str:
+    """Return the place of a node in the graph of a path."""
+    return place(node.name, graph, str(node.target), innermost_source_line(node.meta.get("stack_trace")))
 
 
 def innermost_source_line(stack_trace: object) -> str | None:

@@ -31,6 +31,7 @@ from retraced_server.retrace.graph_retrace import GraphRetrace
 from retraced_server.retrace.interpreter import ExportInterpreter as _ExportInterpreter
 from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.outcome import RetraceOutcome
+from retraced_server.retrace.own_guards import add_own_guards
 from retraced_server.retrace.pass_context import pass_context
 from retraced_server.retrace.pass_state import STATE_ATTRIBUTE, PassRun, PassState, initialise, is_running, state_of
 from retraced_server.retrace.proxy_value import ProxyValue
@@ -143,10 +144,10 @@ class ExportPass(PassBase):
             session = Session(graph_module, inputs, context.mode, context.on_progress, scope.edits or scope.given)
             state.run = run = PassRun(session, context, type(self).__only)
             self.fake_tensor_mode = self.tracer.fake_tensor_mode = session.fake_mode
-            with context, session.running():
+            with context, session.running(), session.transaction.attributing(context.place):
                 result = self.call_submodule(graph_module, tuple(inputs))
             if result.modified:
-                session.transaction.commit()
+                session.transaction.commit(graph_module, add_own_guards)
                 context.new_guards.extend(session.transaction.new_guards)
                 if scope.edits is None and any(retrace.account.has_edited_calls() for retrace in run.retraces):
                     scope.edits = Edits()
