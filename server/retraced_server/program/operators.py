@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias, cast
 import torch
 from torch._ops import OpOverload
 
-from retraced_server.program.errors import program_invalid, shortened
+from retraced_server.program.errors import program_invalid, program_unsupported, shortened
 from retraced_server.program.options import LONGEST_NAME
 
 # An OpOverload, a HigherOrderOperator or one of the functions below.
@@ -132,7 +132,7 @@ class Operators:
         """The operator of a name.
 
         Raises:
-            RetracedError: PROGRAM_INVALID where it is unknown here or not allowed.
+            RetracedError: PROGRAM_INVALID where it is none, PROGRAM_UNSUPPORTED where it is unknown here or not allowed.
         """
         found = self._found.get(name)
         if found is None:
@@ -143,18 +143,20 @@ class Operators:
         """The operator of a name that stands in the place of an argument: one that only computes with tensors.
 
         Raises:
-            RetracedError: PROGRAM_INVALID where it is none, unknown here or not allowed.
+            RetracedError: PROGRAM_INVALID where it is no operator, PROGRAM_UNSUPPORTED where it is unknown here or not allowed.
         """
         found = self.find(name)
         if not isinstance(found, OpOverload):
-            raise _unknown(name, "a function or a higher-order operator is no argument")
+            raise program_invalid(
+                f"`{shortened(name, 200)}` cannot stand in a program as an argument: it is no operator of tensors"
+            )
         return found
 
     def _find(self, name: str) -> Target:
         if name in _BY_NAME:
             return _BY_NAME[name]
         if len(name) > LONGEST_NAME:
-            raise program_invalid(f"an operator has a name of {len(name)} characters")
+            raise program_unsupported(f"an operator has a name of {len(name)} characters, and {LONGEST_NAME} are the most")
         if match := _HIGHER_ORDER.fullmatch(name):
             if match[1] in _HIGHER_ORDER_NAMES:
                 return cast(Target, getattr(torch.ops.higher_order, match[1]))
@@ -163,7 +165,11 @@ class Operators:
         if match is None:
             if name.startswith("#"):
                 raise _unknown(name, "operators of serialization extensions are not read")
-            raise _unknown(name, "it is neither of `torch.ops` nor a function that programs may call")
+            raise program_invalid(
+                f"`{shortened(name, 200)}` cannot stand in a program: it is neither of `torch.ops` nor a function that programs may "
+                "call",
+                operator=name[:200],
+            )
         namespace, packet, overload = match.groups()
         if namespace not in self._allowed:
             raise _unknown(
@@ -224,4 +230,4 @@ def symbolic_parameters(target: Target) -> tuple[str, ...]:
 
 
 def _unknown(name: str, why: str) -> Exception:
-    return program_invalid(f"the operator `{shortened(name, 200)}` cannot stand in a program: {why}", operator=name[:200])
+    return program_unsupported(f"the operator `{shortened(name, 200)}` cannot stand in a program: {why}", operator=name[:200])

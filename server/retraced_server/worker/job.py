@@ -34,7 +34,15 @@ _LONGEST_CAUSE = 500
 # What is left of a frame for a response.
 _LARGEST_RESPONSE = MAX_FRAME_BYTES - 64
 # What is said of an archive, and would be said as well of one that the server's own disk has damaged.
-_OF_THE_ARCHIVE = (Reason.ARCHIVE_INVALID, Reason.PROGRAM_INVALID, Reason.PROGRAM_MISSING, Reason.SCHEMA_UNSUPPORTED)
+_OF_THE_ARCHIVE = (
+    Reason.ARCHIVE_INVALID,
+    Reason.PROGRAM_INVALID,
+    Reason.PROGRAM_MISSING,
+    Reason.PROGRAM_UNSUPPORTED,
+    Reason.SCHEMA_UNSUPPORTED,
+)
+# What has no serialized form.
+_NOT_WRITTEN = (Reason.PROGRAM_INVALID, Reason.PROGRAM_UNSUPPORTED)
 # Faults of a pass: who wrote it needs the whole traceback, which the caller is not sent.
 _LOGGED = (Reason.PASS_FAILED, Reason.PASS_OUTPUT_INVALID)
 
@@ -191,7 +199,7 @@ class _Job:
             made = write_program(result.program, cast(IO[bytes], stream), source=read, records=read.carried())
         # The program that came could be read, so what has no serialized form now is a pass's; torch raises nearly anything for it.
         except Exception as error:
-            if isinstance(error, RetracedError) and error.reason is not Reason.PROGRAM_INVALID:
+            if isinstance(error, RetracedError) and error.reason not in _NOT_WRITTEN:
                 raise
             raise _unwritable(error, result.reports) from error
         if made.sample_inputs_dropped:
