@@ -26,7 +26,7 @@ _UTF8: Final = 1 << 11
 _IN_ZIP64: Final = 0xFFFFFFFF
 _MOST_RECORDS: Final = 1_000_000
 _LONGEST_PATH: Final = 511
-"""Torch finds no record whose name, with the folder, has more bytes."""
+"""Torch lists no record whose name, with the folder, has more bytes."""
 _LONGEST_NAME: Final = 500
 _LARGEST_DIRECTORY: Final = 256 << 20
 _CHUNK_BYTES: Final = 1 << 20
@@ -153,7 +153,7 @@ def _name(raw: bytes, version: int, flags: int, method: int) -> str:
 
 
 def is_record_name(name: str) -> bool:
-    """Whether a record may have a name, without the folder: it is of a file inside a folder on any system, and one that torch finds.
+    """Whether a record may have a name, without the folder: it is of a file inside a folder on any system, and one that torch lists.
 
     The server's reader has the same rule (`program/record_names.py`; a test compares them), so that what was sent may come back.
     """

@@ -20,6 +20,7 @@ from retraced_server.program._torch import allow_absent_device
 from retraced_server.program.errors import cause, program_invalid, program_unsupported
 from retraced_server.program.options import MOST_DIMENSIONS
 from retraced_server.program.scalar_types import read_device, read_dtype, read_layout
+from retraced_server.program.sparse_kernels import add_sparse_kernels
 from retraced_server.program.symbols import Size, Symbols
 
 as_strided = torch.ops.aten.as_strided.default
@@ -123,8 +124,7 @@ class FakeTensors:
             raise program_invalid(f"a tensor of {dtype} requires a gradient", field="requires_grad")
         allow_absent_device(device)
         if layout is not torch.strided:
-            # Operators of sparse tensors have hardly any fake kernels. As at export, torch then executes them on zeros.
-            self._symbols.mode.allow_fallback_kernels = True
+            add_sparse_kernels()
         size = tuple(map(self._symbols.sym_int, meta.sizes))
         stride = tuple(map(self._symbols.sym_int, meta.strides))
         offset = self._symbols.offset(meta.storage_offset)

@@ -22,6 +22,12 @@ from torch._ops import OpOverload
 from retraced_server.program.errors import program_invalid, program_unsupported, shortened
 from retraced_server.program.options import LONGEST_NAME
 
+_EXPLAINED: Final = {
+    "torch.ops.export.access_subclass_inner_tensor.default": "it takes a tensor subclass apart, and archives have no such tensors but "
+    "pickled ones; take them apart before the export, with `unwrap_tensor_subclass`",
+}
+"""Operators that are never read, with the reason."""
+
 # An OpOverload, a HigherOrderOperator or one of the functions below.
 Target: TypeAlias = Callable[..., Any]
 
@@ -171,6 +177,8 @@ class Operators:
                 operator=name[:200],
             )
         namespace, packet, overload = match.groups()
+        if name in _EXPLAINED:
+            raise _unknown(name, _EXPLAINED[name])
         if namespace not in self._allowed:
             raise _unknown(
                 name,

@@ -8,9 +8,9 @@ from typing import Final
 MOST_RECORDS: Final = 200_000
 """Records of one archive."""
 LONGEST_PATH: Final = 511
-"""Bytes of the name of a record, with the root: torch finds none whose name is longer."""
+"""Bytes of the name of a record, with the root: torch lists none whose name is longer."""
 LONGEST_RECORD_NAME: Final = 500
-"""Bytes of the name of a record without the root: with the root that the writer gives it, torch still finds it."""
+"""Bytes of the name of a record without the root: with the root that the writer gives it, torch still lists it."""
 LARGEST_DOCUMENT: Final = 512 << 20
 """Bytes of a record of JSON."""
 LONGEST_EXPRESSION: Final = 20_000

@@ -186,6 +186,26 @@ class PayloadReader:
         return torch.frombuffer(mapped, dtype=torch.uint8, count=extent.size, offset=extent.offset)
 
 
+def check_plain(config: program_schema.PayloadConfig) -> None:
+    """Check that nothing of a payload config is stored pickled.
+
+    Raises:
+        RetracedError: PROGRAM_UNSUPPORTED where something is: an object, or a tensor of a subclass.
+    """
+    for name, meta in config.config.items():
+        if meta.path_name.startswith(_OBJECTS):
+            raise program_unsupported(
+                f"the constant `{shortened(name, 200)}` is an object of a custom class; objects are stored pickled, so they are not read"
+            )
+        if meta.use_pickle:
+            raise program_unsupported(
+                f"the tensor `{shortened(name, 200)}` is of a tensor subclass, such as those of torchao, which torch stores pickled; what "
+                "is pickled is not read: take it apart into plain tensors before the export, with torchao's `unwrap_tensor_subclass` or "
+                "torch's `unwrap_tensor_subclass_parameters`",
+                tensor=name[:200],
+            )
+
+
 def _with_gradient(tensor: torch.Tensor, is_param: bool, requires_grad: bool) -> torch.Tensor:
     if is_param:
         return torch.nn.Parameter(tensor, requires_grad=requires_grad)
@@ -193,14 +213,6 @@ def _with_gradient(tensor: torch.Tensor, is_param: bool, requires_grad: bool) ->
 
 
 def _static(name: str, meta: program_schema.PayloadMeta, directory: str) -> schema.StaticTensorMeta:
-    if meta.path_name.startswith(_OBJECTS):
-        raise program_unsupported(
-            f"the constant `{name}` is an object of a custom class; objects are stored pickled, so they are not read"
-        )
-    if meta.use_pickle:
-        raise program_unsupported(
-            f"the tensor `{name}` is stored pickled, as tensor subclasses are, so it is not read", tensor=name
-        )
     if _PATHS[directory].fullmatch(meta.path_name) is None:
         raise program_invalid(f"`{shortened(meta.path_name, 200)}` is no name of a payload")
     described = meta.tensor_meta

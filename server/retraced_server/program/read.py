@@ -23,7 +23,7 @@ from retraced_server.program.errors import cause, program_invalid, program_unsup
 from retraced_server.program.node_metadata import read_custom
 from retraced_server.program.operators import Operators
 from retraced_server.program.options import ReadOptions
-from retraced_server.program.payloads import PayloadReader, Payloads
+from retraced_server.program.payloads import PayloadReader, Payloads, check_plain
 from retraced_server.program.read_graph import GraphReader, ProgramParts
 from retraced_server.program.read_signature import read_module_calls, read_signature
 from retraced_server.program.records import (
@@ -170,6 +170,9 @@ def _build(
     symbols = Symbols(model.range_constraints)
     weights = _decode(_CONFIG, source.read(WEIGHTS_CONFIG.format(name)), "weights config")
     constants = _decode(_CONFIG, source.read(CONSTANTS_CONFIG.format(name)), "constants config")
+    # Before the graph, whose operators on such tensors would be named in the place of the reason.
+    for config in (weights, constants):
+        check_plain(config)
     parts = ProgramParts(symbols, Operators(options.namespaces))
     reader = GraphReader(described.graph, parts)
     parts.signature = read_signature(described.signature, reader)

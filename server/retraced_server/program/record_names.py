@@ -67,7 +67,7 @@ def is_carried(name: str) -> bool:
 
 
 def is_record_name(name: str) -> bool:
-    """Whether a record may have a name, without the root: it is of a file inside a folder on any system, and one that torch finds.
+    """Whether a record may have a name, without the root: it is of a file inside a folder on any system, and one that torch lists.
 
     The client's `checks/layout.py` has the same rule, so that what was sent may come back.
     """

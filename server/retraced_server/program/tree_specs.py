@@ -1,4 +1,4 @@
-"""Reads tree specs, which say how the arguments and results of a call nest; nothing is imported for them.
+"""Reads and writes tree specs, which say how the arguments and results of a call nest; nothing is imported for them.
 
 torch's own reader imports the modules that a text names for enums and default factories. Here containers are plain ones, default
 factories are of a closed table, and other registered nodes stand in only where they are allowed by name.
@@ -20,6 +20,10 @@ from torch.utils._pytree import TreeSpec
 from retraced_server.program.errors import cause, program_invalid, program_unsupported, shortened
 from retraced_server.program.options import LONGEST_TREE_SPEC
 
+_PROTOCOL: Final = 1
+# Around a node without children, as torch writes it.
+_BEFORE_NODE: Final = f"[{_PROTOCOL}, "
+_AFTER_CHILDREN: Final = "]}]"
 _LEAF: Final = pytree.treespec_leaf()
 _SEQUENCES: Final[dict[str, type]] = {
     "builtins.tuple": tuple,
@@ -50,6 +54,29 @@ class _DefaultDict(Struct, forbid_unknown_fields=True, gc=False):
 
 
 _SPEC: Final = msgspec.json.Decoder(tuple[int, _Node])
+
+
+def spec_nodes(spec: TreeSpec) -> list[TreeSpec]:
+    """Return all nodes of a tree spec, each behind the one that holds it; the stack bounds no depth."""
+    nodes, waiting = [], [spec]
+    while waiting:
+        nodes.append(node := waiting.pop())
+        waiting.extend(node.children())
+    return nodes
+
+
+def dump_tree_spec(spec: TreeSpec) -> str:
+    """Return what `pytree.treespec_dumps` gives, which goes only as deep as Python's stack.
+
+    Raises:
+        NotImplementedError, TypeError, ValueError: A node has no serialized form.
+    """
+    dumped: dict[int, str] = {}
+    for node in reversed(spec_nodes(spec)):
+        alone = pytree.treespec_dumps(TreeSpec(node.type, node.context, []), _PROTOCOL)
+        children = ", ".join([dumped[id(child)] for child in node.children()])
+        dumped[id(node)] = f"{alone.removeprefix(_BEFORE_NODE).removesuffix(_AFTER_CHILDREN)}{children}]}}"
+    return f"{_BEFORE_NODE}{dumped[id(spec)]}]"
 
 
 class TreeSpecs:
@@ -86,9 +113,9 @@ class TreeSpecs:
             raise program_unsupported(
                 "a tree spec nests containers deeper than Python's stack, as it does for torch"
             ) from error
-        if protocol != 1:
-            raise program_invalid(f"a tree spec is of protocol {protocol}, and 1 is read")
-        # Children after their parents, so that the stack bounds no depth here.
+        if protocol != _PROTOCOL:
+            raise program_invalid(f"a tree spec is of protocol {protocol}, and {_PROTOCOL} is read")
+        # Without recursion, so that the stack bounds no depth here.
         nodes, waiting = [], [root]
         while waiting:
             nodes.append(node := waiting.pop())

@@ -22,13 +22,9 @@ from torch.utils import _pytree as pytree
 from torch.utils._pytree import TreeSpec
 
 from retraced_server.program.errors import cause, program_unsupported
+from retraced_server.program.tree_specs import dump_tree_spec, spec_nodes
 from retraced_server.program.write_arguments import NameScope, write_argument
 from retraced_server.program.write_values import Json, write_float
-
-_TREE_SPEC_PROTOCOL: Final = 1
-# Around a node without children, as torch writes it.
-_BEFORE_NODE: Final = f"[{_TREE_SPEC_PROTOCOL}, "
-_AFTER_CHILDREN: Final = "]}]"
 
 # What each kind is called in the schema, with the field for its target.
 _INPUTS: Final = {
@@ -97,24 +93,15 @@ class ModuleCallWriter:
         text = self._specs.get(id(spec))
         if text is None:
             try:
-                text = self._specs[id(spec)] = self._dumped(spec)
+                text = self._specs[id(spec)] = dump_tree_spec(spec)
             except (NotImplementedError, TypeError, ValueError) as error:
-                raise program_unsupported(f"a tree spec has no serialized form: {cause(error)}") from error
+                raise program_unsupported(
+                    f"a tree spec has no serialized form: {cause(error)}; give `tuple(...)` in the place of torch's own and other "
+                    "unregistered types"
+                ) from error
+            for node in spec_nodes(spec):
+                self._note_named_tuple(node)
         return text
-
-    def _dumped(self, spec: TreeSpec) -> str:
-        """What `pytree.treespec_dumps` gives, of one node at a time: torch's own function goes only as deep as Python's stack."""
-        nodes, waiting = [], [spec]
-        while waiting:
-            nodes.append(node := waiting.pop())
-            waiting.extend(node.children())
-        dumped: dict[int, str] = {}
-        for node in reversed(nodes):
-            alone = pytree.treespec_dumps(TreeSpec(node.type, node.context, []), _TREE_SPEC_PROTOCOL)
-            children = ", ".join([dumped[id(child)] for child in node.children()])
-            dumped[id(node)] = f"{alone.removeprefix(_BEFORE_NODE).removesuffix(_AFTER_CHILDREN)}{children}]}}"
-            self._note_named_tuple(node)
-        return f"{_BEFORE_NODE}{dumped[id(spec)]}]"
 
     def _note_named_tuple(self, spec: TreeSpec) -> None:
         if spec.type is not None and (spec.context is not None and pytree.is_namedtuple_class(spec.context)):

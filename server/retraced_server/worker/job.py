@@ -15,7 +15,15 @@ from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes import PipelineResult, RegistrationError, catalogue, create_pass, run_pipeline
 from retraced_server.pipeline.domain import NodeSelection, OutputDelivery, PassReport
 from retraced_server.pipeline.parse import parse_pipeline
-from retraced_server.program import SCHEMA_VERSION, TORCH_VERSION, ReadOptions, ReadProgram, read_program, write_program
+from retraced_server.program import (
+    SCHEMA_VERSION,
+    TORCH_VERSION,
+    ReadOptions,
+    ReadProgram,
+    not_loadable,
+    read_program,
+    write_program,
+)
 from retraced_server.worker import responses
 from retraced_server.worker.describe import describe_nodes, describe_program
 from retraced_server.worker.frames import MAX_FRAME_BYTES
@@ -150,7 +158,7 @@ class _Job:
             )
         made = self._describe(result, given)
         size, digest = self._output(read, result)
-        remarks = (*result.remarks, *self._remarks)
+        remarks = (*result.remarks, *self._remarks, *not_loadable(result.program))
         self._emit(
             responses.summary(Summary(result.modified, given, made, size, digest, pipeline, self._watch.timings, remarks))
         )
