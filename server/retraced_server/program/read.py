@@ -182,7 +182,7 @@ def _build(
     graph_module.meta = _graph_meta(described)
     tensors = PayloadReader(source, symbols.mode, payloads, absent=absent)
     weight_tensors, constant_tensors = tensors.read(weights, WEIGHTS), tensors.read(constants, CONSTANTS)
-    verifiers = [_verifier(dialect) for dialect in model.verifiers] or [Verifier]
+    verifiers = list(dict.fromkeys(map(_verifier, model.verifiers))) or [Verifier]
     try:
         return assemble_program(
             graph_module,
