@@ -78,7 +78,7 @@ class _Coalesced(nn.Module):
 
 
 _COO = torch.tensor([[0.0, 2.0, 0.0, 1.0]] * 4).to_sparse()
-_TWICE = torch.sparse_coo_tensor([[0, 0], [1, 1]], [1.0, 2.0], (4, 4), check_invariants=True)
+_TWICE = torch.sparse_coo_tensor(torch.tensor([[0, 0], [1, 1]]), torch.tensor([1.0, 2.0]), (4, 4), check_invariants=True)
 SPARSE = {
     "input": (_Product(), (_COO, torch.randn(4, 3))),
     "value": (_ToSparse(), (torch.randn(4, 4),)),

@@ -123,7 +123,7 @@ def test_other_specs_are_refused(text: str) -> None:
 
 
 def _nested(depth: int) -> pytree.TreeSpec:
-    spec = pytree.treespec_leaf()
+    spec: pytree.TreeSpec = pytree.treespec_leaf()
     for level in range(depth):
         spec = pytree.TreeSpec(list, None, [spec]) if level % 2 else pytree.TreeSpec(dict, ["n"], [spec])
     return spec

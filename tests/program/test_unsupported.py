@@ -106,7 +106,7 @@ class TwoParts(torch.Tensor):
 
     @staticmethod
     def __new__(cls, a: torch.Tensor, b: torch.Tensor) -> TwoParts:
-        made: TwoParts = torch.Tensor._make_wrapper_subclass(cls, a.shape, dtype=a.dtype, device=a.device)  # type: ignore[attr-defined]
+        made: TwoParts = torch.Tensor._make_wrapper_subclass(cls, a.shape, dtype=a.dtype, device=a.device)
         made.a, made.b = a, b
         return made
 
@@ -121,10 +121,10 @@ class TwoParts(torch.Tensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is nn.functional.linear:
             return nn.functional.linear(args[0], args[1].a + args[1].b, args[2])
-        return super().__torch_function__(func, types, args, kwargs or {})
+        return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         if func is torch.ops.aten.detach.default:
             return TwoParts(args[0].a.detach(), args[0].b.detach())
         whole = tree_map(lambda value: value.a + value.b if isinstance(value, TwoParts) else value, (args, kwargs or {}))

@@ -138,7 +138,8 @@ def _meta(described: Description) -> torch.Tensor:
     size, stride, offset = described.size, described.stride, described.offset
     try:
         if described.layout is torch.sparse_coo:
-            return sparse_coo_tensor(len(size), 0, size, dtype=described.dtype, layout=torch.sparse_coo, device="meta")
+            made = sparse_coo_tensor(len(size), 0, size, dtype=described.dtype, layout=torch.sparse_coo, device="meta")
+            return cast(torch.Tensor, made)
         if not isinstance(offset, torch.SymInt) and offset == 0:
             return torch.empty_strided(size, stride, dtype=described.dtype, device="meta")
         whole = torch.empty_strided((_extent(described),), (1,), dtype=described.dtype, device="meta")

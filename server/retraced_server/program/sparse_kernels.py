@@ -50,4 +50,4 @@ def _empty(mode: FakeTensorMode, like: FakeTensor, sparse_dim: int) -> torch.Ten
         empty: torch.Tensor = _aten._sparse_coo_tensor_with_dims.default(
             sparse_dim, like.dim() - sparse_dim, like.shape, dtype=like.dtype, layout=torch.sparse_coo, device=like.device
         )
-        return empty._coalesced_(True)  # type: ignore[no-any-return,attr-defined]  # it has no stub
+        return empty._coalesced_(True)
