@@ -14,6 +14,7 @@ from torch._export.verifier import SpecViolationError, Verifier
 from torch._export.verifier import _verify_exported_program_module_call_graph as verify_module_call_graph
 from torch._export.verifier import _verify_exported_program_signature as verify_signature
 from torch._guards import detect_fake_mode
+from torch._higher_order_ops.executorch_call_delegate import executorch_call_delegate, is_lowered_module
 from torch._library.utils import is_builtin
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch._subclasses.fake_tensor import (
@@ -53,9 +54,11 @@ __all__ = [
     "disable_fake_tensor_cache",
     "drop_equal_getitems",
     "enable_python_dispatcher",
+    "executorch_call_delegate",
     "extract_tensor_metadata",
     "is_any_autocast_enabled",
     "is_builtin",
+    "is_lowered_module",
     "jit_resolve_packet",
     "keep_version",
     "pytree",

@@ -11,7 +11,14 @@ import torch
 from torch import fx
 from torch.fx.graph import CodeGen
 
-from retraced_server.retrace._torch import FakeTensor, FakeTensorMode, LazyGraphModule, PassBase, PassResult
+from retraced_server.retrace._torch import (
+    FakeTensor,
+    FakeTensorMode,
+    LazyGraphModule,
+    PassBase,
+    PassResult,
+    executorch_call_delegate,
+)
 from retraced_server.retrace.arguments import Argument
 from retraced_server.retrace.bodies import (
     VisitedBodies,
@@ -326,6 +333,12 @@ class ExportPass(PassBase):
         """A scan: visits the body with what it begins with and one slice of each scanned argument."""
         combine = self.call_submodule(combine_fn, (*init, *slices(xs, self.retrace), *additional_inputs)).graph_module
         return self._fx("call_function", torch.ops.higher_order.scan, (combine, init, xs, additional_inputs), {}, meta)
+
+    def call_delegate(
+        self, lowered_module: torch.nn.Module, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata
+    ) -> ProxyValue[Any]:
+        """A call of a program that was lowered to a backend of ExecuTorch: what the backend made of it is not looked into."""
+        return self._fx("call_function", executorch_call_delegate, (lowered_module, *args), kwargs, meta)
 
     # Higher-order operators take whatever they like.
     def call_higher_order(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], meta: NodeMetadata) -> ProxyValue[Any]:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from retraced_server.retrace._torch import HigherOrderOperator, OpOverload, OpOverloadPacket
+from retraced_server.retrace._torch import HigherOrderOperator, OpOverloadPacket, executorch_call_delegate
 from retraced_server.retrace.arguments import Argument, map_leaves
 from retraced_server.retrace.errors import ExportPassError, PassError, innermost_source_line
 from retraced_server.retrace.graph_retrace import GraphRetrace
 from retraced_server.retrace.node_metadata import NodeMetadata
+from retraced_server.retrace.targets import overload_of
 
 if TYPE_CHECKING:
     from retraced_server.retrace.export_pass import ExportPass
@@ -131,7 +132,7 @@ class ExportInterpreter:
         if target is operator.getitem:
             value, key = args
             return callback.call_getitem(value, key, meta)
-        if isinstance(target, (OpOverload, OpOverloadPacket)):
+        if overload_of(target) is not None or isinstance(target, OpOverloadPacket):
             return callback.call_operator(target, args, kwargs, meta)
         if isinstance(target, HigherOrderOperator):
             return self._call_higher_order(target, args, kwargs, meta)
@@ -155,10 +156,9 @@ class ExportInterpreter:
         if target is operators.scan:
             combine, init, xs, *rest = args
             return callback.call_scan(combine, init, xs, rest[0] if rest else (), meta)
-        if target.name() == "executorch_call_delegate":
-            raise ExportPassError(
-                "executorch_call_delegate is not supported: a delegate's program is opaque; run passes before lowering"
-            )
+        if target is executorch_call_delegate:
+            lowered, *operands = args
+            return callback.call_delegate(lowered, tuple(operands), kwargs, meta)
         return callback.call_higher_order(target, args, kwargs, meta)
 
 
