@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, example, given, settings
-from torch import fx
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from retraced_server.retrace import ExportPass, PassError, PassResult
+from retraced_server.retrace import ExportPass, NodeMetadata, PassError, PassResult, ProxyValue
 from retraced_server.retrace.session import RetraceMode
 from tests.support.case import ProgramCase
 from tests.support.compare import assert_shape_env_unchanged, shape_env_snapshot
@@ -17,6 +20,8 @@ from tests.support.examples import examples
 from tests.support.models import by_name
 from tests.support.passes import EXECUTORCH_STYLE, canonical
 from tests.support.random_rewrites import DrawnPass, export, programs, rewrites
+
+aten = torch.ops.aten
 
 
 def test_unchanging_pass_returns_the_graph_module_it_was_given(any_case: ProgramCase, mode: RetraceMode) -> None:
@@ -40,7 +45,7 @@ def test_pass_does_what_it_does_on_the_operators_that_are_wrapped(style: str, na
     assert canonical(result.graph_module) == canonical(module_in_dialect(expected.graph_module))
 
 
-@settings(deadline=None, max_examples=examples(16), suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=examples(8), suppress_health_check=[HealthCheck.too_slow])
 @given(steps=programs, drawn=rewrites)
 @example(steps=[("number in place", 0, 1)], drawn=["drop"] * 12)
 @example(steps=[("sizes in place", 0, 1)], drawn=["keep", "copy result", "keep", "copy argument"])
@@ -74,3 +79,41 @@ def test_new_node_is_named_after_the_dialects_operator() -> None:
     made = [node for node in result.graph_module.graph.nodes if getattr(node.target, "__name__", "") == "aten.t.default"]
     assert made
     assert all(isinstance(node.target, DialectOperator) and node.name.startswith("aten_t_default") for node in made)
+
+
+def alloc(spec: tuple[tuple[int, ...], torch.dtype]) -> torch.Tensor:
+    """Stands for `executorch.exir.memory.alloc`."""
+    return torch.empty(spec[0], dtype=spec[1])
+
+
+alloc.__module__ = "executorch.exir.memory"
+
+
+def _with_out_variant() -> fx.GraphModule:
+    """A graph as ExecuTorch's ToOutVarPass leaves it: operators write to memory that is allocated before."""
+    graph, mode = fx.Graph(), FakeTensorMode()
+    x = graph.placeholder("x")
+    out = graph.call_function(alloc, (((2, 3), torch.float32),))
+    added = graph.call_function(aten.add.out, (x, 1), {"out": out})
+    graph.output((added,))
+    with mode:
+        x.meta["val"] = torch.empty(2, 3)
+        out.meta["val"] = alloc(((2, 3), torch.float32))
+    added.meta["val"] = out.meta["val"]
+    return fx.GraphModule(nn.Module(), graph)
+
+
+def test_allocated_memory_is_carried_as_it_is() -> None:
+    module = _with_out_variant()
+    assert ExportPass()(module).graph_module is module
+
+
+def test_operators_that_write_to_allocated_memory_can_be_replaced() -> None:
+    class AddToSub(ExportPass):
+        def call_operator(self, op: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> ProxyValue[Any]:
+            return super().call_operator(aten.sub.out if op is aten.add.out else op, args, kwargs, meta)
+
+    result = AddToSub()(_with_out_variant())
+    assert result.modified
+    assert [node.target for node in result.graph_module.graph.nodes][1:3] == [alloc, aten.sub.out]
+    torch.testing.assert_close(result.graph_module(torch.ones(2, 3)), (torch.zeros(2, 3),))

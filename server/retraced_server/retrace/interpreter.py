@@ -33,6 +33,8 @@ _SYM_FUNCTIONS: frozenset[Callable[..., Any]] = frozenset(
 )
 # Modules whose functions are calls on symbolic numbers: `operator` calls itself `_operator`.
 _SYM_MODULES = frozenset({"_operator", "builtins", "math"})
+# Modules whose functions are called as they are, without a hook: what ExecuTorch's out variants write to.
+_PLAIN_MODULES = frozenset({"executorch.exir.memory"})
 
 
 class ExportInterpreter:
@@ -136,10 +138,13 @@ class ExportInterpreter:
             return callback.call_operator(target, args, kwargs, meta)
         if isinstance(target, HigherOrderOperator):
             return self._call_higher_order(target, args, kwargs, meta)
-        if getattr(target, "__module__", None) in _SYM_MODULES or target in _SYM_FUNCTIONS:
+        module = getattr(target, "__module__", None)
+        if module in _SYM_MODULES or target in _SYM_FUNCTIONS:
             if kwargs:
                 return callback._fx("call_function", target, args, kwargs, meta)
             return callback.call_sym(target, args, meta)
+        if module in _PLAIN_MODULES:
+            return callback._fx("call_function", target, args, kwargs, meta)
         raise ExportPassError(f"Unsupported target type: {target}")
 
     def _call_higher_order(self, target: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> Argument:
