@@ -18,7 +18,7 @@ from benchmarks.passes import Rewriting, rewriting
 from benchmarks.results import Comparison, Comparisons, Figure, Section, at_least, compared
 from benchmarks.setup import Setup, Subject
 from retraced_server.passes import run_pipeline
-from retraced_server.retrace import ExportPass
+from retraced_server.retrace import ExportPass, PassContext
 
 _StockNoOp = _ExportPassBaseDeprecatedDoNotUse
 _StockRewriting = rewriting(_ExportPassBaseDeprecatedDoNotUse)
@@ -83,10 +83,9 @@ def _chain(module: fx.GraphModule, make: Callable[[], Any], count: int) -> fx.Gr
     return module
 
 
-def _full() -> ExportPass:
-    made = ExportPass()
-    made.mode = "full"
-    return made
+def _full(module: fx.GraphModule) -> fx.GraphModule:
+    with PassContext("full"):
+        return _chain(module, ExportPass, 1)
 
 
 def _graph_tasks(module: fx.GraphModule, executorch: Any) -> Iterator[tuple[str, Task, Task, Task | None]]:
@@ -96,7 +95,7 @@ def _graph_tasks(module: fx.GraphModule, executorch: Any) -> Iterator[tuple[str,
         third = None if other is None else partial(_chain, module, other[rewrites], count)
         yield task, partial(_chain, module, stock, count), partial(_chain, module, ours, count), third
     third = None if other is None else partial(_chain, module, other[0], 1)
-    yield FULL, partial(_chain, module, _StockNoOp, 1), partial(_chain, module, _full, 1), third
+    yield FULL, partial(_chain, module, _StockNoOp, 1), partial(_full, module), third
 
 
 def _program_tasks(program: ExportedProgram) -> Iterator[tuple[str, Task, Task, None]]:

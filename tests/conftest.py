@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -40,6 +42,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if fixture == "serializable_case":
             cases = tuple(case for case in cases if case.serializable)
         metafunc.parametrize(fixture, cases, ids=str)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _default_port_is_taken() -> Iterator[None]:
+    """A server of somebody else's may have it, so no test is to need it."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            stack.enter_context(socket.create_server(("127.0.0.1", 50051)))
+        yield
 
 
 @pytest.fixture(autouse=True)

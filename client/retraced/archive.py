@@ -35,29 +35,36 @@ class Record:
 class Archive:
     """An archive, open for reading; a context manager.
 
+    Args:
+        source: A path, or a seekable file opened in binary mode, which is closed with the archive.
+        name: What messages call it; None: the path.
+
     Raises:
         SourceNotReadable: The file cannot be opened.
         ArchiveInvalid: It is empty, not a zip, or cut off.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = os.fspath(path)
-        try:
-            file = open(self._path, "rb")  # noqa: SIM115 - closed by close()
-        except OSError as error:
-            raise SourceNotReadable(f"{self._path} cannot be read: {error.strerror}") from error
-        self._file: IO[bytes] = file
+    def __init__(self, source: str | os.PathLike[str] | IO[bytes], name: str | None = None) -> None:
+        if isinstance(source, str | os.PathLike):
+            self._path = name or os.fspath(source)
+            try:
+                file: IO[bytes] = open(source, "rb")  # noqa: SIM115 - closed by close()
+            except OSError as error:
+                raise SourceNotReadable(f"{self._path} cannot be read: {error.strerror}") from error
+        else:
+            self._path, file = name or str(getattr(source, "name", "the given file")), source
+        self._file = file
         try:
             self._zip = zipfile.ZipFile(file)
             self._check_end()
             self._entries = self._without_root(self._zip.infolist())
         except BaseException as error:
-            file.close()
-            if isinstance(error, zipfile.BadZipFile | struct.error | ValueError | NotImplementedError | UnicodeError):
-                raise ArchiveInvalid(f"{self._path} {self._fault()}") from error
-            if isinstance(error, OSError):
-                raise SourceNotReadable(f"{self._path} cannot be read: {error.strerror}") from error
-            raise
+            with file:
+                if isinstance(error, zipfile.BadZipFile | struct.error | ValueError | NotImplementedError | UnicodeError):
+                    raise ArchiveInvalid(f"{self._path} {self._fault()}") from error
+                if isinstance(error, OSError):
+                    raise SourceNotReadable(f"{self._path} cannot be read: {error.strerror}") from error
+                raise
 
     @property
     def size(self) -> int:
@@ -126,9 +133,10 @@ class Archive:
             raise zipfile.BadZipFile("the end of the directory is not the end of the file")
 
     def _fault(self) -> str:
-        if os.path.getsize(self._path) == 0:
+        self._file.seek(0)
+        beginning = self._file.read(4)
+        if not beginning:
             return "is empty"
-        with open(self._path, "rb") as file:
-            if file.read(4) == b"PK\x03\x04":
-                return "is a zip that was cut off or damaged"
+        if beginning == b"PK\x03\x04":
+            return "is a zip that was cut off or damaged"
         return "is not a .pt2 archive: it is not a zip"

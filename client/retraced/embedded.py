@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import IO
 
+from retraced._install import install_advice
 from retraced.errors import EmbeddedServerFailed
 
 # Modules of the server extra, one of which a base install lacks.
@@ -46,7 +47,7 @@ class EmbeddedServer:
         with EmbeddedServer() as server, Client(server.address) as client:
             ...
 
-    Needs the server extra: `pip install 'retraced[server]'`.
+    Needs the server extra: `pip install '.[server]'` in a checkout.
 
     Args:
         arguments: More arguments for `python -m retraced_server`, for example `["--workers", "2"]`.
@@ -91,7 +92,7 @@ class EmbeddedServer:
             return
         if missing := missing_server_modules():
             raise EmbeddedServerFailed(
-                f"no server can be started here: {', '.join(missing)} not installed; pip install 'retraced[server]', "
+                f"no server can be started here: {', '.join(missing)} not installed; {install_advice('server')}, "
                 "or name a running server"
             )
         log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()

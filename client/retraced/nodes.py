@@ -5,8 +5,14 @@ The classes mirror `retraced/v1/node_metadata.proto` with its tables resolved: a
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
+from typing import SupportsIndex, overload
+
+from retraced._text import ShortRepr, counted
 
 
 class NodeOp(StrEnum):
@@ -19,8 +25,8 @@ class NodeOp(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
-class Expression:
+@dataclass(frozen=True, repr=False)
+class Expression(ShortRepr):
     """A symbolic expression.
 
     Attributes:
@@ -42,8 +48,8 @@ class Expression:
 Dim = int | Expression
 
 
-@dataclass(frozen=True)
-class TensorValue:
+@dataclass(frozen=True, repr=False)
+class TensorValue(ShortRepr):
     """A tensor without its data.
 
     Attributes:
@@ -68,8 +74,8 @@ class TensorValue:
         return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
 
 
-@dataclass(frozen=True)
-class SymbolicValue:
+@dataclass(frozen=True, repr=False)
+class SymbolicValue(ShortRepr):
     """A SymInt, SymFloat or SymBool: `type` is `int`, `float` or `bool`."""
 
     type: str
@@ -79,11 +85,14 @@ class SymbolicValue:
         return f"Sym{self.type.capitalize()}({self.expression})"
 
 
-@dataclass(frozen=True)
-class OpaqueValue:
+@dataclass(frozen=True, repr=False)
+class OpaqueValue(ShortRepr):
     """A value of another kind, a script object for example, as text."""
 
     text: str
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -156,12 +165,12 @@ class UnbackedBinding:
     path: str
 
 
-@dataclass(frozen=True)
-class NodeMetadata:
+@dataclass(frozen=True, repr=False)
+class NodeMetadata(ShortRepr):
     """A node.
 
     Attributes:
-        graph: The path of the graph that it is in: empty for the root graph, `true_graph_0` for a body.
+        graph: The path of the graph that it is in: empty for the root graph, `true_graph_0` for a subgraph.
         name: Its name.
         op: Its operation.
         target: An operator, a placeholder's name, an attribute.
@@ -197,3 +206,84 @@ class NodeMetadata:
     from_nodes: tuple[str, ...] = ()
     made_by: str = ""
     other: str = ""
+
+    @property
+    def qualified_name(self) -> str:
+        """Its name, and in a subgraph the path of the graph before it: `true_graph_0:add`, as `from_nodes` has it."""
+        return f"{self.graph}:{self.name}" if self.graph else self.name
+
+    def __str__(self) -> str:
+        keywords = [f"{name}={_text(argument)}" for name, argument in self.kwargs]
+        arguments = ", ".join([*map(_text, self.args), *keywords])
+        match self.op:
+            case NodeOp.PLACEHOLDER | NodeOp.GET_ATTR:
+                made = f"{self.op}[{self.target}]"
+            case _:
+                made = f"{self.target}({arguments})"
+        value = "" if isinstance(self.value, NoValue) else f" -> {_text(self.value)}"
+        return f"{self.qualified_name} = {made}{value}"
+
+
+class Nodes(tuple[NodeMetadata, ...]):
+    """The nodes of a result, in order; a tuple that also gives a node by its name.
+
+        nodes["mm"]                 # a node of the root graph
+        nodes["true_graph_0:add"]   # a node of a subgraph
+        nodes[0], nodes[-1], nodes[2:5], len(nodes), "mm" in nodes
+
+    Raises:
+        KeyError: No node has the name, or its metadata was not asked for.
+    """
+
+    @overload
+    def __getitem__(self, key: str, /) -> NodeMetadata: ...
+    @overload
+    def __getitem__(self, key: SupportsIndex, /) -> NodeMetadata: ...
+    @overload
+    def __getitem__(self, key: slice, /) -> tuple[NodeMetadata, ...]: ...
+    def __getitem__(self, key: str | SupportsIndex | slice, /) -> NodeMetadata | tuple[NodeMetadata, ...]:
+        if not isinstance(key, str):
+            return super().__getitem__(key)
+        try:
+            return self._by_name[key]
+        except KeyError:
+            raise KeyError(self._missing(key)) from None
+
+    def __contains__(self, key: object, /) -> bool:
+        return key in self._by_name if isinstance(key, str) else super().__contains__(key)
+
+    def __repr__(self) -> str:
+        graphs = {node.graph for node in self}
+        return f"<Nodes: {counted(len(self), 'node', 'nodes')} of {counted(len(graphs), 'graph', 'graphs')}>"
+
+    @cached_property
+    def _by_name(self) -> dict[str, NodeMetadata]:
+        return {node.qualified_name: node for node in self}
+
+    def _missing(self, name: str) -> str:
+        if not self:
+            return f"no metadata of {name!r} is here, nor of any node: node_metadata='all' or 'changed' asks for it"
+        # In whichever graph it is, or one that is written much like it.
+        near = [known for known in self._by_name if known.rpartition(":")[2] == name]
+        near = near or difflib.get_close_matches(name, self._by_name)
+        hint = f"; did you mean {' or '.join(map(repr, near[:3]))}?" if near else ""
+        return f"no metadata of a node {name!r} is here{hint}"
+
+
+def _text(item: Argument | Value | NoValue) -> str:
+    """Return an argument or a value much as torch prints it."""
+    match item:
+        case list():
+            return f"[{_texts(item)}]"
+        case tuple():
+            return f"({_texts(item)}{',' if len(item) == 1 else ''})"
+        case dict():
+            return "{" + ", ".join(f"{name!r}: {_text(value)}" for name, value in item.items()) + "}"
+        case str():
+            return repr(item)
+        case _:
+            return str(item)
+
+
+def _texts(items: Iterable[Argument | Value]) -> str:
+    return ", ".join(map(_text, items))

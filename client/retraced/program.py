@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from retraced._text import ShortRepr, counted
+
 
 class InputKind(StrEnum):
     """What an input of the graph stands for, as in `torch.export.graph_signature.InputKind`."""
@@ -86,8 +88,8 @@ class Symbol:
     hint: int | None = None
 
 
-@dataclass(frozen=True)
-class ProgramInfo:
+@dataclass(frozen=True, repr=False)
+class ProgramInfo(ShortRepr):
     """A program as a whole.
 
     Attributes:
@@ -113,3 +115,7 @@ class ProgramInfo:
     dialect: str = ""
     guards: tuple[str, ...] = ()
     targets: Mapping[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        nodes = f"{counted(self.node_count, 'node', 'nodes')} in {counted(self.graph_count, 'graph', 'graphs')}"
+        return f"{nodes}, {counted(len(self.inputs), 'input', 'inputs')}, {counted(len(self.outputs), 'output', 'outputs')}"

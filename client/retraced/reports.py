@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from retraced._text import ShortRepr, counted
 from retraced.program import ProgramInfo
 
 
-@dataclass(frozen=True)
-class PassReport:
+@dataclass(frozen=True, repr=False)
+class PassReport(ShortRepr):
     """What one pass of a pipeline did.
 
     Attributes:
@@ -33,6 +34,11 @@ class PassReport:
     remarks: tuple[str, ...] = ()
     new_guards: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        modified = "modified" if self.modified else "not modified"
+        nodes = f"{self.nodes_before} to {self.nodes_after} nodes"
+        return f"{self.text}: {modified}, {counted(self.rewrites, 'rewrite', 'rewrites')}, {nodes}, {self.seconds:.3g} s"
+
 
 @dataclass(frozen=True)
 class Timings:
@@ -53,8 +59,8 @@ class Timings:
     writing: float = 0.0
 
 
-@dataclass(frozen=True)
-class Summary:
+@dataclass(frozen=True, repr=False)
+class Summary(ShortRepr):
     """What came out.
 
     Attributes:
@@ -76,3 +82,10 @@ class Summary:
     pipeline: str
     timings: Timings = field(default_factory=Timings)
     remarks: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        modified = "modified" if self.modified else "not modified"
+        after = "" if self.output is None else f" to {self.output.node_count}"
+        return (
+            f"{self.pipeline}: {modified}, {self.input.node_count}{after} nodes, {counted(self.output_size, 'byte', 'bytes')}"
+        )

@@ -7,12 +7,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from retraced._output import Output, write_atomically
 from retraced._source import Source
+from retraced._text import ShortRepr
 from retraced.errors import OutputMissing
-from retraced.nodes import NodeMetadata
+from retraced.nodes import NodeMetadata, Nodes
 from retraced.reports import PassReport, Summary
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _READ_BYTES = 1 << 20
 
 
-class TransformResult:
+class TransformResult(ShortRepr):
     """A transformed program, what each pass did, and its nodes.
 
     It may hold a temporary file, or the source open; `close` gives that up at once, and so does leaving it as a context
@@ -63,25 +64,32 @@ class TransformResult:
         return self.summary.modified
 
     @cached_property
-    def nodes(self) -> tuple[NodeMetadata, ...]:
+    def nodes(self) -> Nodes:
         """The nodes that were asked for with `node_metadata`, decoded when they are first read.
 
-        Each graph's are in order, and a body comes right after the graph that holds it.
+        Each graph's are in order, and a subgraph's come right after those of the graph that holds it. `nodes["mm"]` is one by its name.
 
         Raises:
             ResponseInvalid: The server's tables contradict themselves.
         """
-        return self._decode_nodes()
+        return Nodes(self._decode_nodes())
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the output archive, a `.pt2`. The path holds all of it, or what it held before; nothing else is left.
+    def save(self, target: str | os.PathLike[str] | IO[bytes]) -> None:
+        """Write the output archive, a `.pt2`.
+
+        Args:
+            target: A path, which holds all of it or what it held before, and nothing else is left; or a file object opened in binary
+                mode, which need not be seekable.
 
         Raises:
-            OutputNotWritable: It cannot be written.
+            OutputNotWritable: The path cannot be written. What a file object raises is raised as it is.
             OutputMissing: There is no output.
             SourceNotReadable: The output is the source, which was changed since.
         """
-        write_atomically(path, self._chunks())
+        if isinstance(target, str | os.PathLike):
+            write_atomically(target, self._chunks())
+        else:
+            target.writelines(self._chunks())
 
     def to_bytes(self) -> bytes:
         """The output archive, a `.pt2`.
@@ -119,11 +127,8 @@ class TransformResult:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def __repr__(self) -> str:
-        return (
-            f"<TransformResult {self.summary.pipeline!r}: {'modified' if self.modified else 'not modified'}, "
-            f"{self.summary.output_size} bytes, request {self.request_id}>"
-        )
+    def __str__(self) -> str:
+        return f"{self.request_id}: {self.summary}"
 
     def _chunks(self) -> Iterator[bytes]:
         output = self._output

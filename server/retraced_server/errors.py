@@ -6,7 +6,7 @@ This module knows neither torch nor gRPC, so that every part of the server can r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -83,3 +83,26 @@ class RetracedError(Exception):
         self.metadata = dict(metadata or {})
         self.violations = tuple(violations)
         self.retry_after = retry_after
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Hold the facts of an error for whoever asks later, any number of times.
+
+    An exception object is never kept to be raised again: its traceback, which grows each time, holds on to every call that it ended.
+
+    Attributes:
+        reason: Which of the documented reasons it is.
+        message: One or two sentences that say what is wrong, where, and what to do.
+        metadata: Facts for a program to read.
+        retry_after: Seconds after which the same request may succeed; None where it will not.
+    """
+
+    reason: Reason
+    message: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    retry_after: float | None = None
+
+    def error(self) -> RetracedError:
+        """Make a new exception of the facts."""
+        return RetracedError(self.reason, self.message, metadata=self.metadata, retry_after=self.retry_after)

@@ -29,12 +29,16 @@ Run = Callable[..., Ended]
 
 
 def start(
-    *arguments: str | Path, env: Mapping[str, str] | None = None, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE
+    *arguments: str | Path,
+    env: Mapping[str, str] | None = None,
+    stdin: int = subprocess.DEVNULL,
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.PIPE,
 ) -> subprocess.Popen[bytes]:
     """Starts the command in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "retraced", *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         env={**os.environ, **(env or {})},

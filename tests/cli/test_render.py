@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from retraced.cli.render import byte_count, counted, operator_change, seconds
+from retraced._text import counted
+from retraced.cli.render import byte_count, operator_change, seconds
 from retraced.cli.session import plain, printable
 from retraced.program import Symbol
 

@@ -116,7 +116,12 @@ def test_without_the_server_extra_a_missing_address_ends_with_3_and_says_both_wa
     for command in (["transform", archive, "-p", "cse", "-o", "o.pt2"], ["passes"], ["info"]):
         ended = retraced(*command)
         assert ended.code == 3
-        for part in ("torch, structlog not installed", "--server", "RETRACED_SERVER", "pip install 'retraced[server]'"):
+        for part in (
+            "torch, structlog not installed",
+            "--server",
+            "RETRACED_SERVER",
+            "pip install '.[server]' in a checkout of retraced",
+        ):
             assert part in ended.err
 
 
@@ -143,7 +148,7 @@ def test_serve_without_the_server_extra_says_what_to_install(retraced: Run, monk
     ended = retraced("serve", "--port", "0")
     assert ended.code == 2
     assert "torch missing" in ended.err
-    assert "pip install 'retraced[server]'" in ended.err
+    assert "pip install '.[server]' in a checkout of retraced" in ended.err
 
 
 def stand_in(directory: Path, code: str) -> None:

@@ -161,7 +161,6 @@ def test_validating_runs_no_pass_and_says_that_the_program_is_valid(retraced: Ru
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ([], "say what is wanted"),
         (["-o", "o.pt2", "--validate-only"], "--validate-only makes no output"),
         (["-o", "o.pt2", "--node-metadata", "all"], "--metadata FILE.jsonl, which is missing"),
         (["-o", "same", "--metadata", "./same"], "the same file"),

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from retraced_server.engine.admission import Admission, Place
-from retraced_server.errors import Reason, RetracedError
+from retraced_server.errors import Failure, Reason, RetracedError
 
 
 class Waiter:
@@ -125,10 +125,25 @@ async def test_turned_away_places_hear_why_whether_they_wait_or_will() -> None:
     await Waiter(running).task
     waiter = Waiter(waiting)
     await settle()
-    admission.turn_away(RetracedError(Reason.SERVER_DRAINING, "closing"))
+    admission.turn_away(Failure(Reason.SERVER_DRAINING, "closing"))
     for late in (waiter, Waiter(uploading)):
         with pytest.raises(RetracedError, match="closing"):
             await late.task
     with pytest.raises(RetracedError, match="closing"):
         admission.enter()
     assert admission.running == 1
+
+
+async def test_refusals_share_no_exception_whose_traceback_would_keep_their_calls() -> None:
+    admission = Admission(1, 10)
+    place = admission.enter()
+    admission.turn_away(Failure(Reason.SERVER_DRAINING, "closing"))
+    refused: list[RetracedError] = []
+    for _ in range(2):
+        with pytest.raises(RetracedError) as caught:
+            admission.enter()
+        refused.append(caught.value)
+        with pytest.raises(RetracedError) as caught:
+            await anext(place.slot())
+        refused.append(caught.value)
+    assert len({id(error) for error in refused}) == len(refused)

@@ -109,7 +109,7 @@ def test_what_no_job_can_have_taken_is_no_message(stats: JobStats) -> None:
 
 
 def test_what_a_job_took_is_read_as_it_was_written() -> None:
-    stats = JobStats((Period("reading", 0.0, 1.5),), (Period("retrace", 1.5, 0.25),), 7, b"digest")
+    stats = JobStats((Period("reading", 0.0, 1.5),), (Period("retrace", 1.5, 0.25),), 7, b"\0" * 32)
     assert decode_job_event(encode_job_event(stats)) == stats
 
 

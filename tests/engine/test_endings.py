@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from retraced_server.engine.cgroup import oom_kills
-from retraced_server.engine.endings import ending_error
+from retraced_server.engine.endings import ending_failure
 from retraced_server.engine.environment import zygote_environment
 from retraced_server.errors import Reason
 from retraced_server.worker.messages import WorkerEnded
@@ -30,14 +30,14 @@ from retraced_server.worker.messages import WorkerEnded
     ],
 )
 def test_ending_is_told_by_status_and_signal(ended: WorkerEnded, reason: Reason, metadata: dict[str, str]) -> None:
-    error = ending_error(ended, out_of_memory=False)
+    error = ending_failure(ended, out_of_memory=False)
     assert (error.reason, error.metadata) == (reason, metadata)
     assert (error.retry_after is not None) is (reason is Reason.WORKERS_UNAVAILABLE)
 
 
 def test_kill_by_the_kernel_for_lack_of_memory_is_told_from_one_by_hand() -> None:
-    assert ending_error(WorkerEnded(1, signal=signal.SIGKILL), out_of_memory=True).reason is Reason.WORKER_OUT_OF_MEMORY
-    assert ending_error(WorkerEnded(1, signal=signal.SIGSEGV), out_of_memory=True).reason is Reason.WORKER_CRASHED
+    assert ending_failure(WorkerEnded(1, signal=signal.SIGKILL), out_of_memory=True).reason is Reason.WORKER_OUT_OF_MEMORY
+    assert ending_failure(WorkerEnded(1, signal=signal.SIGSEGV), out_of_memory=True).reason is Reason.WORKER_CRASHED
 
 
 def test_kills_are_counted_in_the_group_that_the_process_is_in(tmp_path: Path) -> None:

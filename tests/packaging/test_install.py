@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,13 @@ class Environment:
             text=True,
             check=False,
         )
+
+    def processor_seconds(self, code: str) -> float:
+        """Processor time of an interpreter of it that runs some code."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.run("python", "-c", code).check_returncode()
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     def packages(self) -> set[str]:
         """The names of the distributions that are installed."""
@@ -150,26 +158,30 @@ def test_the_base_install_has_no_torch_and_adds_less_than_30_mb(base: Environmen
     assert added < 30e6
 
 
-def test_importing_takes_less_than_half_a_second(base: Environment) -> None:
-    code = "import time; t = time.perf_counter(); import retraced; {}; print(time.perf_counter() - t)"
-    alone = min(float(base.run("python", "-c", code.format("pass")).stdout) for _ in range(5))
-    client = min(float(base.run("python", "-c", code.format("retraced.Client")).stdout) for _ in range(5))
-    print(f"import retraced takes {alone * 1000:.1f} ms, and with Client {client * 1000:.0f} ms")
-    assert alone < 0.5
-    assert client < 0.5
+def test_importing_costs_a_few_times_what_a_bare_interpreter_does(base: Environment) -> None:
+    codes = ("pass", "import retraced", "import retraced; retraced.Client")
+    # Side by side, so that what else the machine does weighs on all of them.
+    rounds = [[base.processor_seconds(code) for code in codes] for _ in range(5)]
+    bare, alone, client = map(min, zip(*rounds, strict=True))
+    print(
+        f"times a bare interpreter's {bare * 1000:.0f} ms: import retraced {alone / bare:.1f}, with Client {client / bare:.1f}"
+    )
+    assert alone < 5 * bare
+    # gRPC's own import is most of it.
+    assert client < 40 * bare
 
 
 def test_without_the_cli_extra_the_command_says_what_to_install(base: Environment) -> None:
     ended = base.run("retraced", "--help")
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == "retraced: the command line needs click: pip install 'retraced[cli]'\n"
+    assert ended.stderr == "retraced: the command line needs click: pip install '.[cli]' in a checkout of retraced\n"
 
 
 def test_the_client_of_the_base_install_says_when_no_server_is_there(base: Environment) -> None:
     ended = base.run("python", "-c", "import retraced; retraced.Client('127.0.0.1:1').info()")
     assert "retraced.errors.ServerUnreachable: no connection to the server at 127.0.0.1:1" in ended.stderr
     ended = base.run("python", "-c", "import retraced; retraced.EmbeddedServer().start()")
-    assert "pip install 'retraced[server]'" in ended.stderr
+    assert "pip install '.[server]' in a checkout of retraced" in ended.stderr
 
 
 def test_the_cli_extra_gives_a_command_that_works(with_cli: Environment) -> None:
@@ -185,7 +197,7 @@ def test_the_cli_extra_gives_a_command_that_works(with_cli: Environment) -> None
 def test_without_the_server_extra_the_command_says_how_to_get_a_server(with_cli: Environment) -> None:
     served = with_cli.run("retraced", "serve")
     assert served.returncode == 2
-    assert "pip install 'retraced[server]'" in served.stderr
+    assert "pip install '.[server]' in a checkout of retraced" in served.stderr
     asked = with_cli.run("retraced", "info")
     assert asked.returncode == 3
-    assert "--server or RETRACED_SERVER, or pip install 'retraced[server]'" in asked.stderr
+    assert "--server or RETRACED_SERVER, or pip install '.[server]' in a checkout of retraced" in asked.stderr

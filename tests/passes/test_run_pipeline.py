@@ -15,7 +15,7 @@ from retraced_server.passes import ProgramPass, ProgramPassResult, run_pipeline
 from retraced_server.passes.cse import CommonSubexpressionElimination
 from retraced_server.passes.run import count_nodes
 from retraced_server.pipeline.domain import PassReport, Provenance, RetraceMode
-from retraced_server.retrace import PassResult
+from retraced_server.retrace import PassContext, PassResult, pass_context
 from tests.passes.support import export, lowered, names, node_keys, targets
 from tests.support.compare import assert_same_results, validate
 from tests.support.describe import describe_program
@@ -175,14 +175,11 @@ def test_pass_that_says_that_it_changed_nothing_and_did_is_not_believed() -> Non
 
 
 def test_remarks_of_passes_are_reported() -> None:
-    class Remarking:
-        remarks = ("it is late",)
-        rewrites = 7
+    def remarking(module: fx.GraphModule) -> None:
+        pass_context().remark("it is late")
+        pass_context().count_rewrites(7)
 
-        def __call__(self, module: fx.GraphModule) -> PassResult:
-            return PassResult(module, False)
-
-    report = run_pipeline(by_name("unused_input").program, [Remarking()]).reports[0]
+    report = run_pipeline(by_name("unused_input").program, [remarking]).reports[0]
     assert (report.remarks, report.rewrites, report.modified) == (("it is late",), 0, False)
 
 
@@ -203,18 +200,15 @@ def test_pass_on_whole_programs_sees_what_graph_passes_made() -> None:
     assert result.reports[1].remarks == ("looked",)
 
 
-def test_keep_and_preserved_are_given_to_passes_that_ask_for_them() -> None:
-    class Asks:
-        keep: frozenset[str] = frozenset()
-        preserved: frozenset[str] = frozenset()
+def test_kept_names_and_preserved_modules_are_given_to_passes_that_ask_for_them() -> None:
+    asked: list[PassContext] = []
 
-        def __call__(self, module: fx.GraphModule) -> PassResult:
-            return PassResult(module, False)
+    def asks(module: fx.GraphModule) -> None:
+        asked.append(pass_context())
 
-    asks = Asks()
     run_pipeline(by_name("preserved_parts").program, [asks])
-    assert asks.preserved == {"first", "second"}
-    assert asks.keep == {
+    assert asked[0].preserved_modules == {"first", "second"}
+    assert asked[0].kept_names == {
         argument.name
         for entry in by_name("preserved_parts").program.module_call_graph
         if entry.fqn and entry.signature is not None

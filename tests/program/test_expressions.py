@@ -172,3 +172,31 @@ def test_expression_is_not_evaluated(tmp_path: Path) -> None:
     with pytest.raises(RetracedError):
         parse_expression(text)
     assert not marker.exists()
+
+
+_SIZES = [f"Symbol('s{number}', positive=True, integer=True)" for number in range(24)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Pow(Add({', '.join(_SIZES[:10])}), Integer(60))",
+        f"Pow(Add({', '.join(_SIZES[:6])}), Integer(-40))",
+        f"Mul({', '.join(f'Add({size}, Integer(1))' for size in _SIZES)})",
+        f"Mod(Mul({', '.join(f'Add({size}, Integer(3))' for size in _SIZES)}), Add({_SIZES[0]}, Integer(7)))",
+        f"FloorDiv(Mul(Pow(Add({', '.join(_SIZES[:4])}), Integer(30)), {_SIZES[4]}), {_SIZES[5]})",
+    ],
+)
+def test_expression_that_expands_without_end_is_refused(text: str) -> None:
+    with pytest.raises(RetracedError, match="1024 terms when its products are expanded"):
+        parse_expression(text)
+
+
+def test_terms_are_counted_as_sympy_expands_them() -> None:
+    # 3 ** 6 = 729 terms fit, and 3 ** 7 do not; the powers of a sum of 3 have (n + 1)(n + 2) / 2 terms.
+    factors = [f"Add({a}, {b}, Integer(1))" for a, b in zip(_SIZES[::2], _SIZES[1::2], strict=True)]
+    assert len(parse_expression(f"Mul({', '.join(factors[:6])})").expand().args) == 729
+    assert len(parse_expression(f"Pow({factors[0]}, Integer(43))").expand().args) == 990
+    for text in (f"Mul({', '.join(factors[:7])})", f"Pow({factors[0]}, Integer(44))"):
+        with pytest.raises(RetracedError, match="terms"):
+            parse_expression(text)

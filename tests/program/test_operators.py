@@ -8,7 +8,8 @@ from torch._export.serde.serialize import _SYM_OPS, GraphModuleDeserializer, Gra
 from torch.export.graph_signature import ExportGraphSignature
 
 from retraced_server.errors import Reason, RetracedError
-from retraced_server.program.operators import _BY_NAME, SYM_OPERATORS, Operators, operator_name
+from retraced_server.program.functions import SYM_OPERATORS
+from retraced_server.program.operators import _BY_NAME, Operators, operator_name
 from tests.support import programs
 
 

@@ -83,3 +83,9 @@ def test_newer_minor_is_read_on_request_when_every_field_is_known(tmp_path: Path
     unknown = edited(newer, lambda model: model.update(more=1))
     with pytest.raises(RetracedError, match="unknown field `more`"):
         read_bytes(unknown, tmp_path, options=options)
+
+
+def test_each_verifier_checks_a_program_once(tmp_path: Path) -> None:
+    archive = edited(by_name("bert").archive, lambda model: model.update(verifiers=["ATEN", "", "ATEN"] * 1000))
+    names = [verifier.dialect for verifier in read_bytes(archive, tmp_path).program.verifiers]
+    assert len(names) == len(set(names)) <= 2

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import pytest
 
 from retraced_server.retrace import execute as execution
-from retraced_server.retrace.session import RetraceMode
+from retraced_server.retrace.pass_context import RetraceMode
 
 
 @pytest.fixture(params=["incremental", "full"])

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes import run_pipeline
 from retraced_server.retrace import Argument, ExportPass, NodeMetadata, ProxyValue
-from retraced_server.retrace.session import RetraceMode
+from retraced_server.retrace.pass_context import RetraceMode
 
 aten = torch.ops.aten
 executorch_call_delegate: Any = torch.ops.higher_order.executorch_call_delegate

@@ -12,7 +12,7 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from retraced_server.retrace import ExportPass, NodeMetadata, PassError, PassResult, ProxyValue
-from retraced_server.retrace.session import RetraceMode
+from retraced_server.retrace.pass_context import PassContext, RetraceMode
 from tests.support.case import ProgramCase
 from tests.support.compare import assert_shape_env_unchanged, shape_env_snapshot
 from tests.support.dialect import DialectOperator, module_in_dialect, pass_in_dialect
@@ -27,9 +27,8 @@ aten = torch.ops.aten
 def test_unchanging_pass_returns_the_graph_module_it_was_given(any_case: ProgramCase, mode: RetraceMode) -> None:
     env_before = shape_env_snapshot(any_case.program)
     module = module_in_dialect(any_case.program.graph_module)
-    unchanging = ExportPass()
-    unchanging.mode = mode
-    assert unchanging(module).graph_module is module
+    with PassContext(mode):
+        assert ExportPass()(module).graph_module is module
     assert_shape_env_unchanged(env_before, any_case.program)
 
 
@@ -37,10 +36,9 @@ def test_unchanging_pass_returns_the_graph_module_it_was_given(any_case: Program
 @pytest.mark.parametrize("name", ["gpt2", "residual_net", "cond", "symbolic_scalars"])
 def test_pass_does_what_it_does_on_the_operators_that_are_wrapped(style: str, name: str, mode: RetraceMode) -> None:
     pass_type = EXECUTORCH_STYLE[style](ExportPass)
-    plain, wrapped = pass_type(), pass_in_dialect(pass_type)()
-    plain.mode = wrapped.mode = mode
-    expected = plain(by_name(name).build().graph_module)
-    result = wrapped(module_in_dialect(by_name(name).build().graph_module))
+    with PassContext(mode):
+        expected = pass_type()(by_name(name).build().graph_module)
+        result = pass_in_dialect(pass_type)()(module_in_dialect(by_name(name).build().graph_module))
     assert result.modified is expected.modified
     assert canonical(result.graph_module) == canonical(module_in_dialect(expected.graph_module))
 
@@ -55,14 +53,16 @@ def test_views_writes_and_symbols_are_those_of_the_operators_that_are_wrapped(
     steps: Sequence[tuple[str, int, int]], drawn: Sequence[str]
 ) -> None:
     plain, wrapped = DrawnPass(drawn), pass_in_dialect(DrawnPass)(drawn)
-    expected = _run(plain, export(steps).graph_module)
-    result = _run(wrapped, module_in_dialect(export(steps).graph_module))
+    with PassContext() as of_plain:
+        expected = _run(plain, export(steps).graph_module)
+    with PassContext() as of_wrapped:
+        result = _run(wrapped, module_in_dialect(export(steps).graph_module))
     if isinstance(expected, str) or isinstance(result, str):
         assert result == expected
         return
     assert result.modified is expected.modified
     assert canonical(result.graph_module) == canonical(module_in_dialect(expected.graph_module))
-    assert wrapped.new_guards == plain.new_guards
+    assert of_wrapped.new_guards == of_plain.new_guards
 
 
 def _run(instance: ExportPass, module: fx.GraphModule) -> PassResult | str:

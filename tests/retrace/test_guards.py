@@ -11,7 +11,7 @@ from torch.export import Dim
 
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes import run_pipeline
-from retraced_server.retrace import ExportPass, ProxyValue
+from retraced_server.retrace import ExportPass, ProxyValue, pass_context
 from tests.support.case import ProgramCase, of_sizes
 from tests.support.compare import assert_equivalent, assert_shape_env_unchanged, shape_env_snapshot
 from tests.support.models import by_name
@@ -73,7 +73,7 @@ def test_later_passes_see_what_earlier_guards_say() -> None:
 def test_unchanged_nodes_beside_new_ones_add_no_guards(real_case: ProgramCase) -> None:
     class Clones(ExportPass):
         def output(self, results: Any, meta: Any) -> ProxyValue[Any]:
-            if self.graph_path:
+            if pass_context().graph_path:
                 return super().output(results, meta)
             first = self.call_operator(aten.clone.default, (results[0],), {}, self._create_dummy_node_metadata())
             return super().output((first, *results[1:]), meta)
@@ -102,7 +102,7 @@ def test_hook_that_asks_about_a_size_adds_the_guard_that_it_asks_for() -> None:
 def test_hook_that_asks_and_changes_nothing_leaves_no_guard() -> None:
     class Asks(ExportPass):
         def call_operator(self, op: Any, args: Any, kwargs: Any, meta: Any) -> ProxyValue[Any]:
-            self.remarks.append(str(args[0].to_tensor().shape[0] == 4))
+            pass_context().remark(str(args[0].to_tensor().shape[0] == 4))
             return super().call_operator(op, args, kwargs, meta)
 
     program = TWO_SIZES.build()

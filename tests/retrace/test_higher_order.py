@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from retraced_server.passes import run_pipeline
-from retraced_server.retrace import ExportPass, PassResult, ProxyValue
+from retraced_server.retrace import ExportPass, PassResult, ProxyValue, pass_context
 from tests.support.case import ProgramCase
 from tests.support.compare import assert_equivalent
 from tests.support.describe import describe, graphs
@@ -28,7 +28,7 @@ class CountsGraphs(ReluTwice):
         self.paths: list[str] = []
 
     def placeholder(self, name: str, arg: Any, meta: Any) -> ProxyValue[Any]:
-        self.paths.append(self.graph_path)
+        self.paths.append(pass_context().graph_path)
         return super().placeholder(name, arg, meta)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from retraced_server.passes import run_pipeline
-from retraced_server.retrace import ExportPass, PassResult, ProxyValue
+from retraced_server.retrace import ExportPass, PassContext, PassResult, ProxyValue, pass_context
 from tests.support.case import ProgramCase
 from tests.support.compare import assert_equivalent
 from tests.support.describe import graphs
@@ -31,7 +31,9 @@ def recorder(base: type, hooks: tuple[str, ...]) -> type:
         def hook(self: Any, *args: Any, **kwargs: Any) -> Any:
             self.calls.append((name, args[0] if name in ("placeholder", "call_operator", "call_sym") else None))
             if base is ExportPass:
-                self.visits.append((self.graph_path, self.visiting.name, name))
+                context = pass_context()
+                assert context.node is not None
+                self.visits.append((context.graph_path, context.node.name, name))
             return getattr(base, name)(self, *args, **kwargs)
 
         return hook
@@ -209,14 +211,14 @@ def test_name_path_and_progress_of_the_visit_are_known_to_hooks() -> None:
 
     class Looks(ExportPass):
         def call_operator(self, op: Any, args: Any, kwargs: Any, meta: Any) -> ProxyValue[Any]:
-            seen.append((self.graph_path, self.node_debug_str))
+            seen.append((pass_context().graph_path, self.node_debug_str))
             return super().call_operator(op, args, kwargs, meta)
 
     looking = Looks()
     assert looking.node_debug_str is None
-    looking.on_progress = progress.append
     module = by_name("cond").program.graph_module
-    looking(module)
+    with PassContext(on_progress=progress.append):
+        looking(module)
     assert {path for path, _ in seen} == {"", "true_graph_0", "false_graph_0"}
     assert all(text is not None and text.startswith("%") for _, text in seen)
     assert progress == list(range(1, sum(len(graph.graph.nodes) for _, graph in graphs(module)) + 1))

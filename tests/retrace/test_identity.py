@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from retraced_server.passes import run_pipeline
-from retraced_server.retrace import Argument, ExportPass, NodeMetadata, ProxyValue
-from retraced_server.retrace.session import RetraceMode
+from retraced_server.retrace import Argument, ExportPass, NodeMetadata, PassContext, ProxyValue
+from retraced_server.retrace.pass_context import RetraceMode
 from tests.support.case import ProgramCase
 from tests.support.compare import (
     assert_computes,
@@ -57,13 +57,12 @@ def test_unchanging_pass_returns_the_graph_module_it_was_given(
     program = any_case.program
     program_before, aliases_before = describe_program(program), alias_sets(program)
     env_before = shape_env_snapshot(program)
-    unchanging = pass_type()
-    unchanging.mode = mode
-    result = unchanging(program.graph_module)
+    with PassContext(mode) as context:
+        result = pass_type()(program.graph_module)
     assert result.graph_module is program.graph_module
     assert result.modified is False
-    assert unchanging.rewrites == 0
-    assert list(unchanging.new_guards) == []
+    assert context.rewrites == 0
+    assert context.new_guards == []
     assert_shape_env_unchanged(env_before, program)
     assert describe_program(program) == program_before
     assert alias_sets(program) == aliases_before
@@ -133,10 +132,10 @@ def test_input_program_is_never_changed(any_case: ProgramCase, mode: RetraceMode
 
 def test_one_pass_object_runs_on_many_programs(mode: RetraceMode) -> None:
     unchanging = ExportPass()
-    unchanging.mode = mode
     for name in ("bert", "everything", "no_tensor_inputs", "bert"):
         module = by_name(name).program.graph_module
-        assert unchanging(module).graph_module is module
+        with PassContext(mode):
+            assert unchanging(module).graph_module is module
 
 
 def test_program_of_many_nodes_is_unchanged(mode: RetraceMode) -> None:

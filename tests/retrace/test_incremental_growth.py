@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.export import ExportedProgram
 
 from retraced_server.passes import run_pipeline
-from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue
+from retraced_server.retrace import ExportPass, NodeMetadata, PassContext, ProxyValue
 from tests.support.large_graphs import as_program, deep_chain, many_bodies, many_expressions, many_symbols, wide_graph
 
 aten = torch.ops.aten
@@ -91,9 +91,8 @@ def test_calls_grow_in_step_with_nodes(make: Callable[[int], fx.GraphModule], pa
         module = _made(make, size)
 
         def run(module: fx.GraphModule = module) -> None:
-            visiting = pass_type()
-            visiting.mode = mode
-            visiting(module)
+            with PassContext(mode):
+                pass_type()(module)
 
         run()
         counts.append(_calls(run))

@@ -12,7 +12,7 @@ from torch.export import Dim, ExportedProgram
 
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes import run_pipeline
-from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue
+from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue, pass_context
 from tests.support.compare import (
     assert_shape_env_unchanged,
     fake_mode_of,
@@ -36,8 +36,9 @@ class Hooked(ExportPass):
         self.changes = changes
 
     def call_operator(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], meta: NodeMetadata) -> ProxyValue[Any]:
-        assert self.visiting is not None
-        change = self.changes.get(self.visiting.name)
+        visited = pass_context().node
+        assert visited is not None
+        change = self.changes.get(visited.name)
         call = super().call_operator
         result: ProxyValue[Any] = call(op, args, kwargs, meta) if change is None else change(call, op, args, kwargs, meta)
         return result
@@ -188,11 +189,12 @@ def test_dirty_write_makes_every_later_alias_dirty(mode: str) -> None:
 
     class Writes(ExportPass):
         def call_operator(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], meta: NodeMetadata) -> ProxyValue[Any]:
-            assert self.visiting is not None
-            if self.visiting.name == "view":
+            visited = pass_context().node
+            assert visited is not None
+            if visited.name == "view":
                 self.view = super().call_operator(op, args, kwargs, meta)
                 return self.view
-            if self.visiting is second:
+            if visited is second:
                 # Through the view, not through what is read.
                 super().call_operator(aten.add_.Tensor, (self.view, 1), {}, meta)
             return super().call_operator(op, args, kwargs, meta)
@@ -407,8 +409,9 @@ def test_hooks_are_called_for_every_node_every_time(name: str, mode: str) -> Non
             self.names: list[str] = []
 
         def _count(self) -> None:
-            assert self.visiting is not None
-            self.names.append(f"{self.graph_path}:{self.visiting.name}")
+            context = pass_context()
+            assert context.node is not None
+            self.names.append(f"{context.graph_path}:{context.node.name}")
 
         def call_operator(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], meta: NodeMetadata) -> ProxyValue[Any]:
             self._count()

@@ -12,7 +12,7 @@ from torch import fx
 from torch.export import Dim
 
 from retraced_server.passes import run_pipeline
-from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue
+from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue, pass_context
 from tests.support.case import ProgramCase
 from tests.support.compare import assert_shape_env_unchanged, loaded, shape_env_snapshot, validate
 from tests.support.describe import graphs
@@ -31,8 +31,9 @@ class CopyOf(ExportPass):
         self.op = op
 
     def call_operator(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], meta: NodeMetadata) -> ProxyValue[Any]:
-        assert self.visiting is not None
-        name = self.visiting.name
+        visited = pass_context().node
+        assert visited is not None
+        name = visited.name
         result = super().call_operator(op, args, kwargs, meta)
         return super().call_operator(self.op, (result,), {}, meta) if name == self.name else result
 
@@ -81,7 +82,7 @@ def test_changed_metadata_makes_dirty_what_follows_until_it_is_equal_again(execu
 def test_body_that_a_pass_left_alone_is_the_same_object(case: ProgramCase) -> None:
     class AddsOutput(ExportPass):
         def output(self, results: Any, meta: NodeMetadata) -> ProxyValue[Any]:
-            if self.graph_path:
+            if pass_context().graph_path:
                 return super().output(results, meta)
             return super().output(type(results)([*results, results[-1]]), meta)
 
@@ -178,8 +179,8 @@ class _Recorder(ExportPass):
         return super().call_sym(target, args, meta)
 
 
-class _ReluRecorder(_Recorder):
-    targets = frozenset({aten.relu.default})
+class _ReluRecorder(_Recorder, only={aten.relu.default}):
+    """Looks at relu alone."""
 
 
 @pytest.mark.parametrize("mode", ["incremental", "full"])
@@ -195,8 +196,8 @@ def test_hooks_are_called_for_declared_targets_only_in_every_graph(name: str, mo
 @pytest.mark.parametrize("mode", ["incremental", "full"])
 @pytest.mark.parametrize("name", ["nested", "scan", "in_place", "cond_with_item", "quantized"])
 def test_pass_with_declared_targets_does_what_it_does_without(name: str, mode: str) -> None:
-    class Declared(ReluToClamp):
-        targets = frozenset({aten.relu.default})
+    class Declared(ReluToClamp, only={aten.relu.default}):
+        pass
 
     program = by_name(name).program
     declared, undeclared = (run_pipeline(program, [made()], mode=mode) for made in (Declared, ReluToClamp))
@@ -205,9 +206,7 @@ def test_pass_with_declared_targets_does_what_it_does_without(name: str, mode: s
 
 
 def test_node_without_a_hook_reads_what_a_hook_made_of_its_inputs() -> None:
-    class Splits(ExportPass):
-        targets = frozenset({aten.split.sizes, aten.chunk.default, aten.split_with_sizes.default})
-
+    class Splits(ExportPass, only={aten.split.sizes, aten.chunk.default, aten.split_with_sizes.default}):
         def call_operator(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], meta: NodeMetadata) -> Any:
             whole = super().call_operator(aten.clone.default, args[:1], {}, meta)
             return tuple(super(Splits, self).call_operator(aten.sin.default, (whole,), {}, meta) for _ in range(2))
@@ -230,9 +229,7 @@ def test_node_without_a_hook_reads_what_a_hook_made_of_its_inputs() -> None:
 
 @pytest.mark.parametrize("mode", ["incremental", "full"])
 def test_node_without_a_hook_reads_the_constant_that_a_hook_returned_after_making_the_node(mode: str) -> None:
-    class ScaleIsTwo(ExportPass):
-        targets = frozenset({aten.sym_size.int})
-
+    class ScaleIsTwo(ExportPass, only={aten.sym_size.int}):
         def call_operator(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], meta: NodeMetadata) -> Any:
             super().call_operator(op, args, kwargs, meta)
             return 2

@@ -13,7 +13,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from retraced_server.errors import RetracedError
 from retraced_server.passes import run_pipeline
-from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue
+from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue, pass_context
 from tests.support.case import ProgramCase
 from tests.support.compare import assert_close, assert_equivalent, run, saved_and_loaded, validate
 from tests.support.models import by_name
@@ -25,14 +25,15 @@ class Renames(ExportPass):
     """Renames every input of the root graph."""
 
     def placeholder(self, name: str, arg: Any, meta: NodeMetadata) -> ProxyValue[Any]:
-        return super().placeholder(name if self.graph_path else f"new_{name}", arg, meta)
+        return super().placeholder(name if pass_context().graph_path else f"new_{name}", arg, meta)
 
 
 class DropsUnused(ExportPass):
     """Removes the user inputs that nothing reads."""
 
     def placeholder(self, name: str, arg: Any, meta: NodeMetadata) -> Any:
-        if not self.graph_path and self.visiting is not None and not self.visiting.users:
+        context = pass_context()
+        if not context.graph_path and context.node is not None and not context.node.users:
             return None
         return super().placeholder(name, arg, meta)
 
@@ -47,12 +48,12 @@ class AddsInput(ExportPass):
 
     def placeholder(self, name: str, arg: Any, meta: NodeMetadata) -> ProxyValue[Any]:
         value = super().placeholder(name, arg, meta)
-        if name == self.after and not self.graph_path:
+        if name == self.after and not pass_context().graph_path:
             self.factor = super().placeholder("factor", arg, self._create_dummy_node_metadata())
         return value
 
     def output(self, results: Any, meta: NodeMetadata) -> ProxyValue[Any]:
-        if self.graph_path:
+        if pass_context().graph_path:
             return super().output(results, meta)
         product = self.call_operator(aten.mul.Tensor, (results[0], self.factor), {}, self._create_dummy_node_metadata())
         return super().output((product, *results[1:]), meta)
@@ -66,7 +67,7 @@ class Outputs(ExportPass):
         self.change = change
 
     def output(self, results: Any, meta: NodeMetadata) -> ProxyValue[Any]:
-        return super().output(results if self.graph_path else tuple(self.change(self, list(results))), meta)
+        return super().output(results if pass_context().graph_path else tuple(self.change(self, list(results))), meta)
 
 
 def added(running: ExportPass, results: list[Any]) -> list[Any]:

@@ -109,6 +109,7 @@ with structlog.contextvars.bound_contextvars(request_id="mine"):
         raise ValueError("what went wrong")
     except ValueError:
         structlog.stdlib.get_logger("retraced").exception("failed")
+    structlog.stdlib.get_logger("retraced").info("last", **{{"a key\\n[info] audit": "x" * 5000}})
 """
 
 
@@ -120,22 +121,25 @@ def _logged(log_format: str) -> str:
 
 
 def test_json_logs_are_one_object_a_line_for_our_own_lines_and_for_libraries() -> None:
-    own, library, failed = map(json.loads, _logged("json").splitlines())
+    own, library, failed, last = map(json.loads, _logged("json").splitlines())
     assert (own["event"], own["request_id"], own["level"], own["logger"]) == ("ended", "mine", "info", "retraced")
     assert own["pipeline"] == "a\n[info] forged\x1b[2J"
     assert (library["event"], library["request_id"], library["level"]) == ("of a library: broken", "mine", "warning")
     assert "ValueError: what went wrong" in failed["exception"]
     assert own["timestamp"].endswith("Z")
+    assert last["a key\n[info] audit"] == "x" * 2000 + "..."
 
 
 def test_text_logs_let_nobody_forge_a_line_or_command_the_terminal() -> None:
-    own, library, failed, *trace = _logged("text").splitlines()
+    own, library, failed, *trace, last = _logged("text").splitlines()
     assert "forged" in own
     assert "mine" in own
     assert "of a library: broken" in library
     assert "failed" in failed
     assert trace[-1] == "ValueError: what went wrong"
     assert "\x1b" not in own
+    assert "audit" in last
+    assert len(last) < 2200
 
 
 async def test_a_second_request_has_ids_of_its_own_in_the_log(channel: grpc.aio.Channel, log: list[Any]) -> None:

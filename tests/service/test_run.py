@@ -98,15 +98,18 @@ def test_what_cannot_be_used_is_one_line_and_a_failure(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         for arguments, said in (
             (["--port", port], f"cannot listen on 127.0.0.1:{port}: Address already in use"),
-            (["--host", "no-such-host.invalid"], "cannot listen on no-such-host.invalid:50051: "),
-            (["--spool-dir", str(read_only_file)], f"cannot write to the spool folder {read_only_file}: Not a directory"),
-            (["--import", "no_such_module"], "cannot import 'no_such_module': there is no module of that name"),
+            (["--port", "0", "--host", "no-such-host.invalid"], "cannot listen on no-such-host.invalid:0: "),
             (
-                ["--audit-log", "/no/such/folder/log"],
+                ["--port", "0", "--spool-dir", str(read_only_file)],
+                f"cannot write to the spool folder {read_only_file}: Not a directory",
+            ),
+            (["--port", "0", "--import", "no_such_module"], "cannot import 'no_such_module': there is no module of that name"),
+            (
+                ["--port", "0", "--audit-log", "/no/such/folder/log"],
                 "cannot write to the audit log /no/such/folder/log: No such file or directory",
             ),
             (["--port", "0", "--metrics-port", port], f"cannot listen on 127.0.0.1:{port} for metrics: Address already in use"),
-            (["--import", ".relative"], "cannot import '.relative': there is no module of that name"),
+            (["--port", "0", "--import", ".relative"], "cannot import '.relative': there is no module of that name"),
         ):
             with _process("nothing", *arguments) as process:
                 out, err = process.communicate()
@@ -204,7 +207,7 @@ def test_memory_that_lets_fewer_jobs_run_is_told() -> None:
 
 
 def test_a_server_on_which_no_job_would_ever_fit_does_not_start() -> None:
-    with _process("nothing", "--memory", "1GiB", "--worker-memory", "2GiB") as process:
+    with _process("nothing", "--port", "0", "--memory", "1GiB", "--worker-memory", "2GiB") as process:
         out, err = process.communicate()
     assert (process.returncode, out) == (1, "")
     assert err.startswith("Error: a worker may take 2147483648 bytes, and all together 1073741824: no job would ever fit")

@@ -19,6 +19,7 @@ from tests.service.conftest import Start
 from tests.service.fake_engine import FACTS, FakeEngine
 
 _OURS = "retraced.v1.GraphTransformService"
+_REFLECTIONS = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
 Serving = health_pb2.HealthCheckResponse
 
 
@@ -110,16 +111,18 @@ async def test_the_containers_health_check_agrees(
     assert capsys.readouterr().out == f"{address}: SERVING\n{address}: NOT_SERVING\n"
 
 
-async def _reflected(channel: grpc.aio.Channel) -> tuple[set[str], descriptor_pool.DescriptorPool]:
-    """The services that are listed, and every file that our service needs."""
+async def _reflected(
+    channel: grpc.aio.Channel, package: str, service: str = _OURS
+) -> tuple[set[str], descriptor_pool.DescriptorPool]:
+    """The services that are listed, and every file that a service needs, by one version of reflection."""
     reflect = channel.stream_stream(
-        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        f"/{package}.ServerReflection/ServerReflectionInfo",
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
     )
     asked = [
         reflection_pb2.ServerReflectionRequest(list_services=""),
-        reflection_pb2.ServerReflectionRequest(file_containing_symbol=_OURS),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=service),
     ]
     listed, described = [answer async for answer in reflect(iter(asked))]
     files = {
@@ -133,13 +136,18 @@ async def _reflected(channel: grpc.aio.Channel) -> tuple[set[str], descriptor_po
     return {service.name for service in listed.list_services_response.service}, pool
 
 
-async def test_reflection_lists_the_services(channel: grpc.aio.Channel) -> None:
-    names, _ = await _reflected(channel)
-    assert names == {_OURS, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+@pytest.mark.parametrize("package", _REFLECTIONS)
+async def test_reflection_lists_the_services_and_describes_each(channel: grpc.aio.Channel, package: str) -> None:
+    names, _ = await _reflected(channel, package)
+    assert names == {_OURS, "grpc.health.v1.Health", *(f"{version}.ServerReflection" for version in _REFLECTIONS)}
+    for name in names:
+        _, pool = await _reflected(channel, package, name)
+        assert pool.FindServiceByName(name).methods
 
 
-async def test_a_tool_that_knows_only_reflection_can_call_every_method(channel: grpc.aio.Channel) -> None:
-    _, pool = await _reflected(channel)
+@pytest.mark.parametrize("package", _REFLECTIONS)
+async def test_a_tool_that_knows_only_reflection_can_call_every_method(channel: grpc.aio.Channel, package: str) -> None:
+    _, pool = await _reflected(channel, package)
     answers = {}
     for method in pool.FindServiceByName(_OURS).methods:
         request, response = map(message_factory.GetMessageClass, (method.input_type, method.output_type))

@@ -195,7 +195,7 @@ def test_traces_that_cannot_be_sent_are_one_line_and_a_failure() -> None:
     hidden = "import sys; sys.modules['opentelemetry.sdk'] = None; sys.argv[0] = 'x'; import runpy; "
     hidden += "runpy.run_module('tests.service.served_fake', run_name='__main__')"
     for arguments, variables, said in (
-        ([sys.executable, "-c", hidden, *command[3:]], {}, "pip install 'retraced[server,otel]'"),
+        ([sys.executable, "-c", hidden, *command[3:]], {}, "pip install '.[server,otel]' in a checkout of retraced"),
         (command, {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "over 'http/protobuf' only"),
     ):
         ended = subprocess.run(arguments, env=os.environ | variables, capture_output=True, text=True)

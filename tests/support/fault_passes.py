@@ -19,7 +19,7 @@ import torch
 from torch.fx import GraphModule
 
 from retraced_server.passes import Option, ProgramPass, ProgramPassResult, register_pass
-from retraced_server.retrace import PassResult
+from retraced_server.retrace import PassResult, pass_context
 
 # More than a worker has.
 _DESCRIPTORS = 256
@@ -245,13 +245,10 @@ class Garble(_Fault):
 class Report(_Fault):
     """Says in its remarks what its process is: modules, environment, users, descriptors, random numbers."""
 
-    def __init__(self) -> None:
-        self.remarks: list[str] = []
-
     def harm(self) -> None:
         import random
 
-        self.remarks = [
+        pass_context().remarks += [
             f"grpc={any(name.partition('.')[0] == 'grpc' for name in sys.modules)}",
             f"environment={','.join(sorted(os.environ))}",
             f"uid={os.getuid()}",
@@ -307,10 +304,9 @@ class Verbose:
 
     def __init__(self, fail: Annotated[bool, Option("Whether to fail, as wordily.")] = False) -> None:
         self._fail = fail
-        self.remarks: list[str] = []
 
     def __call__(self, module: GraphModule) -> PassResult:
-        self.remarks = ["no text \ud800", "y" * (1 << 24), *["again"] * 100]
+        pass_context().remarks += ["no text \ud800", "y" * (1 << 24), *["again"] * 100]
         if self._fail:
             raise ValueError("y" * (1 << 24))
         return PassResult(module, False)

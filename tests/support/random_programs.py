@@ -17,7 +17,7 @@ from hypothesis import strategies
 from torch import fx, nn
 from torch.export import Dim
 
-from retraced_server.retrace import ExportPass, ProxyValue
+from retraced_server.retrace import ExportPass, ProxyValue, pass_context
 
 from .case import Inputs, ProgramCase, of_sizes
 
@@ -146,12 +146,13 @@ class RandomRewrites(ExportPass):
         return super().inputs(graph_module)
 
     def _chosen(self) -> int | None:
-        if self.visiting is None:
+        context = pass_context()
+        if context.node is None:
             return None
-        drawn = zlib.crc32(f"{self.seed}:{self.graph_path}:{self.visiting.name}".encode())
+        drawn = zlib.crc32(f"{self.seed}:{context.graph_path}:{context.node.name}".encode())
         if drawn % 100 >= self.share:
             return None
-        self.touched.add((self.graph_path, self.visiting.name))
+        self.touched.add((context.graph_path, context.node.name))
         return drawn // 100
 
     def call_operator(self, op: Any, args: Any, kwargs: Any, meta: Any) -> Any:

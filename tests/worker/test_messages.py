@@ -9,7 +9,7 @@ import pytest
 
 from retraced_server.errors import FieldViolation, Reason, RetracedError
 from retraced_server.passes import catalogue
-from retraced_server.pipeline.domain import NodeSelection, OutputDelivery, RetraceMode, TransformRequest
+from retraced_server.pipeline.domain import JobStats, NodeSelection, OutputDelivery, RetraceMode, TransformRequest
 from retraced_server.worker.messages import (
     JobDone,
     JobRequest,
@@ -31,6 +31,7 @@ from retraced_server.worker.messages import (
 )
 from retraced_server.worker.sandbox import Layer, SandboxReport, State
 from retraced_server.worker.texts import LONGEST_TEXT
+from retraced_server.worker.v1 import messages_pb2
 
 _SANDBOX = SandboxReport(tuple(Layer(state.name, state, "why", required) for state in State for required in (True, False)))
 _READY = ZygoteReady(catalogue(), "2.13.0", "3.11.7", (8, 20), (("operators", "1.0"), ("passes", "")), _SANDBOX)
@@ -96,3 +97,25 @@ def test_text_that_no_message_holds_is_escaped_and_cut() -> None:
 def test_bytes_that_are_no_message_are_an_error(decode: Callable[[bytes], Any], data: bytes) -> None:
     with pytest.raises(MessageError):
         decode(data)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        messages_pb2.JobError(reason="INTERNAL", message="m" * (LONGEST_TEXT + 100)),
+        messages_pb2.JobError(reason="INTERNAL", metadata={"node": "m" * (LONGEST_TEXT + 100)}),
+        messages_pb2.JobError(reason="INTERNAL", metadata={f"key_{i}": "" for i in range(100)}),
+        messages_pb2.JobError(reason="INTERNAL", metadata={"node\nevent=audit": "forged"}),
+        messages_pb2.JobError(reason="INTERNAL", metadata={"k" * 100: ""}),
+        messages_pb2.JobError(reason="INTERNAL", violations=[messages_pb2.FieldViolation(field="f")] * 100),
+        messages_pb2.JobError(reason="INTERNAL", violations=[messages_pb2.FieldViolation(field="f" * (LONGEST_TEXT + 100))]),
+    ],
+)
+def test_error_of_a_worker_is_bounded_when_it_is_decoded(error: messages_pb2.JobError) -> None:
+    with pytest.raises(MessageError, match="error has"):
+        decode_job_event(messages_pb2.JobEvent(error=error).SerializeToString())
+
+
+def test_digest_of_another_length_is_no_stats() -> None:
+    with pytest.raises(MessageError, match="sha256"):
+        decode_job_event(encode_job_event(JobStats(output_size=1, output_sha256=b"short")))

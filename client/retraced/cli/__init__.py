@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from retraced._install import install_advice
+
 
 def main() -> None:
     """Runs the command and exits with its status; says how to install what it needs where that is not there."""
@@ -12,6 +14,6 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):
             raise
-        print(f"retraced: the command line needs {error.name}: pip install 'retraced[cli]'", file=sys.stderr)
+        print(f"retraced: the command line needs {error.name}: {install_advice('cli')}", file=sys.stderr)
         sys.exit(2)
     sys.exit(run(sys.argv[1:]))

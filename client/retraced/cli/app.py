@@ -35,7 +35,7 @@ def cli() -> None:
     \b
     A server does the work: the one that --server or the environment variable
     RETRACED_SERVER names, or else one that is started for the call, which needs
-    pip install 'retraced[server]'.
+    the server: pip install '.[server]' in a checkout of retraced.
 
     \b
     Exit status:

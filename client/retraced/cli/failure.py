@@ -6,6 +6,7 @@ import enum
 
 from rich.text import Text
 
+from retraced._install import install_advice
 from retraced.cli.session import Session, printable
 from retraced.errors import LocalError, RequestInvalid, RetracedError, ServerUnavailable
 
@@ -32,7 +33,7 @@ _WHERE = {
     "remaining_pipeline": "not done",
 }
 _ADVICE = {
-    "ADDRESS_MISSING": "name a running server with --server or RETRACED_SERVER, or pip install 'retraced[server]'",
+    "ADDRESS_MISSING": f"name a running server with --server or RETRACED_SERVER, or {install_advice('server')}",
     "SERVER_UNREACHABLE": "start a server with `retraced serve`, or leave --server and RETRACED_SERVER out; a server with TLS needs --tls",
     "EMBEDDED_SERVER_FAILED": "`retraced serve` shows the server's whole log",
     "ARCHIVE_INVALID": "give a file that torch.export.save has written",
@@ -83,6 +84,9 @@ def report(session: Session, error: RetracedError) -> None:
                 }
             }
         )
+        if session.standard_output_taken:
+            # The object stands on standard error, where the text would spoil it.
+            return
     message = Text()
     message.append(f"retraced: {error.reason}", style="bold red")
     message.append(f": {printable(error.message)}")

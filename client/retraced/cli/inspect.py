@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from retraced._text import counted
 from retraced.archive import Archive, Record
-from retraced.cli.render import MAX_ROWS, byte_count, counted, facts, histogram, signature, symbols, table
+from retraced.cli.render import MAX_ROWS, byte_count, facts, histogram, signature, symbols, table
 from retraced.cli.session import Session, debug_option, json_option, printable
+from retraced.cli.streams import STANDARD, seekable_source
 from retraced.inspection import program_info
 from retraced.program import ProgramInfo
 
@@ -17,7 +19,7 @@ from retraced.program import ProgramInfo
 @debug_option
 @click.pass_obj
 def inspect(session: Session, path: str) -> None:
-    """Show what IN.pt2 holds: records, versions, signature, symbols and operators.
+    """Show what IN.pt2 holds: records, versions, signature, symbols and operators. - is standard input.
 
     It is read here: no server and no torch are needed, and nothing in the file is run.
 
@@ -26,7 +28,8 @@ def inspect(session: Session, path: str) -> None:
       retraced inspect model.pt2
       retraced inspect model.pt2 --json | jq '.program.targets'
     """
-    with Archive(path) as archive:
+    name = "standard input" if path == STANDARD else path
+    with Archive(seekable_source(path), name) as archive:
         records = archive.records()
         model = archive.model_name()
         program = program_info(archive.read(model))
@@ -34,15 +37,15 @@ def inspect(session: Session, path: str) -> None:
     if session.as_json:
         session.print_json({"path": path, "size": size, "model": model, "records": records, "program": program})
         return
-    _print(session, path, size, records, program)
+    _print(session, name, size, records, program)
 
 
-def _print(session: Session, path: str, size: int, records: tuple[Record, ...], program: ProgramInfo) -> None:
+def _print(session: Session, name: str, size: int, records: tuple[Record, ...], program: ProgramInfo) -> None:
     schema = "" if program.schema_version is None else ".".join(map(str, program.schema_version))
     bodies = program.graph_count - 1
     session.print(
         facts(
-            ("archive", f"{path}, {byte_count(size)}, {counted(len(records), 'record', 'records')}"),
+            ("archive", f"{name}, {byte_count(size)}, {counted(len(records), 'record', 'records')}"),
             ("written by", f"torch {program.torch_version or 'of unknown version'}, schema {schema}"),
             ("dialect", program.dialect),
             (

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from retraced.cli.session import printable
 from retraced.program import InputKind, InputSpec, OutputSpec, ProgramInfo, Symbol
 
 # Parameters, records and the like beyond this many are summed up.
 MAX_ROWS = 20
+
+# A column of text that is narrower folds its words letter by letter.
+_LEAST_TEXT = 16
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -30,17 +36,41 @@ def seconds(duration: float) -> str:
     return f"{duration * 1000:.0f} ms" if duration < 0.9995 else f"{duration:.1f} s"
 
 
-def counted(number: int, one: str, many: str) -> str:
-    """A number of things: `1 body`, `2 bodies`."""
-    return f"{number} {one if number == 1 else many}"
+class FittingTable(Table):
+    """A table that is a block of lines for each row where the console is too narrow for its columns."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Render the table, or the blocks."""
+        if self._least_width(console, options) <= options.max_width:
+            yield from super().__rich_console__(console, options)
+            return
+        if self.title:
+            yield Text(str(self.title), style="bold")
+        for cells in zip(*(column.cells for column in self.columns), strict=True):
+            block = facts()
+            for column, cell in zip(self.columns, cells, strict=True):
+                block.add_row(column.header, cell)
+            yield block
+            yield Text()
+
+    def _least_width(self, console: Console, options: ConsoleOptions) -> int:
+        width = 0
+        for column in self.columns:
+            cells = [Measurement.get(console, options, cell) for cell in (column.header, *column.cells)]
+            widest = max(cell.maximum for cell in cells)
+            width += widest if column.no_wrap else min(widest, _LEAST_TEXT)
+        return width + 3 * (len(self.columns) - 1)
 
 
 def table(*columns: str, right: Iterable[str] = (), title: str | None = None) -> Table:
-    """An empty table; the columns named in `right` are aligned to the right. Nothing is cut off: long cells fold."""
-    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    """Return an empty table; the columns named in `right` are aligned to the right. Nothing is cut off: long text folds."""
+    made = FittingTable(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
     numbers = set(right)
     for column in columns:
-        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+        if column in numbers:
+            made.add_column(column, justify="right", no_wrap=True)
+        else:
+            made.add_column(column, overflow="fold")
     return made
 
 

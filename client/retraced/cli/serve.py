@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from retraced._install import install_advice
 from retraced.embedded import missing_server_modules
 
 
@@ -21,7 +22,7 @@ def serve(arguments: tuple[str, ...]) -> None:
     """Run a server in this process: `python -m retraced_server` with the same options."""
     if missing := missing_server_modules():
         raise click.ClickException(
-            f"the server is not installed here ({', '.join(missing)} missing): pip install 'retraced[server]' "
+            f"the server is not installed here ({', '.join(missing)} missing): {install_advice('server')} "
             "(for a CPU-only torch see pytorch.org first)"
         )
     sys.stdout.flush()

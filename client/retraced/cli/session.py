@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar
+from typing import IO, Any, TextIO, TypeVar
 
 import click
 from rich.console import Console
@@ -20,27 +20,38 @@ from retraced.errors import AddressMissing, OutputNotWritable
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
-# Wide enough that a table in a log file is not folded at a terminal's 80 columns.
-_WIDTH_OF_A_FILE = 160
+# For `grep` and its like a row is a line, however long.
+_WIDTH_OF_A_FILE = 1_000_000
 
 
 def _console(*, stderr: bool) -> Console:
     # Program text goes to the console: it is neither markup nor emoji.
     console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
-    if not console.is_terminal:
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _WIDTH_OF_A_FILE
     return console
 
 
 @dataclass
 class Session:
-    """One run of the command."""
+    """One run of the command.
+
+    Attributes:
+        out: Where tables go.
+        err: Where progress and errors go.
+        as_json: JSON is printed in place of tables.
+        quiet: Nothing is printed but errors.
+        debug: Tracebacks are shown.
+        standard_output_taken: Standard output is an output file's, so tables and JSON go to standard error.
+        connection: The way to a server.
+    """
 
     out: Console = field(default_factory=lambda: _console(stderr=False))
     err: Console = field(default_factory=lambda: _console(stderr=True))
     as_json: bool = False
     quiet: bool = False
     debug: bool = False
+    standard_output_taken: bool = False
     connection: Connection = field(default_factory=Connection)
 
     @property
@@ -49,24 +60,47 @@ class Session:
         return self.err.is_terminal and not self.quiet
 
     def print(self, *renderables: object) -> None:
-        """Writes tables and lines of text to standard output.
+        """Write tables and lines of text to standard output.
 
         Raises:
             OutputNotWritable: It cannot be written.
         """
-        with _writing_standard_output():
+        with self._writing_report():
             for renderable in renderables:
-                self.out.print(renderable)
+                _print(self.out, renderable)
 
     def print_json(self, value: object) -> None:
-        """Writes a value as JSON to standard output.
+        """Write a value as JSON to standard output.
+
+        Raises:
+            OutputNotWritable: It cannot be written.
+        """
+        with self._writing_report() as file:
+            json.dump(plain(value), file, indent=2, allow_nan=False)
+            file.write("\n")
+
+    def take_standard_output(self) -> None:
+        """Keep standard output for an output file: tables and JSON go to standard error from here on."""
+        self.standard_output_taken = True
+        self.out = self.err
+
+    @contextlib.contextmanager
+    def standard_output(self) -> Iterator[IO[bytes]]:
+        """Give standard output as a binary file.
 
         Raises:
             OutputNotWritable: It cannot be written.
         """
         with _writing_standard_output():
-            json.dump(plain(value), sys.stdout, indent=2, allow_nan=False)
-            sys.stdout.write("\n")
+            yield sys.stdout.buffer
+
+    @contextlib.contextmanager
+    def _writing_report(self) -> Iterator[TextIO]:
+        if self.standard_output_taken:
+            yield sys.stderr
+        else:
+            with _writing_standard_output():
+                yield sys.stdout
 
     @contextlib.contextmanager
     def client(self, server: str | None) -> Iterator[Client]:
@@ -104,6 +138,16 @@ class Session:
                 yield
         else:
             yield
+
+
+def _print(console: Console, renderable: object) -> None:
+    if console.is_terminal:
+        console.print(renderable)
+        return
+    # Tables fill their last column with blanks.
+    with console.capture() as captured:
+        console.print(renderable)
+    console.file.write("\n".join(line.rstrip(" ") for line in captured.get().split("\n")))
 
 
 @contextlib.contextmanager

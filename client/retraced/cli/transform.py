@@ -12,10 +12,13 @@ import click
 from retraced._node_json import node_to_json
 from retraced._options import KeptAtHome, RetraceMode
 from retraced._output import check_writable, write_atomically
+from retraced._text import counted
+from retraced.cli import streams
 from retraced.cli.connection import server_option
 from retraced.cli.progress import TransformProgress
-from retraced.cli.render import byte_count, counted, facts, operator_change, program_change, seconds, table
+from retraced.cli.render import byte_count, facts, operator_change, program_change, seconds, table
 from retraced.cli.session import Session, debug_option, json_option, printable, quiet_option
+from retraced.cli.streams import STANDARD
 from retraced.nodes import NodeMetadata
 from retraced.results import TransformResult
 
@@ -34,7 +37,8 @@ from retraced.results import TransformResult
 @click.option(
     "--mode",
     type=click.Choice(get_args(RetraceMode)),
-    help="full: execute every operator again, and compare with what was recorded.  [default: as the server is configured]",
+    help="incremental: reuse what is recorded of nodes that a pass leaves alone; full: execute every operator again, and compare.  "
+    "[default: incremental]",
 )
 @click.option("--refuse-new-guards", is_flag=True, help="Fail when a pass adds guards on symbolic shapes.")
 @click.option(
@@ -78,27 +82,30 @@ def transform(
       retraced transform model.pt2 -p 'decompose{table=core-aten},cse,dce' -o out.pt2
       retraced transform model.pt2 -p cse --metadata nodes.jsonl --node-metadata changed
       retraced transform model.pt2 -p decompose,dce --validate-only
+      cat model.pt2 | retraced transform - -p cse -o - | retraced inspect -
 
-    Files are written whole or not at all, also when interrupted.
+    Without -o and --metadata the report is all there is. In place of a file's name - is standard input or standard output, and what is
+    reported goes to standard error then. Files are written whole or not at all, also when interrupted.
 
     Each line of FILE.jsonl is a node, with the fields graph, name, op, target, args, and where there is any: kwargs, users,
     value, unbacked_bindings, stack_trace, nn_module_stack, source_fn_stack, torch_fn, custom, from_nodes, made_by, other.
     """
-    if not (output or metadata or validate_only):
-        raise click.UsageError("say what is wanted: -o OUT.pt2, --metadata FILE.jsonl or --validate-only")
     if output and validate_only:
         raise click.UsageError("--validate-only makes no output: leave out -o or --validate-only")
     if node_metadata and not metadata:
         raise click.UsageError("--node-metadata says what goes into --metadata FILE.jsonl, which is missing")
-    if output and metadata and os.path.realpath(output) == os.path.realpath(metadata):
+    source = streams.source(path)
+    if streams.check_outputs(output, metadata):
+        session.take_standard_output()
+    files = [target for target in (output, metadata) if target and target != STANDARD]
+    if len({os.path.realpath(target) for target in files}) < len(files):
         raise click.UsageError(f"-o and --metadata name the same file: {output}")
-    for target in (output, metadata):
-        if target:
-            check_writable(target)
+    for target in files:
+        check_writable(target)
     with session.client(server) as client:
         with TransformProgress(session) as progress:
             result = client.transform(
-                path,
+                source,
                 pipeline,
                 on_event=progress,
                 timeout=timeout,
@@ -111,9 +118,15 @@ def transform(
                 keep_at_home=keep_at_home,
             )
         with result:
-            if metadata:
+            if metadata == STANDARD:
+                with session.standard_output() as file:
+                    file.writelines(_lines(result.nodes))
+            elif metadata:
                 write_atomically(metadata, _lines(result.nodes))
-            if output:
+            if output == STANDARD:
+                with session.standard_output() as file:
+                    result.save(file)
+            elif output:
                 result.save(output)
     if session.as_json:
         session.print_json(_as_json(result, output, metadata))
@@ -176,7 +189,10 @@ def _outcome(result: TransformResult, output: str | None, metadata: str | None) 
     summary = result.summary
     timings = summary.timings
     pairs = [
-        ("program", "modified" if result.modified else "not modified: the output is the input, byte for byte"),
+        (
+            "program",
+            "modified" if result.modified else f"not modified{': the output is the input, byte for byte' if output else ''}",
+        ),
         (
             "server time",
             f"{seconds(timings.queued)} queued, {seconds(timings.reading)} reading, {seconds(timings.running)} running, "
@@ -185,7 +201,11 @@ def _outcome(result: TransformResult, output: str | None, metadata: str | None) 
         ("transfer", f"{byte_count(result.bytes_sent)} sent, {byte_count(result.bytes_received)} received"),
     ]
     if output:
-        pairs.append(("output", f"{output}, {byte_count(summary.output_size)}"))
+        pairs.append(("output", f"{_shown(output)}, {byte_count(summary.output_size)}"))
     if metadata:
-        pairs.append(("metadata", f"{metadata}, {counted(len(result.nodes), 'node', 'nodes')}"))
+        pairs.append(("metadata", f"{_shown(metadata)}, {counted(len(result.nodes), 'node', 'nodes')}"))
     return facts(*pairs)
+
+
+def _shown(target: str) -> str:
+    return "standard output" if target == STANDARD else target

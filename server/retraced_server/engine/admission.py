@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from retraced_server.errors import Reason, RetracedError
+from retraced_server.errors import Failure, Reason, RetracedError
 
 _SHORTEST_RETRY, _LONGEST_RETRY = 0.5, 30.0
 # What a job's time counts for in the running mean.
@@ -28,7 +28,7 @@ class Admission:
         self._running: set[Place] = set()
         self._ready: dict[Place, None] = {}
         self._mean_seconds = 1.0
-        self._closed: RetracedError | None = None
+        self._closed: Failure | None = None
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -54,7 +54,7 @@ class Admission:
             RetracedError: QUEUE_FULL, or what `close` was given.
         """
         if self._closed is not None:
-            raise self._closed
+            raise self._closed.error()
         if len(self._places) >= self._slots + self._max_waiting:
             retry = self._mean_seconds * (self.waiting + 1) / self._slots
             raise RetracedError(
@@ -68,16 +68,16 @@ class Admission:
         self._empty.clear()
         return place
 
-    def close(self, error: RetracedError) -> None:
+    def close(self, failure: Failure) -> None:
         """Hands out no more."""
-        self._closed = error
+        self._closed = failure
 
-    def turn_away(self, error: RetracedError) -> None:
+    def turn_away(self, failure: Failure) -> None:
         """Fails the places that have no slot yet, now or when they ask for one."""
-        self.close(error)
+        self.close(failure)
         for place in list(self._places):
             if place not in self._running:
-                place.fail(error)
+                place.fail(failure)
 
     async def emptied(self) -> None:
         """Waits until every place is given back."""
@@ -130,7 +130,7 @@ class Place:
     def __init__(self, admission: Admission, position: int) -> None:
         self._admission = admission
         self._changed = asyncio.Event()
-        self._error: RetracedError | None = None
+        self._failure: Failure | None = None
         self._granted_at: float | None = None
         self.first_position = position
 
@@ -140,12 +140,12 @@ class Place:
         Raises:
             RetracedError: It was turned away.
         """
-        if self._error is None:
+        if self._failure is None:
             self._admission.request(self)
         told = None
         while True:
-            if self._error is not None:
-                raise self._error
+            if self._failure is not None:
+                raise self._failure.error()
             if self._admission.has_slot(self):
                 self._granted_at = asyncio.get_running_loop().time()
                 return
@@ -162,9 +162,9 @@ class Place:
         now = asyncio.get_running_loop().time()
         self._admission.leave(self, None if self._granted_at is None else now - self._granted_at)
 
-    def fail(self, error: RetracedError) -> None:
+    def fail(self, failure: Failure) -> None:
         """Has `slot` raise."""
-        self._error = error
+        self._failure = failure
         self.wake()
 
     def wake(self) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 
-from retraced_server.errors import Reason, RetracedError
+from retraced_server.errors import Failure, Reason
 from retraced_server.worker.messages import WorkerEnded
 
 _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
 
 
-def ending_error(ended: WorkerEnded, *, out_of_memory: bool) -> RetracedError:
+def ending_failure(ended: WorkerEnded, *, out_of_memory: bool) -> Failure:
     """Says why a worker ended that gave no answer and that the server did not kill.
 
     Args:
@@ -20,52 +20,52 @@ def ending_error(ended: WorkerEnded, *, out_of_memory: bool) -> RetracedError:
     if ended.signal is not None:
         return _signalled(ended.signal, out_of_memory)
     if ended.exit_status is not None:
-        return RetracedError(
+        return Failure(
             Reason.WORKER_EXITED,
             f"the worker exited with status {ended.exit_status} before it had answered; a pass may have ended it",
             metadata={"exit_status": str(ended.exit_status)},
         )
-    return RetracedError(
+    return Failure(
         Reason.WORKERS_UNAVAILABLE, "no worker could be forked: the machine is short of memory or processes", retry_after=2.0
     )
 
 
-def zygote_gone() -> RetracedError:
+def zygote_gone() -> Failure:
     """Says that a worker ended because the process that it was forked from did."""
-    return RetracedError(
+    return Failure(
         Reason.WORKER_KILLED,
         "the process that workers are forked from ended, and the worker with it; the request can be repeated",
     )
 
 
-def _signalled(number: int, out_of_memory: bool) -> RetracedError:
+def _signalled(number: int, out_of_memory: bool) -> Failure:
     try:
         name = signal.Signals(number).name
     except ValueError:
         name = f"signal {number}"
     if number == signal.SIGKILL and out_of_memory:
-        return RetracedError(
+        return Failure(
             Reason.WORKER_OUT_OF_MEMORY, "the kernel killed the worker for lack of memory", metadata={"signal": name}
         )
     if number == signal.SIGXCPU:
-        return RetracedError(
+        return Failure(
             Reason.CPU_LIMIT_EXCEEDED,
             "the job used more processor time than this server allows; several threads use it faster than time passes",
             metadata={"signal": name},
         )
     if number == signal.SIGSYS:
-        return RetracedError(
+        return Failure(
             Reason.SANDBOX_OPERATION_DENIED,
             "the sandbox ended the worker for a system call that workers may not make",
             metadata={"signal": name},
         )
     if number in _FROM_OUTSIDE:
-        return RetracedError(
+        return Failure(
             Reason.WORKER_KILLED,
             f"the worker was killed from outside ({name}) before it had answered",
             metadata={"signal": name},
         )
-    return RetracedError(
+    return Failure(
         Reason.WORKER_CRASHED,
         f"the worker crashed ({name}) before it had answered; the pass that ran, or an operator that it called, is at fault",
         metadata={"signal": name},

@@ -9,11 +9,11 @@ import socket
 from collections.abc import AsyncIterator
 
 from retraced_server.engine.cgroup import oom_kills
-from retraced_server.engine.endings import ending_error, zygote_gone
+from retraced_server.engine.endings import ending_failure, zygote_gone
 from retraced_server.engine.log_pipe import LogPipe
 from retraced_server.engine.spool import Spool
 from retraced_server.engine.zygote import Worker, Zygote
-from retraced_server.errors import Reason, RetracedError
+from retraced_server.errors import Failure, Reason, RetracedError
 from retraced_server.pipeline.domain import JobStats
 from retraced_server.worker.frames import FrameError, encode_frame, read_frame
 from retraced_server.worker.messages import JobDone, JobRequest, MessageError, decode_job_event, encode_job_request
@@ -26,6 +26,11 @@ _FORK_SECONDS = 60.0
 _END_SECONDS = 1.0
 _KILL_SECONDS = 10.0
 _RETRY_SECONDS = 2.0
+# What a worker may send of messages that carry little: two for each of the most passes that a pipeline may have, and progress, several times
+# over. Those that carry data are bounded by what their caller takes.
+_LITTLE_BYTES = 4096
+_MOST_AT_ONCE = 10_000
+_MOST_A_SECOND = 100
 
 CALLER_GONE = "CALLER_GONE"
 """The cause of a worker's end that is no error: nobody waits for its answer any more."""
@@ -48,10 +53,12 @@ class Job:
         self._writer = writer
         self._oom_kills = oom_kills()
         # Why this server killed the worker; and what became of it by itself.
-        self._cause: RetracedError | None = None
-        self._failure: RetracedError | None = None
+        self._cause: Failure | None = None
+        self._failure: Failure | None = None
         self._answered = False
         self._timer: asyncio.TimerHandle | None = None
+        self._began = asyncio.get_running_loop().time()
+        self._little_messages = 0
 
     @staticmethod
     async def start(zygote: Zygote, request: JobRequest, archive: Spool, memory_bytes: int, cpu_seconds: int) -> Job:
@@ -108,18 +115,19 @@ class Job:
         how = ended.result()
         if how is None:
             return False
-        raise self._cause or ending_error(how, out_of_memory=False)
+        failure = self._cause or ending_failure(how, out_of_memory=False)
+        raise failure.error()
 
     @property
     def killed_by(self) -> str | None:
         """Why the worker has ended, or is to, before it had answered: a reason, or that its caller is gone. None where it had answered."""
         if self._answered:
             return None
-        error = self._cause or self._failure
-        return CALLER_GONE if error is None else error.reason.value
+        failure = self._cause or self._failure
+        return CALLER_GONE if failure is None else failure.reason.value
 
-    def kill(self, cause: RetracedError) -> None:
-        """Kills the worker, and has `responses` raise `cause`."""
+    def kill(self, cause: Failure) -> None:
+        """Kills the worker, and has `responses` raise an error of `cause`."""
         if self._cause is None:
             self._cause = cause
         self.worker.kill()
@@ -133,8 +141,11 @@ class Job:
         fault = None
         try:
             while (frame := await read_frame(self._reader)) is not None:
+                self._count(frame)
                 event = decode_job_event(frame)
                 if isinstance(event, JobStats):
+                    if self.stats is not None:
+                        raise MessageError("the worker says twice what its job took")
                     self.stats = event
                     continue
                 if isinstance(event, bytes):
@@ -147,7 +158,7 @@ class Job:
         except (FrameError, MessageError, OSError) as error:
             fault = error
         self._failure = await self._ending(fault)
-        raise self._failure
+        raise self._failure.error()
 
     def close(self) -> None:
         """Ends it: kills the worker if it still runs, and lets go of what it held."""
@@ -158,13 +169,25 @@ class Job:
         if not self.worker.ended.done():
             self._expect_end()
 
-    async def _ending(self, fault: Exception | None) -> RetracedError:
+    def _count(self, frame: bytes) -> None:
+        """Check that a worker does not flood this process with messages.
+
+        Raises:
+            MessageError: It does.
+        """
+        self._little_messages += len(frame) < _LITTLE_BYTES
+        if self._little_messages > _MOST_AT_ONCE:
+            seconds = asyncio.get_running_loop().time() - self._began
+            if self._little_messages > _MOST_AT_ONCE + seconds * _MOST_A_SECOND:
+                raise MessageError(f"the worker sent {self._little_messages} messages in {seconds:.1f} seconds")
+
+    async def _ending(self, fault: Exception | None) -> Failure:
         """Finds out why there are no more answers."""
         ended = self.worker.ended
         await asyncio.wait((ended,), timeout=_END_SECONDS)
         if not ended.done():
             said = "its answers end, but it does not" if fault is None else f"its answers are none: {fault}"
-            self.kill(RetracedError(Reason.INTERNAL, f"the worker broke the protocol and was killed: {said}"))
+            self.kill(Failure(Reason.INTERNAL, f"the worker broke the protocol and was killed: {said}"))
             self._expect_end()
             await asyncio.wait((ended,))
         if self._cause is not None:
@@ -172,7 +195,7 @@ class Job:
         result = ended.result()
         if result is None:
             return zygote_gone()
-        return ending_error(result, out_of_memory=oom_kills() > self._oom_kills)
+        return ending_failure(result, out_of_memory=oom_kills() > self._oom_kills)
 
     def _expect_end(self) -> None:
         """Sees to it that a worker that was killed is gone before long."""
@@ -180,8 +203,8 @@ class Job:
         self.worker.ended.add_done_callback(lambda _: late.cancel())
 
 
-def _timed_out(seconds: float) -> RetracedError:
-    return RetracedError(
+def _timed_out(seconds: float) -> Failure:
+    return Failure(
         Reason.JOB_TIMED_OUT,
         f"the job took longer than the {seconds:g} seconds that this server allows",
         metadata={"job_timeout_seconds": f"{seconds:g}"},

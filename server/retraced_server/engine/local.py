@@ -20,7 +20,7 @@ from retraced_server.engine.spool import Spool
 from retraced_server.engine.supervisor import Supervisor
 from retraced_server.engine.usage import private_bytes
 from retraced_server.engine.zygote import Worker
-from retraced_server.errors import Reason, RetracedError
+from retraced_server.errors import Failure, Reason
 from retraced_server.pipeline.domain import JobStats, TransformRequest
 from retraced_server.worker.messages import JobRequest
 from retraced_server.worker.responses import Stage, progress
@@ -43,6 +43,7 @@ class LocalEngineConfig:
         memory_bytes: Memory that jobs may have together; 0 is no limit.
         worker_memory_bytes: Memory of a worker beyond what it shares with the others; 0 is no limit.
         imports: Modules that are loaded into the zygote, and so are in every worker: operator libraries, passes.
+        allow_namespaces: Namespaces of torch's own operators that programs may hold, besides the usual.
         spool_dir: Where workers' temporary files go.
         first_uid: The first of the users that workers become where the server is root; there are as many as workers.
         read_paths: Folders and files that workers may read, besides Python's packages.
@@ -56,6 +57,7 @@ class LocalEngineConfig:
     memory_bytes: int = 0
     worker_memory_bytes: int = 0
     imports: tuple[str, ...] = ()
+    allow_namespaces: tuple[str, ...] = ()
     spool_dir: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
     first_uid: int = 65000
     read_paths: tuple[Path, ...] = ()
@@ -95,7 +97,13 @@ class LocalEngine:
 
     def __init__(self, config: LocalEngineConfig) -> None:
         self.config = config
-        self.supervisor = Supervisor(config.imports, config.spool_dir, config.sandbox, newer_schema=config.accept_newer_schema)
+        self.supervisor = Supervisor(
+            config.imports,
+            config.spool_dir,
+            config.sandbox,
+            allow_namespaces=config.allow_namespaces,
+            newer_schema=config.accept_newer_schema,
+        )
         self._admission = Admission(config.jobs_at_a_time, config.max_queued)
         self._tickets: set[LocalTicket] = set()
         self._draining = False
@@ -158,7 +166,7 @@ class LocalEngine:
             RetracedError: QUEUE_FULL, SERVER_DRAINING or WORKERS_UNAVAILABLE.
         """
         if not self._draining and self.supervisor.failure is not None:
-            raise self.supervisor.failure
+            raise self.supervisor.failure.error()
         ticket = LocalTicket(self, request_id, self._admission.enter())
         self._tickets.add(ticket)
         return ticket
@@ -166,18 +174,18 @@ class LocalEngine:
     async def drain(self, grace: float) -> None:
         """Admits nothing more, waits up to `grace` seconds for every request that it has admitted, and ends the rest. Twice is once."""
         self._draining = True
-        error = RetracedError(Reason.SERVER_DRAINING, "the server is shutting down", retry_after=_DRAIN_RETRY_SECONDS)
-        self._admission.close(error)
+        failure = Failure(Reason.SERVER_DRAINING, "the server is shutting down", retry_after=_DRAIN_RETRY_SECONDS)
+        self._admission.close(failure)
         try:
             async with asyncio.timeout(grace):
                 await self._admission.emptied()
         except TimeoutError:
             pass
         finally:
-            self._admission.turn_away(error)
+            self._admission.turn_away(failure)
             for ticket in self._tickets:
-                ticket.end(error)
-            await self.supervisor.stop(error)
+                ticket.end(failure)
+            await self.supervisor.stop(failure)
 
     def note_worker(self, worker: Worker) -> None:
         """Counts a worker while it runs, once it is forked."""
@@ -239,10 +247,10 @@ class LocalTicket:
         async for response in job.responses():
             yield response
 
-    def end(self, error: RetracedError) -> None:
-        """Ends the job, if there is one, and has `run` raise `error`."""
+    def end(self, failure: Failure) -> None:
+        """Ends the job, if there is one, and has `run` raise an error of `failure`."""
         if self._job is not None:
-            self._job.kill(error)
+            self._job.kill(failure)
 
     async def __aenter__(self) -> LocalTicket:
         return self

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from retraced_server.engine.base import WorkerFacts
 from retraced_server.engine.zygote import Zygote
-from retraced_server.errors import Reason, RetracedError
+from retraced_server.errors import Failure, Reason, RetracedError
 from retraced_server.worker.sandbox import SandboxConfig
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
@@ -25,20 +25,30 @@ class Supervisor:
         imports: Modules that it loads.
         spool_dir: Where its temporary files go.
         sandbox: How its workers are locked down.
+        allow_namespaces: Namespaces of torch's own operators that programs may hold, besides the usual.
         newer_schema: Whether its workers read programs of newer minor versions of the schema.
 
     Attributes:
         restarts: How often the zygote was replaced.
     """
 
-    def __init__(self, imports: Sequence[str], spool_dir: Path, sandbox: SandboxConfig, *, newer_schema: bool = False) -> None:
+    def __init__(
+        self,
+        imports: Sequence[str],
+        spool_dir: Path,
+        sandbox: SandboxConfig,
+        *,
+        allow_namespaces: Sequence[str] = (),
+        newer_schema: bool = False,
+    ) -> None:
         self._imports = imports
         self._spool_dir = spool_dir
         self._sandbox = sandbox
+        self._allow_namespaces = allow_namespaces
         self._newer_schema = newer_schema
         self._zygote: Zygote | None = None
         self._facts: WorkerFacts | None = None
-        self._failure: RetracedError | None = RetracedError(Reason.WORKERS_UNAVAILABLE, "the engine has not been started")
+        self._failure: Failure | None = Failure(Reason.WORKERS_UNAVAILABLE, "the engine has not been started")
         self._changed = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
         self.restarts = 0
@@ -49,7 +59,7 @@ class Supervisor:
         return self._zygote is not None and not self._zygote.ended.done()
 
     @property
-    def failure(self) -> RetracedError | None:
+    def failure(self) -> Failure | None:
         """Why there is none, when the last attempt to start one failed."""
         return self._failure
 
@@ -61,7 +71,8 @@ class Supervisor:
             RetracedError: WORKERS_UNAVAILABLE: there never was one.
         """
         if self._facts is None:
-            raise self._failure or RetracedError(Reason.WORKERS_UNAVAILABLE, "no zygote is ready yet", retry_after=_FIRST_PAUSE)
+            failure = self._failure or Failure(Reason.WORKERS_UNAVAILABLE, "no zygote is ready yet", retry_after=_FIRST_PAUSE)
+            raise failure.error()
         return self._facts
 
     async def start(self) -> WorkerFacts:
@@ -83,13 +94,13 @@ class Supervisor:
         """
         while True:
             if self._failure is not None:
-                raise self._failure
+                raise self._failure.error()
             if self._zygote is not None and not self._zygote.ended.done():
                 return self._zygote
             self._changed.clear()
             await self._changed.wait()
 
-    async def stop(self, failure: RetracedError) -> None:
+    async def stop(self, failure: Failure) -> None:
         """Ends the zygote and its workers; whoever asks for one hears of `failure`. Twice is once."""
         if self._keeping is not None:
             self._keeping.cancel()
@@ -116,12 +127,18 @@ class Supervisor:
                 return await self._start()
             except RetracedError as error:
                 _log.error("%s; the next attempt is in %.0f seconds", error.message, pause)
-                self._fail(RetracedError(error.reason, error.message, retry_after=pause))
+                self._fail(Failure(error.reason, error.message, retry_after=pause))
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _start(self) -> Zygote:
-        return await Zygote.start(self._imports, self._spool_dir, self._sandbox, newer_schema=self._newer_schema)
+        return await Zygote.start(
+            self._imports,
+            self._spool_dir,
+            self._sandbox,
+            allow_namespaces=self._allow_namespaces,
+            newer_schema=self._newer_schema,
+        )
 
     def _set(self, zygote: Zygote) -> None:
         _log.info("zygote %d is ready", zygote.pid)
@@ -133,6 +150,6 @@ class Supervisor:
         self._zygote, self._facts, self._failure = zygote, zygote.facts, None
         self._changed.set()
 
-    def _fail(self, failure: RetracedError) -> None:
+    def _fail(self, failure: Failure) -> None:
         self._failure = failure
         self._changed.set()

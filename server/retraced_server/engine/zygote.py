@@ -140,13 +140,21 @@ class Zygote:
         self.ended: asyncio.Task[None]
 
     @staticmethod
-    async def start(imports: Sequence[str], spool_dir: Path, sandbox: SandboxConfig, *, newer_schema: bool = False) -> Zygote:
+    async def start(
+        imports: Sequence[str],
+        spool_dir: Path,
+        sandbox: SandboxConfig,
+        *,
+        allow_namespaces: Sequence[str] = (),
+        newer_schema: bool = False,
+    ) -> Zygote:
         """Starts a zygote, and waits until it can fork.
 
         Args:
             imports: Modules that it loads.
             spool_dir: Where it has a folder for temporary files while it runs.
             sandbox: How its workers are locked down.
+            allow_namespaces: Namespaces of torch's own operators that programs may hold, besides the usual.
             newer_schema: Whether they read programs of newer minor versions of the schema.
 
         Raises:
@@ -166,6 +174,7 @@ class Zygote:
                         *(sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())),
                         f"--parent={os.getpid()}",
                         *(f"--import={name}" for name in imports),
+                        *(f"--allow-namespace={name}" for name in allow_namespaces),
                         *_sandbox_options(sandbox),
                         *(["--accept-newer-schema"] if newer_schema else []),
                         stdin=asyncio.subprocess.DEVNULL,

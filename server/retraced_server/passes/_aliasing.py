@@ -14,11 +14,12 @@ from functools import cache
 import torch
 from torch import fx
 from torch._C import DispatchKey
-from torch._ops import HigherOrderOperator, OpOverload
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
 from retraced_server.passes._effects import arguments_by_name, written_arguments
+from retraced_server.program.functions import Effect, stated_effect
 
 _aten = torch.ops.aten
 
@@ -160,7 +161,7 @@ def _aliased_arguments(node: fx.Node) -> Iterator[fx.Node]:
             if wanted is None or name in wanted:
                 fx.map_arg(value, arguments.append)
         yield from filter(holds_tensor, arguments)
-    elif target is operator.getitem or isinstance(target, HigherOrderOperator):
+    elif stated_effect(target) is not Effect.NONE or target is operator.getitem:
         yield from (argument for argument in node.all_input_nodes if argument.op != "get_attr" and holds_tensor(argument))
 
 

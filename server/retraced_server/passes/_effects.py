@@ -1,4 +1,7 @@
-"""What calls do besides computing their result: write to their arguments, draw random numbers, assert, print."""
+"""What calls do besides computing their result: write to their arguments, draw random numbers, assert, print, change state.
+
+The table `program.functions` says it of every target; here it is said of calls, whose arguments, subgraphs and schemas decide too.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from torch import fx
 from torch._ops import HigherOrderOperator, OpOverload
 from torch.fx.node import Argument
 
+from retraced_server.program.functions import Effect, stated_effect
 from retraced_server.retrace.graphs import body_of
 
 _higher_order = torch.ops.higher_order
@@ -24,23 +28,25 @@ _FUNCTIONAL_ASSERTIONS = ("_functional_assert", "_functional_sym_constrain_range
 
 
 def has_effect(module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a call does more than compute its result, so that it must stay though nothing uses the result.
+    """Return whether a call does more than compute its result, so that it must stay though nothing uses the result.
 
-    Whatever fx takes for impure is (`Node.is_impure`). Beyond that: operators without a result, operators on objects with a state of
-    their own, assertions in functional form, calls that are ordered by an effect token, and higher-order operators with such a call in
-    a body or as the operator that they run.
+    Whatever fx takes for impure is (`Node.is_impure`), and what keeps its place by the table. Beyond that: operators without a result,
+    operators on objects with a state of their own, assertions in functional form, and higher-order operators with such a call in a
+    subgraph or as the operator that they run.
     """
     if node.op != "call_function":
         return False
     if node.is_impure() or draws_random_numbers(module, node):
         return True
     target = node.target
+    if stated_effect(target).keeps_its_place:
+        return True
     if isinstance(target, OpOverload):
         asserts = not target._schema.returns or target._opname.startswith(_FUNCTIONAL_ASSERTIONS)
         return asserts or _takes_object(target) or bool(_written_statistics(node, target))
     if not isinstance(target, HigherOrderOperator):
         return False
-    if target is _higher_order.with_effects or (target not in _FUNCTIONALIZED and _runs_mutable_operator(node)):
+    if target not in _FUNCTIONALIZED and _runs_mutable_operator(node):
         return True
     return any(has_effect(body, inner) for body in bodies(module, node) for inner in body.graph.nodes)
 
@@ -59,6 +65,8 @@ def draws_random_numbers(module: fx.GraphModule, node: fx.Node) -> bool:
 
 def written_arguments(module: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
     """Gives the arguments that a call may write to: values, sizes or strides."""
+    if node.op != "call_function":
+        return []
     target = node.target
     if isinstance(target, OpOverload):
         if not target._schema.is_mutable:
@@ -69,6 +77,8 @@ def written_arguments(module: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
             if argument.alias_info is not None and argument.alias_info.is_write:
                 fx.map_arg(given.get(argument.name), written.append)
         return written
+    if stated_effect(target) is Effect.UNKNOWN:
+        return node.all_input_nodes
     if not isinstance(target, HigherOrderOperator) or target in _FUNCTIONALIZED:
         return []
     writes = "mutation" in target.name() or _runs_mutable_operator(node)

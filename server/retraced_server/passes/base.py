@@ -16,10 +16,8 @@ GraphPass = Callable[[GraphModule], PassResult | None]
 """A pass on graph modules: an `ExportPass`, a `PassBase` of torch's, or any callable of this type.
 
 An `ExportPass` leaves its input as it was. Any other is given a copy, which it may change and give back, or give back None for;
-whether it changed anything is seen by comparing. It may have the attributes `rewrites` (int) and `remarks` (list[str]), which are of
-its last run, and two that are set before it runs: `keep` (frozenset[str]), names of nodes of the root graph that something beside the
-graph refers to (see `kept_names`), and `preserved` (frozenset[str]), names of modules whose calls get values only by their signatures
-(see `preserved_modules`).
+whether it changed anything is seen by comparing. What else it is told, and what it has to tell, goes by `pass_context()` of
+`retraced_server.retrace`; nothing is set on the object, nor read from it.
 """
 
 _MUTATIONS = frozenset({OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION, OutputKind.USER_INPUT_MUTATION})

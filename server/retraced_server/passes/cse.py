@@ -15,8 +15,10 @@ from retraced_server.passes._effects import draws_random_numbers, has_effect
 from retraced_server.passes._keys import UnkeyedError, call_key
 from retraced_server.passes._misses import Misses
 from retraced_server.passes.registry import register_pass
-from retraced_server.retrace import Argument, ExportPass, NodeMetadata, PassResult, ProxyValue
+from retraced_server.retrace import Argument, ExportPass, NodeMetadata, PassResult, ProxyValue, pass_context
 from retraced_server.retrace.graphs import walk_graphs
+from retraced_server.retrace.pass_state import state_of
+from retraced_server.retrace.regions import Regions
 from retraced_server.retrace.values import same_metadata
 
 _UNINITIALISED = frozenset(
@@ -31,7 +33,9 @@ class CommonSubexpressionElimination(ExportPass):
     The first call stays, with its name and metadata, and stands for the later ones. Constants are the same by type and value, and it
     does not matter which arguments are given by keyword. Not merged are:
 
-    - calls that draw random numbers, give uninitialised memory, assert, print, or write to their arguments; higher-order operators;
+    - calls that draw random numbers, give uninitialised memory, assert, print, communicate, or write to their arguments; higher-order
+      operators, and functions that are not known;
+    - calls in different regions of functorch's transforms, autocast or gradient modes: each call of `torch.vmap` is a region of its own;
     - calls between which an argument, or anything that may share its storage, is written to;
     - calls whose result, or anything that may share its storage, is written to;
     - calls that would make two outputs of a graph share storage, since whoever writes to the one would change the other, or a user
@@ -40,32 +44,22 @@ class CommonSubexpressionElimination(ExportPass):
     - values that a preserved module call signature names, and calls in different modules with such signatures.
 
     In a program that is not functional few calls can be merged, so `decompose` comes first.
-
-    Attributes:
-        keep: Names of nodes of the root graph that must stay, and stay values of their own.
-        preserved: Fully qualified names of modules whose calls must not share values.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.keep: frozenset[str] = frozenset()
-        self.preserved: frozenset[str] = frozenset()
         self._stands_for: dict[fx.Node, fx.Node] = {}
 
     def __call__(self, graph_module: fx.GraphModule) -> PassResult:
         """Runs the pass."""
-        misses = Misses()
+        misses, context = Misses(), pass_context()
         self._stands_for = {}
         for path, module in walk_graphs(graph_module):
-            finder = _Finder(module, frozenset() if path else self.keep, self.preserved, misses)
+            finder = _Finder(module, frozenset() if path else context.kept_names, context.preserved_modules, misses)
             self._stands_for.update(finder.find())
-        if self._stands_for:
-            result = super().__call__(graph_module)
-        else:
-            self.remarks, self.new_guards, self.outcome = [], (), None
-            result = PassResult(graph_module, False)
-        self.rewrites = len(self._stands_for)
-        self.remarks.extend(misses.lines())
+        result = super().__call__(graph_module) if self._stands_for else PassResult(graph_module, False)
+        context.count_rewrites(len(self._stands_for))
+        context.remarks.extend(misses.lines())
         return result
 
     # The operator is of any of torch's types for them.
@@ -87,8 +81,9 @@ class CommonSubexpressionElimination(ExportPass):
         return super().call_getitem(value, key, meta) if earlier is None else earlier
 
     def _earlier(self) -> ProxyValue[Any] | None:
-        first = None if self.visiting is None else self._stands_for.get(self.visiting)
-        return None if first is None else self.retrace.results[first]
+        visited = pass_context().node
+        first = None if visited is None else self._stands_for.get(visited)
+        return None if first is None else state_of(self).retrace.results[first]
 
 
 class _Finder:
@@ -112,11 +107,13 @@ class _Finder:
     def find(self) -> dict[fx.Node, fx.Node]:
         """Gives, for each call that can be replaced by an earlier one, that one."""
         known: dict[Hashable, list[fx.Node]] = defaultdict(list)
+        regions = Regions()
         for node in self._module.graph.nodes:
+            regions.visit(node)
             if node.op != "call_function" or not self._is_candidate(node):
                 continue
             try:
-                key = (self._key(node), self._scope(node))
+                key = (self._key(node), self._scope(node), regions.current)
             except UnkeyedError:
                 continue
             equal = known[key]

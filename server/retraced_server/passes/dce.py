@@ -11,7 +11,7 @@ from retraced_server.passes._effects import bodies, draws_random_numbers, has_ef
 from retraced_server.passes._misses import Misses
 from retraced_server.passes._working_copy import set_attribute
 from retraced_server.passes.registry import register_pass
-from retraced_server.retrace import PassBase, PassResult
+from retraced_server.retrace import PassBase, PassResult, pass_context
 from retraced_server.retrace.constants import copy_graph_module
 from retraced_server.retrace.graphs import body_of, walk_graphs
 from retraced_server.retrace.values import free_symbols
@@ -25,27 +25,19 @@ class DeadCodeElimination(PassBase):
     draw random numbers, and higher-order operators with such a call in a body. So does what they are made of. A call that defines an
     unbacked symbol stays while another value's size is written with the symbol. Inputs stay, and so do outputs of bodies that their
     callers do not use.
-
-    Attributes:
-        keep: Names of nodes of the root graph that must stay.
-        rewrites: How many nodes the last run removed, those of bodies that are gone too.
-        remarks: Which unused calls the last run could not remove, though they compute only.
     """
-
-    def __init__(self) -> None:
-        self.keep: frozenset[str] = frozenset()
-        self.rewrites = 0
-        self.remarks: list[str] = []
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
         """Runs the pass on a graph module, which is left as it is."""
-        misses = Misses()
+        misses, context = Misses(), pass_context()
         dead = {
-            module: _dead_nodes(module, frozenset() if path else self.keep, misses)
+            module: _dead_nodes(module, frozenset() if path else context.kept_names, misses)
             for path, module in walk_graphs(graph_module)
         }
         result = _without(graph_module, dead, {})
-        self.rewrites, self.remarks = _count(graph_module) - _count(result), misses.lines()
+        # Nodes of subgraphs that are gone count too.
+        context.count_rewrites(_count(graph_module) - _count(result))
+        context.remarks.extend(misses.lines())
         return PassResult(result, result is not graph_module)
 
 

@@ -17,10 +17,11 @@ from retraced_server.passes.provenance import ProvenanceLedger
 from retraced_server.passes.registry import RegistrationError, catalogue, create_pass
 from retraced_server.pipeline.domain import PassReport, Provenance, RetraceMode
 from retraced_server.pipeline.parse import parse_pipeline
-from retraced_server.retrace import ExportPass, ExportPassError, PassError, PassResult
+from retraced_server.retrace import ExportPass, ExportPassError, PassContext, PassError, PassResult
 from retraced_server.retrace.agreement import run_checked
 from retraced_server.retrace.build_program import build_program, check_signature
 from retraced_server.retrace.copies import copy_with_bodies, returned_graph, same_graphs
+from retraced_server.retrace.pass_state import state_of
 from retraced_server.retrace.program_edit import ProgramEdit, outcome_by_name
 
 # How many nodes are visited between two calls of `progress`.
@@ -221,19 +222,19 @@ class _Run:
 
     def _graph_pass(self, index: int, step: _Step, instance: GraphPass, nodes: int) -> _Totals:
         edit = self._edit
-        if hasattr(instance, "keep"):
-            renamed = map(edit.name_now, kept_names(edit.program))
-            instance.keep = frozenset(name for name in renamed if name is not None)
-        if hasattr(instance, "preserved"):
-            instance.preserved = preserved_modules(edit.program)
-        if isinstance(instance, ExportPass):
-            instance.mode = self._mode.value
-            instance.on_progress = self._progress(nodes) if self._observer is not None else None
-        result = _apply(instance, edit.graph_module, check=self._check)
-        remarks = tuple(getattr(instance, "remarks", ()))
+        renamed = map(edit.name_now, kept_names(edit.program))
+        context = PassContext(
+            self._mode.value,
+            frozenset(name for name in renamed if name is not None),
+            preserved_modules(edit.program),
+            self._progress(nodes) if self._observer is not None else None,
+        )
+        with context:
+            result = _apply(instance, edit.graph_module, check=self._check)
+        remarks = tuple(context.remarks)
         if not result.modified:
             return _Totals(False, 0, remarks)
-        outcome = instance.outcome if isinstance(instance, ExportPass) else None
+        outcome = state_of(instance).outcome if isinstance(instance, ExportPass) else None
         if outcome is None:
             outcome = outcome_by_name(edit.graph_module, result.graph_module)
         self._last_modifying = index
@@ -243,10 +244,8 @@ class _Run:
         except ExportPassError as error:
             raise self._failure(Reason.PASS_OUTPUT_INVALID, index, error) from error
         self._ledger.record(step.text, outcome.origins, outcome.copied, lifted)
-        rewrites = getattr(instance, "rewrites", None)
-        return _Totals(
-            True, outcome.new_nodes if rewrites is None else rewrites, remarks, tuple(getattr(instance, "new_guards", ()))
-        )
+        # A pass may have the same guard added in each of several visits.
+        return _Totals(True, context.rewrites or outcome.new_nodes, remarks, tuple(dict.fromkeys(context.new_guards)))
 
     def _program_pass(self, index: int, step: _Step, instance: ProgramPass) -> _Totals:
         program = self._built()

@@ -11,7 +11,16 @@ from torch._ops import OpOverload
 from retraced_server.passes._effects import written_arguments
 from retraced_server.passes.registry import register_pass
 from retraced_server.pipeline.catalogue import IrLevel
-from retraced_server.retrace import Argument, ExportPass, ExportPassError, NodeMetadata, PassError, PassResult, ProxyValue
+from retraced_server.retrace import (
+    Argument,
+    ExportPass,
+    ExportPassError,
+    NodeMetadata,
+    PassError,
+    PassResult,
+    ProxyValue,
+    pass_context,
+)
 from retraced_server.retrace.errors import innermost_source_line
 from retraced_server.retrace.graphs import walk_graphs
 
@@ -52,7 +61,7 @@ class ViewToViewCopy(ExportPass):
         copying = _copying_form(op)
         if copying is None:
             return super().call_operator(op, args, kwargs, meta)
-        self.rewrites += 1
+        pass_context().count_rewrites()
         return super().call_operator(copying, args, kwargs, meta)
 
 

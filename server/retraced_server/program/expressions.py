@@ -6,6 +6,7 @@ use: calls of the functions in `_FUNCTIONS`, numbers, symbols named as torch nam
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
@@ -44,6 +45,8 @@ _LARGEST_BITS: Final = 256
 """Numbers that arise while an expression is built stay under this many bits."""
 _MOST_BITS: Final = 4096
 """Nor does what it computes need more, with 64 for each symbol in it."""
+_MOST_TERMS: Final = 1024
+"""Terms that it has when its products and powers are expanded, as torch and sympy do to compare, to simplify and to divide."""
 
 # Anything that sympy makes; sympy has no types.
 _Expr: TypeAlias = Any
@@ -165,6 +168,7 @@ class _Parser:
         self._at = 0
         self._kind = self._value = ""
         self._bits: dict[_Expr, int] = {}
+        self._expanded: dict[_Expr, int] = {}
         self._advance()
 
     def expression(self, depth: int) -> _Expr:
@@ -188,6 +192,8 @@ class _Parser:
             raise _invalid(self._text, "a number in it is too large")
         if self._size(made) > _MOST_BITS:
             raise _invalid(self._text, "what it computes is too large")
+        if self._terms(made) > _MOST_TERMS:
+            raise _invalid(self._text, f"it has more than {_MOST_TERMS} terms when its products are expanded")
         return made
 
     def end(self) -> None:
@@ -272,6 +278,24 @@ class _Parser:
             else:
                 known = sum(sizes) if expression.is_Mul else max(sizes)
             self._bits[expression] = known
+        return known
+
+    def _terms(self, expression: _Expr) -> int:
+        """Bound the number of terms that an expression expands to, from above; what is no sum, product or power is one term."""
+        known = self._expanded.get(expression)
+        if known is None:
+            if expression.is_Add:
+                known = sum(map(self._terms, expression.args))
+            elif expression.is_Mul:
+                known = math.prod(map(self._terms, expression.args))
+            elif expression.is_Pow and expression.exp.is_Integer:
+                # The monomials of that degree in as many unknowns as the base has terms.
+                degree = abs(int(expression.exp))
+                known = math.comb(self._terms(expression.base) + degree - 1, degree)
+            else:
+                known = 1
+            # What is over the bound is refused, and need not be exact.
+            self._expanded[expression] = known = min(known, _MOST_TERMS + 1)
         return known
 
     def _take(self, kind: str, value: str | None = None) -> str:

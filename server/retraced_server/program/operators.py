@@ -7,48 +7,28 @@ that are allowed. torch walks from module `torch` by `getattr` instead, and so r
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import keyword
-import math
-import operator
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, cast
 
 import torch
 from torch._ops import OpOverload
 
 from retraced_server.program.errors import program_invalid, shortened
+from retraced_server.program.functions import FUNCTIONS, HIGHER_ORDER, PRIM, Target
+from retraced_server.program.namespaces import DEFAULT_MODULES, DEFAULT_NAMESPACES, how_to_allow
 from retraced_server.program.options import LONGEST_NAME
 
-# An OpOverload, a HigherOrderOperator or one of the functions below.
-Target: TypeAlias = Callable[..., Any]
+# What is allowed wherever a server runs is registered wherever programs are read: in a zygote, before it forks.
+for _module in DEFAULT_MODULES:
+    if torch.distributed.is_available() or not _module.startswith("torch.distributed."):
+        importlib.import_module(_module)
 
 _OP: Final = re.compile(r"torch\.ops\.([A-Za-z_]\w*)\.([A-Za-z_]\w*)\.([A-Za-z_]\w*)", re.ASCII)
 _HIGHER_ORDER: Final = re.compile(r"torch\.ops\.higher_order\.([A-Za-z_]\w*)", re.ASCII)
-_NAMESPACES: Final = frozenset(("aten", "prims", "prim", "quantized_decomposed"))
-# Those that compute with graphs, operators and plain values. Not here: what holds compiled code, objects or Python functions.
-_HIGHER_ORDER_NAMES: Final = frozenset(
-    (
-        *("cond", "while_loop", "while_loop_stack_output", "map_impl", "scan", "associative_scan", "foreach_map", "out_dtype"),
-        *(
-            "wrap_with_set_grad_enabled",
-            "wrap_with_autocast",
-            "wrap",
-            "wrap_activation_checkpoint",
-            "tag_activation_checkpoint",
-        ),
-        *("invoke_subgraph", "strict_mode", "hints_wrapper", "flex_attention", "flex_attention_backward", "with_effects"),
-        *(
-            "auto_functionalized",
-            "auto_functionalized_v2",
-            "run_and_save_rng_state",
-            "run_with_rng_state",
-            "_export_tracepoint",
-        ),
-    )
-)
 # They read files, call other machines, warn or change settings of the process. `aten::_print` prints only where a program is run, and torch
 # keeps it in order.
 _REFUSED: Final = frozenset(
@@ -57,8 +37,6 @@ _REFUSED: Final = frozenset(
         *("aten::_cufft_set_plan_cache_max_size", "aten::_cufft_clear_plan_cache"),
     )
 )
-# TorchScript's own namespace: of it, exported programs ask tensors for these. The rest runs Python, calls other machines, prints, profiles.
-_PRIM: Final = frozenset(("prim::device", "prim::dtype", "prim::layout"))
 # What the arguments and results of a tensor operator are made of. Others, `Any` above all, are of TorchScript's own operators.
 _KINDS: Final = frozenset(
     (
@@ -67,33 +45,6 @@ _KINDS: Final = frozenset(
     )
 )
 _CONTAINERS: Final = frozenset(("OptionalType", "ListType"))
-
-SYM_OPERATORS: Final[frozenset[Target]] = frozenset(
-    (
-        *(operator.eq, operator.ne, operator.le, operator.ge, operator.lt, operator.gt, operator.neg, operator.pos),
-        *(operator.mul, operator.add, operator.sub, operator.floordiv, operator.mod, operator.pow, operator.truediv),
-        *(operator.and_, operator.or_, operator.lshift, operator.rshift, math.trunc),
-        *(torch.sym_not, torch.sym_int, torch.sym_float, torch.sym_ite, torch.sym_max, torch.sym_min, torch.sym_sqrt),
-    )
-)
-"""The functions that compute with sizes, `_SYM_OPS` of torch/_export/serde/serialize.py."""
-
-# Functions that torch's verifier allows beside operators and that torch can read back. Not here: what imports the function that a text
-# names, `_call_custom_autograd_function_in_pre_dispatch`.
-_predispatch: Any = torch._functorch.predispatch
-_FUNCTIONS: Final[tuple[Target, ...]] = (
-    torch._C._set_grad_enabled,
-    torch.amp.autocast_mode._enter_autocast,
-    torch.amp.autocast_mode._exit_autocast,
-    *(
-        getattr(_predispatch, name)
-        for name in (
-            *("_add_batch_dim", "_remove_batch_dim", "_vmap_increment_nesting", "_vmap_decrement_nesting"),
-            *("lazy_load_decompositions", "_make_dual", "_unpack_dual", "_jvp_increment_nesting", "_jvp_decrement_nesting"),
-            *("_unwrap_for_grad", "_enter_dual_level", "_exit_dual_level"),
-        )
-    ),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +65,7 @@ def operator_name(target: Target | str) -> str:
     return f"{module.replace('torch._ops', 'torch.ops') if module.startswith('torch._ops') else module}.{target.__name__}"
 
 
-_BY_NAME: Final[dict[str, Target]] = {operator_name(target): target for target in (*SYM_OPERATORS, *_FUNCTIONS)}
+_BY_NAME: Final[dict[str, Target]] = {operator_name(target): target for target in FUNCTIONS}
 
 
 class Operators:
@@ -125,7 +76,7 @@ class Operators:
     """
 
     def __init__(self, namespaces: frozenset[str]) -> None:
-        self._allowed = _NAMESPACES | namespaces
+        self._allowed = DEFAULT_NAMESPACES | namespaces
         self._found: dict[str, Target] = {}
 
     def find(self, name: str) -> Target:
@@ -156,7 +107,7 @@ class Operators:
         if len(name) > LONGEST_NAME:
             raise program_invalid(f"an operator has a name of {len(name)} characters")
         if match := _HIGHER_ORDER.fullmatch(name):
-            if match[1] in _HIGHER_ORDER_NAMES:
+            if match[1] in HIGHER_ORDER:
                 return cast(Target, getattr(torch.ops.higher_order, match[1]))
             raise _unknown(name, "this higher-order operator is not read")
         match = _OP.fullmatch(name)
@@ -166,21 +117,23 @@ class Operators:
             raise _unknown(name, "it is neither of `torch.ops` nor a function that programs may call")
         namespace, packet, overload = match.groups()
         if namespace not in self._allowed:
-            raise _unknown(
-                name,
-                f"the namespace `{namespace}` is not allowed: a server reads it that imports its module (`serve --import MODULE`)",
-            )
+            advice = how_to_allow(namespace, registered=_is_registered(namespace))
+            raise _unknown(name, f"the namespace `{namespace}` is not allowed: {advice}")
         found = getattr(getattr(getattr(torch.ops, namespace), packet, None), overload, None)
         if not isinstance(found, OpOverload):
             raise _unknown(name, "no such operator is registered in the server")
-        if namespace in _NAMESPACES:
+        if namespace in DEFAULT_NAMESPACES:
             _check_harmless(name, found)
         return found
 
 
+def _is_registered(namespace: str) -> bool:
+    return any(name.startswith(f"{namespace}::") for name in torch._C._dispatch_get_all_op_names())
+
+
 def _check_harmless(name: str, op: OpOverload) -> None:
     schema = op._schema
-    if op.name() in _REFUSED or (op.namespace == "prim" and op.name() not in _PRIM):
+    if op.name() in _REFUSED or (op.namespace == "prim" and op.name() not in PRIM):
         raise _unknown(name, "it does more than compute")
     # Python is told of it only so.
     if "..." in str(schema):

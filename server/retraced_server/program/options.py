@@ -40,7 +40,7 @@ class ReadOptions:
     """What a reader accepts beyond what every program may hold.
 
     Attributes:
-        namespaces: Namespaces of custom operators, such as `mylib`, whose operators may stand in a program. They must be
+        namespaces: Namespaces, such as `mylib`, whose operators may stand in a program besides the usual. They must be
             registered in this process already: nothing is imported for a program.
         tree_types: Serialized names of registered pytree nodes, named tuples included, that may stand in tree specs. Their
             registered functions run on contexts from the file.

@@ -185,7 +185,7 @@ def _build(
             constants=tensors.read(constants, CONSTANTS),
             ranges=symbols.range_constraints(),
             module_calls=module_calls,
-            verifiers=[_verifier(dialect) for dialect in model.verifiers] or [Verifier],
+            verifiers=list(dict.fromkeys(map(_verifier, model.verifiers))) or [Verifier],
             guards=model.guards_code,
         )
     except (SpecViolationError, AssertionError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:

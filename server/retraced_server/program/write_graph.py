@@ -14,7 +14,8 @@ from torch._ops import HigherOrderOperator, OpOverload
 
 from retraced_server.errors import RetracedError
 from retraced_server.program.errors import cause, located, program_invalid
-from retraced_server.program.operators import SYM_OPERATORS, operator_name, schema_types, symbolic_parameters
+from retraced_server.program.functions import SYM_OPERATORS
+from retraced_server.program.operators import operator_name, schema_types, symbolic_parameters
 from retraced_server.program.write_arguments import write_argument
 from retraced_server.program.write_metadata import write_metadata
 from retraced_server.program.write_outputs import OutputWriter

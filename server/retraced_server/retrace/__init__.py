@@ -10,6 +10,7 @@ from retraced_server.retrace.errors import ExportPassError, PassError
 from retraced_server.retrace.export_pass import ExportPass
 from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.outcome import RetraceOutcome
+from retraced_server.retrace.pass_context import PassContext, pass_context
 from retraced_server.retrace.proxy_value import ProxyValue
 
 __all__ = [
@@ -18,8 +19,10 @@ __all__ = [
     "ExportPassError",
     "NodeMetadata",
     "PassBase",
+    "PassContext",
     "PassError",
     "PassResult",
     "ProxyValue",
     "RetraceOutcome",
+    "pass_context",
 ]

@@ -9,10 +9,14 @@ import torch
 from torch._C import _DisableTorchDispatch as DisableTorchDispatch
 from torch._C import _is_any_autocast_enabled as is_any_autocast_enabled
 from torch._C import _jit_resolve_packet as jit_resolve_packet
+from torch._C._functorch import get_dynamic_layer_stack_depth as functorch_depth
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
+from torch._C._functorch import pop_dynamic_layer_stack_and_undo_to_depth as leave_functorch_levels
 from torch._dispatch.python import enable_python_dispatcher
 from torch._export.verifier import SpecViolationError, Verifier
 from torch._export.verifier import _verify_exported_program_module_call_graph as verify_module_call_graph
 from torch._export.verifier import _verify_exported_program_signature as verify_signature
+from torch._functorch import predispatch
 from torch._guards import detect_fake_mode
 from torch._higher_order_ops.executorch_call_delegate import executorch_call_delegate, is_lowered_module
 from torch._library.utils import is_builtin
@@ -56,13 +60,18 @@ __all__ = [
     "enable_python_dispatcher",
     "executorch_call_delegate",
     "extract_tensor_metadata",
+    "functorch_depth",
     "is_any_autocast_enabled",
     "is_builtin",
+    "is_functorch_wrapped_tensor",
     "is_lowered_module",
     "jit_resolve_packet",
     "keep_version",
+    "leave_functorch_levels",
+    "predispatch",
     "pytree",
     "sympy_functions",
+    "unwrapped",
     "verify_module_call_graph",
     "verify_signature",
     "view_of",
@@ -84,6 +93,13 @@ def view_of(tensor: FakeTensor, size: tuple[Any, ...], stride: tuple[Any, ...], 
     with in_kernel_invocation_manager(mode), mode.shape_env.suppress_guards() if mode.shape_env else nullcontext():
         meta = torch.ops.aten.as_strided.default(tensor, size, stride, offset)
     return FakeTensor(mode, meta, tensor.fake_device)
+
+
+def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
+    """Return what is in a tensor that functorch has wrapped, however often; any other as it is."""
+    while is_functorch_wrapped_tensor(tensor):
+        tensor = get_unwrapped(tensor)
+    return tensor
 
 
 def keep_version(tensor: torch.Tensor, version: int) -> None:

@@ -13,29 +13,30 @@ from retraced_server.retrace.compare import Comparison
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.export_pass import ExportPass
 from retraced_server.retrace.graphs import walk_graphs
+from retraced_server.retrace.pass_context import PassContext, pass_context
 from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
 from retraced_server.retrace.values import free_symbols
 
 
 def run_checked(instance: ExportPass, module: fx.GraphModule) -> PassResult:
-    """Runs a pass incrementally, after a copy of it has run in full mode, which leaves no trace: each of its hooks is called twice.
+    """Runs a pass in the context that is entered, after a copy of it has run in full mode, which leaves no trace: each of its hooks is
+    called twice.
 
     Raises:
         ExportPassError: The two disagree.
         PassError: Either failed.
     """
-    full = copy.copy(instance)
-    full.mode, full.on_progress = "full", None
+    context = pass_context()
     trial = ShapeEnvTransaction(shape_env_of(module))
-    try:
-        expected = full(module)
-    finally:
-        trial.roll_back()
-    instance.mode = "incremental"
+    with PassContext("full", context.kept_names, context.preserved_modules) as full:
+        try:
+            expected = copy.copy(instance)(module)
+        finally:
+            trial.roll_back()
     result = instance(module)
     found = disagreement(expected.graph_module, result.graph_module)
-    if found is None and len(full.new_guards) != len(instance.new_guards):
-        found = f"new guards: {list(full.new_guards)} in full mode, {list(instance.new_guards)} incrementally"
+    if found is None and len(full.new_guards) != len(context.new_guards):
+        found = f"new guards: {full.new_guards} in full mode, {context.new_guards} incrementally"
     if found is not None:
         raise ExportPassError(
             f"an incremental retrace gives something else than a full one, which is an error of the engine: {found}; mode 'full' avoids it"

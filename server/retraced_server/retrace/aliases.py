@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import fx
 
+from retraced_server.retrace._torch import unwrapped
 from retraced_server.retrace.targets import overload_of
 
 
 def storages(value: Any) -> frozenset[int]:
     """The storages of a value's tensors, as numbers."""
     if isinstance(value, torch.Tensor):
+        value = unwrapped(value)
         return frozenset((value.untyped_storage()._cdata,)) if value.layout is torch.strided else frozenset()
     if isinstance(value, (tuple, list)):
         return frozenset().union(*map(storages, value))

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
+from retraced_server.program.functions import stated_effect
 from retraced_server.retrace.arguments import map_leaves
 from retraced_server.retrace.execute import execute
 from retraced_server.retrace.proxy_value import ProxyValue
+from retraced_server.retrace.regions import RegionExecutor, logical
 
 if TYPE_CHECKING:
     from retraced_server.retrace.session import Session
@@ -20,10 +22,12 @@ class Executor:
 
     Args:
         session: What the graphs of one call of a pass share.
+        regions: Executes calls that mean something in their region only.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, regions: RegionExecutor) -> None:
         self._session = session
+        self._regions = regions
         # Values whose sizes or strides an operator has changed in place, as later operators see them.
         self._written: dict[fx.Node, torch.Tensor] = {}
         # Green operators that do so and have not been executed, since nothing has read what they change.
@@ -37,13 +41,15 @@ class Executor:
     def execute(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Executes an operator on the data of its arguments, after what was deferred, and gives its value."""
         self._settle()
-        return self._run(target, (args, kwargs), self._data((args, kwargs)))
+        with self._regions.state():
+            return self._run(target, (args, kwargs), self._data((args, kwargs)))
 
     def result(self, target: Any, args: Any, kwargs: Any) -> Any:
         """As `execute`, but what the operator gave for arguments of the same description may be given again."""
         self._settle()
         data = self._data((args, kwargs))
-        return self._session.known_results.get(target, *data, lambda: self._run(target, (args, kwargs), data))
+        with self._regions.state():
+            return self._session.known_results.get(target, *data, lambda: self._run(target, (args, kwargs), data))
 
     def _settle(self) -> None:
         self._session.executing()
@@ -54,6 +60,8 @@ class Executor:
                     self._run(target, (args, kwargs), self._data((args, kwargs)))
 
     def _run(self, target: Any, arguments: tuple[Any, Any], data: tuple[Any, Any]) -> Any:
+        if stated_effect(target).of_regions:
+            return self._regions.execute(target, map_leaves(arguments, ProxyValue, lambda proxy: proxy.node), data)
         execution = execute(target, *data, self._session.known_results.get)
         if execution.written:
             self._note_written(execution.written, arguments)
@@ -75,4 +83,4 @@ class Executor:
         return args, kwargs
 
     def _datum(self, proxy: ProxyValue[Any]) -> Any:
-        return self._written.get(proxy.node, proxy.data)
+        return map_leaves(self._written.get(proxy.node, proxy.data), torch.Tensor, logical)

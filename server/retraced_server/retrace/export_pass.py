@@ -21,7 +21,6 @@ from retraced_server.retrace._torch import (
 )
 from retraced_server.retrace.arguments import Argument
 from retraced_server.retrace.bodies import (
-    VisitedBodies,
     body_context,
     body_path,
     find_bodies,
@@ -36,8 +35,10 @@ from retraced_server.retrace.graph_retrace import GraphRetrace
 from retraced_server.retrace.interpreter import ExportInterpreter
 from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.outcome import RetraceOutcome
+from retraced_server.retrace.pass_context import pass_context
+from retraced_server.retrace.pass_state import STATE_ATTRIBUTE, PassRun, PassState, initialise, state_of
 from retraced_server.retrace.proxy_value import ProxyValue
-from retraced_server.retrace.session import RetraceMode, Session, find_fake_mode
+from retraced_server.retrace.session import Session, find_fake_mode
 from retraced_server.retrace.tracer import ExportTracer
 
 
@@ -48,42 +49,37 @@ class ExportPass(PassBase):
     from then on. A pass that changes nothing returns the graph module that it was given. Nodes keep their names, values and metadata unless
     a hook changes them; the name goes with the value that the hook returns.
 
-    An instance can run on any number of programs, one after the other. While it runs it may add to `rewrites` and `remarks`.
+    An instance can run on any number of programs, one after the other. Attributes of a subclass are its own, whatever their names, but for
+    those below and the hooks. What a pass is told and what it tells while it runs goes by `pass_context()`: rewrites, remarks, the node that
+    is visited.
+
+    `class MyPass(ExportPass, only={torch.ops.aten.relu.default})` has `call_operator`, `call_sym` and `call_getitem` called for nodes of these
+    operators and functions alone, as are those of its subclasses. Other nodes are kept as they are, which takes less time.
 
     Attributes:
-        mode: How nodes are treated that the pass leaves as they are: `incremental` reuses their recorded values, `full` executes them again
-            to compare.
-        targets: What the pass looks at. Set it in the class, to a set of operators and functions, to have `call_operator`, `call_sym` and
-            `call_getitem` called for no other node; None calls them for every one.
-        rewrites: How many rewrites the last run made. A run that changed nodes and counted none gets the number of new nodes.
-        remarks: What the last run wants its caller to know.
-        new_guards: Guards on symbolic shapes that new nodes added in the last run, as expressions.
-        outcome: What became of each node in the last run; None if it changed nothing.
         fake_tensor_mode: The program's fake mode while it runs.
         tracer: What builds the graph that is visited.
-        on_progress: Called with the number of nodes visited so far, if set.
     """
 
     ExportTracer = ExportTracer
     ExportInterpreter = ExportInterpreter
 
-    mode: RetraceMode = "incremental"
-    targets: Collection[Any] | None = None
+    __only: Collection[Any] | None = None
+
+    # The other keywords are those of further bases.
+    def __init_subclass__(cls, *, only: Collection[Any] | None = None, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if only is not None:
+            cls.__only = frozenset(only)
 
     def __init__(self) -> None:
         self.tracer: ExportTracer = self.ExportTracer(self, CodeGen())
         self.fake_tensor_mode: FakeTensorMode | None = None
-        self.rewrites = 0
-        self.remarks: list[str] = []
-        self.new_guards: tuple[str, ...] = ()
-        self.outcome: RetraceOutcome | None = None
-        self.on_progress: Callable[[int], None] | None = None
-        self.visiting: fx.Node | None = None
-        self._session: Session | None = None
-        self._retrace: GraphRetrace | None = None
-        self._visited = VisitedBodies()
-        self._retraced: list[GraphRetrace] = []
-        self._initialized = True
+        initialise(self)
+
+    # A copy of a pass, by whatever means, has a state of its own.
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: PassState() if key == STATE_ATTRIBUTE else value for key, value in vars(self).items()}
 
     @staticmethod
     def _create_dummy_node_metadata() -> NodeMetadata:
@@ -92,38 +88,8 @@ class ExportPass(PassBase):
     @property
     def node_debug_str(self) -> str | None:
         """The node that is visited, as fx writes it; None before the first one."""
-        return None if self.visiting is None else self.visiting.format_node()
-
-    @property
-    def session(self) -> Session:
-        """What the graphs of the running call share.
-
-        Raises:
-            ExportPassError: The pass is not running.
-        """
-        if self._session is None:
-            raise ExportPassError("hooks can only be called while the pass runs; call the pass with a graph module")
-        return self._session
-
-    @property
-    def retrace(self) -> GraphRetrace:
-        """The graph that is visited.
-
-        Raises:
-            ExportPassError: The pass is not running.
-        """
-        if self._retrace is None:
-            raise ExportPassError("hooks can only be called while the pass runs; call the pass with a graph module")
-        return self._retrace
-
-    @property
-    def graph_path(self) -> str:
-        """The path of the graph that is visited: empty for the root graph, `true_graph_0` for a body.
-
-        Raises:
-            ExportPassError: The pass is not running.
-        """
-        return self.retrace.path
+        run = state_of(self).run
+        return None if run is None or run.context.node is None else run.context.node.format_node()
 
     # -- running -----------------------------------------------------------------------------------------------------------------
 
@@ -133,19 +99,19 @@ class ExportPass(PassBase):
         A pass that overrides `call` is given a copy, since it may change the graph itself, before or after its nodes are visited.
         """
         self.requires(graph_module)
-        result = self.call(graph_module) if type(self).call is ExportPass.call else self._call_on_copy(graph_module)
+        result = self.call(graph_module) if type(self).call is ExportPass.call else self.__call_on_copy(graph_module)
         self.ensures(graph_module)
         return result
 
-    def _call_on_copy(self, graph_module: fx.GraphModule) -> PassResult:
-        copy = copy_with_bodies(graph_module)
+    def __call_on_copy(self, graph_module: fx.GraphModule) -> PassResult:
+        copy, state = copy_with_bodies(graph_module), state_of(self)
         new = returned_graph(self.call(copy), copy)
         if same_graphs(new, graph_module):
-            self.outcome = None
+            state.outcome = None
             return PassResult(graph_module, False)
         # What became of nodes is known only where nothing but the visit changed the graph.
-        if self.outcome is not None and not (self.outcome.covers(new) and same_graphs(copy, graph_module)):
-            self.outcome = None
+        if state.outcome is not None and not (state.outcome.covers(new) and same_graphs(copy, graph_module)):
+            state.outcome = None
         return PassResult(new, True)
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
@@ -158,35 +124,32 @@ class ExportPass(PassBase):
             PassError: A hook failed, or a recorded value is not what its node computes. Nothing is left behind.
             ExportPassError: The pass cannot run on this graph module.
         """
-        if not getattr(self, "_initialized", False):
-            raise ExportPassError("ExportPass is not initialized with __init__().")
-        if self._session is not None:
+        state = state_of(self)
+        if state.run is not None:
             raise ExportPassError("the pass is running already; use another instance for a pass within a pass")
-        self.rewrites, self.remarks, self.new_guards, self.outcome = 0, [], (), None
+        state.outcome = None
+        context = pass_context()
         try:
             recorded = [node.meta.get("val") for node in graph_module.graph.find_nodes(op="placeholder")]
             # One that is made here is for inputs of which only `tensor_meta` tells.
             self.fake_tensor_mode = find_fake_mode(graph_module, recorded) or FakeTensorMode(allow_non_fake_inputs=True)
             inputs = self.inputs(graph_module)
-            self._session = session = Session(graph_module, inputs, self.mode, self.on_progress)
+            session = Session(graph_module, inputs, context.mode, context.on_progress)
+            state.run = run = PassRun(session, context, type(self).__only)
             self.fake_tensor_mode = self.tracer.fake_tensor_mode = session.fake_mode
-            self._visited = VisitedBodies()
-            self._retraced = []
-            with session.running():
+            with context, session.running():
                 result = self.call_submodule(graph_module, tuple(inputs))
             if result.modified:
                 session.transaction.commit()
                 with_keys = type(self).call is not ExportPass.call
-                self.outcome = RetraceOutcome.of(self._retraced, result.graph_module, with_keys=with_keys)
-                self.rewrites = self.rewrites or self.outcome.new_nodes
-                self.new_guards = session.transaction.new_guards
+                state.outcome = RetraceOutcome.of(run.retraces, result.graph_module, with_keys=with_keys)
+                context.new_guards.extend(session.transaction.new_guards)
             else:
                 session.transaction.roll_back()
-            self.remarks.extend(session.differences.lines())
+            context.remarks.extend(session.differences.lines())
             return result
         finally:
-            self._session = self._retrace = self.visiting = None
-            self._visited, self._retraced = VisitedBodies(), []
+            state.run = None
             self.tracer = self.ExportTracer(self, CodeGen())
             self.fake_tensor_mode = None
 
@@ -200,20 +163,31 @@ class ExportPass(PassBase):
         Returns:
             The new graph module and True, or the one that was given and False.
         """
-        session, parent = self.session, self._retrace
+        run = state_of(self).running
+        parent = run.retrace
         data = settle_inputs(graph_module, inputs, parent)
-        known = self._visited.find(graph_module, data)
-        if known is not None:
-            return self._in_place_of(graph_module, known)
+        result = run.visited.find(graph_module, data)
+        if result is None:
+            result = self.__visit(run, graph_module, data)
+            run.visited.keep(graph_module, data, result)
+        if parent is not None and result.modified:
+            # Each graph that calls a body has its result in the body's place.
+            parent.replace_body(graph_module, result.graph_module)
+        return result
+
+    def __visit(self, run: PassRun, graph_module: fx.GraphModule, data: tuple[Any, ...]) -> PassResult:
         reserved = [node.name for node in graph_module.graph.nodes]
         tracer = self.ExportTracer(self, graph_module.graph._codegen, reserved, graph_module)
-        tracer.fake_tensor_mode = session.fake_mode
-        retrace = GraphRetrace(session, graph_module, body_path(graph_module, parent), tracer)
-        outer_tracer, self.tracer, self._retrace = self.tracer, tracer, retrace
+        tracer.fake_tensor_mode = run.session.fake_mode
+        path = body_path(graph_module, run.retrace)
+        retrace = GraphRetrace(run.session, graph_module, path, tracer)
+        outer_tracer, outer_retrace = self.tracer, run.retrace
+        self.tracer, run.retrace = tracer, retrace
         try:
-            self.ExportInterpreter(self, retrace).run(data)
+            with run.context.visiting(path):
+                self.ExportInterpreter(self, retrace).run(data)
         finally:
-            self.tracer, self._retrace = outer_tracer, parent
+            self.tracer, run.retrace = outer_tracer, outer_retrace
         # Hooks may also change the nodes of values that they are given back.
         retrace.modified |= retrace.account.forget_edited()
         if retrace.modified:
@@ -221,16 +195,8 @@ class ExportPass(PassBase):
             module = LazyGraphModule(tracer.root, tracer.graph)
             module.meta.update(graph_module.meta)
             retrace.result = module
-        result = PassResult(retrace.result, retrace.modified)
-        self._visited.keep(graph_module, data, result)
-        self._retraced.append(retrace)
-        return self._in_place_of(graph_module, result)
-
-    def _in_place_of(self, body: fx.GraphModule, result: PassResult) -> PassResult:
-        """Puts a body's result where the graph that calls it has the body: each graph that does, if there are several."""
-        if self._retrace is not None and result.modified:
-            self._retrace.replace_body(body, result.graph_module)
-        return result
+        run.retraces.append(retrace)
+        return PassResult(retrace.result, retrace.modified)
 
     def inputs(self, graph_module: fx.GraphModule) -> list[Argument]:
         """Gives each placeholder its data: recorded arguments, recorded values, constants, or what `tensor_meta` describes.
@@ -240,9 +206,9 @@ class ExportPass(PassBase):
         """
         if (args := graph_module.meta.get("args")) is not None:
             return list(args)
-        return [self._input(graph_module, node) for node in graph_module.graph.nodes if node.op == "placeholder"]
+        return [self.__input(graph_module, node) for node in graph_module.graph.nodes if node.op == "placeholder"]
 
-    def _input(self, graph_module: fx.GraphModule, node: fx.Node) -> Argument:
+    def __input(self, graph_module: fx.GraphModule, node: fx.Node) -> Argument:
         if "val" in node.meta:
             value = node.meta["val"]
             return value.constant if isinstance(value, FakeTensor) and value.constant is not None else value
@@ -268,7 +234,7 @@ class ExportPass(PassBase):
 
     def placeholder(self, name: str, arg: Argument, meta: NodeMetadata) -> ProxyValue[Any]:
         """An input. Call it with another name to rename the input, twice to add one, not at all to remove it."""
-        return self.retrace.placeholder(name, arg, meta)
+        return state_of(self).retrace.placeholder(name, arg, meta)
 
     # Operators are of several unrelated types in torch: overloads and overload packets.
     def call_operator(
@@ -304,7 +270,7 @@ class ExportPass(PassBase):
         self, f: fx.GraphModule, mapped_args: Sequence[Argument], operands: Sequence[Argument], meta: NodeMetadata
     ) -> ProxyValue[Any]:
         """A map: visits the body with one slice of each mapped argument."""
-        body = self.call_submodule(f, (*slices(mapped_args, self.retrace), *operands)).graph_module
+        body = self.call_submodule(f, (*slices(mapped_args, state_of(self).retrace), *operands)).graph_module
         return self._fx("call_function", torch.ops.higher_order.map_impl, (body, mapped_args, operands), {}, meta)
 
     def call_while(
@@ -331,7 +297,7 @@ class ExportPass(PassBase):
         meta: NodeMetadata,
     ) -> ProxyValue[Any]:
         """A scan: visits the body with what it begins with and one slice of each scanned argument."""
-        combine = self.call_submodule(combine_fn, (*init, *slices(xs, self.retrace), *additional_inputs)).graph_module
+        combine = self.call_submodule(combine_fn, (*init, *slices(xs, state_of(self).retrace), *additional_inputs)).graph_module
         return self._fx("call_function", torch.ops.higher_order.scan, (combine, init, xs, additional_inputs), {}, meta)
 
     def call_delegate(
@@ -362,7 +328,7 @@ class ExportPass(PassBase):
         self, kind: str, target: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata
     ) -> ProxyValue[Any]:
         if kind == "call_function":
-            return self.retrace.call_function(target, args, kwargs, meta)
+            return state_of(self).retrace.call_function(target, args, kwargs, meta)
         if kind == "output":
-            return self.retrace.output(args[0], meta)
+            return state_of(self).retrace.output(args[0], meta)
         raise ExportPassError(f"a pass cannot make a node of kind {kind}")

@@ -16,6 +16,7 @@ import sympy
 import torch
 from torch import fx
 
+from retraced_server.program.functions import stated_effect
 from retraced_server.retrace._torch import INHERITED_META, FakeTensor, HigherOrderOperator, OpOverload, OpOverloadPacket
 from retraced_server.retrace.account import Account
 from retraced_server.retrace.aliases import storages, written_arguments
@@ -29,6 +30,7 @@ from retraced_server.retrace.executor import Executor
 from retraced_server.retrace.graphs import body_names
 from retraced_server.retrace.node_metadata import PROTECTED_KEYS, NodeMetadata
 from retraced_server.retrace.proxy_value import ProxyValue
+from retraced_server.retrace.regions import RegionExecutor, logical
 from retraced_server.retrace.repeats import Repeats
 from retraced_server.retrace.reuse import Reuse, same_constants
 from retraced_server.retrace.tracer import ExportTracer
@@ -68,7 +70,8 @@ class GraphRetrace:
         self.outputs: list[int | None] | None = None
         self.current: fx.Node | None = None
         self.reuse = Reuse(module.graph)
-        self._executor = Executor(session)
+        self._regions = RegionExecutor(tracer)
+        self._executor = Executor(session, self._regions)
         self._repeats = Repeats(session)
         # New nodes that have a name of their own making; the name of an old node is theirs when they stand for it.
         self._unnamed: dict[fx.Node, str] = {}
@@ -172,6 +175,8 @@ class GraphRetrace:
         # Where executing the old node gives the same other strides or offset, it is not the pass that changed them.
         if node.op != "call_function" or result.node.target is not node.target or result.node not in self._made:
             return False
+        if stated_effect(node.target).of_regions:
+            return False
         comparison = Comparison(self.session.transaction.env, set())
         with self.session.transaction.repeating(asserts=False):
             comparison.compare(recorded, result.data)
@@ -185,7 +190,7 @@ class GraphRetrace:
         return same_metadata(result.data, before)
 
     def _recorded_data(self, node: fx.Node) -> Any:
-        return self.results[node] if node.op == "get_attr" else node.meta.get("val")
+        return self.results[node] if node.op == "get_attr" else map_leaves(node.meta.get("val"), torch.Tensor, logical)
 
     def _rebind_returned(self, node: fx.Node, result: ProxyValue[Any]) -> ProxyValue[Any]:
         bindings = result.node.meta.get("unbacked_bindings")
@@ -339,6 +344,7 @@ class GraphRetrace:
         if bindings:
             node.meta["unbacked_bindings"] = bindings
         self.tracer.set_metadata(node, value, old)
+        self._regions.visit(node)
         self._track(node)
         return self._value(value, node)
 
@@ -415,6 +421,7 @@ class GraphRetrace:
             kept = self.reuse.kept.__getitem__
             new_args, new_kwargs = fx.map_arg(old.args, kept), fx.map_arg(old.kwargs, kept)
         node = copy_node(self.tracer.graph, old, new_args, new_kwargs)
+        self._regions.visit(node)
         if meta is not None and not same_metadata_objects(meta.data, old.meta):
             for key, value in meta.data.items():
                 if key not in PROTECTED_KEYS and (key not in old.meta or old.meta[key] is not value):

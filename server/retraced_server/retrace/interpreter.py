@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from retraced_server.retrace._torch import HigherOrderOperator, OpOverloadPacket, executorch_call_delegate
+from retraced_server.program.functions import stated_effect
+from retraced_server.retrace._torch import HigherOrderOperator, OpOverload, OpOverloadPacket, executorch_call_delegate
 from retraced_server.retrace.arguments import Argument, map_leaves
 from retraced_server.retrace.errors import ExportPassError, PassError, innermost_source_line
 from retraced_server.retrace.graph_retrace import GraphRetrace
 from retraced_server.retrace.node_metadata import NodeMetadata
+from retraced_server.retrace.pass_state import state_of
 from retraced_server.retrace.targets import overload_of
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class ExportInterpreter:
         self.callback = callback
         self.retrace = retrace
         self.module = retrace.module
+        self._run = state_of(callback).running
 
     def run(self, inputs: tuple[Argument, ...]) -> None:
         """Visits every node.
@@ -80,8 +83,8 @@ class ExportInterpreter:
 
     def _visit(self, node: fx.Node, inputs: Any) -> None:
         retrace, callback = self.retrace, self.callback
-        callback.visiting = node
-        callback.session.visited()
+        self._run.context.node = node
+        self._run.session.visited()
         if node.op == "get_attr":
             retrace.get_attr(node, _attribute(self.module, str(node.target)))
         elif node.op == "placeholder":
@@ -103,9 +106,12 @@ class ExportInterpreter:
             raise ExportPassError(f"{node.op} is not supported: programs of torch.export have no such nodes")
 
     def _has_hook(self, target: Any) -> bool:
-        targets = self.callback.targets
+        # They stay where they are, as they are: no hook of torch's class takes them.
+        if stated_effect(target).of_regions and not isinstance(target, OpOverload):
+            return False
+        only = self._run.only
         # A higher-order operator's hook visits its bodies.
-        return targets is None or target in targets or isinstance(target, HigherOrderOperator)
+        return only is None or target in only or isinstance(target, HigherOrderOperator)
 
     def _without_hook(self, node: fx.Node) -> Argument:
         kept = self.retrace.keep(node)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import fx
@@ -15,12 +15,10 @@ from retraced_server.retrace.compare import Remarks
 from retraced_server.retrace.descriptions import Descriptions
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.known_results import KnownResults
+from retraced_server.retrace.pass_context import RetraceMode
 from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
 from retraced_server.retrace.unbacked import UnbackedSymbols
 from retraced_server.retrace.values import free_symbols
-
-RetraceMode = Literal["incremental", "full"]
-"""How nodes are treated that a pass leaves as they are: `incremental` reuses their recorded values, `full` executes them again to compare."""
 
 
 class Session:

@@ -38,7 +38,7 @@ Examples:
 
 
 # Options that may be given several times, in the singular each.
-_REPEATED = {"imports": "--import", "read_paths": "--read-path"}
+_REPEATED = {"imports": "--import", "allow_namespaces": "--allow-namespace", "read_paths": "--read-path"}
 
 
 def _option_name(field: str) -> str:
@@ -57,7 +57,7 @@ def _metavar(field: str, info: FieldInfo) -> str:
     for kind, name in names.items():
         if info.annotation == kind:
             return name
-    return {"imports": "MODULE", "read_paths": "PATH"}.get(field, "FOLDER")
+    return {"imports": "MODULE", "allow_namespaces": "NAME", "read_paths": "PATH"}.get(field, "FOLDER")
 
 
 def _default(info: FieldInfo) -> str:

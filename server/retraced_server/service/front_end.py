@@ -8,7 +8,6 @@ from pathlib import Path
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from retraced_server.engine.base import Engine
 from retraced_server.service import convert, health
@@ -17,6 +16,7 @@ from retraced_server.service.calls import Calls
 from retraced_server.service.instance import GraphTransforms, Limits
 from retraced_server.service.listen import listen
 from retraced_server.service.record import Observer
+from retraced_server.service.reflection import add_reflection
 from retraced_server.service.servicer import GraphTransformServicer
 
 # A chunk that is too long, but not by far, is read, so that its caller hears of it as of every other error.
@@ -58,7 +58,7 @@ class FrontEnd:
         self._server = grpc.aio.server(options=_OPTIONS)
         self._server.add_generic_rpc_handlers((GraphTransformServicer(self._transforms, self._calls).handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((convert.SERVICE, health.SERVICE, reflection.SERVICE_NAME), self._server)
+        add_reflection(self._server, (convert.SERVICE, health.SERVICE))
         self._health_server = grpc.aio.server(options=_OPTIONS)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
 

@@ -29,10 +29,10 @@ def configure(log_format: str, level: str) -> None:
     ]
     render: list[Processor]
     if log_format == "json":
-        render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        render = [_bounded, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
         plain = structlog.dev.plain_traceback
-        render = [_on_one_line, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+        render = [_bounded, _on_one_line, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -52,9 +52,18 @@ def configure(log_format: str, level: str) -> None:
     )
 
 
-def _on_one_line(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
-    # Names and messages of a caller's cannot begin a line of their own, nor command a terminal.
+def _bounded(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    # What a caller or a worker named, and what libraries say of it, has no bound of its own. Tracebacks are the server's.
     for key, value in event.items():
-        if isinstance(value, str) and not value.isprintable():
-            event[key] = ascii(value[:_LONGEST])[1:-1]
+        if isinstance(value, str) and len(value) > _LONGEST and key != "exception":
+            event[key] = f"{value[:_LONGEST]}..."
     return event
+
+
+def _on_one_line(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    # Names and messages of a caller's cannot begin a line of their own, nor command a terminal; keys may come from a worker.
+    return {_printable(key): _printable(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text)[1:-1]

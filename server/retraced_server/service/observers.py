@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import structlog
 
+from retraced._install import install_advice
 from retraced_server.engine.base import Engine
 from retraced_server.service import audit
 from retraced_server.service.front_end import FrontEnd
@@ -82,7 +83,7 @@ def wants_traces(environment: Mapping[str, str]) -> bool:
 
 def _check_otel(environment: Mapping[str, str]) -> None:
     if _missing("opentelemetry.sdk") or _missing("opentelemetry.exporter.otlp.proto.http"):
-        raise ObserverError("traces are asked for, and OpenTelemetry is not installed; pip install 'retraced[server,otel]'")
+        raise ObserverError(f"traces are asked for, and OpenTelemetry is not installed; {install_advice('server,otel')}")
     protocol = next((environment[name] for name in _PROTOCOLS if environment.get(name)), _HTTP)
     if protocol != _HTTP:
         raise ObserverError(f"traces are asked for over {protocol!r}, and they are sent over {_HTTP!r} only")

@@ -48,6 +48,7 @@ async def serve(settings: Settings) -> None:
         memory_bytes=settings.memory,
         worker_memory_bytes=settings.worker_memory,
         imports=settings.imports,
+        allow_namespaces=settings.allow_namespaces,
         spool_dir=settings.spool_dir,
         first_uid=settings.first_uid,
         read_paths=settings.read_paths,

@@ -30,7 +30,7 @@ def _split(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-"""Import names; one text with commas between them in an environment variable."""
+"""Names; one text with commas between them in an environment variable."""
 
 Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
 """Paths; one text with commas between them in an environment variable."""
@@ -95,6 +95,11 @@ class Settings(BaseSettings):
         (),
         validation_alias="RETRACED_IMPORT",
         description="Module to load into the workers: operators, passes. May be given several times.",
+    )
+    allow_namespaces: Names = Field(
+        (),
+        validation_alias="RETRACED_ALLOW_NAMESPACE",
+        description="Namespace of torch's own operators that programs may hold, besides the usual. May be given several times.",
     )
     read_paths: Paths = Field(
         (),

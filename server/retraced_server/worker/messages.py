@@ -6,6 +6,7 @@ It imports neither torch nor grpc.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,13 +18,18 @@ from retraced_server.pipeline.catalogue import Catalogue, IrLevel, OptionInfo, O
 from retraced_server.pipeline.domain import JobStats, NodeSelection, OutputDelivery, Period, RetraceMode, TransformRequest
 from retraced_server.pipeline.syntax import MAX_PASSES, parse_syntax, quote
 from retraced_server.worker.sandbox import Layer, SandboxReport, State
-from retraced_server.worker.texts import bounded
+from retraced_server.worker.texts import LONGEST_TEXT, bounded
 from retraced_server.worker.v1 import messages_pb2
 
 # A job's times are below; what is not was made up.
 _LONGEST_SECONDS = 1e9
 _STAGES = {"reading", "running", "describing", "writing"}
 _MOST_STAGES = 16
+# What is bounded when it is encoded is bounded when it is decoded too: a worker that was taken over encodes what it likes.
+_LONGEST_ENCODED = LONGEST_TEXT + len("...")
+_MOST_METADATA, _MOST_VIOLATIONS = 64, 64
+_METADATA_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
+_SHA256_BYTES = 32
 
 
 class MessageError(Exception):
@@ -264,15 +270,25 @@ def decode_job_event(data: bytes) -> JobEvent:
         case "stats":
             return _decode_stats(message.stats)
         case "error":
-            error = message.error
-            try:
-                reason = Reason(error.reason)
-            except ValueError as fault:
-                raise MessageError(f"the worker names a reason that there is not: {error.reason[:80]!r}") from fault
-            violations = [FieldViolation(violation.field, violation.description) for violation in error.violations]
-            return RetracedError(reason, error.message, metadata=error.metadata, violations=violations)
+            return _decode_error(message.error)
         case None:
             raise MessageError("the event from the worker is empty")
+
+
+def _decode_error(message: messages_pb2.JobError) -> RetracedError:
+    try:
+        reason = Reason(message.reason)
+    except ValueError as fault:
+        raise MessageError(f"the worker names a reason that there is not: {message.reason[:80]!r}") from fault
+    if len(message.metadata) > _MOST_METADATA or len(message.violations) > _MOST_VIOLATIONS:
+        raise MessageError("the worker's error has more entries than an error may have")
+    if not all(map(_METADATA_KEY.fullmatch, message.metadata)):
+        raise MessageError("the worker's error has metadata under a key that is no name")
+    violations = [FieldViolation(violation.field, violation.description) for violation in message.violations]
+    texts = [message.message, *message.metadata.values(), *(text for v in violations for text in (v.field, v.description))]
+    if any(len(text) > _LONGEST_ENCODED for text in texts):
+        raise MessageError("the worker's error has a longer text than an error may have")
+    return RetracedError(reason, message.message, metadata=message.metadata, violations=violations)
 
 
 def _encode_stats(stats: JobStats) -> messages_pb2.JobStats:
@@ -288,6 +304,8 @@ def _decode_stats(message: messages_pb2.JobStats) -> JobStats:
     names = {period.name for period in message.stages}
     if not names <= _STAGES or len(message.stages) > _MOST_STAGES or len(message.passes) > MAX_PASSES:
         raise MessageError("the worker names stages or passes that there are not")
+    if len(message.output_sha256) not in (0, _SHA256_BYTES):
+        raise MessageError(f"the worker names a sha256 of {len(message.output_sha256)} bytes")
     return JobStats(
         tuple(map(_decode_period, message.stages)),
         tuple(map(_decode_period, message.passes)),

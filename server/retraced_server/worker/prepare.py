@@ -18,6 +18,7 @@ import torch
 
 from retraced_server.passes import RegistrationError, catalogue, load_plugins
 from retraced_server.program import SCHEMA_VERSION, TORCH_VERSION, ReadOptions
+from retraced_server.program.namespaces import TORCH_NAMESPACES
 
 # Named here though the zygote uses it later: what a worker runs is to be imported before the first fork.
 from retraced_server.worker import child, sandbox  # noqa: F401
@@ -60,19 +61,22 @@ class Prepared:
     written: WrittenPages
 
 
-def prepare(imports: Sequence[str], config: SandboxConfig, *, newer_schema: bool = False) -> Prepared:
+def prepare(
+    imports: Sequence[str], config: SandboxConfig, *, allow_namespaces: Sequence[str] = (), newer_schema: bool = False
+) -> Prepared:
     """Imports, warms up, makes the sandbox ready, and freezes what there is, so that forked workers share it.
 
     Args:
         imports: The operator's modules.
         config: How workers are locked down.
+        allow_namespaces: Namespaces of torch's own operators that programs may hold, besides the usual.
         newer_schema: Whether they read programs of newer minor versions of the schema, as far as every field is known.
 
     Returns:
         What is ready, and what each worker locks itself down with.
 
     Raises:
-        PrepareError: A module or a plugin cannot be imported, has started a thread, the warm-up failed, or the sandbox does not hold.
+        PrepareError: A module or a plugin cannot be imported, a namespace has no operators, a module has started a thread, the warm-up failed, or the sandbox does not hold.
     """
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
@@ -87,7 +91,7 @@ def prepare(imports: Sequence[str], config: SandboxConfig, *, newer_schema: bool
         raise PrepareError(str(error)) from error
     # Before the warm-up, in which torch may load more of its own.
     options = ReadOptions(
-        namespaces=_operator_namespaces() - torchs_operators,
+        namespaces=_namespaces(torchs_operators, allow_namespaces),
         tree_types=frozenset(registered_tree_types()) - torchs_types,
         newer_minors=newer_schema,
     )
@@ -107,6 +111,20 @@ def prepare(imports: Sequence[str], config: SandboxConfig, *, newer_schema: bool
         collapse_memory()
         written = WrittenPages(partial(warm_up, sample, "retrace"))
     return Prepared(ready, options, prepared, written)
+
+
+def _namespaces(before: frozenset[str], allowed: Sequence[str]) -> frozenset[str]:
+    """Return the namespaces that the operator's modules have registered and those that the operator allows by name.
+
+    A module may bring more of torch's own with it, which nobody has asked for.
+    """
+    registered = _operator_namespaces()
+    for name in allowed:
+        if name not in registered:
+            raise PrepareError(
+                f"no operators of the namespace `{name}` are registered, which --allow-namespace names; --import the module that registers them"
+            )
+    return (registered - before - TORCH_NAMESPACES) | frozenset(allowed)
 
 
 def _operator_namespaces() -> frozenset[str]:

@@ -1,0 +1,152 @@
+"""What may be called in a program beside tensor operators, and what each call does besides computing its result.
+
+This is the one list of both: the reader takes what stands here, and passes ask it what they may erase, merge or move. What does not stand here,
+such as a function that a plugin's pass puts into a graph, is taken to do anything.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, Final, TypeAlias
+
+import torch
+from torch._ops import HigherOrderOperator, OpOverload
+
+from retraced_server.program.namespaces import NAMESPACES
+
+# An OpOverload, a HigherOrderOperator or one of the functions below.
+Target: TypeAlias = Callable[..., Any]
+
+
+class Effect(Enum):
+    """What a call does besides computing its result from its arguments."""
+
+    NONE = "nothing"
+    SCHEMA = "what its schema and its tags say"
+    SUBGRAPHS = "what its subgraphs do, and the operators among its arguments"
+    OUTSIDE = "something outside of the graph: prints, communicates, marks a place"
+    ENTERS = "enters a region, in whose state all calls run until it is left"
+    LEAVES = "leaves the region that was entered last"
+    SETS = "changes the state that all later calls run in"
+    WITHIN = "means something only in the region that it stands in"
+    UNKNOWN = "anything"
+
+    @property
+    def changes_state(self) -> bool:
+        """Whether equal calls before and after such a call may differ."""
+        return self in (Effect.ENTERS, Effect.LEAVES, Effect.SETS, Effect.UNKNOWN)
+
+    @property
+    def of_regions(self) -> bool:
+        """Whether such a call means something by the region that it begins, ends or stands in, and cannot be executed alone."""
+        return self in (Effect.ENTERS, Effect.LEAVES, Effect.SETS, Effect.WITHIN)
+
+    @property
+    def keeps_its_place(self) -> bool:
+        """Whether such a call is neither erased, nor merged with another, nor moved."""
+        return self not in (Effect.NONE, Effect.SCHEMA, Effect.SUBGRAPHS)
+
+
+_predispatch: Any = torch._functorch.predispatch
+
+SYM_OPERATORS: Final[frozenset[Target]] = frozenset(
+    (
+        *(operator.eq, operator.ne, operator.le, operator.ge, operator.lt, operator.gt, operator.neg, operator.pos),
+        *(operator.mul, operator.add, operator.sub, operator.floordiv, operator.mod, operator.pow, operator.truediv),
+        *(operator.and_, operator.or_, operator.lshift, operator.rshift, math.trunc),
+        *(torch.sym_not, torch.sym_int, torch.sym_float, torch.sym_ite, torch.sym_max, torch.sym_min, torch.sym_sqrt),
+    )
+)
+"""The functions that compute with sizes, `_SYM_OPS` of torch/_export/serde/serialize.py."""
+
+FUNCTIONS: Final[Mapping[Target, Effect]] = {
+    **dict.fromkeys(SYM_OPERATORS, Effect.NONE),
+    torch._C._set_grad_enabled: Effect.SETS,
+    torch.amp.autocast_mode._enter_autocast: Effect.ENTERS,
+    torch.amp.autocast_mode._exit_autocast: Effect.LEAVES,
+    _predispatch._vmap_increment_nesting: Effect.ENTERS,
+    _predispatch._vmap_decrement_nesting: Effect.LEAVES,
+    _predispatch._jvp_increment_nesting: Effect.ENTERS,
+    _predispatch._jvp_decrement_nesting: Effect.LEAVES,
+    _predispatch._enter_dual_level: Effect.ENTERS,
+    _predispatch._exit_dual_level: Effect.LEAVES,
+    _predispatch.lazy_load_decompositions: Effect.WITHIN,
+    _predispatch._add_batch_dim: Effect.WITHIN,
+    _predispatch._remove_batch_dim: Effect.WITHIN,
+    _predispatch._make_dual: Effect.WITHIN,
+    _predispatch._unpack_dual: Effect.WITHIN,
+    _predispatch._unwrap_for_grad: Effect.WITHIN,
+}
+"""Functions that torch's verifier allows beside operators and that torch can read back, with the effect of a call. Not here: what imports the
+function that a text names, `_call_custom_autograd_function_in_pre_dispatch`."""
+
+HIGHER_ORDER: Final[Mapping[str, Effect]] = {
+    **dict.fromkeys(
+        (
+            *(
+                "cond",
+                "while_loop",
+                "while_loop_stack_output",
+                "map_impl",
+                "scan",
+                "associative_scan",
+                "foreach_map",
+                "out_dtype",
+            ),
+            *(
+                "wrap_with_set_grad_enabled",
+                "wrap_with_autocast",
+                "wrap",
+                "wrap_activation_checkpoint",
+                "tag_activation_checkpoint",
+            ),
+            *("invoke_subgraph", "strict_mode", "hints_wrapper", "flex_attention", "flex_attention_backward"),
+            *("auto_functionalized", "auto_functionalized_v2", "run_and_save_rng_state", "run_with_rng_state"),
+        ),
+        Effect.SUBGRAPHS,
+    ),
+    **dict.fromkeys(("with_effects", "print", "_export_tracepoint"), Effect.OUTSIDE),
+}
+"""Higher-order operators that compute with graphs, operators and plain values, with the effect of a call. Not here: what holds compiled code,
+objects or Python functions."""
+
+PRIM: Final[Mapping[str, Effect]] = dict.fromkeys(("prim::device", "prim::dtype", "prim::layout"), Effect.SCHEMA)
+"""TorchScript's own namespace: of it, exported programs ask tensors for these. The rest runs Python, calls other machines, prints, profiles."""
+
+# Only programs that never were an archive have them, or graphs while a pass runs: the reader makes `getitem` itself.
+_IN_PROCESS: Final[Mapping[Target, Effect]] = dict.fromkeys(
+    (operator.getitem, torch.sym_sum, torch.sym_fresh_size, math.ceil, math.floor, round, max, min, abs), Effect.NONE
+)
+# Operators that are what functions above call, and stand beside them in programs.
+_WITHIN: Final = frozenset(
+    getattr(torch.ops.aten, name).default
+    for name in ("_add_batch_dim", "_remove_batch_dim", "_make_dual", "_unpack_dual", "_fw_primal")
+)
+
+
+@functools.cache
+def stated_effect(target: Target | str) -> Effect:
+    """Return the effect of a call of an operator or a function, as far as the target alone decides on it.
+
+    Args:
+        target: Anything that a `call_function` node may call.
+
+    Returns:
+        Its entry here, or that of its namespace; UNKNOWN where it has none.
+    """
+    if isinstance(target, OpOverload):
+        if target.namespace == "prim":
+            return PRIM.get(target.name(), Effect.UNKNOWN)
+        if target in _WITHIN:
+            return Effect.WITHIN
+        known = NAMESPACES.get(target.namespace)
+        return Effect.OUTSIDE if known is not None and known.acts_outside else Effect.SCHEMA
+    if isinstance(target, HigherOrderOperator):
+        return HIGHER_ORDER.get(target.name(), Effect.UNKNOWN)
+    if isinstance(target, str):
+        return Effect.UNKNOWN
+    return FUNCTIONS.get(target) or _IN_PROCESS.get(target, Effect.UNKNOWN)

@@ -1,0 +1,84 @@
+"""What a pass is told while it runs, and what it tells. It is asked for, and never set on the pass, whose attributes are its author's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import fx
+
+RetraceMode = Literal["incremental", "full"]
+"""How nodes are treated that a pass leaves as they are: `incremental` reuses their recorded values, `full` executes them again to compare."""
+
+
+@dataclass(eq=False)
+class PassContext:
+    """One run of a pass, of whatever class: hooks and functions get it by `pass_context()`.
+
+    Enter one to run a pass by itself and read what it told: `with PassContext(mode="full") as context: MyPass()(graph_module)`. A pass that
+    another one calls is part of that one's run.
+
+    Attributes:
+        mode: How an `ExportPass` treats the nodes that it leaves as they are.
+        kept_names: Names of nodes of the root graph that something beside the graph refers to: they must stay, as values of their own.
+        preserved_modules: Names of modules whose calls get values only by their signatures.
+        on_progress: Called with the number of nodes that an `ExportPass` has visited so far.
+        rewrites: How many rewrites were counted.
+        remarks: What the pass has to say, one sentence each.
+        new_guards: Guards on symbolic shapes that new nodes of an `ExportPass` added, as expressions.
+        node: The node that an `ExportPass` visits; None where it visits none.
+        graph_path: The path of the graph that is visited: empty for the root graph, `true_graph_0` for a subgraph.
+    """
+
+    mode: RetraceMode = "incremental"
+    kept_names: frozenset[str] = frozenset()
+    preserved_modules: frozenset[str] = frozenset()
+    on_progress: Callable[[int], None] | None = None
+    rewrites: int = 0
+    remarks: list[str] = field(default_factory=list)
+    new_guards: list[str] = field(default_factory=list)
+    node: fx.Node | None = None
+    graph_path: str = ""
+    _tokens: list[Token[PassContext | None]] = field(default_factory=list, init=False, repr=False)
+
+    def count_rewrites(self, number: int = 1) -> None:
+        """Count rewrites. A pass that counts none is reported with the number of nodes that it made."""
+        self.rewrites += number
+
+    def remark(self, text: str) -> None:
+        """Tell the caller something: one sentence.
+
+        Raises:
+            TypeError: It is no text.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"a remark is text, not {type(text).__name__}")
+        self.remarks.append(text)
+
+    @contextmanager
+    def visiting(self, path: str) -> Iterator[None]:
+        """Visit a graph; afterwards, the node and graph that were visited before are visited again."""
+        outer = self.node, self.graph_path
+        self.node, self.graph_path = None, path
+        try:
+            yield
+        finally:
+            self.node, self.graph_path = outer
+
+    def __enter__(self) -> PassContext:
+        self._tokens.append(_RUNNING.set(self))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _RUNNING.reset(self._tokens.pop())
+
+
+_RUNNING: ContextVar[PassContext | None] = ContextVar("retraced_pass_context", default=None)
+
+
+def pass_context() -> PassContext:
+    """Return the context of the pass that runs; outside of a run a new one, which nobody reads."""
+    return _RUNNING.get() or PassContext()

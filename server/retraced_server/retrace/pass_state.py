@@ -1,0 +1,92 @@
+"""What the engine keeps of an `ExportPass` object: one attribute under a name of its own, since all others are the subclass's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from retraced_server.retrace.bodies import VisitedBodies
+from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.graph_retrace import GraphRetrace
+from retraced_server.retrace.outcome import RetraceOutcome
+from retraced_server.retrace.pass_context import PassContext
+from retraced_server.retrace.session import Session
+
+if TYPE_CHECKING:
+    from retraced_server.retrace.export_pass import ExportPass
+
+STATE_ATTRIBUTE = "_retraced_pass_state"
+
+
+@dataclass(eq=False)
+class PassRun:
+    """One call of a pass.
+
+    Attributes:
+        session: What the graphs of the call share.
+        context: What the pass was told, and tells.
+        only: The operators and functions whose hooks are called; None for all.
+        visited: The graphs that were visited.
+        retraces: What became of them.
+        retrace: The graph that is visited.
+    """
+
+    session: Session
+    context: PassContext
+    only: Collection[Any] | None
+    visited: VisitedBodies = field(default_factory=VisitedBodies)
+    retraces: list[GraphRetrace] = field(default_factory=list)
+    retrace: GraphRetrace | None = None
+
+
+@dataclass(eq=False)
+class PassState:
+    """The state of one pass object.
+
+    Attributes:
+        run: The call that is under way, if any.
+        outcome: What became of each node in the last call; None if it changed nothing, or the graph was changed beside the visit.
+    """
+
+    run: PassRun | None = None
+    outcome: RetraceOutcome | None = None
+
+    @property
+    def running(self) -> PassRun:
+        """The call that is under way.
+
+        Raises:
+            ExportPassError: The pass is not running.
+        """
+        if self.run is None:
+            raise ExportPassError("hooks can only be called while the pass runs; call the pass with a graph module")
+        return self.run
+
+    @property
+    def retrace(self) -> GraphRetrace:
+        """The graph that is visited.
+
+        Raises:
+            ExportPassError: None is.
+        """
+        if self.run is None or self.run.retrace is None:
+            raise ExportPassError("hooks can only be called while the pass runs; call the pass with a graph module")
+        return self.run.retrace
+
+
+def initialise(instance: ExportPass) -> None:
+    """Give a pass object its state."""
+    setattr(instance, STATE_ATTRIBUTE, PassState())
+
+
+def state_of(instance: ExportPass) -> PassState:
+    """Return the state of a pass object.
+
+    Raises:
+        ExportPassError: The constructor of its class has not called that of `ExportPass`.
+    """
+    state = vars(instance).get(STATE_ATTRIBUTE)
+    if not isinstance(state, PassState):
+        raise ExportPassError("ExportPass is not initialized with __init__().")
+    return state

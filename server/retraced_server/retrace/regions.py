@@ -1,0 +1,224 @@
+"""Regions of a graph: calls between one that enters a state, such as a level of vmap, and the one that leaves it.
+
+Inside a level of functorch the recorded values are *logical*: `torch.vmap`'s are those of one example. Operators are executed on them as
+anywhere else, since that is what a transform promises of them. What leaves a level depends on more than logical values: its strides, and
+whether the calls in the region work under the transform at all. So the region is then executed as a whole, from the call that began it, with
+torch's own functions in real levels of functorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from retraced_server.program.functions import Effect, stated_effect
+from retraced_server.retrace._torch import (
+    FakeTensor,
+    functorch_depth,
+    is_functorch_wrapped_tensor,
+    leave_functorch_levels,
+    predispatch,
+    unwrapped,
+    view_of,
+)
+from retraced_server.retrace.arguments import map_leaves
+from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.interpreted_bodies import interpreted, plainly
+
+if TYPE_CHECKING:
+    from retraced_server.retrace.tracer import ExportTracer
+
+_AUTOCAST = torch.amp.autocast_mode._enter_autocast
+_aten = torch.ops.aten
+_LEAVING_STATE = frozenset((torch.amp.autocast_mode._exit_autocast, predispatch._exit_dual_level))
+# What each value is that has to be executed in its region, and those that are views of their first argument to one who sees logical values.
+_LEAVING = frozenset(
+    (
+        *(predispatch._remove_batch_dim, predispatch._unpack_dual, predispatch._unwrap_for_grad),
+        *(_aten._remove_batch_dim.default, _aten._unpack_dual.default),
+    )
+)
+_SLICING = frozenset((predispatch._add_batch_dim, _aten._add_batch_dim.default))
+_ALIASING = frozenset((predispatch._make_dual, _aten._make_dual.default, _aten._fw_primal.default))
+
+
+class Regions:
+    """Tells in which region the nodes of one graph are, as they are visited in order.
+
+    Regions lie inside one another; after a region the one around it goes on. A call that changes the state of all later ones begins a
+    region that nothing leaves but the end of the one around it.
+
+    Attributes:
+        current: The region that the visited node is in: the calls that began it and those around it, outermost first.
+    """
+
+    def __init__(self) -> None:
+        self.current: tuple[fx.Node, ...] = ()
+        # For each open region, where the one around it goes on.
+        self._around: list[tuple[fx.Node, ...]] = []
+
+    def visit(self, node: fx.Node) -> None:
+        """Go on to the next node."""
+        if node.op != "call_function":
+            return
+        effect = stated_effect(node.target)
+        if effect is Effect.ENTERS:
+            self._around.append(self.current)
+            self.current = (*self.current, node)
+        elif effect is Effect.LEAVES and self._around:
+            self.current = self._around.pop()
+        elif effect.changes_state:
+            self.current = (*self.current, node)
+
+
+def logical(tensor: torch.Tensor) -> torch.Tensor:
+    """Return what operators see of a tensor: of one that functorch has wrapped, a fake tensor of the wrapper's sizes and strides."""
+    if not is_functorch_wrapped_tensor(tensor):
+        return tensor
+    inner = unwrapped(tensor)
+    if not isinstance(inner, FakeTensor):
+        return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+    return view_of(inner, tuple(tensor.size()), tuple(tensor.stride()), inner.storage_offset())
+
+
+class RegionExecutor:
+    """Executes the calls of one graph that mean something in their region only.
+
+    Args:
+        tracer: What builds the graph.
+    """
+
+    def __init__(self, tracer: ExportTracer) -> None:
+        self._tracer = tracer
+        self._regions = Regions()
+
+    def visit(self, node: fx.Node) -> None:
+        """Hear of the next node of the graph."""
+        self._regions.visit(node)
+
+    @contextmanager
+    def state(self) -> Iterator[None]:
+        """Enter the autocast of the regions that the next call is in."""
+        with ExitStack() as entered:
+            for node in self._regions.current:
+                if node.target is _AUTOCAST:
+                    entered.enter_context(torch.autocast(*node.args, **node.kwargs))  # type: ignore[arg-type]
+            yield
+
+    # Targets, arguments and values are whatever a graph has.
+    def execute(self, target: Any, arguments: tuple[Any, Any], data: tuple[Any, Any]) -> Any:
+        """Execute a call that means something in its region only, and give its logical value.
+
+        Args:
+            target: The function.
+            arguments: Its arguments and keyword arguments, with nodes of the graph in the place of values.
+            data: The same with logical values.
+
+        Raises:
+            ExportPassError: The region cannot be executed as it is now.
+        """
+        args, kwargs = data
+        if target in _SLICING:
+            return _slice(*args, **kwargs)
+        if target in _ALIASING:
+            tensor = args[0]
+            return view_of(tensor, tuple(tensor.size()), tuple(tensor.stride()), tensor.storage_offset())
+        if target not in _LEAVING:
+            return None
+        start = next((node for node in self._regions.current if node.target is not _AUTOCAST), None)
+        if start is None:
+            raise ExportPassError("it stands outside of the region in which it means something")
+        try:
+            with _levels() as entered:
+                value = self._replay(start, target, arguments, entered)
+                return map_leaves(value, torch.Tensor, lambda tensor: _fresh(logical(tensor)))
+        except ExportPassError:
+            raise
+        except Exception as error:
+            raise ExportPassError(f"the region that `{start.name}` begins cannot be executed as it is now: {error}") from error
+
+    def _replay(self, start: fx.Node, target: Any, arguments: tuple[Any, Any], entered: list[Callable[[], None]]) -> Any:
+        """Execute the region from its beginning as far as a call needs it, and the call; note how to leave what was entered."""
+        region = _following(start)
+        needed = _needed(arguments, region)
+        values: dict[fx.Node, Any] = {}
+
+        def value(node: fx.Node) -> Any:
+            if node not in values:
+                values[node] = self._outer_value(node)
+            return values[node]
+
+        for node in region:
+            if node in needed:
+                values[node] = result = _call(node.target, map_leaves((node.args, node.kwargs), fx.Node, value))
+                if node.target is _AUTOCAST:
+                    entered.append(partial(result.__exit__, None, None, None))
+                elif node.target is predispatch._enter_dual_level:
+                    entered.append(partial(predispatch._exit_dual_level, level=result))
+                elif node.target in _LEAVING_STATE:
+                    entered.pop()
+        return _call(target, map_leaves(arguments, fx.Node, value))
+
+    def _outer_value(self, node: fx.Node) -> Any:
+        """Return the value of a node from before the region, as a copy that the region may write to; an attribute as it is."""
+        if node.op == "get_attr":
+            return interpreted(self._tracer.attribute(str(node.target)), plainly)
+        return map_leaves(node.meta.get("val"), torch.Tensor, lambda tensor: _fresh(logical(tensor)))
+
+
+def _slice(tensor: torch.Tensor, batch_dim: int, level: int) -> Any:
+    size, stride = list(tensor.size()), list(tensor.stride())
+    del size[batch_dim], stride[batch_dim]
+    return view_of(tensor, tuple(size), tuple(stride), tensor.storage_offset())  # type: ignore[arg-type]
+
+
+def _following(start: fx.Node) -> list[fx.Node]:
+    region, node = [], start
+    while node.op != "root":
+        region.append(node)
+        node = node.next
+    return region
+
+
+def _needed(arguments: Any, region: Sequence[fx.Node]) -> set[fx.Node]:
+    """Return the nodes of a region that a call is made of, and those that change the state that it is in."""
+    within = set(region)
+    needed = {node for node in region if node.op == "call_function" and stated_effect(node.target).changes_state}
+    waiting: list[fx.Node] = []
+    map_leaves(arguments, fx.Node, waiting.append)
+    for node in needed:
+        waiting.extend(node.all_input_nodes)
+    while waiting:
+        node = waiting.pop()
+        if node in within and node not in needed:
+            needed.add(node)
+            waiting.extend(node.all_input_nodes)
+    return needed
+
+
+def _fresh(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+
+
+def _call(target: Any, arguments: Any) -> Any:
+    args, kwargs = arguments
+    # It changes what results record for gradients, which fake values have none of.
+    return None if target is torch._C._set_grad_enabled else target(*args, **kwargs)
+
+
+@contextmanager
+def _levels() -> Iterator[list[Callable[[], None]]]:
+    """Leave the levels of functorch that a part of a graph has entered and not left, and what else the list says how to leave."""
+    depth = functorch_depth()
+    entered: list[Callable[[], None]] = []
+    try:
+        yield entered
+    finally:
+        for leave in reversed(entered):
+            leave()
+        leave_functorch_levels(depth)
