@@ -70,6 +70,9 @@ def find_passes(level: str, only: str) -> Iterator[tuple[str, type]]:
     from executorch.exir import pass_base
 
     for package in _PACKAGES:
+        # One is in the other.
+        if not (package.startswith(only) or only.startswith(package)):
+            continue
         try:
             path = importlib.import_module(package).__path__
         except (ImportError, RuntimeError):
