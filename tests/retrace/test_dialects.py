@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, example, given, settings
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from retraced_server.passes.registry import catalogue, create_pass
+from retraced_server.pipeline.parse import parse_pipeline
 from retraced_server.retrace import ExportPass, NodeMetadata, PassError, PassResult, ProxyValue
 from retraced_server.retrace.pass_context import PassContext, RetraceMode
 from tests.support.case import ProgramCase
@@ -71,6 +73,15 @@ def _run(instance: ExportPass, module: fx.GraphModule) -> PassResult | str:
         return instance(module)
     except PassError as error:
         return str(error.node)
+
+
+@pytest.mark.parametrize("text", ["cse", "dce", "cse,dce"])
+def test_built_in_passes_do_what_they_do_on_the_operators_that_are_wrapped(any_case: ProgramCase, text: str) -> None:
+    module = expected = any_case.program.graph_module
+    wrapped = module_in_dialect(module)
+    for call in parse_pipeline(text, catalogue()).passes:
+        expected, wrapped = (create_pass(call)(each).graph_module for each in (expected, wrapped))  # type: ignore[operator, union-attr]
+    assert canonical(wrapped) == canonical(module_in_dialect(expected))
 
 
 def test_new_node_is_named_after_the_dialects_operator() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from retraced_server.program.functions import overload_of
 from retraced_server.retrace._torch import unwrapped
-from retraced_server.retrace.targets import overload_of
 
 
 def storages(value: Any) -> frozenset[int]:

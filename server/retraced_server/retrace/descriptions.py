@@ -9,9 +9,9 @@ import sympy
 import torch
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
+from retraced_server.program.functions import overload_of
 from retraced_server.retrace._torch import FakeTensor
 from retraced_server.retrace.arguments import map_leaves
-from retraced_server.retrace.targets import overload_of
 from retraced_server.retrace.values import SYMBOLIC, expression
 
 

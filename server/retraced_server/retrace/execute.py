@@ -8,6 +8,7 @@ from typing import Any, TypeGuard, cast
 
 import torch
 
+from retraced_server.program.functions import overload_of
 from retraced_server.retrace._torch import (
     FakeTensor,
     HigherOrderOperator,
@@ -22,7 +23,6 @@ from retraced_server.retrace.aliases import written_arguments
 from retraced_server.retrace.arguments import Argument, map_leaves
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.interpreted_bodies import Call, interpreted, plainly
-from retraced_server.retrace.targets import overload_of
 
 # Operators that state facts about symbols instead of computing.
 _FACTS = (

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from retraced_server.program.functions import stated_effect
+from retraced_server.program.functions import overload_of, stated_effect
 from retraced_server.retrace._torch import HigherOrderOperator, OpOverload, OpOverloadPacket, executorch_call_delegate
 from retraced_server.retrace.arguments import Argument, map_leaves
 from retraced_server.retrace.errors import ExportPassError, PassError, innermost_source_line
 from retraced_server.retrace.graph_retrace import GraphRetrace
 from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.pass_state import state_of
-from retraced_server.retrace.targets import overload_of
 
 if TYPE_CHECKING:
     from retraced_server.retrace.export_pass import ExportPass

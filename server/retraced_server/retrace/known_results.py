@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from retraced_server.meta_tensors import copy_with_own_storage
+from retraced_server.program.functions import overload_of
 from retraced_server.retrace._torch import (
     FakeTensor,
     FakeTensorMode,
@@ -20,7 +21,6 @@ from retraced_server.retrace._torch import (
     view_of,
 )
 from retraced_server.retrace.aliases import storages
-from retraced_server.retrace.targets import overload_of
 from retraced_server.retrace.values import free_symbols
 
 if TYPE_CHECKING:

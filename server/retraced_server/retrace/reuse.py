@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import fx
 
+from retraced_server.program.functions import overload_of
 from retraced_server.retrace._torch import FakeTensor, pytree
 from retraced_server.retrace.aliases import (
     AliasSets,
@@ -15,7 +16,6 @@ from retraced_server.retrace.aliases import (
     storages,
     written_arguments,
 )
-from retraced_server.retrace.targets import overload_of
 from retraced_server.retrace.values import free_symbols
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import sympy
 from torch import fx
 
+from retraced_server.program.functions import overload_of
 from retraced_server.retrace._torch import FakeTensorMode, compute_unbacked_bindings
 from retraced_server.retrace.shape_env import ShapeEnvTransaction
-from retraced_server.retrace.targets import overload_of
 from retraced_server.retrace.values import match_symbols, rename_symbols
 
 _ITEM = frozenset({"item", "_local_scalar_dense"})
