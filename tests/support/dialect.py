@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from torch import fx
@@ -40,11 +41,11 @@ def module_in_dialect(module: fx.GraphModule) -> fx.GraphModule:
     for _, graph_module in walk_graphs(copy):
         for node in graph_module.graph.nodes:
             if isinstance(node.target, OpOverload):
-                node.target = in_dialect(node.target)  # type: ignore[assignment]
+                node.target = in_dialect(node.target)
     return copy
 
 
-def pass_in_dialect(pass_type: type[ExportPass]) -> type[ExportPass]:
+def pass_in_dialect(pass_type: type[ExportPass]) -> Callable[..., ExportPass]:
     """Returns a pass that does on the dialect what a pass for torch's operators does on these."""
 
     class Wraps(ExportPass):

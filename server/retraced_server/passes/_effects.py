@@ -38,8 +38,8 @@ def has_effect(module: fx.GraphModule, node: fx.Node) -> bool:
     if node.op != "call_function":
         return False
     target, op = node.target, overload_of(node.target)
-    # As `node.is_impure()` asks of the target itself.
-    if is_impure(op or target, args=node.args, kwargs=node.kwargs) or draws_random_numbers(module, node):
+    impure = node.is_impure() if op is None else is_impure(op, args=node.args, kwargs=node.kwargs)
+    if impure or draws_random_numbers(module, node):
         return True
     if stated_effect(target).keeps_its_place:
         return True
