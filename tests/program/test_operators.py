@@ -56,6 +56,14 @@ def test_namespace_is_found_only_where_it_is_allowed() -> None:
         Operators(frozenset()).find(name)
 
 
+@pytest.mark.parametrize("name", ["executorch.exir.dialects.edge._ops.aten.add.Tensor", "executorch.exir.memory.alloc"])
+def test_operators_of_executorch_are_refused_with_what_to_send_instead(name: str) -> None:
+    with pytest.raises(
+        RetracedError, match=r"torch\.export\.load cannot resolve them; send the program as it was before `to_edge`"
+    ):
+        Operators(frozenset()).find(name)
+
+
 @pytest.mark.parametrize(
     "name",
     [

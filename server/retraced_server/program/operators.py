@@ -124,6 +124,13 @@ class Operators:
         if match is None:
             if name.startswith("#"):
                 raise _unknown(name, "operators of serialization extensions are not read")
+            if name.startswith("executorch."):
+                # torch writes the name of any callable, and resolves those of `torch` alone.
+                raise _unknown(
+                    name,
+                    "torch.export.save writes operators of ExecuTorch's dialects, and torch.export.load cannot resolve them; send the "
+                    "program as it was before `to_edge`, and run passes on edge programs in process (docs/executorch.md)",
+                )
             raise program_invalid(
                 f"`{shortened(name, 200)}` cannot stand in a program: it is neither of `torch.ops` nor a function that programs may "
                 "call",

@@ -83,8 +83,8 @@ def foreign(names: list[str]) -> Exception:
     """Makes the error of a zip whose records have no common root."""
     if set(names) >= _OLD_FILES:
         return schema_unsupported(
-            "the archive is in the format of torch 2.7 and older, which this server does not read; "
-            "load it and save it again with torch 2.8 or newer"
+            "the archive is in the format of torch 2.7 and older, or of ExecuTorch's `exir.save`, which this server does not read; load it "
+            "and save it again with torch 2.8 or newer, a program for ExecuTorch as it was before `to_edge`"
         )
     return program_missing("the archive is a zip but not one that torch.export.save wrote: its records have no common root")
 
