@@ -122,7 +122,7 @@ PRIM: Final[Mapping[str, Effect]] = dict.fromkeys(("prim::device", "prim::dtype"
 
 # Only programs that never were an archive have them, or graphs while a pass runs: the reader makes `getitem` itself.
 _IN_PROCESS: Final[Mapping[Target, Effect]] = dict.fromkeys(
-    (operator.getitem, torch.sym_sum, torch.sym_fresh_size, math.ceil, math.floor, round, max, min, abs), Effect.NONE
+    (operator.getitem, torch.sym_sum, math.ceil, math.floor, round, max, min, abs), Effect.NONE
 )
 # Operators that are what functions above call, and stand beside them in programs.
 _WITHIN: Final = frozenset(
