@@ -87,7 +87,7 @@ def test_line_of_a_failing_hook_is_the_pass_s_own_and_not_torch_s() -> None:
 
 
 def test_exception_that_a_built_in_pass_meets_keeps_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retraced_server.passes.cse.call_key", lambda *_: {}["nope"])
+    monkeypatch.setattr("retraced_server.passes.cse.call_key", lambda *_: dict[str, str]()["nope"])
     error = _failure(_program(), "cse")
     assert error.metadata["error_type"] == "KeyError"
     assert "'nope' (KeyError" in error.message
