@@ -33,6 +33,13 @@ class _Raises(ExportPass):
         return super().call_operator(op, args, kwargs, meta)
 
 
+class _CallsTorchWrongly(ExportPass):
+    """Fails in torch, which the pass calls."""
+
+    def call_operator(self, op: Any, args: Any, kwargs: Any, meta: Any) -> Any:
+        return torch.zeros(2, 3).view(7)
+
+
 class _MakesInvalid(ExportPass):
     """Leaves a Python function where the verifier allows operators only."""
 
@@ -70,6 +77,20 @@ def _failure(program: ExportedProgram, pipeline: Any, **options: Any) -> Retrace
     assert alias_sets(program) == aliases
     assert_shape_env_unchanged(env, program)
     return caught.value
+
+
+def test_line_of_a_failing_hook_is_the_pass_s_own_and_not_torch_s() -> None:
+    error = _failure(_program(), [_CallsTorchWrongly()])
+    line = error.metadata["error_line"]
+    assert "torch.zeros(2, 3).view(7)" in linecache.getline(__file__, int(line.removeprefix(f"{__file__}:")))
+    assert error.metadata["error_type"] == "RuntimeError"
+
+
+def test_exception_that_a_built_in_pass_meets_keeps_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retraced_server.passes.cse.call_key", lambda *_: dict[str, str]()["nope"])
+    error = _failure(_program(), "cse")
+    assert error.metadata["error_type"] == "KeyError"
+    assert "'nope' (KeyError" in error.message
 
 
 def test_failing_hook_is_named_with_its_pass_node_operator_and_source() -> None:

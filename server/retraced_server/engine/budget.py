@@ -16,7 +16,7 @@ _GIB = 1 << 30
 # For the front end and the zygote, and what the kernel keeps of archives.
 _OF_THE_SERVER = _GIB
 LEAST_WORKER_MEMORY = 64 << 20
-"""Bytes of private memory below which a worker cannot be relied on even for a program of a few nodes."""
+"""Bytes that one worker has at the least: less holds no program worth a server, and is a slip of the unit, such as `8` for 8 GiB."""
 
 _LEAST_OF_A_WORKER, _MOST_OF_A_WORKER = _GIB, 8 * _GIB
 

@@ -10,7 +10,7 @@ import torch
 
 from retraced_server.retrace import PassError
 
-_OURS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
+_OURS = (f"{Path(__file__).parents[1]}/", f"{Path(torch.__file__).parent}/")
 
 
 def own_error(error: BaseException) -> BaseException:

@@ -344,12 +344,14 @@ class _Run:
             "remaining_pipeline": ",".join(left.text for left in self._steps[index:]),
         }
         own, line = own_error(error), own_line(step.instance, error)
+        raised = ""
         if line is not None:
-            metadata.update({"error_type": type(own).__qualname__, "error_line": line})
+            raised, metadata["error_line"] = f" at {line}", line
+        if line is not None or not isinstance(own, ExportNodeError):
+            metadata["error_type"] = type(own).__qualname__
+            raised = f" ({type(own).__qualname__}{raised})"
         if isinstance(error, NodeError):
             facts = {"node": error.node, "graph": error.graph or None, "target": error.target, "source": error.source}
             metadata.update({key: value for key, value in facts.items() if value is not None})
-        message = str(error) or type(error).__name__
-        if line is not None:
-            message += f" ({type(own).__qualname__} at {line})"
-        return RetracedError(reason, f"pass {index + 1} of {len(self._steps)}, `{step.text}`: {message}", metadata=metadata)
+        message = f"pass {index + 1} of {len(self._steps)}, `{step.text}`: {str(error) or type(error).__name__}{raised}"
+        return RetracedError(reason, message, metadata=metadata)
