@@ -26,10 +26,12 @@ COPY --from=build /opt/retraced /opt/retraced
 ENV PATH=/opt/retraced/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     RETRACED_HOST=0.0.0.0 \
-    RETRACED_HEALTH_PORT=50052
+    RETRACED_HEALTH_PORT=50052 \
+    RETRACED_METRICS_HOST=0.0.0.0 \
+    RETRACED_METRICS_PORT=9464
 USER 10001
 WORKDIR /tmp
-EXPOSE 50051 50052
+EXPOSE 50051 50052 9464
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-m", "retraced_server.healthcheck"]
 ENTRYPOINT ["python", "-m", "retraced_server"]

@@ -55,6 +55,20 @@ _BY_REASON: dict[str, type[errors.RetracedError]] = {
 }
 
 
+# What BoringSSL says of a handshake that failed, by what it means for the caller.
+_TLS_FAULTS = {
+    "unable to get local issuer certificate": "authority-unknown",
+    "self-signed certificate": "authority-unknown",
+    "self signed certificate": "authority-unknown",
+    "WRONG_VERSION_NUMBER": "plain-text",
+}
+_ADVICE = "Is it running, and is the address right?"
+_TLS_ADVICE: dict[str | None, str] = {
+    "authority-unknown": "The authority that signed its certificate is not known here: name it with Tls(ca=...)",
+    "plain-text": "It speaks plain text: leave TLS out",
+}
+
+
 def error_from_status(error: grpc.RpcError | grpc.aio.AioRpcError, *, address: str, request_id: str) -> errors.RetracedError:
     """The error that a failed call stands for. The caller raises it from `error`.
 
@@ -76,6 +90,9 @@ def error_from_status(error: grpc.RpcError | grpc.aio.AioRpcError, *, address: s
         for violation in (bad_request.field_violations if bad_request else ())
     ]
     retry_after = retry.retry_delay.ToTimedelta().total_seconds() if retry else None
+    debug = _unpack(details, error_details_pb2.DebugInfo())
+    if debug is not None and debug.detail:
+        metadata["traceback"] = debug.detail
     request_id = metadata.pop("request_id", request_id)
     known = _BY_REASON.get(info.reason)
     if known is None:
@@ -88,8 +105,10 @@ def error_from_status(error: grpc.RpcError | grpc.aio.AioRpcError, *, address: s
 def _without_reason(code: grpc.StatusCode, text: str, *, address: str, request_id: str) -> errors.RetracedError:
     match code:
         case grpc.StatusCode.UNAVAILABLE:
+            fault = next((fault for said, fault in _TLS_FAULTS.items() if said in text), None)
             return errors.ServerUnreachable(
-                f"no connection to the server at {address}: {text}. Is it running, and is the address right?",
+                f"no connection to the server at {address}: {text}. {_TLS_ADVICE.get(fault, _ADVICE)}",
+                metadata={} if fault is None else {"tls": fault},
                 request_id=request_id,
             )
         case grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -32,7 +32,7 @@ _READY = "retraced: listening on "
 _LOG_LINES = 20
 # Settings of another server on this machine, with which nobody could call this one.
 _NOT_INHERITED = frozenset(
-    f"RETRACED_{name}" for name in ("TLS_CERTIFICATE", "TLS_KEY", "TLS_CLIENT_CA", "CALLERS", "HEALTH_PORT")
+    f"RETRACED_{name}" for name in ("TLS_CERTIFICATE", "TLS_KEY", "TLS_CLIENT_CA", "CALLERS", "HEALTH_PORT", "METRICS_PORT")
 )
 
 

@@ -1,4 +1,4 @@
-"""`python -m retraced_server`: starts a server. `--help` lists what can be set."""
+"""`python -m retraced_server`, which `retraced serve` becomes: starts a server. `--help` lists what can be set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def main() -> None:
 
     from retraced_server.service import command
 
-    command.main(prog_name="python -m retraced_server")
+    command.main(prog_name="retraced serve")
 
 
 if __name__ == "__main__":

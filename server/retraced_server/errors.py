@@ -67,6 +67,7 @@ class RetracedError(Exception):
         metadata: Facts for a program to read: the pass, the node, a limit. All strings.
         violations: Fields of the request that are at fault.
         retry_after: Seconds after which the same request may succeed; None where it will not.
+        traceback: Where in a pass or a module of the operator's it was raised; for the log, and for callers who may see it.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class RetracedError(Exception):
         metadata: Mapping[str, str] | None = None,
         violations: Sequence[FieldViolation] = (),
         retry_after: float | None = None,
+        traceback: str = "",
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -84,6 +86,7 @@ class RetracedError(Exception):
         self.metadata = dict(metadata or {})
         self.violations = tuple(violations)
         self.retry_after = retry_after
+        self.traceback = traceback
 
 
 @dataclass(frozen=True)

@@ -97,14 +97,47 @@ def test_certificates_are_given_by_their_files(retraced: Run, tmp_path: Path) ->
         plain = retraced("info", "--server", server.address)
         assert plain.code == 3
         assert "a server with TLS needs --tls" in plain.err
-        assert retraced("info", "--server", server.address, "--tls").code == 3
+        unknown = retraced("info", "--server", server.address, "--tls")
+        assert unknown.code == 3
+        assert "what to do: give the certificate of the authority that signed the server's with --tls-ca FILE" in unknown.err
         half = retraced("info", "--server", server.address, "--tls-certificate", own.certificate)
         assert half.code == 2
         assert "--tls-certificate and --tls-key go together" in half.err
     assert server.callers == [(None, b"me")]
 
 
+def test_several_servers_are_named_with_commas_and_with_tls_their_name_in_common(retraced: Run, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    own = authority.pair("me.example", common_name="me", file="own")
+    files = ("--tls-ca", authority.path, "--tls-certificate", own.certificate, "--tls-key", own.key)
+    with FakeServer(answers(b""), authority.server_credentials("build.example")) as server:
+        both = ("--server", f"{server.address},127.0.0.1:1", *files)
+        assert retraced("info", *both, "--tls-server-name", "build.example").code == 0
+        nameless = retraced("info", *both)
+    assert nameless.code == 2
+    assert "--tls-server-name, says which" in nameless.err
+    assert server.callers == [(None, b"me")]
+
+
+def test_a_server_without_tls_is_told_from_one_that_is_not_there(retraced: Run, server: FakeServer) -> None:
+    ended = retraced("info", "--server", server.address, "--tls")
+    assert ended.code == 3
+    assert "what to do: leave --tls and its like out: the server speaks plain text" in ended.err
+
+
 def test_tls_is_not_for_a_server_that_is_started_for_the_call(retraced: Run) -> None:
     ended = retraced("info", "--tls")
     assert ended.code == 2
     assert "TLS is for a server that --server or RETRACED_SERVER names" in ended.err
+
+
+@pytest.mark.parametrize("source", ["--server", "RETRACED_SERVER"])
+def test_an_address_that_is_none_ends_with_2_and_says_what_is_wrong(
+    retraced: Run, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    if source == "RETRACED_SERVER":
+        monkeypatch.setenv(source, "localhost:70000")
+    for command in (["info"], ["passes"]):
+        ended = retraced(*command, *(["--server", "localhost:70000"] if source == "--server" else []))
+        assert (ended.code, ended.out) == (2, "")
+        assert ended.err.startswith("retraced: ADDRESS_INVALID: 'localhost:70000' is no server's address: '70000' is no port")

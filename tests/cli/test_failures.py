@@ -63,7 +63,7 @@ def test_what_the_message_says_already_is_not_said_again(retraced: Run, archive:
 
 def test_a_full_queue_ends_with_3_and_says_when_to_come_back(retraced: Run, archive: Path) -> None:
     with FakeServer(fails(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", reason="QUEUE_FULL", retry_after=2.5)) as server:
-        ended = retraced("transform", archive, "-p", "cse", "-o", "o.pt2", "--server", server.address)
+        ended = retraced("transform", archive, "-p", "cse", "-o", "o.pt2", "--server", server.address, "--no-retry")
     assert ended.code == 3
     assert "retry after: 2.5 s" in ended.err
 
@@ -148,11 +148,12 @@ def test_a_standard_output_that_is_full_ends_with_2_and_is_said(arguments: list[
     assert "Traceback" not in ended.err
 
 
-def test_a_reader_that_has_gone_is_no_fault() -> None:
+@pytest.mark.parametrize("arguments", [["passes"], ["passes", "nothing", "--json"]])
+def test_a_reader_that_has_gone_is_no_fault(arguments: list[str]) -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     with FakeServer(answers(b"")) as server:
-        process = start("passes", "--server", server.address, stdout=write_end)
+        process = start(*arguments, "--server", server.address, stdout=write_end)
         os.close(write_end)
         ended = end(process)
     assert (ended.code, ended.err) == (1, "")

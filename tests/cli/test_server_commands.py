@@ -41,7 +41,16 @@ def test_a_pass_that_is_not_there_ends_with_2_and_names_the_nearest(retraced: Ru
     ended = retraced("passes", "decompse", "--server", server.address)
     assert ended.code == 2
     assert "no pass 'decompse'; did you mean decompose?" in ended.err
-    assert "`retraced passes` lists them" in retraced("passes", "zzz", "--server", server.address).err
+    far = retraced("passes", "zzz", "--server", server.address).err
+    assert "no pass 'zzz'; it has cse, decompose" in far
+    assert "`retraced passes` lists the passes" in far
+
+
+def test_a_pass_that_is_not_there_is_an_object_with_json(retraced: Run, server: FakeServer) -> None:
+    ended = retraced("passes", "decompse", "--json", "--server", server.address)
+    error = json.loads(ended.out)["error"]
+    assert (ended.code, error["reason"], error["metadata"]) == (2, "PASS_UNKNOWN", {"pass": "decompse"})
+    assert "did you mean decompose?" in error["message"]
 
 
 def test_passes_as_json(retraced: Run, server: FakeServer) -> None:
@@ -98,6 +107,17 @@ def test_without_an_address_a_server_is_started_for_the_call_and_stopped(
     assert (ended.code, ended.err) == (0, "")
     assert json.loads(ended.out)["version"] == "0.1.0"
     assert stopped.read_text() == "--host 127.0.0.1 --port 0"
+
+
+def test_a_server_that_is_started_for_the_call_takes_no_port_that_the_environment_names(tmp_path: Path) -> None:
+    stand_in(
+        tmp_path,
+        "import os; raise SystemExit(' '.join(name for name in sorted(os.environ) if name.startswith('RETRACED_')))",
+    )
+    variables = {f"RETRACED_{name}": "1" for name in ("HEALTH_PORT", "METRICS_PORT", "MAX_QUEUED")}
+    ended = end(start("info", env={"PYTHONPATH": str(tmp_path), **variables}))
+    assert "RETRACED_MAX_QUEUED" in ended.err
+    assert "_PORT" not in ended.err
 
 
 def test_a_server_that_cannot_start_ends_with_3_and_shows_why(tmp_path: Path) -> None:

@@ -129,15 +129,22 @@ def test_the_callers_are_such_as_a_server_takes(tmp_path: Path) -> None:
     assert Callers.read(tmp_path / "callers.toml", NO_LIMITS).by_certificate({"notebooks.example.com"}) is not None
 
 
-def test_the_errors_are_those_of_the_wire_with_their_status_family_and_exit_status() -> None:
-    families = (errors.RequestInvalid, errors.TransformFailed, errors.ServerUnavailable)
+def test_the_errors_are_those_of_the_wire_and_the_clients_own_with_their_status_family_and_exit_status() -> None:
+    families = (errors.RequestInvalid, errors.TransformFailed, errors.ServerUnavailable, errors.LocalError)
+    # Each has one reason, but for what stands for those that the client does not know.
+    kinds = {
+        kind.reason: kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, families) and "reason" in vars(kind) and kind is not errors.ServerError
+    }
+    assert kinds.items() >= _BY_REASON.items()
     expected = {
         reason: [
-            kind.status,
+            kind.status or "none",
             next(family.__name__ for family in families if issubclass(kind, family)),
             str(int(exit_code(kind("")))),
         ]
-        for reason, kind in _BY_REASON.items()
+        for reason, kind in kinds.items()
     }
     assert {reason: row for reason, *row in table("Errors")} == expected
 
@@ -157,8 +164,9 @@ def test_the_settings_are_the_options_of_the_server() -> None:
 def test_the_metrics_are_those_that_are_measured() -> None:
     engine = FakeEngine()
     families = Metrics(engine, lambda: True).registry.collect()
+    endings = {"counter": "_total", "info": "_info"}
     measured = {
-        f"{family.name}_total" if family.type == "counter" else family.name: [family.type, family.documentation]
+        f"{family.name}{endings.get(family.type, '')}": [family.type, family.documentation]
         for family in families
         if family.name.startswith("retraced_")
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 from collections.abc import Callable
 from typing import Any
 
@@ -78,7 +79,11 @@ def test_failing_hook_is_named_with_its_pass_node_operator_and_source() -> None:
     assert "no such table" in error.message
     metadata = error.metadata
     assert metadata.pop("source").startswith(__file__.replace("test_pipeline_errors", "support"))
+    line = metadata.pop("error_line")
+    assert linecache.getline(__file__, int(line.removeprefix(f"{__file__}:"))).strip().startswith("raise LookupError(")
+    assert error.message.endswith(f"(LookupError at {line})")
     assert metadata == {
+        "error_type": "LookupError",
         "pass": "_Raises",
         "pass_index": "2",
         "completed_pipeline": "decompose,ReluTwice",

@@ -76,6 +76,30 @@ def test_description_is_the_docstring() -> None:
     )
 
 
+def test_description_leaves_out_what_only_a_caller_in_python_can_use() -> None:
+    class Documented(_Unchanging):
+        """Take an option.
+
+        More about it.
+
+        Args:
+            size: How big,
+                or how small.
+
+                In another paragraph.
+
+        Attributes:
+            seen: What was seen.
+
+        Note: the last word.
+        """
+
+    register_pass("documented")(Documented)
+    assert catalogue()["documented"].description == "More about it.\n\nNote: the last word."
+    for info in catalogue().values():
+        assert "Attributes:" not in info.description
+
+
 def test_options_are_the_parameters_of_the_constructor() -> None:
     class Tuned(_Unchanging):
         """Take options."""
@@ -284,7 +308,7 @@ def _install(directory: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> Non
 
 def test_installed_plugins_are_loaded_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _install(tmp_path, monkeypatch, _PLUGIN)
-    assert "acme" in load_plugins()
+    assert load_plugins()["acme"] == ("plugin_under_test", "1.0")
     assert catalogue()["plugged"].provider == "acme-passes"
     program = by_name("unused_input").program
     assert run_pipeline(program, "plugged").program is program
@@ -303,4 +327,4 @@ def test_plugin_that_cannot_be_loaded_is_named(
 
 def test_without_plugins_there_is_nothing_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "entry_points", lambda group: metadata.EntryPoints(()))
-    assert load_plugins() == ()
+    assert load_plugins() == {}

@@ -50,6 +50,7 @@ class Failure:
     violations: tuple[tuple[str, str], ...]
     retry_after: float | None
     headers_bytes: int
+    traceback: str
 
 
 @pytest.fixture
@@ -77,8 +78,9 @@ def start(engine: FakeEngine, tmp_path: Path) -> Start:
         opened: bool = True,
         authenticate: Authenticator | None = None,
         credentials: grpc.ServerCredentials | None = None,
+        send_tracebacks: bool = False,
     ) -> AsyncIterator[str]:
-        front_end = FrontEnd(engine, limits, tmp_path, SPOOL_MEMORY, authenticate)
+        front_end = FrontEnd(engine, limits, tmp_path, SPOOL_MEMORY, authenticate, send_tracebacks=send_tracebacks)
         front_end.observe(*observers)
         address = front_end.listen("127.0.0.1", 0, credentials)
         await front_end.start()
@@ -155,9 +157,10 @@ def decode(error: grpc.aio.AioRpcError) -> Failure:
     info = error_details_pb2.ErrorInfo()
     assert status.details[0].Unpack(info)
     bad_request, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    debug = error_details_pb2.DebugInfo()
     for detail in status.details[1:]:
-        assert detail.Unpack(bad_request) or detail.Unpack(retry)
+        assert detail.Unpack(bad_request) or detail.Unpack(retry) or detail.Unpack(debug)
     violations = tuple((violation.field, violation.description) for violation in bad_request.field_violations)
     delay = retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None
     size = sum(len(key) + len(value) + 32 for key, value in trailers) + len(error.details() or "")
-    return Failure(error.code(), error.details() or "", status, info, violations, delay, size)
+    return Failure(error.code(), error.details() or "", status, info, violations, delay, size, debug.detail)

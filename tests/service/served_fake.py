@@ -15,6 +15,7 @@ from retraced_server.errors import Reason, RetracedError
 from tests.service.fake_engine import FakeEngine
 
 _HOW = sys.argv.pop(1)
+_TRACEBACK = 'Traceback (most recent call last):\n  File "my_ops.py", line 3, in <module>\nValueError: two\nlines\n'
 
 
 class _Engine(FakeEngine):
@@ -24,7 +25,9 @@ class _Engine(FakeEngine):
 
     async def start(self) -> WorkerFacts:
         if _HOW == "fails":
-            raise RetracedError(Reason.WORKERS_UNAVAILABLE, "the zygote cannot import `my_ops`: it is broken")
+            raise RetracedError(
+                Reason.WORKERS_UNAVAILABLE, "the zygote cannot import `my_ops`: it is broken", traceback=_TRACEBACK
+            )
         if _HOW == "never-warm":
             print("warming", file=sys.stderr, flush=True)
             await asyncio.Event().wait()

@@ -92,7 +92,7 @@ async def test_a_request_that_fails_is_one_line_with_its_reason(
     found = [(line["code"], line["reason"], line["pipeline"], line["archive_sha256"]) for line in _lines(log)]
     assert found == [
         ("FAILED_PRECONDITION", "PASS_FAILED", "retrace", _SHA256),
-        ("INVALID_ARGUMENT", "PASS_UNKNOWN", "", ""),
+        ("INVALID_ARGUMENT", "PASS_UNKNOWN", "nothing", ""),
         ("INVALID_ARGUMENT", "PROTOCOL_VIOLATION", "", ""),
         ("INVALID_ARGUMENT", "ARCHIVE_MISMATCH", "retrace", ""),
     ]

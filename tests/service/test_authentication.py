@@ -18,7 +18,7 @@ from retraced_server.service.authentication import Authenticator
 from retraced_server.service.callers import NO_LIMITS, Callers
 from retraced_server.service.credentials import TlsFiles, server_credentials
 from retraced_server.service.reloaded import Reloaded
-from tests.service.conftest import Start, chunk, decode, failure, spec, transform
+from tests.service.conftest import LIMITS, Start, chunk, decode, failure, spec, transform
 from tests.service.fake_engine import FakeEngine
 from tests.support.certificates import Authority
 
@@ -130,3 +130,12 @@ async def test_a_caller_has_the_limits_of_its_own(start: Start, callers: Reloade
         assert await transform(channel, [spec(100), chunk(bytes(100))], metadata=KNOWN)
         error = await failure(channel, [spec(101)], metadata=KNOWN)
     assert (error.info.reason, error.info.metadata["limit"]) == ("PROGRAM_TOO_LARGE", "100")
+    assert error.message == "the archive has 101 bytes; this caller may send at most 100"
+    assert error.info.metadata["limit_of"] == "caller"
+
+
+async def test_a_limit_of_the_server_is_told_as_such(start: Start) -> None:
+    async with start(authenticate=Authenticator()) as address, grpc.aio.insecure_channel(address) as channel:
+        error = await failure(channel, [spec(LIMITS.max_archive_bytes + 1)])
+    assert error.message.endswith(f"this server takes at most {LIMITS.max_archive_bytes}")
+    assert error.info.metadata["limit_of"] == "server"

@@ -54,6 +54,8 @@ def _run(*arguments: str, **environment: str) -> Result:
         (("--import", "d"), {"RETRACED_IMPORT": "a.b,c"}, "imports", ("d",)),
         (("--read-path", "/a", "--read-path", "/b"), {}, "read_paths", (Path("/a"), Path("/b"))),
         ((), {"RETRACED_READ_PATH": "/a,/b"}, "read_paths", (Path("/a"), Path("/b"))),
+        (("--allow-namespace", "mkldnn", "--allow-namespace", "onednn"), {}, "allow_namespaces", ("mkldnn", "onednn")),
+        ((), {"RETRACED_ALLOW_NAMESPACE": "mkldnn,onednn"}, "allow_namespaces", ("mkldnn", "onednn")),
         ((), {}, "metrics_port", None),
         (("--metrics-port", "0"), {}, "metrics_port", 0),
         ((), {"RETRACED_METRICS_PORT": "9464"}, "metrics_port", 9464),
@@ -88,6 +90,8 @@ def test_an_option_goes_before_its_variable_and_that_before_the_default(
         (("--port", "65536"), {}, "--port is '65536'"),
         (("--metrics-port", "65536"), {}, "--metrics-port is '65536'"),
         (("--worker-memory", "much"), {}, "--worker-memory is 'much'"),
+        (("--worker-memory", "8"), {}, "--worker-memory is '8': one worker takes 64.0MiB or more; 0 is no limit"),
+        ((), {"RETRACED_MEMORY": "63MiB"}, "RETRACED_MEMORY is '63MiB': one worker takes 64.0MiB or more"),
         (("--job-timeout", "nan"), {}, "--job-timeout is 'nan'"),
         (("--log-format", "xml"), {}, "--log-format is 'xml'"),
         (("--first-uid", "0"), {}, "--first-uid is '0'"),
@@ -108,7 +112,9 @@ def test_a_value_that_cannot_be_used_is_named_with_its_option(
 def test_help_names_every_setting_with_its_variable_and_default() -> None:
     text = " ".join(_run("--help").output.split())
     for field in Settings.model_fields:
-        option = {"imports": "import", "read_paths": "read-path"}.get(field) or field.replace("_", "-")
+        option = {"imports": "import", "allow_namespaces": "allow-namespace", "read_paths": "read-path"}.get(
+            field
+        ) or field.replace("_", "-")
         assert f"--{option} " in text
         assert f"RETRACED_{option.replace('-', '_').upper()}" in text
     assert "Examples:" in text

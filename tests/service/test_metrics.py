@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import AsyncIterator
+from importlib import metadata
 
 import grpc
 import grpc.aio
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 
 from retraced.v1 import graph_transform_pb2 as pb
 from retraced.v1.graph_transform_pb2_grpc import GraphTransformServiceStub
@@ -100,3 +102,21 @@ def test_the_engine_is_asked_when_the_metrics_are_read(engine: FakeEngine, metri
 def test_the_front_ends_own_process_is_measured(metrics: Metrics) -> None:
     assert _values(metrics.registry, "process_open_fds")
     assert _values(metrics.registry, "process_resident_memory_bytes")
+
+
+def test_the_versions_that_run_are_the_labels_of_a_metric(metrics: Metrics) -> None:
+    (family,) = [family for family in metrics.registry.collect() if family.name == "retraced_build"]
+    (sample,) = family.samples
+    assert (sample.name, sample.value) == ("retraced_build_info", 1)
+    assert sample.labels == {
+        "version": metadata.version("retraced"),
+        "torch_version": metadata.version("torch"),
+        "python_version": platform.python_version(),
+    }
+
+
+async def test_no_series_says_when_another_was_made(counted: grpc.aio.Channel, metrics: Metrics) -> None:
+    await transform(counted)
+    text = generate_latest(metrics.registry).decode()
+    assert "retraced_stage_seconds_bucket" in text
+    assert "_created" not in text

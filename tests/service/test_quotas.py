@@ -108,6 +108,7 @@ async def test_an_archive_that_never_fits_is_refused_for_good(start: Start, auth
     async with start(authenticate=authenticate) as address, grpc.aio.insecure_channel(address) as channel:
         error = await failure(channel, [spec(11)], metadata=_as("first"))
     assert (error.info.reason, error.retry_after) == ("PROGRAM_TOO_LARGE", None)
+    assert error.info.metadata["limit_of"] == "caller"
     assert error.violations[0][0] == "spec.archive_size"
 
 

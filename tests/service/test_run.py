@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,10 +90,73 @@ def test_workers_that_cannot_start_are_one_line_and_a_failure() -> None:
         out, err = process.communicate()
     assert (process.returncode, out) == (1, "")
     assert err.splitlines()[-1] == "Error: the zygote cannot import `my_ops`: it is broken"
-    assert "Traceback" not in err
+    # The module's own lines, none of which looks like one of the log.
+    assert '\n      File "my_ops.py", line 3, in <module>\n' in err
+    assert "\n    lines\n" in err
 
 
-def test_what_cannot_be_used_is_one_line_and_a_failure(tmp_path: Path) -> None:
+def test_workers_that_cannot_start_are_one_event_of_a_log_of_json() -> None:
+    with _process("fails", "--port", "0", "--log-format", "json") as process:
+        out, err = process.communicate()
+    assert (process.returncode, out) == (1, "")
+    (event,) = [event for line in err.splitlines() if (event := json.loads(line))["event"] != "stopped"]
+    assert (event["event"], event["level"]) == ("cannot start", "error")
+    assert event["error"] == "the zygote cannot import `my_ops`: it is broken"
+    assert event["exception"].endswith("ValueError: two\nlines\n")
+
+
+def test_settings_that_cannot_be_used_are_one_event_of_a_log_of_json() -> None:
+    with _process("nothing", "--port", "0", "--log-format", "json", "--import", "no_such_module") as process:
+        out, err = process.communicate()
+    assert (process.returncode, out) == (2, "")
+    event = json.loads(err)
+    assert (event["event"], event["level"]) == ("cannot start", "error")
+    assert "no_such_module" in event["error"]
+
+
+def test_a_variable_that_is_no_setting_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RETRACED_MEMORI", "RETRACED_SERVER", "RETRACED_TOKEN", "RETRACED_MAX_QUEUED", "RETRACED_SERVICE_HOST"):
+        monkeypatch.setenv(name, "1")
+    with _process("nothing", "--port", "0", "--log-format", "json") as process:
+        _address(process)
+        process.terminate()
+        _, err = process.communicate()
+    warned = [event for line in err.splitlines() if (event := json.loads(line))["level"] == "warning"]
+    assert [(event["variable"], event.get("near")) for event in warned] == [
+        ("RETRACED_MEMORI", "RETRACED_MEMORY"),
+        ("RETRACED_SERVICE_HOST", None),
+    ]
+
+
+def test_the_server_calls_itself_as_the_command_does() -> None:
+    with _process("nothing", "--port", "many") as process:
+        _, err = process.communicate()
+    assert process.returncode == 2
+    assert err.startswith("Usage: retraced serve [OPTIONS]\nTry 'retraced serve --help' for help.\n")
+
+
+def test_the_ports_of_the_image_are_reached_from_outside_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    dockerfile = (Path(__file__).parents[2] / "Dockerfile").read_text()
+    variables = dict(re.findall(r"(RETRACED_\w+)=(\S+)", dockerfile))
+    exposed = re.search(r"^EXPOSE (.*)$", dockerfile, re.MULTILINE)
+    assert exposed is not None
+    assert exposed[1].split() == ["50051", variables["RETRACED_HEALTH_PORT"], variables["RETRACED_METRICS_PORT"]]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        variables["RETRACED_HEALTH_PORT"] = str(free.getsockname()[1])
+    for name, value in {**variables, "RETRACED_METRICS_PORT": "0", "RETRACED_ALLOW_INSECURE": "true"}.items():
+        monkeypatch.setenv(name, value)
+    with _process("nothing", "--port", "0", "--log-format", "json") as process:
+        port = _address(process).rpartition(":")[2]
+        assert process.stderr is not None
+        url = next(event["url"] for line in process.stderr if (event := json.loads(line))["event"] == "metrics")
+        # Another address of this machine than that of its loopback interface: as from outside.
+        with urllib.request.urlopen(url.replace("0.0.0.0", "127.0.0.2").replace("/metrics", "/readyz")) as answer:
+            assert (answer.status, answer.read()) == (200, b"ok\n")
+        for address in (f"127.0.0.2:{port}", f"127.0.0.2:{variables['RETRACED_HEALTH_PORT']}"):
+            assert healthcheck.main([address]) == 0
+
+
+def test_what_cannot_be_used_is_one_line_and_ends_with_2(tmp_path: Path) -> None:
     read_only_file = tmp_path / "file"
     read_only_file.touch()
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -113,7 +178,7 @@ def test_what_cannot_be_used_is_one_line_and_a_failure(tmp_path: Path) -> None:
         ):
             with _process("nothing", *arguments) as process:
                 out, err = process.communicate()
-            assert (process.returncode, out) == (1, "")
+            assert (process.returncode, out) == (2, "")
             assert err.startswith(f"Error: {said}")
             assert len(err.splitlines()) == 1
 
@@ -136,7 +201,7 @@ def test_other_machines_are_not_served_without_tls_or_authentication(
     arguments = [str(secured / argument) if "." in argument else argument for argument in arguments]
     with _process("nothing", "--host", host, "--port", "0", *arguments) as process:
         out, err = process.communicate()
-    assert (process.returncode, out) == (1, "")
+    assert (process.returncode, out) == (2, "")
     assert err.startswith(f"Error: {host} is reached from other machines, and is not served {missing}")
     assert "--allow-insecure" in err
     with _process("nothing", "--host", host, "--port", "0", "--allow-insecure", *arguments) as process:
@@ -172,7 +237,7 @@ def test_files_of_tls_that_are_missing_or_wrong_are_one_line_and_a_failure(secur
     ):
         with _process("nothing", "--port", "0", *arguments) as process:
             out, err = process.communicate()
-        assert (process.returncode, out) == (1, "")
+        assert (process.returncode, out) == (2, "")
         assert err.startswith(f"Error: {said}")
         assert len(err.splitlines()) == 1
 
@@ -209,7 +274,7 @@ def test_memory_that_lets_fewer_jobs_run_is_told() -> None:
 def test_a_server_on_which_no_job_would_ever_fit_does_not_start() -> None:
     with _process("nothing", "--port", "0", "--memory", "1GiB", "--worker-memory", "2GiB") as process:
         out, err = process.communicate()
-    assert (process.returncode, out) == (1, "")
+    assert (process.returncode, out) == (2, "")
     assert err.startswith("Error: a worker may take 2147483648 bytes, and all together 1073741824: no job would ever fit")
     assert len(err.splitlines()) == 1
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from retraced_server.worker.messages import ZygoteFailed
+from retraced_server.worker.messages import ZygoteFailed, ZygoteReady
 
 from .zygotes import zygote
 
@@ -34,6 +34,7 @@ def test_module_of_the_operators_that_cannot_be_used_is_named(source: str, said:
         event = running.event()
         assert isinstance(event, ZygoteFailed)
         assert said in event.message
+        assert (f'File "{tmp_path}/operators.py", line ' in event.traceback) is (not said.startswith("1 thread"))
         assert running.event() is None
         assert running.process.wait(30) == 1
 
@@ -44,3 +45,15 @@ def test_failed_warm_up_is_a_failed_start(tmp_path: Path) -> None:
         event = running.event()
         assert isinstance(event, ZygoteFailed)
         assert "TypeError" in event.message
+
+
+def test_installed_plugins_are_among_the_imports_of_a_zygote_that_is_ready(tmp_path: Path) -> None:
+    (tmp_path / "plugin_under_test.py").write_text("")
+    info = tmp_path / "acme_passes-1.5.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-passes\nVersion: 1.5\n")
+    (info / "entry_points.txt").write_text("[retraced.passes]\nacme = plugin_under_test\n")
+    with zygote(path=tmp_path) as running:
+        event = running.event()
+    assert isinstance(event, ZygoteReady)
+    assert event.imports == (("plugin_under_test", "1.5"),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from retraced._install import install_advice
@@ -9,6 +10,8 @@ from retraced._install import install_advice
 
 def main() -> None:
     """Runs the command and exits with its status; says how to install what it needs where that is not there."""
+    # gRPC reads it when it is imported. What it has to say of connections, the command says itself.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         from retraced.cli.app import run
     except ModuleNotFoundError as error:

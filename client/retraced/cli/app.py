@@ -38,6 +38,10 @@ def cli() -> None:
     the server: pip install '.[server]' in a checkout of retraced.
 
     \b
+    Completion, of passes and their options too where a server is named:
+      eval "$(_RETRACED_COMPLETE=bash_source retraced)"     (zsh_source; fish_source)
+
+    \b
     Exit status:
       0    done
       1    the transform failed
@@ -56,6 +60,15 @@ for _command in (transform, inspect, passes, info, serve, token):
 def run(arguments: Sequence[str]) -> int:
     """Runs the command, and gives its exit status. Errors are reported, not raised. Only for the main thread."""
     session = Session()
+    try:
+        return _run(session, arguments)
+    except BrokenPipeError:
+        # The reader has gone, as `head` does; it may have gone before it was told of an error.
+        drop_standard_output()
+        return ExitCode.FAILED
+
+
+def _run(session: Session, arguments: Sequence[str]) -> int:
     with _signals_as_exceptions():
         try:
             status = cli.main(list(arguments), prog_name="retraced", standalone_mode=False, obj=session)
@@ -74,10 +87,6 @@ def run(arguments: Sequence[str]) -> int:
         except (KeyboardInterrupt, click.Abort):
             session.err.print("retraced: interrupted")
             return ExitCode.INTERRUPTED
-        except BrokenPipeError:
-            # The reader has gone, as `head` does.
-            drop_standard_output()
-            return ExitCode.FAILED
 
 
 class _Ended(BaseException):

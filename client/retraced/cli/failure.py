@@ -29,6 +29,8 @@ _WHERE = {
     "node": "node",
     "target": "target",
     "source": "source",
+    "error_type": "raised",
+    "error_line": "raised at",
     "completed_pipeline": "done before",
     "remaining_pipeline": "not done",
 }
@@ -56,6 +58,12 @@ _ADVICE = {
     "UNAUTHENTICATED": "give the token of a caller that the server knows with --token-file or RETRACED_TOKEN",
     "CALLER_LIMIT_EXCEEDED": "try again later",
     "STORAGE_CORRUPT": "try again, and tell whoever runs the server",
+}
+
+
+_TLS_ADVICE = {
+    "authority-unknown": "give the certificate of the authority that signed the server's with --tls-ca FILE",
+    "plain-text": "leave --tls and its like out: the server speaks plain text",
 }
 
 
@@ -97,13 +105,21 @@ def report(session: Session, error: RetracedError) -> None:
     for key, label in _WHERE.items():
         if error.metadata.get(key):
             _line(message, label, error.metadata[key])
+    if error.metadata.get("traceback"):
+        _line(message, "traceback", f"\n{error.metadata['traceback'].rstrip()}")
     if error.retry_after is not None:
         _line(message, "retry after", f"{error.retry_after:g} s")
     if error.request_id:
         _line(message, "request", error.request_id)
-    if error.reason in _ADVICE:
-        _line(message, "what to do", _ADVICE[error.reason])
+    if advice := _advice(error):
+        _line(message, "what to do", advice)
     session.err.print(message, soft_wrap=True)
+
+
+def _advice(error: RetracedError) -> str | None:
+    if error.metadata.get("limit_of") == "caller":
+        return "ask whoever runs the server for more: this limit is yours alone"
+    return _TLS_ADVICE.get(error.metadata.get("tls", "")) or _ADVICE.get(error.reason)
 
 
 def _line(message: Text, label: str, text: str) -> None:

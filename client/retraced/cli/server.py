@@ -8,14 +8,16 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from retraced.cli.complete import complete_pass
 from retraced.cli.connection import server_option
 from retraced.cli.render import byte_count, facts, table
 from retraced.cli.session import Session, debug_option, json_option, printable
+from retraced.errors import PassUnknown
 from retraced.server_info import PassInfo
 
 
 @click.command(short_help="List a server's passes, or describe one.")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_pass)
 @server_option
 @json_option
 @debug_option
@@ -38,9 +40,10 @@ def passes(session: Session, name: str | None, server: str | None) -> None:
         return
     one = next((candidate for candidate in found if candidate.name == name), None)
     if one is None:
-        near = difflib.get_close_matches(name, [candidate.name for candidate in found])
-        hint = f"; did you mean {' or '.join(near)}?" if near else "; `retraced passes` lists them"
-        raise click.BadParameter(f"the server has no pass {name!r}{hint}", param_hint="NAME")
+        known = [candidate.name for candidate in found]
+        near = difflib.get_close_matches(name, known)
+        hint = f"; did you mean {' or '.join(near)}?" if near else f"; it has {', '.join(known)}"
+        raise PassUnknown(f"the server has no pass {name!r}{hint}", metadata={"pass": name})
     if session.as_json:
         session.print_json(one)
         return

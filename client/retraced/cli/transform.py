@@ -14,6 +14,7 @@ from retraced._options import KeptAtHome, RetraceMode
 from retraced._output import check_writable, write_atomically
 from retraced._text import counted
 from retraced.cli import streams
+from retraced.cli.complete import complete_pipeline
 from retraced.cli.connection import server_option
 from retraced.cli.progress import TransformProgress
 from retraced.cli.render import byte_count, facts, operator_change, program_change, seconds, table
@@ -25,7 +26,14 @@ from retraced.results import TransformResult
 
 @click.command(short_help="Run a program through a pipeline of passes.")
 @click.argument("path", metavar="IN.pt2", type=click.Path())
-@click.option("--pipeline", "-p", required=True, metavar="PIPELINE", help="The passes, for example 'decompose,cse,dce'.")
+@click.option(
+    "--pipeline",
+    "-p",
+    required=True,
+    metavar="PIPELINE",
+    shell_complete=complete_pipeline,
+    help="The passes, for example 'decompose,cse,dce'.",
+)
 @click.option("--output", "-o", metavar="OUT.pt2", type=click.Path(), help="Where the transformed program goes.")
 @click.option("--metadata", metavar="FILE.jsonl", type=click.Path(), help="Where nodes' metadata goes, one JSON object a line.")
 @click.option(

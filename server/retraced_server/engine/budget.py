@@ -15,6 +15,9 @@ from retraced_server.errors import Reason, RetracedError
 _GIB = 1 << 30
 # For the front end and the zygote, and what the kernel keeps of archives.
 _OF_THE_SERVER = _GIB
+LEAST_WORKER_MEMORY = 64 << 20
+"""Bytes of private memory below which a worker cannot be relied on even for a program of a few nodes."""
+
 _LEAST_OF_A_WORKER, _MOST_OF_A_WORKER = _GIB, 8 * _GIB
 
 

@@ -126,7 +126,8 @@ class Supervisor:
             try:
                 return await self._start()
             except RetracedError as error:
-                _log.error("%s; the next attempt is in %.0f seconds", error.message, pause)
+                traceback = error.traceback and f"\n{error.traceback}"
+                _log.error("%s; the next attempt is in %.0f seconds%s", error.message, pause, traceback)
                 self._fail(Failure(error.reason, error.message, retry_after=pause))
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)

@@ -265,8 +265,8 @@ class Zygote:
                     event.catalogue, event.torch_version, event.python_version, event.schema_version, imports, event.sandbox
                 )
                 self.ended = asyncio.create_task(self._listen(), name="zygote")
-            case ZygoteFailed(message):
-                raise _unavailable(message)
+            case ZygoteFailed(message, traceback):
+                raise _unavailable(message, traceback)
             case _:
                 status = await self._process.wait()
                 self._log.close()
@@ -318,8 +318,8 @@ def _sandbox_options(config: SandboxConfig) -> list[str]:
     ]
 
 
-def _unavailable(why: str) -> RetracedError:
-    return RetracedError(Reason.WORKERS_UNAVAILABLE, f"the workers cannot be started: {why}")
+def _unavailable(why: str, traceback: str = "") -> RetracedError:
+    return RetracedError(Reason.WORKERS_UNAVAILABLE, f"the workers cannot be started: {why}", traceback=traceback)
 
 
 def _status_text(status: int | None) -> str:

@@ -12,8 +12,7 @@ from torch.fx.graph import _Namespace
 from retraced_server.passes._correspondence import ASSERT_SCALAR, Correspondence, GraphMatch
 from retraced_server.passes._keys import UnkeyedError, call_key
 from retraced_server.passes._working_copy import TAG, set_attribute
-from retraced_server.retrace.graphs import body_of, walk_graphs
-from retraced_server.retrace.outcome import node_key
+from retraced_server.retrace.graphs import body_of, node_key, walk_graphs
 from retraced_server.retrace.values import same_metadata
 
 # Metadata of the value that a node has, and not of where it comes from.

@@ -198,7 +198,8 @@ def _assemble(
         module_call_graph=_module_call_graph(program, correspondence),
         example_inputs=program.example_inputs,
         constants=traced.constants,
-        verifiers=program.verifiers,
+        # With those of a program for training, torch would not take effect tokens out again.
+        verifiers=traced.verifiers,
     )
     # The constructor makes them of the shape environment, which does not know those that were read from a file.
     result._guards_code = list(dict.fromkeys([*program._guards_code, *result._guards_code]))

@@ -22,6 +22,8 @@ PLUGIN_GROUP = "retraced.passes"
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 _OWN_PACKAGE = "retraced_server"
 _OWN_PROVIDER = "retraced"
+# Sections of a docstring that are for whoever makes an instance in Python: a pipeline has options only.
+_SECTIONS_OF_CODE = re.compile(r"^(?:Args|Arguments|Attributes|Raises|Returns):\n(?:(?:[ \t]+.*)?(?:\n|\Z))*", re.MULTILINE)
 _TYPES = {bool: OptionType.BOOL, int: OptionType.INT, float: OptionType.FLOAT, str: OptionType.STRING}
 
 _P = TypeVar("_P", bound=type)
@@ -131,11 +133,11 @@ def create_pass(call: PassCall) -> GraphPass | ProgramPass:
     return created
 
 
-def load_plugins() -> tuple[str, ...]:
-    """Imports the plugins that are installed, each an entry point of the group `retraced.passes`.
+def load_plugins() -> dict[str, tuple[str, str]]:
+    """Import the plugins that are installed, each an entry point of the group `retraced.passes`.
 
     Returns:
-        The names of the entry points, sorted.
+        For each entry point's name, sorted, its module and the version of its distribution.
 
     Raises:
         RegistrationError: A plugin could not be imported, or one of its passes not be registered.
@@ -147,9 +149,9 @@ def load_plugins() -> tuple[str, ...]:
         except Exception as error:
             source = point.dist.name if point.dist is not None else point.value
             raise RegistrationError(
-                f"plugin `{point.name}` of {source} ({point.value}) could not be loaded: {error}"
+                f"plugin `{point.name}` of {source} ({point.value}) could not be loaded: {type(error).__name__}: {error}"
             ) from error
-    return tuple(point.name for point in found)
+    return {point.name: (point.module, point.dist.version if point.dist is not None else "") for point in found}
 
 
 def _has_callable_instances(pass_class: type) -> bool:
@@ -163,7 +165,7 @@ def _documentation(pass_class: type) -> tuple[str, str]:
     if dataclasses.is_dataclass(pass_class) and text.startswith(f"{pass_class.__name__}("):
         return "", ""
     first, _, rest = text.partition("\n")
-    return first.strip(), rest.strip()
+    return first.strip(), _SECTIONS_OF_CODE.sub("", rest).strip()
 
 
 def _options(pass_class: type, where: str) -> tuple[tuple[OptionInfo, ...], dict[str, str]]:

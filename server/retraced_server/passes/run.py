@@ -14,15 +14,18 @@ from retraced_server.collector import collector_paused
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes.base import GraphPass, ProgramPass, ProgramPassResult, kept_names, preserved_modules
 from retraced_server.passes.provenance import ProvenanceLedger
+from retraced_server.passes.raised import own_error, own_line
 from retraced_server.passes.registry import RegistrationError, catalogue, create_pass
 from retraced_server.pipeline.domain import PassReport, Provenance, RetraceMode
 from retraced_server.pipeline.parse import parse_pipeline
-from retraced_server.retrace import ExportPass, ExportPassError, PassContext, PassError, PassResult
+from retraced_server.retrace import ExportPass, ExportPassError, PassContext, PassError, PassResult, RetraceOutcome
 from retraced_server.retrace.agreement import run_checked
 from retraced_server.retrace.build_program import build_program, check_signature
-from retraced_server.retrace.copies import copy_with_bodies, returned_graph, same_graphs
+from retraced_server.retrace.check_regions import check_regions
+from retraced_server.retrace.edited_run import EditedRun
+from retraced_server.retrace.errors import NodeError
 from retraced_server.retrace.pass_state import state_of
-from retraced_server.retrace.program_edit import ProgramEdit, outcome_by_name
+from retraced_server.retrace.program_edit import ProgramEdit, changed_outputs
 
 # How many nodes are visited between two calls of `progress`.
 _PROGRESS_NODES = 64
@@ -135,14 +138,14 @@ def count_nodes(module: fx.GraphModule) -> int:
     return sum(len(child.graph.nodes) for child in module.modules() if isinstance(child, fx.GraphModule))
 
 
-def _apply(instance: GraphPass, module: fx.GraphModule, *, check: bool) -> PassResult:
-    """Runs a pass on a graph module, which is left as it is."""
+def _apply(instance: GraphPass, module: fx.GraphModule, *, check: bool) -> tuple[PassResult, RetraceOutcome | None]:
+    """Runs a pass on a graph module, which is left as it is, and finds what became of the nodes."""
     if isinstance(instance, ExportPass):
-        return run_checked(instance, module) if check else instance(module)
+        result = run_checked(instance, module) if check else instance(module)
+        return result, state_of(instance).outcome
     # Passes of torch's change the graph that they are given, and do not always say so.
-    copy = copy_with_bodies(module)
-    new = returned_graph(instance(copy), copy)
-    return PassResult(module, False) if same_graphs(new, module) else PassResult(new, True)
+    run = EditedRun(instance, instance, ExportPass)
+    return run.on_copy(module), run.outcome
 
 
 class _Run:
@@ -198,6 +201,9 @@ class _Run:
                 totals = self._program_pass(index, step, step.instance)
             else:
                 totals = self._graph_pass(index, step, step.instance, before)
+        # What a hook raises is of its own type too, which may be any.
+        except PassError as error:
+            raise self._failure(Reason.PASS_FAILED, index, error) from error
         except RetracedError:
             raise
         except Exception as error:
@@ -229,18 +235,19 @@ class _Run:
             preserved_modules(edit.program),
             self._progress(nodes) if self._observer is not None else None,
         )
+        before = edit.graph_module
         with context:
-            result = _apply(instance, edit.graph_module, check=self._check)
+            result, outcome = _apply(instance, before, check=self._check)
         remarks = tuple(context.remarks)
         if not result.modified:
             return _Totals(False, 0, remarks)
-        outcome = state_of(instance).outcome if isinstance(instance, ExportPass) else None
         if outcome is None:
-            outcome = outcome_by_name(edit.graph_module, result.graph_module)
+            raise changed_outputs(before, result.graph_module)
         self._last_modifying = index
         try:
             lifted = edit.apply(result.graph_module, outcome)
             check_signature(edit)
+            check_regions(before, result.graph_module)
         except ExportPassError as error:
             raise self._failure(Reason.PASS_OUTPUT_INVALID, index, error) from error
         self._ledger.record(step.text, outcome.origins, outcome.copied, lifted)
@@ -290,8 +297,13 @@ class _Run:
             "completed_pipeline": ",".join(done.text for done in self._steps[:index]),
             "remaining_pipeline": ",".join(left.text for left in self._steps[index:]),
         }
-        if isinstance(error, PassError):
+        own, line = own_error(error), own_line(step.instance, error)
+        if line is not None:
+            metadata.update({"error_type": type(own).__qualname__, "error_line": line})
+        if isinstance(error, NodeError):
             facts = {"node": error.node, "graph": error.graph or None, "target": error.target, "source": error.source}
             metadata.update({key: value for key, value in facts.items() if value is not None})
         message = str(error) or type(error).__name__
+        if line is not None:
+            message += f" ({type(own).__qualname__} at {line})"
         return RetracedError(reason, f"pass {index + 1} of {len(self._steps)}, `{step.text}`: {message}", metadata=metadata)

@@ -21,6 +21,7 @@ from retraced_server.retrace import (
     ProxyValue,
     pass_context,
 )
+from retraced_server.retrace.edited_run import reads_only
 from retraced_server.retrace.errors import innermost_source_line
 from retraced_server.retrace.graphs import walk_graphs
 
@@ -34,6 +35,7 @@ class ViewToViewCopy(ExportPass):
     functional, since a write to a view would no longer be seen in what it is a view of: `decompose` makes it so.
     """
 
+    @reads_only
     def __call__(self, graph_module: fx.GraphModule) -> PassResult:
         """Runs the pass.
 

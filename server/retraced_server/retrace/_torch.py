@@ -6,9 +6,12 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch import fx
+from torch._C import _check_schema_allow_fake_script_object as check_schema
 from torch._C import _DisableTorchDispatch as DisableTorchDispatch
 from torch._C import _is_any_autocast_enabled as is_any_autocast_enabled
 from torch._C import _jit_resolve_packet as jit_resolve_packet
+from torch._C import _should_allow_numbers_as_tensors as takes_numbers_as_tensors
 from torch._C._functorch import get_dynamic_layer_stack_depth as functorch_depth
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch._C._functorch import pop_dynamic_layer_stack_and_undo_to_depth as leave_functorch_levels
@@ -33,6 +36,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv, compute_unbacked_bin
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 from torch.fx.proxy import _COPY_META_FIELDS
+from torch.fx.traceback import NodeSource, NodeSourceAction
 from torch.utils import _pytree as pytree
 from torch.utils._sympy import functions as sympy_functions
 
@@ -52,6 +56,7 @@ __all__ = [
     "UnsupportedFakeTensorException",
     "Verifier",
     "alias_of",
+    "check_schema",
     "compute_unbacked_bindings",
     "detect_fake_mode",
     "disable_fake_tensor_cache",
@@ -65,9 +70,11 @@ __all__ = [
     "jit_resolve_packet",
     "keep_version",
     "leave_functorch_levels",
+    "node_source",
     "predispatch",
     "pytree",
     "sympy_functions",
+    "takes_numbers_as_tensors",
     "unwrapped",
     "verify_module_call_graph",
     "verify_signature",
@@ -102,6 +109,11 @@ def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
 def keep_version(tensor: torch.Tensor, version: int) -> None:
     """Sets the version that counts writes to a tensor and its aliases."""
     torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
+
+
+def node_source(node: fx.Node, pass_name: str) -> NodeSource:
+    """Makes torch's own record of the node that another was made for."""
+    return NodeSource(node, pass_name, NodeSourceAction.CREATE)
 
 
 # Metadata that a node has of the node in whose place it is made.

@@ -64,11 +64,13 @@ class Calls:
 
     Args:
         authenticate: Says who calls.
+        send_tracebacks: Whether callers see where in a pass it failed; the log has it anyway.
     """
 
-    def __init__(self, authenticate: Authenticator) -> None:
+    def __init__(self, authenticate: Authenticator, *, send_tracebacks: bool = False) -> None:
         self.quotas = Quotas()
         self._authenticate = authenticate
+        self._send_tracebacks = send_tracebacks
         self._running: set[asyncio.Task[object]] = set()
         self._observers: tuple[Observer, ...] = ()
 
@@ -116,7 +118,7 @@ class Calls:
                     self._ended(call, code)
                     raise asyncio.CancelledError from error
                 except RetracedError as error:
-                    status = status_of(error, call.identity)
+                    status = status_of(error, call.identity, with_traceback=self._send_tracebacks)
                     _log_failure(started, error, status)
                     self._ended(call, status.code, error.reason)
                 except Exception:  # noqa: BLE001 - whatever it is, the caller gets a status and the log the traceback
@@ -199,6 +201,8 @@ def _log_failure(started: float, error: RetracedError, status: Status) -> None:
         error=error.message,
         **{f"error_{key}": value for key, value in error.metadata.items()},
         seconds=_since(started),
+        # The key of tracebacks in structlog, which writes them below their line where it writes for people.
+        **({"exception": error.traceback} if error.traceback else {}),
     )
 
 

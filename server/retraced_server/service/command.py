@@ -1,19 +1,23 @@
-"""The command line: `python -m retraced_server`. Its options are the fields of `Settings`."""
+"""The command line: `retraced serve`, which is `python -m retraced_server`. Its options are the fields of `Settings`."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import difflib
+import os
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
+import structlog
 from pydantic import ByteSize, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import SettingsError
 
 from retraced_server.service import logs
-from retraced_server.service.run import StartError, serve
+from retraced_server.service.run import StartError, UnusableSettingsError, serve
 from retraced_server.service.settings import Settings
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
@@ -26,16 +30,29 @@ served; everything else goes to standard error. The first SIGTERM or SIGINT lets
 running requests end, the second ends at once.
 
 \b
+Exit status: 0 it was told to end; 1 its workers cannot be started; 2 an option,
+a variable, or what one of them names cannot be used.
+
+\b
 Examples:
-  python -m retraced_server
-  python -m retraced_server --port 8080 --workers 8
-  python -m retraced_server --host unix:/run/retraced.sock
-  python -m retraced_server --host 0.0.0.0 --callers callers.toml
-                            --tls-certificate server.pem --tls-key server.key
-  python -m retraced_server --import my_operators --import my_passes
-  RETRACED_LOG_FORMAT=json RETRACED_WORKER_MEMORY=8GiB python -m retraced_server
+  retraced serve
+  retraced serve --port 8080 --workers 8
+  retraced serve --host unix:/run/retraced.sock
+  retraced serve --host 0.0.0.0 --callers callers.toml
+                 --tls-certificate server.pem --tls-key server.key
+  retraced serve --import my_operators --import my_passes
+  RETRACED_LOG_FORMAT=json RETRACED_WORKER_MEMORY=8GiB retraced serve
 """
 
+
+_PREFIX = "RETRACED_"
+# What clients read of the same environment.
+_OF_CLIENTS = ("RETRACED_SERVER", "RETRACED_TOKEN")
+# How alike two names are, of 1, for the one to be a slip of the other.
+_NEAR = 0.8
+_FAILURE_STATUS, _SETTINGS_STATUS = 1, 2
+
+_log = structlog.stdlib.get_logger("retraced")
 
 # Options that may be given several times, in the singular each.
 _REPEATED = {"imports": "--import", "allow_namespaces": "--allow-namespace", "read_paths": "--read-path"}
@@ -46,7 +63,7 @@ def _option_name(field: str) -> str:
 
 
 def _variable(field: str) -> str:
-    return "RETRACED_" + _option_name(field)[2:].replace("-", "_").upper()
+    return _PREFIX + _option_name(field)[2:].replace("-", "_").upper()
 
 
 def _metavar(field: str, info: FieldInfo) -> str:
@@ -97,10 +114,29 @@ def main(**given: Any) -> None:
     """
     settings = _settings({field: value for field, value in given.items() if value not in (None, ())})
     logs.configure(settings.log_format, settings.log_level)
+    for name, hint in unknown_variables(os.environ).items():
+        _log.warning("a variable that is no setting is left out of account", variable=name, **hint)
     try:
         asyncio.run(serve(settings))
     except StartError as error:
-        raise click.ClickException(str(error)) from error
+        status = _SETTINGS_STATUS if isinstance(error, UnusableSettingsError) else _FAILURE_STATUS
+        as_json = settings.log_format == "json"
+        if as_json or error.traceback:
+            _log.error("cannot start", error=str(error), **({"exception": error.traceback} if error.traceback else {}))
+        if not as_json:
+            click.echo(f"Error: {error}", err=True)
+        sys.exit(status)
+
+
+def unknown_variables(environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return the variables with our prefix that neither a server nor a client reads, each with the nearest that one does, if any is near."""
+    known = [variable.removeprefix(_PREFIX) for variable in (*map(_variable, Settings.model_fields), *_OF_CLIENTS)]
+    given = [name.removeprefix(_PREFIX) for name in sorted(environment) if name.startswith(_PREFIX)]
+    return {
+        _PREFIX + name: {"near": _PREFIX + near[0]} if (near := difflib.get_close_matches(name, known, 1, _NEAR)) else {}
+        for name in given
+        if name not in known
+    }
 
 
 def _settings(given: dict[str, Any]) -> Settings:

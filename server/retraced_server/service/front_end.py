@@ -51,9 +51,11 @@ class FrontEnd:
         spool_dir: Path,
         spool_memory: int,
         authenticate: Authenticator | None = None,
+        *,
+        send_tracebacks: bool = False,
     ) -> None:
         self._transforms = GraphTransforms(engine, limits, spool_dir, spool_memory)
-        self._calls = Calls(authenticate or Authenticator())
+        self._calls = Calls(authenticate or Authenticator(), send_tracebacks=send_tracebacks)
         self._health = health.HealthServicer((convert.SERVICE,), lambda: not self.obstacles())
         self._server = grpc.aio.server(options=_OPTIONS)
         self._server.add_generic_rpc_handlers((GraphTransformServicer(self._transforms, self._calls).handler(),))

@@ -119,8 +119,9 @@ class GraphTransforms:
             raise _at("archive_size", Reason.ARCHIVE_INVALID, "the archive is empty: it has 0 bytes")
         largest = max_archive_bytes or self.limits.max_archive_bytes
         if request.archive_size > largest:
-            message = f"the archive has {request.archive_size} bytes; this server takes at most {largest}"
-            raise _at("archive_size", Reason.PROGRAM_TOO_LARGE, message, limit=str(largest))
+            whose, takes = ("caller", "this caller may send") if max_archive_bytes else ("server", "this server takes")
+            message = f"the archive has {request.archive_size} bytes; {takes} at most {largest}"
+            raise _at("archive_size", Reason.PROGRAM_TOO_LARGE, message, limit=str(largest), limit_of=whose)
         if len(request.archive_sha256) not in (0, _SHA256_BYTES):
             message = f"a sha256 has {_SHA256_BYTES} bytes, not {len(request.archive_sha256)}"
             raise _at("archive_sha256", Reason.PROTOCOL_VIOLATION, message)

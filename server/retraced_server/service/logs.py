@@ -62,7 +62,11 @@ def _bounded(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
 
 def _on_one_line(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
     # Names and messages of a caller's cannot begin a line of their own, nor command a terminal; keys may come from a worker.
-    return {_printable(key): _printable(value) if isinstance(value, str) else value for key, value in event.items()}
+    made = {_printable(key): _printable(value) if isinstance(value, str) else value for key, value in event.items()}
+    if isinstance(traceback := event.get("exception"), str):
+        # Its lines do begin lines, none of which looks like one of the log.
+        made["exception"] = "\n".join(f"    {_printable(line)}" for line in traceback.rstrip().split("\n"))
+    return made
 
 
 def _printable(text: str) -> str:

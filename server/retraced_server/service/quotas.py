@@ -52,7 +52,7 @@ class Quotas:
             raise RetracedError(
                 Reason.PROGRAM_TOO_LARGE,
                 message,
-                metadata={"limit": str(most)},
+                metadata={"limit": str(most), "limit_of": "caller"},
                 violations=[FieldViolation("spec.archive_size", message)],
             )
         if most and self._bytes[caller] + size > most:

@@ -32,7 +32,7 @@ class Record:
         ended_at: When it had ended.
         upload_at: When the upload could begin.
         uploaded_at: When the archive was there.
-        pipeline: The pipeline in canonical form; empty where it is none.
+        pipeline: The pipeline in canonical form, or as it came where it was refused; empty where no spec came.
         archive_bytes: The size that was announced.
         archive_sha256: The digest of what was received, in hexadecimal; empty where that was not all.
         received_bytes: The sizes of the messages that came.

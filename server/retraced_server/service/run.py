@@ -26,7 +26,19 @@ _log = structlog.stdlib.get_logger("retraced")
 
 
 class StartError(Exception):
-    """The server cannot start; the message says why, in one line."""
+    """The server cannot start; the message says why, in one line.
+
+    Attributes:
+        traceback: Where in a module of the operator's; empty where it was none.
+    """
+
+    def __init__(self, message: str, traceback: str = "") -> None:
+        super().__init__(message)
+        self.traceback = traceback
+
+
+class UnusableSettingsError(StartError):
+    """It cannot start with these settings: what they name is not there, or cannot be used."""
 
 
 async def serve(settings: Settings) -> None:
@@ -35,7 +47,8 @@ async def serve(settings: Settings) -> None:
     Prints `retraced: listening on HOST:PORT` on standard output, once requests are served.
 
     Raises:
-        StartError: The address, the spool folder, a module, the workers, or what is to look on cannot be used.
+        UnusableSettingsError: The address, the spool folder, a module, or what is to look on cannot be used.
+        StartError: The workers cannot be started.
     """
     _check_folder(settings.spool_dir)
     _check_imports(settings.imports)
@@ -67,12 +80,19 @@ async def serve(settings: Settings) -> None:
         upload_idle_timeout=settings.upload_idle_timeout,
         download_idle_timeout=settings.download_idle_timeout,
     )
-    front_end = FrontEnd(engine, limits, settings.spool_dir, settings.spool_memory, security.authenticate)
+    front_end = FrontEnd(
+        engine,
+        limits,
+        settings.spool_dir,
+        settings.spool_memory,
+        security.authenticate,
+        send_tracebacks=settings.send_tracebacks,
+    )
     address = _listen(front_end, settings, security)
     try:
         observers = Observers(settings, engine, front_end)
     except ObserverError as error:
-        raise StartError(str(error)) from error
+        raise UnusableSettingsError(str(error)) from error
     signals = _Signals()
     await front_end.start()
     try:
@@ -88,7 +108,7 @@ async def serve(settings: Settings) -> None:
         if not await _unless(signals.stop_at_once, engine.drain(settings.drain_grace)):
             _log.warning("draining cut short by a second signal")
     except RetracedError as error:
-        raise StartError(error.message) from error
+        raise StartError(error.message, error.traceback) from error
     finally:
         await engine.drain(0.0)
         await front_end.stop()
@@ -134,14 +154,14 @@ def _jobs_at_a_time(config: LocalEngineConfig) -> int:
     try:
         return config.jobs_at_a_time
     except RetracedError as error:
-        raise StartError(error.message) from error
+        raise UnusableSettingsError(error.message) from error
 
 
 def _security(settings: Settings) -> Security:
     try:
         return open_security(settings)
     except SecurityError as error:
-        raise StartError(str(error)) from error
+        raise UnusableSettingsError(str(error)) from error
 
 
 def _listen(front_end: FrontEnd, settings: Settings, security: Security) -> str:
@@ -153,7 +173,7 @@ def _listen(front_end: FrontEnd, settings: Settings, security: Security) -> str:
             host = "127.0.0.1" if settings.host.startswith("unix:") else settings.host
             front_end.listen_for_health_checks(host, settings.health_port)
     except (AddressError, SecurityError) as error:
-        raise StartError(str(error)) from error
+        raise UnusableSettingsError(str(error)) from error
     return address
 
 
@@ -162,13 +182,13 @@ def _check_folder(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise StartError(f"cannot write to the spool folder {folder}: {error.strerror}") from error
+        raise UnusableSettingsError(f"cannot write to the spool folder {folder}: {error.strerror}") from error
 
 
 def _check_paths(paths: Sequence[Path]) -> None:
     for path in paths:
         if not path.exists():
-            raise StartError(f"workers cannot be let read {path}: there is no such file or folder")
+            raise UnusableSettingsError(f"workers cannot be let read {path}: there is no such file or folder")
 
 
 def _check_imports(names: Sequence[str]) -> None:
@@ -179,4 +199,4 @@ def _check_imports(names: Sequence[str]) -> None:
         except ValueError:
             found = None
         if found is None:
-            raise StartError(f"cannot import {name!r}: there is no module of that name on the path")
+            raise UnusableSettingsError(f"cannot import {name!r}: there is no module of that name on the path")

@@ -49,7 +49,8 @@ class GraphTransformServicer:
         if request is None or isinstance(request, bytes):
             what = "ended without a spec" if request is None else "began with a chunk"
             raise convert.violation("spec", f"the stream {what}; {convert.DESCRIPTION}")
-        record.archive_bytes = request.archive_size
+        # What is refused is audited as it came.
+        record.archive_bytes, record.pipeline = request.archive_size, request.pipeline
         pipeline = self._transforms.check(request, call.limits.max_archive_bytes)
         record.pipeline = str(pipeline)
         structlog.contextvars.bind_contextvars(pipeline=str(pipeline)[:_LOGGED_CHARACTERS], archive_bytes=request.archive_size)

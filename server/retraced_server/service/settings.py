@@ -1,4 +1,4 @@
-"""What an operator can set: environment variables with the prefix RETRACED_, or the options of `python -m retraced_server`."""
+"""What an operator can set: environment variables with the prefix RETRACED_, or the options of `retraced serve`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ByteSize, Field
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from retraced_server.engine.budget import memory_for_jobs, memory_of_a_worker
+from retraced_server.engine.budget import LEAST_WORKER_MEMORY, memory_for_jobs, memory_of_a_worker
 
 _GIB = 1 << 30
 _MIB = 1 << 20
@@ -34,6 +35,17 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
 """Paths; one text with commas between them in an environment variable."""
+
+
+def _enough(size: ByteSize) -> ByteSize:
+    if 0 < size < LEAST_WORKER_MEMORY:
+        least = ByteSize(LEAST_WORKER_MEMORY).human_readable(separator="")
+        raise PydanticCustomError("memory", "one worker takes {least} or more; 0 is no limit", {"least": least})
+    return size
+
+
+Memory = Annotated[ByteSize, AfterValidator(_enough)]
+"""Memory for workers: enough for one, or 0 for no limit."""
 
 
 class Settings(BaseSettings):
@@ -74,12 +86,12 @@ class Settings(BaseSettings):
     )
     max_queued: int = Field(64, ge=0, description="Requests that may wait for a worker; more are told to come later.")
     job_timeout: float = Field(600.0, gt=0, allow_inf_nan=False, description="Seconds that one job may run.")
-    memory: ByteSize = Field(
+    memory: Memory = Field(
         default_factory=lambda: ByteSize(memory_for_jobs()),
         ge=0,
         description="Memory that jobs may have together; one that does not fit waits. 0 is no limit.",
     )
-    worker_memory: ByteSize = Field(
+    worker_memory: Memory = Field(
         default_factory=_worker_memory,
         ge=0,
         description="Memory of one worker beyond what it shares with the others; 0 is no limit.",
@@ -140,6 +152,10 @@ class Settings(BaseSettings):
     metrics_host: str = Field("127.0.0.1", min_length=1, description="Address for them: a name or an IP address.")
     audit_log: Path | None = Field(
         None, description="File that a JSON line is written to for each request to transform, besides the log."
+    )
+    send_tracebacks: bool = Field(
+        False,
+        description="Send callers the traceback of a pass that fails, with paths and lines of its source; the log has it anyway.",
     )
     traces: bool = Field(
         False, description="Send OpenTelemetry traces; OTEL_EXPORTER_OTLP_ENDPOINT says where, and asks for them too."

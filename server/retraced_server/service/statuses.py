@@ -64,6 +64,8 @@ CODES = {
 # A byte costs 4/3 in the details, which are base64, and up to 3 in the message, which is percent-encoded.
 _DETAILS_BYTES = 3600
 _MESSAGE_BYTES = 2400
+# What a DebugInfo takes beside its text: its type's name, and lengths.
+_DEBUG_INFO_BYTES = 64
 _TEXT_BYTES = (2000, 1000, 500, 250, 120, 60)
 _MAX_ENTRIES = 16
 _MAX_VIOLATIONS = 8
@@ -79,18 +81,24 @@ class Status:
     details: bytes
 
 
-def status_of(error: RetracedError, identity: dict[str, str]) -> Status:
-    """The status of an error.
+def status_of(error: RetracedError, identity: dict[str, str], *, with_traceback: bool = False) -> Status:
+    """Return the status of an error.
 
     Args:
         error: The error. Where it would make the response's headers too long, texts are cut; the log has them whole.
         identity: What goes into the ErrorInfo's metadata beside the error's own: the ids of the request.
+        with_traceback: Whether the caller may see where in a pass it was raised: a DebugInfo, of which the end is sent if it is too long.
     """
     for longest in _TEXT_BYTES:
         status = _status(error, identity, longest)
         if len(status.details) <= _DETAILS_BYTES and _percent_encoded(status.message) <= _MESSAGE_BYTES:
             break
-    return status
+    if not with_traceback or not error.traceback:
+        return status
+    proto = status_pb2.Status.FromString(status.details)
+    left = _DETAILS_BYTES - len(status.details) - _DEBUG_INFO_BYTES
+    proto.details.add().Pack(error_details_pb2.DebugInfo(detail=_cut_begin(error.traceback, max(left, 0))))
+    return Status(status.code, status.message, proto.SerializeToString())
 
 
 def _status(error: RetracedError, identity: dict[str, str], longest: int) -> Status:
@@ -127,6 +135,11 @@ def _cut(text: str, longest: int) -> str:
     if len(data) <= longest:
         return data.decode()
     return data[: longest - 3].decode(errors="ignore") + "..."
+
+
+def _cut_begin(text: str, longest: int) -> str:
+    data = text.encode(errors="backslashreplace")
+    return (data if len(data) <= longest else b"..." + data[3 - longest :]).decode(errors="ignore") if longest > 3 else ""
 
 
 def _percent_encoded(text: str) -> int:

@@ -13,6 +13,7 @@ from typing import IO, cast
 from retraced.v1 import program_pb2
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes import PipelineResult, RegistrationError, catalogue, create_pass, run_pipeline
+from retraced_server.passes.raised import own_error
 from retraced_server.pipeline.domain import NodeSelection, OutputDelivery, PassReport
 from retraced_server.pipeline.parse import parse_pipeline
 from retraced_server.program import (
@@ -51,8 +52,8 @@ _OF_THE_ARCHIVE = (
 )
 # What has no serialized form.
 _NOT_WRITTEN = (Reason.PROGRAM_INVALID, Reason.PROGRAM_UNSUPPORTED)
-# Faults of a pass: who wrote it needs the whole traceback, which the caller is not sent.
-_LOGGED = (Reason.PASS_FAILED, Reason.PASS_OUTPUT_INVALID)
+# Faults of a pass: who wrote it needs to see where it was.
+_TRACED = (Reason.PASS_FAILED, Reason.PASS_OUTPUT_INVALID)
 
 
 def run_job(
@@ -92,11 +93,10 @@ def run_job(
             on_memory_error()
             last = _out_of_memory(error, memory_bytes)
         elif (violation := violation_of(error)) is not None:
-            traceback.print_exception(error, file=sys.stderr)
             last = _denied(error, violation)
         elif isinstance(error, RetracedError):
-            if error.reason in _LOGGED:
-                traceback.print_exception(error, file=sys.stderr)
+            if error.reason in _TRACED:
+                error.traceback = _traceback(error)
             last = error
         else:
             last = _internal(error)
@@ -318,7 +318,13 @@ def _denied(error: Exception, violation: Violation) -> RetracedError:
     message = f"in pass `{metadata['pass']}`: {violation.message}" if "pass" in metadata else violation.message
     if violation.path is not None:
         metadata["path"] = violation.path
-    return RetracedError(Reason(violation.kind.value), message, metadata=metadata)
+    return RetracedError(Reason(violation.kind.value), message, metadata=metadata, traceback=_traceback(error))
+
+
+def _traceback(error: BaseException) -> str:
+    # The errors around what a pass raised say where in the pipeline and the program; the message does.
+    raised = error.__cause__ if isinstance(error, RetracedError) and error.__cause__ is not None else error
+    return "".join(traceback.format_exception(own_error(raised)))
 
 
 def _internal(error: Exception) -> RetracedError:

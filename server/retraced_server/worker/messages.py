@@ -18,7 +18,7 @@ from retraced_server.pipeline.catalogue import Catalogue, IrLevel, OptionInfo, O
 from retraced_server.pipeline.domain import JobStats, NodeSelection, OutputDelivery, Period, RetraceMode, TransformRequest
 from retraced_server.pipeline.syntax import MAX_PASSES, parse_syntax, quote
 from retraced_server.worker.sandbox import Layer, SandboxReport, State
-from retraced_server.worker.texts import LONGEST_TEXT, bounded
+from retraced_server.worker.texts import LONGEST_TEXT, bounded, bounded_end
 from retraced_server.worker.v1 import messages_pb2
 
 # A job's times are below; what is not was made up.
@@ -54,7 +54,12 @@ class KillJob:
 
 @dataclass(frozen=True)
 class ZygoteReady:
-    """Torch is imported and warm. `imports` are names and versions of the operator's modules; workers run in the sandbox `sandbox`."""
+    """Torch is imported and warm.
+
+    Attributes:
+        imports: Names and versions of the operator's modules and of the plugins.
+        sandbox: What workers run in.
+    """
 
     catalogue: Catalogue
     torch_version: str
@@ -66,9 +71,10 @@ class ZygoteReady:
 
 @dataclass(frozen=True)
 class ZygoteFailed:
-    """The zygote cannot start."""
+    """The zygote cannot start. `traceback` is of a module of the operator's, where that is why."""
 
     message: str
+    traceback: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,9 @@ def encode_event(event: ZygoteEvent) -> bytes:
             )
             message = messages_pb2.ZygoteEvent(ready=ready)
         case ZygoteFailed():
-            message = messages_pb2.ZygoteEvent(failed=messages_pb2.ZygoteFailed(message=bounded(event.message)))
+            message = messages_pb2.ZygoteEvent(
+                failed=messages_pb2.ZygoteFailed(message=bounded(event.message), traceback=bounded_end(event.traceback))
+            )
         case WorkerStarted():
             message = messages_pb2.ZygoteEvent(worker_started=messages_pb2.WorkerStarted(job_id=event.job_id, pid=event.pid))
         case WorkerEnded():
@@ -175,7 +183,7 @@ def decode_event(data: bytes) -> ZygoteEvent:
                 sandbox=_decode_sandbox(ready.sandbox),
             )
         case "failed":
-            return ZygoteFailed(message.failed.message)
+            return ZygoteFailed(message.failed.message, message.failed.traceback)
         case "worker_started":
             return WorkerStarted(message.worker_started.job_id, message.worker_started.pid)
         case "worker_ended":
@@ -250,6 +258,7 @@ def encode_job_event(event: JobEvent) -> bytes:
             messages_pb2.FieldViolation(field=violation.field, description=bounded(violation.description))
             for violation in event.violations
         ],
+        traceback=bounded_end(event.traceback),
     )
     return messages_pb2.JobEvent(error=error).SerializeToString()
 
@@ -285,10 +294,15 @@ def _decode_error(message: messages_pb2.JobError) -> RetracedError:
     if not all(map(_METADATA_KEY.fullmatch, message.metadata)):
         raise MessageError("the worker's error has metadata under a key that is no name")
     violations = [FieldViolation(violation.field, violation.description) for violation in message.violations]
-    texts = [message.message, *message.metadata.values(), *(text for v in violations for text in (v.field, v.description))]
+    texts = [
+        message.message,
+        message.traceback,
+        *message.metadata.values(),
+        *(text for v in violations for text in (v.field, v.description)),
+    ]
     if any(len(text) > _LONGEST_ENCODED for text in texts):
         raise MessageError("the worker's error has a longer text than an error may have")
-    return RetracedError(reason, message.message, metadata=message.metadata, violations=violations)
+    return RetracedError(reason, message.message, metadata=message.metadata, violations=violations, traceback=message.traceback)
 
 
 def _encode_stats(stats: JobStats) -> messages_pb2.JobStats:

@@ -76,7 +76,8 @@ def prepare(
         What is ready, and what each worker locks itself down with.
 
     Raises:
-        PrepareError: A module or a plugin cannot be imported, a namespace has no operators, a module has started a thread, the warm-up failed, or the sandbox does not hold.
+        PrepareError: A module or a plugin cannot be imported, a namespace has no operators, a module has started a thread, the warm-up
+            failed, or the sandbox does not hold.
     """
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
@@ -86,7 +87,7 @@ def prepare(
     keep_constants_small()
     loaded = tuple((name, _load(name)) for name in imports)
     try:
-        load_plugins()
+        plugins = load_plugins()
     except RegistrationError as error:
         raise PrepareError(str(error)) from error
     # Before the warm-up, in which torch may load more of its own.
@@ -103,7 +104,9 @@ def prepare(
             prepared = sandbox.prepare(config)
         except SandboxError as error:
             raise PrepareError(str(error)) from error
-        ready = ZygoteReady(catalogue(), TORCH_VERSION, platform.python_version(), SCHEMA_VERSION, loaded, prepared.report)
+        # A plugin may be imported by name too.
+        imported = tuple(dict.fromkeys((*loaded, *plugins.values())))
+        ready = ZygoteReady(catalogue(), TORCH_VERSION, platform.python_version(), SCHEMA_VERSION, imported, prepared.report)
         gc.collect()
         # Collections in a worker then leave alone what it shares; touching it would copy it.
         gc.freeze()
@@ -138,7 +141,9 @@ def _load(name: str) -> str:
     try:
         importlib.import_module(name)
     except (Exception, SystemExit) as error:
-        raise PrepareError(f"the module `{name}` cannot be imported: {type(error).__name__}: {error}") from error
+        raise PrepareError(
+            f"the module `{name}` cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
     package = name.partition(".")[0]
     distributions = metadata.packages_distributions().get(package, [package])
     try:

@@ -11,6 +11,11 @@ def utf8(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def bounded_end(text: str) -> str:
+    """Return the same of a text whose end matters most, such as a traceback."""
+    return utf8(text if len(text) <= LONGEST_TEXT else f"...{text[-LONGEST_TEXT:]}")
+
+
 def bounded(text: str) -> str:
     """The same of a text of any length, which is cut at `LONGEST_TEXT`."""
     return utf8(text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}...")

@@ -241,8 +241,8 @@ def _main(arguments: list[str]) -> int:
             options.imports, config, allow_namespaces=options.allow_namespaces, newer_schema=options.accept_newer_schema
         )
     except (Exception, SystemExit) as error:  # noqa: BLE001 - an operator's module may raise anything
-        traceback.print_exc()
-        send_frame(control, encode_event(ZygoteFailed(str(error) or type(error).__name__)))
+        text = "".join(traceback.format_exception(error.__cause__ or error))
+        send_frame(control, encode_event(ZygoteFailed(str(error) or type(error).__name__, text)))
         return 1
     send_frame(control, encode_event(prepared.ready))
     try:

@@ -1,0 +1,38 @@
+"""What a pass raised: the exception of its own, and the line of its own that it came from."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+
+from retraced_server.retrace import PassError
+
+_OURS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
+
+
+def own_error(error: BaseException) -> BaseException:
+    """Return the exception that a pass raised, without the errors that say at which node."""
+    while isinstance(error, PassError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def own_line(instance: object, error: BaseException) -> str | None:
+    """Return `FILE:LINE` of the innermost frame in a pass's own module, or else in any that is neither torch's nor the server's.
+
+    Args:
+        instance: The pass.
+        error: What it raised.
+
+    Returns:
+        None where it was raised outside of all of them, such as by a check of what the pass gave back.
+    """
+    frames = [frame for frame in traceback.extract_tb(own_error(error).__traceback__) if not frame.filename.startswith("<")]
+    modules = {base.__module__ for base in type(instance).__mro__} | {str(getattr(instance, "__module__", ""))}
+    files = {getattr(sys.modules.get(module), "__file__", None) for module in modules}
+    others = [frame for frame in frames if not frame.filename.startswith(_OURS)]
+    own = [frame for frame in others if frame.filename in files] or others
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else None
