@@ -97,7 +97,8 @@ class _MaskOfTransformers(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._config = LlamaConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1, attn_implementation="sdpa")
+        self._config = LlamaConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1)
+        self._config._attn_implementation = "sdpa"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         mask = create_causal_mask(
@@ -108,6 +109,7 @@ class _MaskOfTransformers(nn.Module):
             position_ids=None,
             and_mask_function=lambda batch, head, query, key: query - key < 3,
         )
+        assert isinstance(mask, torch.Tensor)
         x = x[:, None]
         return nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=mask)
 

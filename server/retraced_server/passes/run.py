@@ -347,7 +347,7 @@ class _Run:
         raised = ""
         if line is not None:
             raised, metadata["error_line"] = f" at {line}", line
-        if line is not None or not isinstance(own, ExportNodeError):
+        if line is not None or not isinstance(own, ExportPassError):
             metadata["error_type"] = type(own).__qualname__
             raised = f" ({type(own).__qualname__}{raised})"
         if isinstance(error, NodeError):
