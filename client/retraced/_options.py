@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -41,13 +42,28 @@ class TransformOptions:
             raise ValueError(f"keep_at_home is any of {get_args(KeptAtHome)}, not {self.keep_at_home!r}")
 
 
-def server_address(address: str | None) -> str:
-    """The address given, or else that of the environment variable RETRACED_SERVER.
+def pipeline_text(pipeline: str | Sequence[str]) -> str:
+    """The text of a pipeline that is given as one text or several.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if isinstance(pipeline, str):
+        return pipeline
+    for item in pipeline:
+        if not isinstance(item, str):
+            raise TypeError(f"a server takes passes by name, as text, not {item!r}; run_pipeline runs a pass object in process")
+    return ",".join(pipeline)
+
+
+def server_address(address: str | Sequence[str] | None) -> str:
+    """The address given, or else that of the environment variable RETRACED_SERVER. Several have commas between them.
 
     Raises:
         AddressMissing: Neither is there.
     """
-    found = address or os.environ.get("RETRACED_SERVER", "")
+    given = address if address is None or isinstance(address, str) else ",".join(address)
+    found = given or os.environ.get("RETRACED_SERVER", "")
     if not found:
         raise AddressMissing("no server address: pass one (for example '127.0.0.1:50051'), or set RETRACED_SERVER")
     return found

@@ -147,8 +147,7 @@ class Transform:
         return self._home.error(error_from_status(error, address=address, request_id=self.request_id))
 
     def close(self) -> None:
-        """Gives everything up, when there is to be no result. May be called twice."""
-        self._source.close()
+        """Gives up what has come in, when there is to be no result. The source stays open: it may be sent again."""
         self._output.close()
 
     def _taken(self, summary: Summary) -> tuple[Output | Source, Summary]:

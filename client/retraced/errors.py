@@ -357,10 +357,10 @@ class ServerUnreachable(ServerUnavailable):
     reason = "SERVER_UNREACHABLE"
 
 
-class AddressInvalid(LocalError):
-    """What was given is no address of a server: it has no port, one that is out of range, or a scheme that gRPC does not know."""
+class ServerNotReady(ServerUnavailable):
+    """The server was not ready within the time that `wait_ready` was given."""
 
-    reason = "ADDRESS_INVALID"
+    reason = "SERVER_NOT_READY"
 
 
 class AddressMissing(ServerUnavailable):
@@ -417,6 +417,12 @@ class OutputMissing(LocalError):
     """The result has no output: it was only validated, or the output was not wanted, or the result is closed."""
 
     reason = "OUTPUT_MISSING"
+
+
+class AddressInvalid(LocalError):
+    """The server's address cannot be used: it has no port, one that is out of range, or a scheme that gRPC does not know."""
+
+    reason = "ADDRESS_INVALID"
 
 
 class CredentialsInvalid(LocalError):

@@ -80,4 +80,16 @@ class Downloaded:
     received: int
 
 
-Event = Accepted | Uploaded | Progress | PassStarted | PassFinished | NodesReceived | Downloaded
+@dataclass(frozen=True)
+class Retrying:
+    """The server could not do it now, for the `reason` and with the `message` of an error; the call is made again after `seconds`.
+
+    What was told of it so far is void: everything comes again, from the upload on.
+    """
+
+    seconds: float
+    reason: str
+    message: str
+
+
+Event = Accepted | Uploaded | Progress | PassStarted | PassFinished | NodesReceived | Downloaded | Retrying

@@ -21,7 +21,8 @@ class PassReport(ShortRepr):
         nodes_before: Nodes before it, bodies of higher-order operators included.
         nodes_after: Nodes after it, bodies of higher-order operators included.
         remarks: What the pass wants its caller to know.
-        new_guards: Guards on symbolic shapes that its new operators added, as expressions.
+        new_guards: Guards on symbolic shapes that its new operators added and that narrow what the program accepts: each an expression, then
+            the node at which it was added, with the line of its source.
     """
 
     name: str

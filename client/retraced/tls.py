@@ -15,6 +15,8 @@ class Tls:
             file that the environment variable GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names.
         certificate: The caller's own certificate, for a server that asks for one.
         key: Its private key.
+        server_name: The name that the server's certificate has to have. None: the host of the address. Several addresses have one name
+            in common.
 
     Raises:
         ValueError: Only one of `certificate` and `key` is given.
@@ -23,6 +25,7 @@ class Tls:
     ca: str | os.PathLike[str] | None = None
     certificate: str | os.PathLike[str] | None = None
     key: str | os.PathLike[str] | None = None
+    server_name: str | None = None
 
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):

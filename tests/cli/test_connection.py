@@ -106,6 +106,19 @@ def test_certificates_are_given_by_their_files(retraced: Run, tmp_path: Path) ->
     assert server.callers == [(None, b"me")]
 
 
+def test_several_servers_are_named_with_commas_and_with_tls_their_name_in_common(retraced: Run, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    own = authority.pair("me.example", common_name="me", file="own")
+    files = ("--tls-ca", authority.path, "--tls-certificate", own.certificate, "--tls-key", own.key)
+    with FakeServer(answers(b""), authority.server_credentials("build.example")) as server:
+        both = ("--server", f"{server.address},127.0.0.1:1", *files)
+        assert retraced("info", *both, "--tls-server-name", "build.example").code == 0
+        nameless = retraced("info", *both)
+    assert nameless.code == 2
+    assert "--tls-server-name, says which" in nameless.err
+    assert server.callers == [(None, b"me")]
+
+
 def test_a_server_without_tls_is_told_from_one_that_is_not_there(retraced: Run, server: FakeServer) -> None:
     ended = retraced("info", "--server", server.address, "--tls")
     assert ended.code == 3

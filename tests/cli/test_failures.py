@@ -63,7 +63,7 @@ def test_what_the_message_says_already_is_not_said_again(retraced: Run, archive:
 
 def test_a_full_queue_ends_with_3_and_says_when_to_come_back(retraced: Run, archive: Path) -> None:
     with FakeServer(fails(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", reason="QUEUE_FULL", retry_after=2.5)) as server:
-        ended = retraced("transform", archive, "-p", "cse", "-o", "o.pt2", "--server", server.address)
+        ended = retraced("transform", archive, "-p", "cse", "-o", "o.pt2", "--server", server.address, "--no-retry")
     assert ended.code == 3
     assert "retry after: 2.5 s" in ended.err
 

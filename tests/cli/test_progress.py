@@ -9,12 +9,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from retraced.v1 import graph_transform_pb2 as pb
 from tests.cli.support import Ended, end, start, two_nodes
 from tests.client.archives import plain
-from tests.client.fake_server import FakeServer, accepted, one_pass, output_chunks, replies, summary
+from tests.client.fake_server import FakeServer, accepted, answers, fails, one_pass, output_chunks, replies, summary
 
 OUTPUT = plain(bytes(3 << 20))
 
@@ -67,6 +68,23 @@ def test_a_terminal_sees_upload_passes_nodes_and_download(server: FakeServer, ar
     ):
         assert re.search(stage, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)), stage
     assert "\x1b" not in ended.out, "standard output is a pipe here"
+
+
+def test_a_terminal_sees_why_the_command_waits_and_goes_on(archive: Path) -> None:
+    refuses = fails(grpc.StatusCode.RESOURCE_EXHAUSTED, "8 wait", reason="QUEUE_FULL", retry_after=0.5)
+    answer = answers(OUTPUT)
+    calls: list[str] = []
+
+    def once_refuses(
+        requests: Iterator[pb.TransformGraphRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.TransformGraphResponse]:
+        calls.append("one")
+        return (refuses if len(calls) == 1 else answer)(requests, context)
+
+    with FakeServer(once_refuses) as server:
+        ended, shown = on_a_terminal("transform", archive, "-p", "cse", "-o", archive, "--server", server.address)
+    assert (ended.code, len(calls)) == (0, 2)
+    assert re.search(r"QUEUE_FULL: again in \d+ ms", shown)
 
 
 def test_a_terminal_sees_nothing_of_a_quiet_command(server: FakeServer, archive: Path) -> None:

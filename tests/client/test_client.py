@@ -80,6 +80,18 @@ def test_a_path_is_sent_in_chunks_of_1_mib_and_the_output_comes_back(call: Any, 
     assert result.modified
 
 
+def test_a_pipeline_may_be_several_texts(call: Any, server: SpecServer) -> None:
+    for several in (["decompose{table=aten},cse", "dce"], ("decompose{table=aten}", "cse,dce")):
+        call(server.address, ARCHIVE, several)
+        assert server.spec.pipeline == "decompose{table=aten},cse,dce"
+
+
+def test_a_pass_object_is_no_text_and_is_refused_before_anything_is_sent(call: Any, server: SpecServer) -> None:
+    with pytest.raises(TypeError, match="as text, not <object object"):
+        call(server.address, ARCHIVE, ["cse", object()])
+    assert not server.metadata
+
+
 def test_bytes_a_file_object_and_a_pipe_are_sent_whole(call: Any, server: SpecServer) -> None:
     call(server.address, ARCHIVE, "cse")
     assert server.archive == ARCHIVE
@@ -332,7 +344,7 @@ def test_one_client_serves_several_threads(server: SpecServer) -> None:
     assert results == [OUTPUT] * 5
 
 
-@pytest.mark.parametrize("name", ["transform", "passes", "info", "close", "__init__"])
+@pytest.mark.parametrize("name", ["transform", "passes", "info", "wait_ready", "close", "__init__"])
 def test_both_clients_have_the_same_shape_and_docs(name: str) -> None:
     one, other = getattr(Client, name), getattr(AsyncClient, name)
     assert inspect.signature(one) == inspect.signature(other)

@@ -43,7 +43,7 @@ def failure(request: pytest.FixtureRequest) -> Any:
         with FakeServer(behaviour) as server:
             try:
                 if request.param == "sync":
-                    with Client(server.address) as client:
+                    with Client(server.address, attempts=1) as client:
                         client.transform(source, "cse", **kwargs)
                 else:
                     asyncio.run(_transform(server.address, source, **kwargs))
@@ -55,7 +55,7 @@ def failure(request: pytest.FixtureRequest) -> Any:
 
 
 async def _transform(address: str, source: Any, **kwargs: Any) -> Any:
-    async with AsyncClient(address) as client:
+    async with AsyncClient(address, attempts=1) as client:
         return await client.transform(source, "cse", **kwargs)
 
 

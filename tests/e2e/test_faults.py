@@ -59,7 +59,7 @@ async def test_deadline_and_cancel_kill_the_worker(server: EmbeddedServer, obser
 
 def test_full_queue_is_answered_at_once_with_the_time_to_retry() -> None:
     async def run(address: str) -> list[BaseException | TransformResult]:
-        async with AsyncClient(address) as client:
+        async with AsyncClient(address, attempts=1) as client:
             calls = (client.transform(by_name("input_and_id").archive, "wait{seconds=2.0}") for _ in range(8))
             return await asyncio.gather(*calls, return_exceptions=True)
 

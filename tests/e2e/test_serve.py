@@ -49,7 +49,7 @@ def test_sigterm_lets_running_requests_end_and_refuses_new_ones() -> None:
 
     async def run(process: subprocess.Popen[str], address: str) -> None:
         observed = Observed(process.pid)
-        async with AsyncClient(address) as client:
+        async with AsyncClient(address, attempts=1) as client:
             running = asyncio.create_task(client.transform(archive, "wait{seconds=2.0}"))
             await asyncio.to_thread(eventually, lambda: len(observed.workers()) == 1, "the job runs")
             family = _family(process)
@@ -70,7 +70,7 @@ def test_grace_that_runs_out_ends_what_still_runs() -> None:
 
     async def run(process: subprocess.Popen[str], address: str) -> None:
         observed = Observed(process.pid)
-        async with AsyncClient(address) as client:
+        async with AsyncClient(address, attempts=1) as client:
             running = asyncio.create_task(client.transform(archive, "wait{seconds=1000.0}"))
             await asyncio.to_thread(eventually, lambda: len(observed.workers()) == 1, "the job runs")
             process.send_signal(signal.SIGTERM)

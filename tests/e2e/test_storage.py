@@ -41,7 +41,7 @@ def _free(folder: Path) -> int:
 
 
 def test_disk_that_is_full_is_that_requests_error_and_leaves_nothing_on_it(small_disk: Path) -> None:
-    with EmbeddedServer(_on_disk(small_disk)) as server, Client(server.address) as client:
+    with EmbeddedServer(_on_disk(small_disk)) as server, Client(server.address, attempts=1) as client:
         assert server.pid is not None
         observed = Observed(server.pid)
         client.transform(_ARCHIVE, "retrace")

@@ -55,17 +55,34 @@ def table(heading: str) -> list[list[str]]:
     return [[cell.strip().strip("`") for cell in row.strip("|").split(" | ")] for row in rows[2:]]
 
 
+def refusing_new_guards(line: re.Match[str]) -> str:
+    """A line that transforms, changed so that new guards are refused."""
+    return (
+        f"{line[0]} --refuse-new-guards"
+        if line[0].startswith("retraced")
+        else f"{line[0].removesuffix(')')}, refuse_new_guards=True)"
+    )
+
+
 class Reader:
     """Somebody who follows the README in a shell, in a folder of their own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, refuse_new_guards: bool) -> None:
         self._folder = folder
+        self._refuse_new_guards = refuse_new_guards
         self._exports = ""
         self._address = ADDRESS
         self._servers = ExitStack()
 
     def run(self, snippet: Snippet) -> None:
         code = snippet.code.replace(ADDRESS, self._address)
+        if self._refuse_new_guards:
+            code = re.sub(
+                r"^(retraced transform .*|.*(?:client\.transform|run_pipeline)\(.*)$",
+                refusing_new_guards,
+                code,
+                flags=re.MULTILINE,
+            )
         if snippet.language == "python":
             if name := re.match(r"# (\w+\.py)\n", code):
                 (self._folder / name[1]).write_text(code)
@@ -96,10 +113,13 @@ class Reader:
 
 
 @pytest.mark.slow
-def test_every_snippet_runs_in_the_order_of_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("refuse_new_guards", [False, True])
+def test_every_snippet_runs_in_the_order_of_the_text(
+    refuse_new_guards: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Servers that are started here import the reader's modules.
     monkeypatch.chdir(tmp_path)
-    reader = Reader(tmp_path)
+    reader = Reader(tmp_path, refuse_new_guards=refuse_new_guards)
     try:
         for snippet in snippets():
             reader.run(snippet)
@@ -129,15 +149,22 @@ def test_the_callers_are_such_as_a_server_takes(tmp_path: Path) -> None:
     assert Callers.read(tmp_path / "callers.toml", NO_LIMITS).by_certificate({"notebooks.example.com"}) is not None
 
 
-def test_the_errors_are_those_of_the_wire_with_their_status_family_and_exit_status() -> None:
-    families = (errors.RequestInvalid, errors.TransformFailed, errors.ServerUnavailable)
+def test_the_errors_are_those_of_the_wire_and_the_clients_own_with_their_status_family_and_exit_status() -> None:
+    families = (errors.RequestInvalid, errors.TransformFailed, errors.ServerUnavailable, errors.LocalError)
+    # Each has one reason, but for what stands for those that the client does not know.
+    kinds = {
+        kind.reason: kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, families) and "reason" in vars(kind) and kind is not errors.ServerError
+    }
+    assert kinds.items() >= _BY_REASON.items()
     expected = {
         reason: [
-            kind.status,
+            kind.status or "none",
             next(family.__name__ for family in families if issubclass(kind, family)),
             str(int(exit_code(kind("")))),
         ]
-        for reason, kind in _BY_REASON.items()
+        for reason, kind in kinds.items()
     }
     assert {reason: row for reason, *row in table("Errors")} == expected
 

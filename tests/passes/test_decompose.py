@@ -101,10 +101,3 @@ def test_table_none_only_makes_the_program_functional() -> None:
     expected = case.program.run_decompositions({})
     assert _text(program.graph_module) == _text(expected.graph_module)
     assert_computes(case, program)
-
-
-def test_gradients_are_refused() -> None:
-    program = export(lambda x: x.sin(), torch.randn(2))
-    program.graph_signature.output_specs[0].kind = torch.export.graph_signature.OutputKind.LOSS_OUTPUT
-    with pytest.raises(RetracedError, match="backward signature"):
-        run_pipeline(program, "decompose")

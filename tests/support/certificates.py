@@ -41,9 +41,9 @@ class Authority:
         pair.certificate.write_bytes(b"".join(part.bytes() for part in made.cert_chain_pems))
         return pair
 
-    def server_credentials(self) -> grpc.ServerCredentials:
-        """Those of a server on 127.0.0.1 that asks for certificates of this authority."""
-        pair = self.pair("127.0.0.1")
+    def server_credentials(self, name: str = "127.0.0.1") -> grpc.ServerCredentials:
+        """Those of a server of this name that asks for certificates of this authority."""
+        pair = self.pair(name)
         chain = [(pair.key.read_bytes(), pair.certificate.read_bytes())]
         return grpc.ssl_server_credentials(chain, self.path.read_bytes(), require_client_auth=True)
 

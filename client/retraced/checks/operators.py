@@ -16,8 +16,8 @@ _LONGEST: Final = 1_024
 _OPERATOR: Final = re.compile(r"torch\.ops\.([A-Za-z]\w*)\.([A-Za-z_]\w*)\.([A-Za-z]\w*)", re.ASCII)
 _HIGHER_ORDER: Final = "torch.ops.higher_order."
 
-NAMESPACES: Final = frozenset(("aten", "prims", "quantized_decomposed"))
-"""Namespaces of torch's own tensor operators."""
+NAMESPACES: Final = frozenset(("aten", "prims", "quantized_decomposed", "onnx", "_c10d_functional"))
+"""Namespaces of torch's own operators that a server reads by default."""
 
 HIGHER_ORDER: Final = frozenset(
     (
@@ -31,10 +31,13 @@ HIGHER_ORDER: Final = frozenset(
         ),
         *("invoke_subgraph", "strict_mode", "hints_wrapper", "flex_attention", "flex_attention_backward", "with_effects"),
         *("auto_functionalized", "auto_functionalized_v2", "run_and_save_rng_state", "run_with_rng_state"),
-        "_export_tracepoint",
+        *("_export_tracepoint", "print"),
     )
 )
 """Higher-order operators that compute with graphs, operators and plain values."""
+
+ORDERED: Final = frozenset(("print",))
+"""Those of them that stand as an argument, of `with_effects`, which orders them."""
 
 _PREDISPATCH: Final = (
     *("_add_batch_dim", "_remove_batch_dim", "_vmap_increment_nesting", "_vmap_decrement_nesting", "lazy_load_decompositions"),
@@ -133,7 +136,8 @@ class Operators:
             Refused: It is none.
         """
         self.check(name)
-        if name in FUNCTIONS or name.startswith(_HIGHER_ORDER):
+        # `with_effects` is given what it orders.
+        if name in FUNCTIONS or (name.startswith(_HIGHER_ORDER) and name.removeprefix(_HIGHER_ORDER) not in ORDERED):
             raise Refused(f"{shown(name)} cannot be an argument")
 
     def _check(self, name: str) -> None:

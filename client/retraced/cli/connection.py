@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from retraced._attempts import ATTEMPTS
 from retraced.client import Client
 from retraced.errors import CredentialsInvalid
 from retraced.tls import Tls
@@ -25,12 +26,14 @@ class Connection:
     tls_ca: str | None = None
     tls_certificate: str | None = None
     tls_key: str | None = None
+    tls_server_name: str | None = None
     allow_insecure: bool = False
+    no_retry: bool = False
 
     @property
     def encrypted(self) -> bool:
         """Whether TLS is asked for, by any of its options."""
-        return self.tls or any((self.tls_ca, self.tls_certificate, self.tls_key))
+        return self.tls or any((self.tls_ca, self.tls_certificate, self.tls_key, self.tls_server_name))
 
     def client(self, address: str) -> Client:
         """A client of the server at an address.
@@ -40,8 +43,9 @@ class Connection:
         """
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise click.UsageError("--tls-certificate and --tls-key go together")
-        tls = Tls(self.tls_ca, self.tls_certificate, self.tls_key) if self.encrypted else None
-        return Client(address, token=self._token(), tls=tls, allow_insecure=self.allow_insecure)
+        tls = Tls(self.tls_ca, self.tls_certificate, self.tls_key, self.tls_server_name) if self.encrypted else None
+        attempts = 1 if self.no_retry else ATTEMPTS
+        return Client(address, token=self._token(), tls=tls, allow_insecure=self.allow_insecure, attempts=attempts)
 
     def _token(self) -> str | None:
         if self.token_file is None:
@@ -63,6 +67,7 @@ _FILES = {
 _FLAGS = {
     "tls": "Connect with TLS, to a server with a certificate of a public authority.",
     "allow_insecure": "Send the token in plain text, also to another machine.",
+    "no_retry": "Fail at once where the server says that it may succeed later, instead of asking again up to four times.",
 }
 
 
@@ -72,11 +77,19 @@ def server_option(command: _Command) -> _Command:
         click.option(
             "--server",
             metavar="HOST:PORT",
-            help="The server. Without it: that of RETRACED_SERVER, or else one that is started for this call.",
+            help="The server, or several: IP addresses with commas between, or dns:///NAME:PORT. Without it: those of RETRACED_SERVER, "
+            "or else one that is started for this call.",
         ),
         *(
             click.option(_name(field), metavar="FILE", type=click.Path(), expose_value=False, callback=_set(field), help=text)
             for field, text in _FILES.items()
+        ),
+        click.option(
+            "--tls-server-name",
+            metavar="NAME",
+            expose_value=False,
+            callback=_set("tls_server_name"),
+            help="The name in the server's certificate, where it is not that of --server; implies --tls.",
         ),
         *(
             click.option(_name(field), is_flag=True, expose_value=False, callback=_set(field), help=text)

@@ -51,6 +51,8 @@ class TransformProgress:
                 self._describe(self._pass or "running", done, total, f"{done} of {total} nodes" if total else f"{done} nodes")
             case events.Progress(stage, done, total):
                 self._describe(_STAGES[stage], done, total, f"{byte_count(done)}" if done else "")
+            case events.Retrying(pause, reason, _):
+                self._describe(f"{printable(reason)}: again in {seconds(pause)}", 0, None, "")
             case events.PassStarted(index, count, _, text):
                 self._pass = f"pass {index + 1} of {count}: {printable(text)}"
                 self._describe(self._pass, 0, None, "")

@@ -3,7 +3,7 @@
 from retraced_server.passes import cse, dce, decompose, retrace, view_to_view_copy  # noqa: F401 - importing them registers them
 from retraced_server.passes.base import GraphPass, ProgramPass, ProgramPassResult
 from retraced_server.passes.registry import Option, RegistrationError, catalogue, create_pass, load_plugins, register_pass
-from retraced_server.passes.run import PipelineObserver, PipelineResult, run_pipeline
+from retraced_server.passes.run import PipelineObserver, PipelineResult, check_pipeline, run_pipeline
 
 __all__ = [
     "GraphPass",
@@ -14,6 +14,7 @@ __all__ = [
     "ProgramPassResult",
     "RegistrationError",
     "catalogue",
+    "check_pipeline",
     "create_pass",
     "load_plugins",
     "register_pass",

@@ -114,7 +114,7 @@ class Aliases:
             if node.op == "get_attr":
                 self._unite(attributes.setdefault(node.target, node), node)
             elif node.op == "call_function" and holds_tensor(node):
-                for argument in _aliased_arguments(node):
+                for argument in aliased_arguments(node):
                     self._unite(argument, node)
 
     def _unite_by_storages(self, module: fx.GraphModule) -> None:
@@ -149,7 +149,7 @@ def is_view(target: object) -> bool:
     return isinstance(target, OpOverload) and _annotated(target) and not _is_composite(target) and not target._schema.is_mutable
 
 
-def _aliased_arguments(node: fx.Node) -> Iterator[fx.Node]:
+def aliased_arguments(node: fx.Node) -> Iterator[fx.Node]:
     """Yields the arguments with which the results of a call may share storage."""
     target = node.target
     if isinstance(target, OpOverload):

@@ -15,8 +15,7 @@ from torch.utils import _pytree as pytree
 
 from retraced_server.passes._keys import UnkeyedError, call_key
 from retraced_server.passes._working_copy import TAG, inlined_body
-from retraced_server.retrace.graphs import body_of, child_path, walk_graphs
-from retraced_server.retrace.outcome import node_key
+from retraced_server.retrace.graphs import body_of, child_path, node_key, walk_graphs
 from retraced_server.retrace.values import SYMBOLIC, expression
 
 ASSERT_SCALAR = torch.ops.aten._assert_scalar.default

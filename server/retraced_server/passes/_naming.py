@@ -6,14 +6,14 @@ import re
 from itertools import count
 from typing import Any
 
+import sympy
 from torch import fx
 from torch.fx.graph import _Namespace
 
 from retraced_server.passes._correspondence import ASSERT_SCALAR, Correspondence, GraphMatch
 from retraced_server.passes._keys import UnkeyedError, call_key
 from retraced_server.passes._working_copy import TAG, set_attribute
-from retraced_server.retrace.graphs import body_of, walk_graphs
-from retraced_server.retrace.outcome import node_key
+from retraced_server.retrace.graphs import body_of, node_key, walk_graphs
 from retraced_server.retrace.values import same_metadata
 
 # Metadata of the value that a node has, and not of where it comes from.
@@ -39,8 +39,9 @@ def adopt(correspondence: Correspondence) -> dict[str, str]:
         names = _names(match)
         if not match.path:
             renamed = {node.name: name for node, name in names.items()}
+        bound = {symbol for node in match.new.graph.nodes for symbol in node.meta.get("unbacked_bindings") or ()}
         for node in match.new.graph.nodes:
-            node.meta = _metadata(match, node, with_tensor_meta)
+            node.meta = _metadata(match, node, with_tensor_meta, bound)
         _restore_messages(match, {node.name: name for node, name in names.items()})
         _rename_nodes(match.new.graph, names)
         _rename_bodies(match)
@@ -138,7 +139,7 @@ def _rename_bodies(match: GraphMatch) -> None:
         node.target = targets.get(str(node.target), node.target)
 
 
-def _metadata(match: GraphMatch, node: fx.Node, with_tensor_meta: bool) -> dict[str, Any]:
+def _metadata(match: GraphMatch, node: fx.Node, with_tensor_meta: bool, bound: set[sympy.Symbol]) -> dict[str, Any]:
     source = match.sources.get(node)
     if source is None:
         return {key: value for key, value in node.meta.items() if key not in _OF_THE_TRACING}
@@ -148,10 +149,16 @@ def _metadata(match: GraphMatch, node: fx.Node, with_tensor_meta: bool) -> dict[
     if "val" in source.meta and source.target == node.target:
         # Operators without a result have a recorded value in some programs and not in others.
         meta["val"] = None
-    if "unbacked_bindings" in source.meta and match.values.get(source) is node:
-        # Torch forgets those of bodies; what binds a symbol is where it was, since the value is the same.
-        meta["unbacked_bindings"] = source.meta["unbacked_bindings"]
+    bindings = source.meta.get("unbacked_bindings")
+    if bindings is not None and match.values.get(source) is node and bound.isdisjoint(bindings):
+        # Torch forgets those of subgraphs; what binds a symbol is where it was, since the value is the same. Elsewhere one of the nodes
+        # that the operator became may bind it, before the one that has its value.
+        meta["unbacked_bindings"] = bindings
     for key in _OF_THE_VALUE:
         if key in node.meta and (key != "tensor_meta" or with_tensor_meta):
             meta[key] = node.meta[key]
+    if node.op == "output" and "val" in source.meta:
+        # Torch leaves what was recorded before.
+        meta.pop("unbacked_bindings", None)
+        meta["val"] = fx.node.map_arg(node.args[0], lambda result: result.meta.get("val"))
     return meta

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import sympy
@@ -13,6 +14,30 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.passes.shape_prop import TensorMetadata
 
 from retraced_server.retrace.graphs import walk_graphs
+
+
+@contextmanager
+def only_fresh_renamed(env: ShapeEnv | None) -> Iterator[None]:
+    """Keep torch from renaming symbols that are known, when it executes the operators of a program again.
+
+    Torch takes what an operator gives in the place of a symbol of the program for a fresh one (`rebind_unbacked` in
+    torch/fx/experimental/symbolic_shapes.py), and fails where it is not: since ranges are known from the start, the size of `x[:n]` is now `n`,
+    when at export it had a symbol of its own. Such a symbol is not needed any more.
+    """
+    if env is None:
+        yield
+        return
+    rename, known = env._rename_unbacked_to, set(env.var_to_range)
+
+    def rename_fresh(symbol: sympy.Symbol, name: sympy.Symbol) -> None:
+        if symbol not in known and symbol not in env.unbacked_renamings:
+            rename(symbol, name)
+
+    vars(env)["_rename_unbacked_to"] = rename_fresh
+    try:
+        yield
+    finally:
+        del vars(env)["_rename_unbacked_to"]
 
 
 def equate(env: ShapeEnv, renaming: Mapping[sympy.Symbol, sympy.Symbol]) -> None:

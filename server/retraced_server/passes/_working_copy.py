@@ -13,8 +13,7 @@ from torch import fx
 from torch.export import ExportedProgram, ModuleCallEntry
 from torch.export.graph_signature import ConstantArgument, ExportGraphSignature, OutputKind, OutputSpec
 
-from retraced_server.retrace.graphs import body_of, child_path
-from retraced_server.retrace.outcome import node_key
+from retraced_server.retrace.graphs import body_of, child_path, node_key
 
 # Of the metadata that torch's tracer copies from the node being run to the nodes it makes, the one key that neither export
 # nor AOTAutograd reads.

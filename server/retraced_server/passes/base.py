@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 from torch.fx import GraphModule
 
+from retraced_server.pipeline.catalogue import IrLevel
 from retraced_server.retrace import PassResult
 
 GraphPass = Callable[[GraphModule], PassResult | None]
@@ -34,6 +35,7 @@ class ProgramPassResult:
         remarks: What the pass wants to say, one sentence each.
         origins: For each node of `program` that is not a node of the input as it was, the nodes of the input that it came from. A key is
             a node's name, or `true_graph_0.body_graph_0:name` in the body of a higher-order operator. Empty where nothing changed.
+        new_guards: Guards on symbolic shapes that narrow what the program accepts, each with the node at which it was added.
     """
 
     program: ExportedProgram
@@ -41,13 +43,19 @@ class ProgramPassResult:
     rewrites: int = 0
     remarks: tuple[str, ...] = ()
     origins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    new_guards: tuple[str, ...] = ()
 
 
 class ProgramPass(ABC):
     """A pass that needs the whole program: its signature, its state or its range constraints.
 
     It leaves its input as it was, the shape environment too; when it changes nothing it gives the input's own object.
+
+    Attributes:
+        gives: The level of the intermediate representation that its results are of, whatever it is given; None where that depends on the input.
     """
+
+    gives: IrLevel | None = None
 
     @abstractmethod
     def run(self, program: ExportedProgram) -> ProgramPassResult:

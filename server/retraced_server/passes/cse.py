@@ -16,6 +16,7 @@ from retraced_server.passes._keys import UnkeyedError, call_key
 from retraced_server.passes._misses import Misses
 from retraced_server.passes.registry import register_pass
 from retraced_server.retrace import Argument, ExportPass, NodeMetadata, PassResult, ProxyValue, pass_context
+from retraced_server.retrace.edited_run import reads_only
 from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.pass_state import state_of
 from retraced_server.retrace.regions import Regions
@@ -50,6 +51,7 @@ class CommonSubexpressionElimination(ExportPass):
         super().__init__()
         self._stands_for: dict[fx.Node, fx.Node] = {}
 
+    @reads_only
     def __call__(self, graph_module: fx.GraphModule) -> PassResult:
         """Runs the pass."""
         misses, context = Misses(), pass_context()

@@ -6,6 +6,7 @@ import dataclasses
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import sympy
@@ -14,17 +15,22 @@ from torch import fx
 from torch.export import ExportedProgram, ModuleCallEntry, ModuleCallSignature
 from torch.export.graph_signature import ConstantArgument, ExportGraphSignature, InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbols
+from torch.fx.traceback import get_current_meta
 
 from retraced_server.passes._attention import has_attention, keep_strides
 from retraced_server.passes._correspondence import Correspondence
 from retraced_server.passes._decompositions import Decompositions, TableName, decompositions, run_decompositions
 from retraced_server.passes._naming import adopt, origins
-from retraced_server.passes._rebinding import equate, rebind
+from retraced_server.passes._rebinding import equate, only_fresh_renamed, rebind
+from retraced_server.passes._safe_targets import SafeTargets
+from retraced_server.passes._shared_state import separate_shared_state, shared_written_state
 from retraced_server.passes._working_copy import TAG, working_copy
 from retraced_server.passes.base import ProgramPass, ProgramPassResult
 from retraced_server.passes.registry import Option, register_pass
-from retraced_server.retrace.errors import ExportPassError
-from retraced_server.retrace.graphs import walk_graphs
+from retraced_server.pipeline.catalogue import IrLevel
+from retraced_server.retrace.errors import ExportPassError, place_of
+from retraced_server.retrace.graphs import node_key, walk_graphs
+from retraced_server.retrace.own_guards import add_own_guards
 from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
 
 _T = TypeVar("_T")
@@ -39,6 +45,8 @@ class Decompose(ProgramPass):
     a node of the input had keeps that node's name, metadata is that of the node that a new node came from, unbacked symbols keep
     their names, guards stay, and a program with nothing to decompose comes back as it was. Where torch's decomposition of attention
     breaks a later view, since it changes the order of strides, attention is decomposed with its own strides, and a remark says so.
+    Modules may be named by keywords or with quotes, and one tensor that is written to may be several buffers; torch fails at these. Joint
+    programs, with a loss and gradients as outputs, are decomposed as others are.
 
     Tables: `core-aten` leaves operators of the Core ATen set (torch/export/decomp_utils.py); `aten` rewrites only operators that are
     composite in ATen, such as `linear`; `none` rewrites none and only makes the program functional.
@@ -49,21 +57,17 @@ class Decompose(ProgramPass):
         table: Annotated[TableName, Option("Which operators to rewrite.")] = "core-aten",
     ) -> None:
         self._table = table
+        self.gives = IrLevel.CORE_ATEN if table == "core-aten" else IrLevel.FUNCTIONAL
 
     def run(self, program: ExportedProgram) -> ProgramPassResult:
-        """Runs the pass.
-
-        Raises:
-            ExportPassError: The program computes gradients; torch has no decompositions for such programs.
-        """
-        if program.graph_signature.backward_signature is not None:
-            raise ExportPassError("decompose: the program has a backward signature; only inference programs can be decomposed")
+        """Runs the pass."""
         env = shape_env_of(program.graph_module)
         transaction = ShapeEnvTransaction(env)
         try:
-            with transaction.learning(asserts=True):
-                known, guards = (set(), 0) if env is None else (set(env.var_to_range), len(env.guards))
-                traced, remarks = self._trace(program, transaction)
+            with transaction.learning(asserts=True), transaction.attributing(partial(_traced_place, program)):
+                known = set() if env is None else set(env.var_to_range)
+                with only_fresh_renamed(env):
+                    traced, remarks = self._trace(program, transaction)
                 correspondence = Correspondence(
                     program.graph_module, traced.graph_module, _placeholders(program, traced), known
                 )
@@ -77,19 +81,17 @@ class Decompose(ProgramPass):
                 if env is not None and stale:
                     rebind(traced.graph_module, env, stale)
                 ranges = _range_constraints(program, traced.graph_module, env)
-                new_guards = [] if env is None else [str(guard.expr) for guard in env.guards[guards:]]
-            if new_guards or ranges.keys() - program.range_constraints.keys():
-                transaction.forget(stale)
-                transaction.commit()
-            else:
+            transaction.forget(stale)
+            transaction.commit(program.graph_module, add_own_guards)
+            if not (transaction.new_guards or ranges.keys() - program.range_constraints.keys()):
                 # What torch has learned, it has learned of operators and assertions that the program had before.
                 transaction.roll_back()
             result = _assemble(program, traced, correspondence, ranges)
         except BaseException:
             transaction.roll_back()
             raise
-        remarks.extend(f"a decomposition added the guard {guard}" for guard in new_guards)
-        return ProgramPassResult(result, True, rewrites, tuple(remarks), origins(correspondence, result.graph_module))
+        came_from = origins(correspondence, result.graph_module)
+        return ProgramPassResult(result, True, rewrites, tuple(remarks), came_from, transaction.new_guards)
 
     def _trace(self, program: ExportedProgram, transaction: ShapeEnvTransaction) -> tuple[ExportedProgram, list[str]]:
         table = decompositions(self._table)
@@ -110,11 +112,32 @@ class Decompose(ProgramPass):
             return traced, [f"attention keeps its strides, since torch's own decomposition of it breaks the program: {reason}"]
 
 
+def _traced_place(program: ExportedProgram) -> str:
+    """Return the place of the node of a program that torch is tracing a copy of."""
+    key = get_current_meta().get(TAG)
+    nodes = ((path, node) for path, module in walk_graphs(program.graph_module) for node in module.graph.nodes)
+    return next((place_of(node, path) for path, node in nodes if node_key(path, node.name) == key), "")
+
+
 def _run_decompositions(program: ExportedProgram, table: Decompositions) -> ExportedProgram:
     with warnings.catch_warnings():
         # torch warns of its own deprecated use of LeafSpec.
         warnings.simplefilter("ignore", FutureWarning)
-        traced = run_decompositions(working_copy(program), table)
+        targets, copy = SafeTargets(program), working_copy(program)
+        separate_shared_state(copy)
+        targets.apply(copy)
+        try:
+            traced = run_decompositions(copy, table)
+        except Exception as error:
+            targets.undo(copy)
+            if shared := shared_written_state(copy):
+                names = ", ".join(f"`{name}`" for name in shared)
+                raise ExportPassError(
+                    f"{names} overlap in memory, and the program writes to one of them, which torch cannot make functional: export the module "
+                    "with tensors of their own (`clone`), or with one of them, of which `forward` takes the others"
+                ) from error
+            raise
+        targets.undo(traced)
     _drop_copies(traced)
     return traced
 
@@ -176,6 +199,7 @@ def _unbacked_symbols(root: fx.GraphModule) -> set[sympy.Symbol]:
         symbol
         for _, module in walk_graphs(root)
         for node in module.graph.nodes
+        if node.op != "output"
         for symbol in free_unbacked_symbols(node.meta.get("val"))
     }
 
@@ -197,8 +221,9 @@ def _assemble(
         range_constraints=ranges,
         module_call_graph=_module_call_graph(program, correspondence),
         example_inputs=program.example_inputs,
-        constants=traced.constants,
-        verifiers=program.verifiers,
+        constants={name: program.constants.get(name, value) for name, value in traced.constants.items()},
+        # With those of a program for training, torch would not take effect tokens out again.
+        verifiers=traced.verifiers,
     )
     # The constructor makes them of the shape environment, which does not know those that were read from a file.
     result._guards_code = list(dict.fromkeys([*program._guards_code, *result._guards_code]))

@@ -8,8 +8,7 @@ from functools import cached_property
 from torch import fx
 
 from retraced_server.pipeline.domain import Provenance
-from retraced_server.retrace.graphs import walk_graphs
-from retraced_server.retrace.outcome import node_key
+from retraced_server.retrace.graphs import node_key, walk_graphs
 
 
 class ProvenanceLedger:

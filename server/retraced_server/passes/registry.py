@@ -21,7 +21,9 @@ PLUGIN_GROUP = "retraced.passes"
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 _OWN_PACKAGE = "retraced_server"
-_OWN_PROVIDER = "retraced"
+OWN_PROVIDER = "retraced"
+"""The provider of the built-in passes."""
+
 # Sections of a docstring that are for whoever makes an instance in Python: a pipeline has options only.
 _SECTIONS_OF_CODE = re.compile(r"^(?:Args|Arguments|Attributes|Raises|Returns):\n(?:(?:[ \t]+.*)?(?:\n|\Z))*", re.MULTILINE)
 _TYPES = {bool: OptionType.BOOL, int: OptionType.INT, float: OptionType.FLOAT, str: OptionType.STRING}
@@ -70,7 +72,8 @@ def register_pass(
         name: The name in pipelines: lower-case letters, digits and hyphens.
         summary: One line; by default the first line of the class's docstring, the rest of which is the description.
         needs_weights: Whether the pass reads the values of parameters, buffers or constants.
-        ir_level: The level of the intermediate representation that it takes.
+        ir_level: The level of the intermediate representation that it takes (`retraced_server.passes.ir_level`). A pipeline in which it would
+            get another is refused.
         provider: The distribution or module it comes from; by default found from the class's module.
 
     Raises:
@@ -114,6 +117,11 @@ def register_pass(
 def catalogue() -> dict[str, PassInfo]:
     """Describes the registered passes, sorted by name."""
     return {name: _entries[name].info for name in sorted(_entries)}
+
+
+def info_of(instance: GraphPass | ProgramPass) -> PassInfo | None:
+    """Return what is registered of a pass's class; None where nothing is."""
+    return next((entry.info for entry in _entries.values() if type(instance) is entry.factory), None)
 
 
 def create_pass(call: PassCall) -> GraphPass | ProgramPass:
@@ -232,7 +240,7 @@ def _default(value: object, option_type: OptionType, choices: tuple[str, ...], p
 def _provider(module: str) -> str:
     package = module.partition(".")[0]
     if package == _OWN_PACKAGE:
-        return _OWN_PROVIDER
+        return OWN_PROVIDER
     distributions = _distributions().get(package)
     return distributions[0] if distributions else package
 

@@ -13,17 +13,21 @@ from torch.export import ExportedProgram
 from retraced_server.collector import collector_paused
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes.base import GraphPass, ProgramPass, ProgramPassResult, kept_names, preserved_modules
+from retraced_server.passes.ir_level import is_above, require_level
 from retraced_server.passes.provenance import ProvenanceLedger
 from retraced_server.passes.raised import own_error, own_line
-from retraced_server.passes.registry import RegistrationError, catalogue, create_pass
+from retraced_server.passes.registry import OWN_PROVIDER, RegistrationError, catalogue, create_pass, info_of
+from retraced_server.pipeline.catalogue import IrLevel
 from retraced_server.pipeline.domain import PassReport, Provenance, RetraceMode
 from retraced_server.pipeline.parse import parse_pipeline
-from retraced_server.retrace import ExportPass, ExportPassError, PassContext, PassError, PassResult
+from retraced_server.retrace import ExportPass, ExportPassError, PassContext, PassError, PassResult, RetraceOutcome
 from retraced_server.retrace.agreement import run_checked
 from retraced_server.retrace.build_program import build_program, check_signature
-from retraced_server.retrace.copies import copy_with_bodies, returned_graph, same_graphs
+from retraced_server.retrace.check_regions import check_regions
+from retraced_server.retrace.edited_run import EditedRun
+from retraced_server.retrace.errors import NodeError
 from retraced_server.retrace.pass_state import state_of
-from retraced_server.retrace.program_edit import ProgramEdit, outcome_by_name
+from retraced_server.retrace.program_edit import ProgramEdit, changed_outputs
 
 # How many nodes are visited between two calls of `progress`.
 _PROGRESS_NODES = 64
@@ -71,6 +75,19 @@ class _Step:
     text: str
     instance: AnyPass
 
+    @property
+    def takes(self) -> IrLevel:
+        info = info_of(self.instance)
+        return IrLevel.ANY if info is None else info.ir_level
+
+    @property
+    def gives(self) -> IrLevel | None:
+        """The level that a program is of after it at least, or `any` where that is what it was before; None where nobody knows."""
+        if isinstance(self.instance, ProgramPass):
+            return self.instance.gives
+        info = info_of(self.instance)
+        return IrLevel.ANY if info is not None and info.provider == OWN_PROVIDER else None
+
 
 @dataclass
 class _Totals:
@@ -98,18 +115,29 @@ def run_pipeline(
         pipeline: Pipeline text such as `decompose,cse,dce`, or a sequence of texts and pass objects.
         mode: How nodes that a pass leaves alone are treated: `incremental` reuses what is recorded for them, `full` executes every operator
             again and compares.
-        refuse_new_guards: Fail when a pass's new nodes add guards on symbolic shapes, instead of reporting them.
+        refuse_new_guards: Fail when a pass's new nodes add guards on symbolic shapes that narrow what the program accepts, instead of reporting
+            them (`ShapeEnvTransaction.commit` says which do).
         check: Run every pass in full mode too, which leaves no trace but that hooks are called twice, and fail where it gives something else.
             For samples of what a server does in incremental mode; in full mode it means nothing.
         observer: Hears of progress.
 
     Raises:
         RetracedError: PIPELINE_SYNTAX, PASS_UNKNOWN, OPTION_UNKNOWN or OPTION_INVALID for the text; PASS_FAILED where a pass raised
-            (its error is the `__cause__`), PASS_OUTPUT_INVALID where it made a program that is not valid, and NEW_GUARDS.
-            Nothing is left behind.
+            (its error is the `__cause__`) or takes programs of another level than it would get, PASS_OUTPUT_INVALID where it made a
+            program that is not valid, and NEW_GUARDS. Nothing is left behind.
         TypeError: The pipeline has something that is no pass.
     """
     return _Run(program, _steps(pipeline), RetraceMode(mode), refuse_new_guards, check, observer).run()
+
+
+def check_pipeline(program: ExportedProgram, pipeline: str | Sequence[str | AnyPass]) -> None:
+    """Check before anything runs what can be known of a pipeline then; `run_pipeline` does so too.
+
+    Raises:
+        RetracedError: As `run_pipeline`: of the text; PASS_FAILED where a pass takes programs of another level than it will get.
+        TypeError: The pipeline has something that is no pass.
+    """
+    _Run(program, _steps(pipeline), RetraceMode.INCREMENTAL, refuse_new_guards=False, check=False, observer=None).check_levels()
 
 
 def _steps(pipeline: str | Sequence[str | AnyPass]) -> list[_Step]:
@@ -136,14 +164,14 @@ def count_nodes(module: fx.GraphModule) -> int:
     return sum(len(child.graph.nodes) for child in module.modules() if isinstance(child, fx.GraphModule))
 
 
-def _apply(instance: GraphPass, module: fx.GraphModule, *, check: bool) -> PassResult:
-    """Runs a pass on a graph module, which is left as it is."""
+def _apply(instance: GraphPass, module: fx.GraphModule, *, check: bool) -> tuple[PassResult, RetraceOutcome | None]:
+    """Runs a pass on a graph module, which is left as it is, and finds what became of the nodes."""
     if isinstance(instance, ExportPass):
-        return run_checked(instance, module) if check else instance(module)
+        result = run_checked(instance, module) if check else instance(module)
+        return result, state_of(instance).outcome
     # Passes of torch's change the graph that they are given, and do not always say so.
-    copy = copy_with_bodies(module)
-    new = returned_graph(instance(copy), copy)
-    return PassResult(module, False) if same_graphs(new, module) else PassResult(new, True)
+    run = EditedRun(instance, instance, ExportPass)
+    return run.on_copy(module), run.outcome
 
 
 class _Run:
@@ -169,7 +197,26 @@ class _Run:
         self._remarks: list[str] = []
         self._last_modifying = 0
 
+    def check_levels(self) -> None:
+        """Check that each pass is given programs of the level that it takes, as far as that is known before they run."""
+        given = IrLevel.ANY
+        for index, step in enumerate(self._steps):
+            if is_above(step.takes, given):
+                self._require_level(self._input.graph_module, index)
+            if step.gives is None:
+                # The passes from here on are checked when their turn comes.
+                return
+            given = step.gives if is_above(step.gives, given) else given
+
+    def _require_level(self, module: fx.GraphModule, index: int) -> None:
+        step = self._steps[index]
+        try:
+            require_level(module, step.takes, step.name)
+        except ExportPassError as error:
+            raise self._failure(Reason.PASS_FAILED, index, error) from error
+
     def run(self) -> PipelineResult:
+        self.check_levels()
         start = self._edit
         try:
             reports = []
@@ -190,6 +237,7 @@ class _Run:
         )
 
     def _step(self, index: int, step: _Step) -> PassReport:
+        self._require_level(self._edit.graph_module, index)
         before = count_nodes(self._edit.graph_module)
         if self._observer is not None:
             self._observer.pass_started(index, len(self._steps), step.name, step.text)
@@ -199,6 +247,9 @@ class _Run:
                 totals = self._program_pass(index, step, step.instance)
             else:
                 totals = self._graph_pass(index, step, step.instance, before)
+        # What a hook raises is of its own type too, which may be any.
+        except PassError as error:
+            raise self._failure(Reason.PASS_FAILED, index, error) from error
         except RetracedError:
             raise
         except Exception as error:
@@ -230,18 +281,19 @@ class _Run:
             preserved_modules(edit.program),
             self._progress(nodes) if self._observer is not None else None,
         )
+        before = edit.graph_module
         with context:
-            result = _apply(instance, edit.graph_module, check=self._check)
+            result, outcome = _apply(instance, before, check=self._check)
         remarks = tuple(context.remarks)
         if not result.modified:
             return _Totals(False, 0, remarks)
-        outcome = state_of(instance).outcome if isinstance(instance, ExportPass) else None
         if outcome is None:
-            outcome = outcome_by_name(edit.graph_module, result.graph_module)
+            raise changed_outputs(before, result.graph_module)
         self._last_modifying = index
         try:
             lifted = edit.apply(result.graph_module, outcome)
             check_signature(edit)
+            check_regions(before, result.graph_module)
         except ExportPassError as error:
             raise self._failure(Reason.PASS_OUTPUT_INVALID, index, error) from error
         self._ledger.record(step.text, outcome.origins, outcome.copied, lifted)
@@ -263,7 +315,7 @@ class _Run:
             self._last_modifying = index
             self._ledger.record(step.text, result.origins, frozenset(), {})
         self._edit = ProgramEdit(result.program)
-        return _Totals(result.modified, result.rewrites, result.remarks)
+        return _Totals(result.modified, result.rewrites, result.remarks, result.new_guards)
 
     def _built(self) -> ExportedProgram:
         try:
@@ -292,14 +344,16 @@ class _Run:
             "remaining_pipeline": ",".join(left.text for left in self._steps[index:]),
         }
         own, line = own_error(error), own_line(step.instance, error)
-        raised = ""
-        if line is not None:
-            raised, metadata["error_line"] = f" at {line}", line
+        text, raised = str(error) or type(error).__name__, []
         if line is not None or not isinstance(own, ExportPassError):
-            metadata["error_type"] = type(own).__qualname__
-            raised = f" ({type(own).__qualname__}{raised})"
-        if isinstance(error, PassError):
+            metadata["error_type"] = type(own).__name__
+            raised += [type(own).__name__] if type(own).__name__ not in text else []
+        if line is not None:
+            metadata["error_line"] = line
+            raised.append(f"at {line}")
+        if isinstance(error, NodeError):
             facts = {"node": error.node, "graph": error.graph or None, "target": error.target, "source": error.source}
             metadata.update({key: value for key, value in facts.items() if value is not None})
-        message = f"pass {index + 1} of {len(self._steps)}, `{step.text}`: {str(error) or type(error).__name__}{raised}"
+        where = f" ({' '.join(raised)})" if raised else ""
+        message = f"pass {index + 1} of {len(self._steps)}, `{step.text}`: {text}{where}"
         return RetracedError(reason, message, metadata=metadata)

@@ -8,21 +8,10 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from retraced_server.passes._effects import written_arguments
+from retraced_server.passes.ir_level import require_level
 from retraced_server.passes.registry import register_pass
 from retraced_server.pipeline.catalogue import IrLevel
-from retraced_server.retrace import (
-    Argument,
-    ExportPass,
-    ExportPassError,
-    NodeMetadata,
-    PassError,
-    PassResult,
-    ProxyValue,
-    pass_context,
-)
-from retraced_server.retrace.errors import innermost_source_line
-from retraced_server.retrace.graphs import walk_graphs
+from retraced_server.retrace import Argument, ExportPass, ExportPassError, NodeMetadata, ProxyValue, pass_context
 
 
 @register_pass("view-to-view-copy", ir_level=IrLevel.FUNCTIONAL)
@@ -34,24 +23,9 @@ class ViewToViewCopy(ExportPass):
     functional, since a write to a view would no longer be seen in what it is a view of: `decompose` makes it so.
     """
 
-    def __call__(self, graph_module: fx.GraphModule) -> PassResult:
-        """Runs the pass.
-
-        Raises:
-            PassError: The program writes to values, or has an operator without a form that copies.
-        """
-        for path, module in walk_graphs(graph_module):
-            for node in module.graph.nodes:
-                if written_arguments(module, node):
-                    raise PassError(
-                        "it writes to its arguments, so that views cannot become copies; run `decompose` before",
-                        pass_name=type(self).__name__,
-                        graph=path,
-                        node=node.name,
-                        target=str(node.target),
-                        source=innermost_source_line(node.meta.get("stack_trace")),
-                    )
-        return super().__call__(graph_module)
+    def requires(self, graph_module: fx.GraphModule) -> None:
+        """Raise a PassError where the program writes to values."""
+        require_level(graph_module, IrLevel.FUNCTIONAL, type(self).__name__)
 
     # The operator is of any of torch's types for them.
     def call_operator(

@@ -114,6 +114,9 @@ HIGHER_ORDER: Final[Mapping[str, Effect]] = {
 """Higher-order operators that compute with graphs, operators and plain values, with the effect of a call. Not here: what holds compiled code,
 objects or Python functions."""
 
+ORDERED: Final = frozenset(("print",))
+"""Those of them that stand as an argument, of `with_effects`, which orders them."""
+
 PRIM: Final[Mapping[str, Effect]] = dict.fromkeys(("prim::device", "prim::dtype", "prim::layout"), Effect.SCHEMA)
 """TorchScript's own namespace: of it, exported programs ask tensors for these. The rest runs Python, calls other machines, prints, profiles."""
 

@@ -1,9 +1,9 @@
 """The namespaces of operators that are known, and what makes a server read them.
 
-torch registers many namespaces. Of some every operator only computes, and executing it on fake tensors runs Python and meta kernels only: programs
-may hold these by default. Others call machines, change settings, take addresses, or trust their arguments in native code: an operator allows them
-by name (`serve --allow-namespace`). SECURITY.md has the reasons. Namespaces of other packages are allowed where the operator loads the module
-that registers them (`serve --import`).
+torch registers many namespaces. Of some every operator only computes, and executing it on fake tensors runs Python and meta kernels
+only: programs may hold these by default. Others call machines, change settings, take addresses, or trust their arguments in native code:
+whoever runs a server allows them by name (`serve --allow-namespace`). SECURITY.md has the reasons. Namespaces of other packages are allowed
+where the module that registers them is loaded (`serve --import`).
 """
 
 from __future__ import annotations

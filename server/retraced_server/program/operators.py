@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import torch
-from torch._ops import OpOverload
+from torch._ops import HigherOrderOperator, OpOverload
 
 from retraced_server.program.errors import program_invalid, shortened
-from retraced_server.program.functions import FUNCTIONS, HIGHER_ORDER, PRIM, Target
+from retraced_server.program.functions import FUNCTIONS, HIGHER_ORDER, ORDERED, PRIM, Target
 from retraced_server.program.namespaces import DEFAULT_MODULES, DEFAULT_NAMESPACES, how_to_allow
 from retraced_server.program.options import LONGEST_NAME
 
@@ -90,13 +90,15 @@ class Operators:
             found = self._found[name] = self._find(name)
         return found
 
-    def find_operator(self, name: str) -> OpOverload:
-        """The operator of a name that stands in the place of an argument: one that only computes with tensors.
+    def find_operator(self, name: str) -> OpOverload | HigherOrderOperator:
+        """The operator of a name that stands in the place of an argument: one that only computes with tensors, or prints.
 
         Raises:
             RetracedError: PROGRAM_INVALID where it is none, unknown here or not allowed.
         """
         found = self.find(name)
+        if isinstance(found, HigherOrderOperator) and found.name() in ORDERED:
+            return found
         if not isinstance(found, OpOverload):
             raise _unknown(name, "a function or a higher-order operator is no argument")
         return found
@@ -142,7 +144,9 @@ def _check_harmless(name: str, op: OpOverload) -> None:
         kind = value.type
         while kind.kind() in _CONTAINERS:
             kind = kind.getElementType()
-        if kind.kind() not in _KINDS:
+        # A process group is given by its name in archives, and by itself while a program is made.
+        is_group = op.namespace == "_c10d_functional" and value.name == "group_name"
+        if kind.kind() not in _KINDS and not is_group:
             raise _unknown(name, f"its argument or result `{value.name}` is of type {kind}")
 
 

@@ -26,9 +26,9 @@ from retraced_server.program._torch import lazy_graph_module, unbacked_bindings
 from retraced_server.program.aliases import Aliases
 from retraced_server.program.errors import cause, located, program_invalid, shortened
 from retraced_server.program.fake_tensors import FakeTensors
+from retraced_server.program.functions import SYM_OPERATORS, Target
 from retraced_server.program.names import check_name
 from retraced_server.program.node_metadata import NodeMetadata
-from retraced_server.program.functions import SYM_OPERATORS, Target
 from retraced_server.program.operators import Operators, returns_one_tensor, symbolic_parameters
 from retraced_server.program.options import DEEPEST_GRAPH
 from retraced_server.program.read_arguments import custom_object, output_name, read_argument

@@ -6,8 +6,9 @@ Write a pass as a subclass of `ExportPass`, and run it on a graph module, or on 
 
 from retraced_server.retrace._torch import PassBase, PassResult
 from retraced_server.retrace.arguments import Argument
-from retraced_server.retrace.errors import ExportPassError, PassError
+from retraced_server.retrace.errors import ExportPassBaseError, ExportPassError, PassError
 from retraced_server.retrace.export_pass import ExportPass
+from retraced_server.retrace.map_args import map_args
 from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.outcome import RetraceOutcome
 from retraced_server.retrace.pass_context import PassContext, pass_context
@@ -16,6 +17,7 @@ from retraced_server.retrace.proxy_value import ProxyValue
 __all__ = [
     "Argument",
     "ExportPass",
+    "ExportPassBaseError",
     "ExportPassError",
     "NodeMetadata",
     "PassBase",
@@ -24,5 +26,6 @@ __all__ = [
     "PassResult",
     "ProxyValue",
     "RetraceOutcome",
+    "map_args",
     "pass_context",
 ]

@@ -6,17 +6,20 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch import fx
+from torch._C import _check_schema_allow_fake_script_object as check_schema
 from torch._C import _DisableTorchDispatch as DisableTorchDispatch
 from torch._C import _is_any_autocast_enabled as is_any_autocast_enabled
 from torch._C import _jit_resolve_packet as jit_resolve_packet
+from torch._C import _should_allow_numbers_as_tensors as takes_numbers_as_tensors
 from torch._C._functorch import get_dynamic_layer_stack_depth as functorch_depth
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch._C._functorch import pop_dynamic_layer_stack_and_undo_to_depth as leave_functorch_levels
 from torch._dispatch.python import enable_python_dispatcher
-from torch._functorch import predispatch
 from torch._export.verifier import SpecViolationError, Verifier
 from torch._export.verifier import _verify_exported_program_module_call_graph as verify_module_call_graph
 from torch._export.verifier import _verify_exported_program_signature as verify_signature
+from torch._functorch import predispatch
 from torch._guards import detect_fake_mode
 from torch._library.utils import is_builtin
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
@@ -29,12 +32,15 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.export.exported_program import _common_getitem_elimination_pass as drop_equal_getitems
 from torch.fx._lazy_graph_module import _LazyGraphModule as LazyGraphModule
-from torch.fx.experimental.symbolic_shapes import ShapeEnv, compute_unbacked_bindings
+from torch.fx.experimental.symbolic_shapes import ShapeEnv, canonicalize_bool_expr, compute_unbacked_bindings
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 from torch.fx.proxy import _COPY_META_FIELDS
+from torch.fx.traceback import NodeSource, NodeSourceAction
 from torch.utils import _pytree as pytree
 from torch.utils._sympy import functions as sympy_functions
+from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.value_ranges import ValueRanges
 
 __all__ = [
     "INHERITED_META",
@@ -50,8 +56,11 @@ __all__ = [
     "SpecViolationError",
     "TensorMetadata",
     "UnsupportedFakeTensorException",
+    "ValueRanges",
     "Verifier",
     "alias_of",
+    "canonicalize_bool_expr",
+    "check_schema",
     "compute_unbacked_bindings",
     "detect_fake_mode",
     "disable_fake_tensor_cache",
@@ -59,15 +68,18 @@ __all__ = [
     "enable_python_dispatcher",
     "extract_tensor_metadata",
     "functorch_depth",
+    "int_oo",
     "is_any_autocast_enabled",
     "is_builtin",
     "is_functorch_wrapped_tensor",
     "jit_resolve_packet",
     "keep_version",
     "leave_functorch_levels",
+    "node_source",
     "predispatch",
     "pytree",
     "sympy_functions",
+    "takes_numbers_as_tensors",
     "unwrapped",
     "verify_module_call_graph",
     "verify_signature",
@@ -102,6 +114,11 @@ def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
 def keep_version(tensor: torch.Tensor, version: int) -> None:
     """Sets the version that counts writes to a tensor and its aliases."""
     torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
+
+
+def node_source(node: fx.Node, pass_name: str) -> NodeSource:
+    """Makes torch's own record of the node that another was made for."""
+    return NodeSource(node, pass_name, NodeSourceAction.CREATE)
 
 
 # Metadata that a node has of the node in whose place it is made.

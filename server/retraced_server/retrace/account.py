@@ -17,6 +17,8 @@ class Account:
         self._copies: dict[fx.Node, tuple[fx.Node, Any, Any]] = {}
         # The old nodes that other nodes came from, and copies that stand for more than the node that they are a copy of.
         self._origins: dict[fx.Node, list[fx.Node]] = {}
+        # The target and the arguments that all other nodes were made with.
+        self._made: dict[fx.Node, tuple[Any, Any, Any]] = {}
 
     def add_copy(self, node: fx.Node, old: fx.Node) -> None:
         """Notes that a new node is an old one with its name and metadata."""
@@ -25,6 +27,7 @@ class Account:
     def add_made(self, node: fx.Node, old: fx.Node | None) -> None:
         """Notes that a node was made while an old one was visited; None: an attribute that became a node on the way."""
         self._origins[node] = [] if old is None else [old]
+        self._made[node] = node.target, node.args, node.kwargs
 
     def stands_for(self, node: fx.Node, old: fx.Node) -> None:
         """Notes that a node from before stands for an old node too."""
@@ -35,7 +38,8 @@ class Account:
     def forget_copy(self, node: fx.Node) -> None:
         """Notes that a copy is one no longer."""
         self._origins.setdefault(node, self.origins_of(node))
-        del self._copies[node]
+        old, args, kwargs = self._copies.pop(node)
+        self._made[node] = old.target, args, kwargs
 
     def forget_edited(self) -> bool:
         """Whether nodes are copies no longer, since hooks changed them: their name, target, arguments or metadata."""
@@ -51,6 +55,20 @@ class Account:
         for node in edited:
             self.forget_copy(node)
         return bool(edited)
+
+    def has_edited_calls(self) -> bool:
+        """Whether hooks gave nodes another target or other arguments than these were made with, so that their values do not hold."""
+        return any(
+            not node._erased and (node.target is not target or node.args is not args or node.kwargs is not kwargs)
+            for node, (target, args, kwargs) in self._made.items()
+        )
+
+    def made_with(self, node: fx.Node) -> tuple[Any, Any, Any] | None:
+        """The target and the arguments that a node was made with; None for one that a hook made without the base's hooks."""
+        if node in self._copies:
+            old, args, kwargs = self._copies[node]
+            return old.target, args, kwargs
+        return self._made.get(node)
 
     def origins_of(self, node: fx.Node) -> list[fx.Node]:
         """The old nodes that a new node came from."""

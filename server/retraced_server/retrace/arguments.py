@@ -43,6 +43,11 @@ def data_of(value: Argument) -> Argument:
     return map_leaves(value, ProxyValue, lambda proxy: proxy.data)
 
 
+def with_proxies(value: Argument, tracer: fx.Tracer) -> Argument:
+    """Replace every ProxyValue by the fx.Proxy of its node, which is what a tracer is given."""
+    return map_leaves(value, ProxyValue, lambda proxy: fx.Proxy(proxy.node, tracer))
+
+
 def same_arguments(new: Argument, old: Any, same_node: Callable[[Argument, fx.Node], bool]) -> bool:
     """Whether a hook's arguments are those of a node.
 

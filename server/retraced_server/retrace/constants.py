@@ -12,6 +12,7 @@ import torch
 from torch import fx
 
 from retraced_server.retrace._torch import FakeTensor, HigherOrderOperator, LazyGraphModule
+from retraced_server.retrace.copy_nodes import copy_node
 from retraced_server.retrace.errors import ExportPassError
 
 # Where operands can be added: the position of the argument that lists them. All other operators take them last.
@@ -55,10 +56,10 @@ def copy_graph_module(module: fx.GraphModule) -> fx.GraphModule:
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     graph.set_codegen(module.graph._codegen)
+    graph._graph_namespace._used_names.update(node.name for node in module.graph.nodes)
     for node in module.graph.nodes:
-        copy = copies[node] = graph.node_copy(node, copies.__getitem__)
-        copy.name = node.name
-        copy.meta = dict(node.meta)
+        args, kwargs = fx.map_arg(node.args, copies.__getitem__), fx.map_arg(node.kwargs, copies.__getitem__)
+        copies[node] = copy_node(graph, node, args, kwargs)
     result = LazyGraphModule(module, graph)
     result.meta.update(module.meta)
     return result

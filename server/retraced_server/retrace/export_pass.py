@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import traceback
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx
@@ -22,17 +22,24 @@ from retraced_server.retrace.bodies import (
     slices,
     trailing_operands,
 )
-from retraced_server.retrace.copies import copy_with_bodies, returned_graph, same_graphs
+from retraced_server.retrace.edited_run import current_scope, guard_methods
+from retraced_server.retrace.edits import Edits
 from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.given_graph import GivenGraph
+from retraced_server.retrace.graph_builder import build_input, build_node
 from retraced_server.retrace.graph_retrace import GraphRetrace
-from retraced_server.retrace.interpreter import ExportInterpreter
+from retraced_server.retrace.interpreter import ExportInterpreter as _ExportInterpreter
 from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.outcome import RetraceOutcome
+from retraced_server.retrace.own_guards import add_own_guards
 from retraced_server.retrace.pass_context import pass_context
-from retraced_server.retrace.pass_state import STATE_ATTRIBUTE, PassRun, PassState, initialise, state_of
+from retraced_server.retrace.pass_state import STATE_ATTRIBUTE, PassRun, PassState, initialise, is_running, state_of
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.session import Session, find_fake_mode
-from retraced_server.retrace.tracer import ExportTracer
+from retraced_server.retrace.tracer import ExportTracer as _ExportTracer
+
+# What an interpreter for single calls interprets.
+_EMPTY = LazyGraphModule(torch.nn.Module(), fx.Graph())
 
 
 class ExportPass(PassBase):
@@ -52,21 +59,29 @@ class ExportPass(PassBase):
     Attributes:
         fake_tensor_mode: The program's fake mode while it runs.
         tracer: What builds the graph that is visited.
+        interpreter: Executes operators on data, in a hook that needs what an operator gives without a node.
     """
 
-    ExportTracer = ExportTracer
-    ExportInterpreter = ExportInterpreter
+    ExportTracer: TypeAlias = _ExportTracer
+    ExportInterpreter: TypeAlias = _ExportInterpreter
 
     __only: Collection[Any] | None = None
 
     # The other keywords are those of further bases.
     def __init_subclass__(cls, *, only: Collection[Any] | None = None, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
+        for name, base in (("ExportTracer", _ExportTracer), ("ExportInterpreter", _ExportInterpreter)):
+            if not issubclass(getattr(cls, name), base):
+                raise TypeError(
+                    f"{cls.__qualname__}.{name} must be a subclass of retraced's ExportPass.{name}, to be called by it"
+                )
         if only is not None:
             cls.__only = frozenset(only)
+        guard_methods(cls, ExportPass)
 
     def __init__(self) -> None:
-        self.tracer: ExportTracer = self.ExportTracer(self, CodeGen())
+        self.interpreter = fx.Interpreter(_EMPTY)
+        self.tracer: _ExportTracer = self.ExportTracer(self, CodeGen())
         self.fake_tensor_mode: FakeTensorMode | None = None
         initialise(self)
 
@@ -80,35 +95,35 @@ class ExportPass(PassBase):
 
     @property
     def node_debug_str(self) -> str | None:
-        """The node that is visited, as fx writes it; None before the first one."""
-        run = state_of(self).run
-        return None if run is None or run.context.node is None else run.context.node.format_node()
+        """The node that is visited, as fx writes it, or what was assigned while it is; None before the first one."""
+        state = state_of(self)
+        node, assigned = state.node_text
+        if assigned is not None and node is state.node:
+            return assigned
+        return None if state.node is None else state.node.format_node()
+
+    @node_debug_str.setter
+    def node_debug_str(self, text: str | None) -> None:
+        state = state_of(self)
+        state.node_text = state.node, text
 
     # -- running -----------------------------------------------------------------------------------------------------------------
 
     def __call__(self, graph_module: fx.GraphModule) -> PassResult:
         """Runs `requires`, `call` and `ensures`, the checks on the module that was given, as PassBase does: see `call`.
 
-        A pass that overrides `call` is given a copy, since it may change the graph itself, before or after its nodes are visited.
+        A pass that overrides this method, or another that is given a graph module, is given a copy, since it may edit the graph itself.
+        What it edits is executed again when nodes are visited next, at the latest when it has returned.
         """
         self.requires(graph_module)
-        result = self.call(graph_module) if type(self).call is ExportPass.call else self.__call_on_copy(graph_module)
+        result = self.call(graph_module)
         self.ensures(graph_module)
         return result
 
-    def __call_on_copy(self, graph_module: fx.GraphModule) -> PassResult:
-        copy, state = copy_with_bodies(graph_module), state_of(self)
-        new = returned_graph(self.call(copy), copy)
-        if same_graphs(new, graph_module):
-            state.outcome = None
-            return PassResult(graph_module, False)
-        # What became of nodes is known only where nothing but the visit changed the graph.
-        if state.outcome is not None and not (state.outcome.covers(new) and same_graphs(copy, graph_module)):
-            state.outcome = None
-        return PassResult(new, True)
-
     def call(self, graph_module: fx.GraphModule) -> PassResult:
         """Runs the pass on a graph module, which is left as it is.
+
+        Called without `__call__`, it executes every node, since of the values that are recorded nobody says that they are right.
 
         Returns:
             The new graph module and True, or the one that was given and False.
@@ -120,23 +135,28 @@ class ExportPass(PassBase):
         state = state_of(self)
         if state.run is not None:
             raise ExportPassError("the pass is running already; use another instance for a pass within a pass")
-        state.outcome = None
-        context = pass_context()
+        context, scope = pass_context(), current_scope()
         try:
             recorded = [node.meta.get("val") for node in graph_module.graph.find_nodes(op="placeholder")]
             # One that is made here is for inputs of which only `tensor_meta` tells.
             self.fake_tensor_mode = find_fake_mode(graph_module, recorded) or FakeTensorMode(allow_non_fake_inputs=True)
             inputs = self.inputs(graph_module)
-            session = Session(graph_module, inputs, context.mode, context.on_progress)
+            session = Session(graph_module, inputs, context.mode, context.on_progress, scope.edits or scope.given)
             state.run = run = PassRun(session, context, type(self).__only)
             self.fake_tensor_mode = self.tracer.fake_tensor_mode = session.fake_mode
-            with context, session.running():
+            with context, session.running(), session.transaction.attributing(context.place):
                 result = self.call_submodule(graph_module, tuple(inputs))
             if result.modified:
-                session.transaction.commit()
-                with_keys = type(self).call is not ExportPass.call
-                state.outcome = RetraceOutcome.of(run.retraces, result.graph_module, with_keys=with_keys)
+                session.transaction.commit(graph_module, add_own_guards)
                 context.new_guards.extend(session.transaction.new_guards)
+                if scope.edits is None and any(retrace.account.has_edited_calls() for retrace in run.retraces):
+                    scope.edits = Edits()
+                    scope.edits.add_given(graph_module)
+                if scope.edits is None:
+                    state.outcome = RetraceOutcome.of(run.retraces, result.graph_module)
+                else:
+                    for retrace in run.retraces:
+                        retrace.tell(scope.edits)
             else:
                 session.transaction.roll_back()
             context.remarks.extend(session.differences.lines())
@@ -169,8 +189,8 @@ class ExportPass(PassBase):
         return result
 
     def __visit(self, run: PassRun, graph_module: fx.GraphModule, data: tuple[Any, ...]) -> PassResult:
-        reserved = [node.name for node in graph_module.graph.nodes]
-        tracer = self.ExportTracer(self, graph_module.graph._codegen, reserved, graph_module)
+        tracer = self.ExportTracer(self, graph_module.graph._codegen)
+        tracer.reserve(graph_module)
         tracer.fake_tensor_mode = run.session.fake_mode
         path = body_path(graph_module, run.retrace)
         retrace = GraphRetrace(run.session, graph_module, path, tracer)
@@ -178,16 +198,21 @@ class ExportPass(PassBase):
         self.tracer, run.retrace = tracer, retrace
         try:
             with run.context.visiting(path):
-                self.ExportInterpreter(self, retrace).run(data)
+                self.ExportInterpreter(self, graph_module).run(*data)
         finally:
             self.tracer, run.retrace = outer_tracer, outer_retrace
-        # Hooks may also change the nodes of values that they are given back.
+        # Hooks may also change the nodes of values that they are given back, and nodes that were not visited yet.
+        edits = run.session.edits
         retrace.modified |= retrace.account.forget_edited()
+        retrace.modified |= isinstance(edits, GivenGraph) and edits.is_edited(graph_module.graph)
         if retrace.modified:
             retrace.drop_unused_bodies()
             module = LazyGraphModule(tracer.root, tracer.graph)
             module.meta.update(graph_module.meta)
             retrace.result = module
+            # What a subgraph is given may well have changed.
+            if run.retrace is None and self.should_preserve_symbolic_input_metadata():
+                retrace.check_symbolic_inputs()
         run.retraces.append(retrace)
         return PassResult(retrace.result, retrace.modified)
 
@@ -227,6 +252,8 @@ class ExportPass(PassBase):
 
     def placeholder(self, name: str, arg: Argument, meta: NodeMetadata) -> ProxyValue[Any]:
         """An input. Call it with another name to rename the input, twice to add one, not at all to remove it."""
+        if not is_running(self):
+            return build_input(self, name, arg, meta)
         return state_of(self).retrace.placeholder(name, arg, meta)
 
     # Operators are of several unrelated types in torch: overloads and overload packets.
@@ -235,6 +262,21 @@ class ExportPass(PassBase):
     ) -> ProxyValue[Any]:
         """A call of an operator."""
         return self._fx("call_function", op, args, kwargs, meta)
+
+    def call_size_operator(self, tensor_proxy: ProxyValue[Any], dim: int, meta: NodeMetadata) -> ProxyValue[Any] | int:
+        """Gives a size of a tensor as an argument of a node: a number, or the value of a call of `aten.sym_size.int` where it is symbolic."""
+        size = tensor_proxy.to_tensor().shape[dim]
+        if isinstance(size, torch.SymInt):
+            return self.call_operator(torch.ops.aten.sym_size.int, (tensor_proxy, dim), {}, meta)
+        return int(size)
+
+    def call_size_operator_all(self, tensor_proxy: ProxyValue[Any], meta: NodeMetadata) -> list[ProxyValue[Any] | int]:
+        """Gives all sizes of a tensor as `call_size_operator` does."""
+        return [self.call_size_operator(tensor_proxy, dim, meta) for dim in range(tensor_proxy.to_tensor().dim())]
+
+    def should_preserve_symbolic_input_metadata(self) -> bool:
+        """Whether it is an error when an input's symbolic size or number is recorded as another: override to return False where it is meant."""
+        return True
 
     def call_sym(self, target: Callable[..., Any], args: tuple[Argument, ...], meta: NodeMetadata) -> ProxyValue[Any]:
         """A call of a Python function on symbolic numbers."""
@@ -314,8 +356,13 @@ class ExportPass(PassBase):
     def _fx(
         self, kind: str, target: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata
     ) -> ProxyValue[Any]:
+        if not is_running(self):
+            return build_node(self, kind, target, args, kwargs, meta)
         if kind == "call_function":
             return state_of(self).retrace.call_function(target, args, kwargs, meta)
         if kind == "output":
             return state_of(self).retrace.output(args[0], meta)
         raise ExportPassError(f"a pass cannot make a node of kind {kind}")
+
+
+guard_methods(ExportPass, ExportPass)

@@ -17,13 +17,14 @@ import torch
 from torch import fx
 
 from retraced_server.program.functions import stated_effect
-from retraced_server.retrace._torch import INHERITED_META, FakeTensor, HigherOrderOperator, OpOverload, OpOverloadPacket
+from retraced_server.retrace._torch import FakeTensor, HigherOrderOperator, OpOverload, OpOverloadPacket
 from retraced_server.retrace.account import Account
 from retraced_server.retrace.aliases import storages, written_arguments
-from retraced_server.retrace.arguments import Argument, data_of, map_leaves, positions, same_arguments
+from retraced_server.retrace.arguments import Argument, data_of, map_leaves, positions, same_arguments, with_proxies
 from retraced_server.retrace.compare import Comparison
 from retraced_server.retrace.copies import same_metadata_objects
 from retraced_server.retrace.copy_nodes import copy_node
+from retraced_server.retrace.edits import Edits, RecordedCall, symbols_bound
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.execute import changes_metadata, execute, has_result, resolve_packet, states_facts
 from retraced_server.retrace.executor import Executor
@@ -35,7 +36,7 @@ from retraced_server.retrace.repeats import Repeats
 from retraced_server.retrace.reuse import Reuse, same_constants
 from retraced_server.retrace.tracer import ExportTracer
 from retraced_server.retrace.unbacked import means_the_same
-from retraced_server.retrace.values import free_symbols, rename_symbols, same_metadata
+from retraced_server.retrace.values import free_symbols, keeps_symbols, rename_symbols, same_metadata
 
 if TYPE_CHECKING:
     from retraced_server.retrace.session import Session
@@ -70,6 +71,11 @@ class GraphRetrace:
         self.outputs: list[int | None] | None = None
         self.current: fx.Node | None = None
         self.reuse = Reuse(module.graph)
+        self._edits = session.edits
+        self._is_disturbed = False
+        if isinstance(self._edits, Edits):
+            self._is_disturbed = self._edits.is_disturbed(module.graph)
+            self._edits.put_back_values(module.graph)
         self._regions = RegionExecutor(tracer)
         self._executor = Executor(session, self._regions)
         self._repeats = Repeats(session)
@@ -91,7 +97,7 @@ class GraphRetrace:
 
     def begin(self, node: fx.Node, outputs: Argument = None) -> None:
         """An old node is about to be handed to its hook. For the output node, `outputs` is what the hook will be given."""
-        self.current = node
+        self.current = self.tracer.visited = node
         self._copied = False
         self._made = []
         self._symbols_taken = set()
@@ -99,7 +105,7 @@ class GraphRetrace:
 
     def end(self, node: fx.Node, result: Argument) -> None:
         """The hook returned. The value that it returned stands for the node, and has its name."""
-        is_copy = self._copied and len(self._made) == 1 and isinstance(result, ProxyValue) and result.node is self._made[0]
+        is_copy = self._copied and len(self._made) == 1 and self._is_made(node, result)
         if not is_copy:
             self.modified = True
             if isinstance(result, ProxyValue) and node.op != "output":
@@ -107,7 +113,11 @@ class GraphRetrace:
             if node not in self.reuse.kept:
                 self.reuse.drop_write(node, changes_metadata(node.target))
         self.results[node] = result
-        self.current = None
+        self.current = self.tracer.visited = None
+
+    def _is_made(self, node: fx.Node, result: Argument) -> bool:
+        # Of the output node only the data are handed on.
+        return node.op == "output" or (isinstance(result, ProxyValue) and result.node is self._made[0])
 
     def _adopt(self, node: fx.Node, result: ProxyValue[Any]) -> ProxyValue[Any]:
         new = result.node
@@ -122,6 +132,9 @@ class GraphRetrace:
             self._give_up_name(node)
             new.name = node.name
         recorded = node.meta.get("val")
+        if self._edits is not None and not self._edits.knows(node):
+            # Inserted by hand: what is recorded, if anything, may be that of the node that it was made in place of.
+            return result
         if recorded is None or self.reuse.kept.get(node) is new or not self._says_what_is_recorded(node, result, recorded):
             return result
         is_made = new in self._made
@@ -173,7 +186,8 @@ class GraphRetrace:
         if same_metadata(result.data, recorded):
             return same_constants(result.data, recorded)
         # Where executing the old node gives the same other strides or offset, it is not the pass that changed them.
-        if node.op != "call_function" or result.node.target is not node.target or result.node not in self._made:
+        call = self._recorded_call(node)
+        if call is None or result.node.target is not call.target or result.node not in self._made:
             return False
         if stated_effect(node.target).of_regions:
             return False
@@ -184,13 +198,22 @@ class GraphRetrace:
                 return False
             self.session.executing()
             pending = self.session.unbacked.pending()
-            args, kwargs = (fx.node.map_arg(a, self._recorded_data) for a in (node.args, node.kwargs))
-            before = execute(node.target, tuple(args), dict(kwargs)).value  # type: ignore[arg-type]
+            args, kwargs = (fx.node.map_arg(a, self._recorded_data) for a in (call.args, call.kwargs))
+            before = execute(call.target, tuple(args), dict(kwargs)).value  # type: ignore[arg-type]
         self.session.unbacked.drop(self.session.unbacked.pending() - pending)
         return same_metadata(result.data, before)
 
+    def _recorded_call(self, node: fx.Node) -> RecordedCall | None:
+        """The call that an old node's value was recorded for, if it is known: its own, unless it may have been edited by hand."""
+        if node.op != "call_function":
+            return None
+        return RecordedCall(node.target, node.args, node.kwargs) if self._edits is None else self._edits.recorded_call(node)
+
     def _recorded_data(self, node: fx.Node) -> Any:
-        return self.results[node] if node.op == "get_attr" else map_leaves(node.meta.get("val"), torch.Tensor, logical)
+        if node.op == "get_attr" and node in self.results:
+            return self.results[node]
+        recorded = node.meta.get("val") if self._edits is None else self._edits.recorded_value(node)
+        return map_leaves(recorded, torch.Tensor, logical)
 
     def _rebind_returned(self, node: fx.Node, result: ProxyValue[Any]) -> ProxyValue[Any]:
         bindings = result.node.meta.get("unbacked_bindings")
@@ -217,10 +240,12 @@ class GraphRetrace:
         if old is not None and old.op == "placeholder" and not self._copied and name == old.target and _is_recorded(arg, old):
             node = self._copy(old, (), {}, meta)
             self.placeholders[node] = old
+            if self._is_dirty(old):
+                self.reuse.forget(old, node)
             return self._value(old.meta["val"] if old.meta.get("val") is not None else arg, node)
-        node = self.tracer.graph.create_node("placeholder", name, (), {})
+        node = self.tracer.create_proxy("placeholder", name, (), {}).node
         node.name = self._placeholder_name(node, name)
-        node.meta = dict(meta.data)
+        node.meta.update(meta.data)
         self.tracer.set_metadata(node, arg)
         self._track(node)
         del self._unnamed[node]
@@ -246,10 +271,9 @@ class GraphRetrace:
         data = data_of(results)
         if not self._made and same_arguments(results, old.args[0], self._stands_for) and not self._has_stand_ins:
             return self._value(data, self._copy(old, (results,), {}, meta))
-        arguments = self.tracer.node_argument(results)
-        node = self.tracer.graph.create_node("output", "output", (arguments,), {})
+        node = self.tracer.create_proxy("output", "output", (with_proxies(results, self.tracer),), {}).node
         node.name = old.name
-        node.meta = dict(meta.data)
+        node.meta.update(meta.data)
         self._track(node)
         self.outputs = positions(results, self._hook_outputs)
         return self._value(data, node)
@@ -265,7 +289,13 @@ class GraphRetrace:
         if isinstance(target, OpOverloadPacket):
             target = resolve_packet(target, data_of(args), data_of(kwargs))
         old = self.current
-        if old is not None and target is old.target and not self._copied and self._is_green(old, args, kwargs):
+        if (
+            old is not None
+            and target is old.target
+            and not self._copied
+            and not self._is_dirty(old)
+            and self._is_green(old, args, kwargs)
+        ):
             if self.session.mode == "full":
                 return self._repeat(old, args, kwargs, meta)
             return self._reuse(old, args, kwargs, meta)
@@ -277,13 +307,22 @@ class GraphRetrace:
         for value in old.all_input_nodes:
             result = self.results[value]
             # What a hook returned for a node may be a constant or a tuple, though it made the node's copy.
-            if value.op != "get_attr" and not (isinstance(result, ProxyValue) and result.node is kept.get(value)):
+            if value.op == "get_attr":
+                if self._is_dirty(value):
+                    return None
+            elif not (isinstance(result, ProxyValue) and result.node is kept.get(value)):
                 return None
-        if self.session.mode == "full" or self.reuse.is_written(old, self.results):
+        if self.session.mode == "full" or self._is_dirty(old) or self.reuse.is_written(old, self.results):
             return None
         self._has_stand_ins = False
         loaded = map_leaves((old.args, old.kwargs), fx.Node, self.results.__getitem__)
         return self._reuse(old, loaded[0], loaded[1], None)
+
+    def _is_dirty(self, old: fx.Node) -> bool:
+        """Whether an old node was edited by hand, so that what is recorded for it need not be its value."""
+        if self._edits is None:
+            return False
+        return (self._is_disturbed and old.op == "call_function") or not self._edits.holds(old, self.results.get(old))
 
     def _is_green(self, old: fx.Node, args: Any, kwargs: Any) -> bool:
         self._has_stand_ins = False
@@ -296,7 +335,7 @@ class GraphRetrace:
 
     def _stands_for(self, new: Argument, old: fx.Node) -> bool:
         if not isinstance(new, ProxyValue):
-            return old.op == "get_attr" and new is self.results.get(old)
+            return old.op == "get_attr" and new is self.results.get(old) and not self._is_dirty(old)
         node = new.node
         if self.reuse.kept.get(old) is node:
             return True
@@ -330,27 +369,32 @@ class GraphRetrace:
         # An operator that runs its bodies makes symbols of its own for them.
         unbacked.drop(transaction.symbols_since(known) - free_symbols(value).keys())
         bindings = unbacked.bindings(value)
-        if bindings and old is not None and means_the_same(target, old.target):
+        if bindings and old is not None and self._makes_the_same_symbols(target, old):
             is_written = self.reuse.is_written(old, self.results)
             value, bindings, _ = unbacked.rebind(old, value, bindings, self._symbols_taken, only_own=is_written)
         self.reuse.write(data_of(list(written_arguments(target, args, kwargs))), changes_metadata(target))
         name = self.tracer.graph._target_to_str(target.overloadpacket.__name__) if isinstance(target, OpOverload) else None
         if old is not None and isinstance(target, HigherOrderOperator):
             args = self._with_body_nodes(args, old.args)
-        arguments = self.tracer.node_argument(args), self.tracer.node_argument(kwargs)
-        node = self.tracer.graph.create_node("call_function", target, *arguments, name)
-        node.meta = self._inherited() | meta.data
+        args, kwargs = with_proxies((args, kwargs), self.tracer)
+        node = self.tracer.create_proxy("call_function", target, args, kwargs, name=name).node
+        node.meta.update(meta.data)
         node.meta.pop("unbacked_bindings", None)
         if bindings:
-            node.meta["unbacked_bindings"] = bindings
-        self.tracer.set_metadata(node, value, old)
+            before = None if old is None else old.meta.get("unbacked_bindings")
+            node.meta["unbacked_bindings"] = before if bindings == before else bindings
+        self.tracer.set_metadata(node, value)
         self._regions.visit(node)
         self._track(node)
         return self._value(value, node)
 
-    def _inherited(self) -> dict[str, Any]:
-        old = self.current
-        return {} if old is None else {key: old.meta[key] for key in INHERITED_META if key in old.meta}
+    def _makes_the_same_symbols(self, target: Any, old: fx.Node) -> bool:
+        if self._edits is None or self._edits.knows(old):
+            call = self._recorded_call(old)
+            return means_the_same(target, old.target if call is None else call.target)
+        # A node inserted by hand, as a copy of another with its metadata: it has the symbols only if that one is gone.
+        self._symbols_taken |= symbols_bound(node for node in self.module.graph.nodes if node is not old)
+        return True
 
     def _with_body_nodes(self, args: Argument, old_args: Any) -> Argument:
         """Puts nodes in the place of bodies where the old node had its own node for the body, since several may read one body."""
@@ -361,11 +405,24 @@ class GraphRetrace:
             return type(args)(self._with_body_nodes(a, b) for a, b in zip(args, old_args, strict=True))
         return args
 
+    def counterpart(self, old: fx.Node) -> fx.Node | None:
+        """The node that has the value of an old node; a node of another graph is its own."""
+        if old.graph is not self.module.graph:
+            return old
+        result = self.results.get(old)
+        stands = result.node if isinstance(result, ProxyValue) else self.attribute_node(old)
+        return stands if isinstance(stands, fx.Node) and not stands._erased else None
+
+    def tell(self, edits: Edits) -> None:
+        """Notes the graph that was made, and what became of the old one, for what the pass may edit next."""
+        if self.modified:
+            edits.add_result(self.result, self.account, self.placeholders, self.outputs, self.counterpart)
+
     # -- attributes --------------------------------------------------------------------------------------------------------------
 
     def get_attr(self, old: fx.Node, value: Any) -> None:
         """Copies an attribute and the node that reads it. Hooks are given the attribute itself."""
-        self.current = None
+        self.current = self.tracer.visited = None
         # Several nodes may read one body, which may have been replaced since the first.
         if not self.tracer.has_attribute(str(old.target)):
             self.tracer.set_attribute(str(old.target), value)
@@ -392,6 +449,19 @@ class GraphRetrace:
                 if not readers[node.target]:
                     self.tracer.drop_attribute(str(node.target))
 
+    def check_symbolic_inputs(self) -> None:
+        """Checks that inputs which were recorded with symbolic sizes, or as symbolic numbers, still are.
+
+        Raises:
+            ExportPassError: One is not.
+        """
+        for position, (new, old) in enumerate(self.placeholders.items()):
+            if old is not None and not keeps_symbols(old.meta.get("val"), new.meta.get("val")):
+                raise ExportPassError(
+                    f"Input at position {position} did not preserve symbolic metadata: '{old.name}' was recorded as {old.meta['val']}. Where "
+                    "that is meant, override should_preserve_symbolic_input_metadata to return False"
+                )
+
     def replace_body(self, old: fx.GraphModule, new: fx.GraphModule) -> None:
         """A body was changed: where the old one is an attribute of this graph, the new one takes its place and its name."""
         node = self.tracer.submodules.get(old)
@@ -416,11 +486,14 @@ class GraphRetrace:
             meta: What the hook gave; None where no hook was called.
         """
         if self._has_stand_ins:
-            new_args, new_kwargs = self.tracer.node_argument(args), self.tracer.node_argument(kwargs)
+            new_args, new_kwargs = self.tracer.create_arg(args), self.tracer.create_arg(kwargs)
         else:
             kept = self.reuse.kept.__getitem__
             new_args, new_kwargs = fx.map_arg(old.args, kept), fx.map_arg(old.kwargs, kept)
-        node = copy_node(self.tracer.graph, old, new_args, new_kwargs)
+        if self.tracer.makes_copies:
+            node = self._made_as_it_was(old, new_args, new_kwargs)
+        else:
+            node = copy_node(self.tracer.graph, old, new_args, new_kwargs)
         self._regions.visit(node)
         if meta is not None and not same_metadata_objects(meta.data, old.meta):
             for key, value in meta.data.items():
@@ -431,6 +504,20 @@ class GraphRetrace:
         self._made.append(node)
         self.reuse.keep(old, node)
         self.account.add_copy(node, old)
+        return node
+
+    def _made_as_it_was(self, old: fx.Node, args: Any, kwargs: Any) -> fx.Node:
+        """Has a tracer that makes nodes in its own way make one that stays as it was, as torch's class does."""
+        # They are given as the proxies of their nodes, as in torch's class.
+        given = map_leaves((args, kwargs), fx.Node, lambda value: fx.Proxy(value, self.tracer))
+        node = self.tracer.create_proxy(old.op, old.target, given[0], given[1], old.name, old.type).node
+        node.name = old.name
+        if "val" in old.meta:
+            self.tracer.set_metadata(node, old.meta["val"])
+        # What was recorded stays; what the tracer adds is added.
+        added = {key: value for key, value in node.meta.items() if key != "tensor_meta"}
+        node.meta = {**added, **old.meta}
+        self.modified |= (node.op, node.target, node.args, node.kwargs) != (old.op, old.target, args, kwargs)
         return node
 
     def _track(self, node: fx.Node) -> None:

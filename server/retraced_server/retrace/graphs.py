@@ -53,3 +53,8 @@ def body_names(module: fx.GraphModule) -> dict[int, str]:
 def child_path(path: str, target: object) -> str:
     """Gives the path of a body from the path of the graph that holds it and the target of its `get_attr` node."""
     return f"{path}.{target}" if path else str(target)
+
+
+def node_key(path: str, name: str) -> str:
+    """How a node is written in provenance: `name` in the root graph, `true_graph_0.body_graph_0:name` in a body."""
+    return f"{path}:{name}" if path else name

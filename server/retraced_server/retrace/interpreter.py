@@ -12,10 +12,11 @@ from torch import fx
 from retraced_server.program.functions import stated_effect
 from retraced_server.retrace._torch import HigherOrderOperator, OpOverload, OpOverloadPacket
 from retraced_server.retrace.arguments import Argument, map_leaves
-from retraced_server.retrace.errors import ExportPassError, PassError, innermost_source_line
-from retraced_server.retrace.graph_retrace import GraphRetrace
+from retraced_server.retrace.errors import ExportPassError, PassError, innermost_source_line, pass_error
 from retraced_server.retrace.node_metadata import NodeMetadata
+from retraced_server.retrace.overrides import refuse_overrides
 from retraced_server.retrace.pass_state import state_of
+from retraced_server.retrace.proxy_value import ProxyValue
 
 if TYPE_CHECKING:
     from retraced_server.retrace.export_pass import ExportPass
@@ -36,71 +37,115 @@ _SYM_FUNCTIONS: frozenset[Callable[..., Any]] = frozenset(
 _SYM_MODULES = frozenset({"_operator", "builtins", "math"})
 
 
-class ExportInterpreter:
-    """Visits the nodes of one graph in order.
+# What torch's class calls of an interpreter and this one does not, with what to override in its place.
+_NOT_CALLED = {"_set_current_node": "run_node"}
+
+
+class ExportInterpreter(fx.Interpreter):
+    """Visits the nodes of one graph in order, each by `run_node`, which hands it to the method for its kind, as torch's class does.
 
     Args:
         callback: The pass whose hooks are called.
-        retrace: The state of the graph.
+        module: The graph module, which is being visited.
+
+    Attributes:
+        node: The node that is visited.
     """
 
-    def __init__(self, callback: ExportPass, retrace: GraphRetrace) -> None:
-        self.callback = callback
-        self.retrace = retrace
-        self.module = retrace.module
-        self._run = state_of(callback).running
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        refuse_overrides(cls, _NOT_CALLED)
 
-    def run(self, inputs: tuple[Argument, ...]) -> None:
+    def __init__(self, callback: ExportPass, module: fx.GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.callback = callback
+        self.node: fx.Node = next(iter(module.graph.nodes))
+        state = state_of(callback)
+        self._run, self._retrace = state.running, state.retrace
+        self.env = self._retrace.results
+
+    # Of fx's options none means anything here.
+    def run(self, *args: Argument, **_: Any) -> None:
         """Visits every node.
 
         Args:
-            inputs: The data of each placeholder, in order.
+            args: The data of each placeholder, in order.
 
         Raises:
             PassError: A hook or an operator failed; the error says at which node.
         """
-        remaining = iter(inputs)
-        for node in self.module.graph.nodes:
+        self.args_iter = iter(args)
+        for node in self.graph.nodes:
             try:
-                self._visit(node, remaining)
+                self._visit(node)
             except PassError:
                 raise
             except Exception as error:
                 raise self._explained(node, error) from error
 
     def _explained(self, node: fx.Node, error: Exception) -> PassError:
-        return PassError(
-            str(error) or type(error).__name__,
-            pass_name=type(self.callback).__name__,
-            graph=self.retrace.path,
+        return pass_error(
+            error,
+            type(self.callback),
+            graph=self._retrace.path,
             node=node.name,
             target=str(node.target),
             source=innermost_source_line(node.meta.get("stack_trace")),
         )
 
-    def _visit(self, node: fx.Node, inputs: Any) -> None:
-        retrace, callback = self.retrace, self.callback
+    def _visit(self, node: fx.Node) -> None:
+        retrace = self._retrace
         self._run.context.node = node
         self._run.session.visited()
-        if node.op == "get_attr":
-            retrace.get_attr(node, _attribute(self.module, str(node.target)))
-        elif node.op == "placeholder":
-            argument = self._input(node, inputs)
-            retrace.begin(node)
-            retrace.end(node, callback.placeholder(str(node.target), argument, NodeMetadata(node.meta)))
-        elif node.op == "output":
-            results = self._load(node.args[0])
-            retrace.begin(node, results)
-            retrace.end(node, callback.output(results, NodeMetadata(node.meta)))
-        elif node.op == "call_function":
-            retrace.begin(node)
-            if self._has_hook(node.target):
-                args, kwargs = self._load(node.args), self._load(node.kwargs)
-                retrace.end(node, self._call_function(node.target, args, kwargs, NodeMetadata(node.meta)))
-            else:
-                retrace.end(node, self._without_hook(node))
+        retrace.begin(node, self.map_nodes_to_values(node.args[0], node) if node.op == "output" else None)
+        has_hook = node.op != "call_function" or self._has_hook(node.target)
+        result = self.run_node(node) if has_hook else self._without_hook(node)
+        if node.op == "get_attr" and result is _attribute(self.module, str(node.target)):
+            retrace.get_attr(node, result)
         else:
-            raise ExportPassError(f"{node.op} is not supported: programs of torch.export have no such nodes")
+            retrace.end(node, result)
+
+    # -- what a subclass may override, as on torch's class ----------------------------------------------------------------------------
+
+    def run_node(self, n: fx.Node) -> Argument:
+        """Visits a node: calls `placeholder`, `get_attr`, `call_function` or `output` with what its arguments have become."""
+        self.node = n
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        return getattr(self, n.op)(n.target, args, kwargs)
+
+    def map_nodes_to_values(self, args: Any, n: fx.Node) -> Any:
+        """Puts what nodes have become in their place among arguments."""
+        return map_leaves(args, fx.Node, self.env.__getitem__)
+
+    # A target of fx may be a name or a function, and so its arguments anything.
+    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Argument:
+        """Hands an input to its hook."""
+        missing = object()
+        value = next(self.args_iter, missing)
+        if value is missing:
+            if not args:
+                raise ExportPassError(f"there is no input for placeholder '{self.node.name}'")
+            value = args[0]
+        return self.callback.placeholder(str(target), value, NodeMetadata(self.node.meta))
+
+    def output(self, target: Any, args: Any, kwargs: Any) -> Argument:
+        """Hands the outputs to their hook, and gives their data."""
+        result = self.callback.output(args[0], NodeMetadata(self.node.meta))
+        return result.data if isinstance(result, ProxyValue) else result
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Argument:
+        """Hands a call to the hook for its target."""
+        return self._call_function(target, args, kwargs, NodeMetadata(self.node.meta))
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Argument:
+        """Refuses: programs of torch.export have no such nodes."""
+        raise ExportPassError("call_module is not supported: programs of torch.export have no such nodes")
+
+    def call_method(self, target: Any, args: Any, kwargs: Any) -> Argument:
+        """Refuses: programs of torch.export have no such nodes."""
+        raise ExportPassError("call_method is not supported: programs of torch.export have no such nodes")
+
+    # -- the ways to a hook -----------------------------------------------------------------------------------------------------------
 
     def _has_hook(self, target: Any) -> bool:
         # They stay where they are, as they are: no hook of torch's class takes them.
@@ -111,26 +156,14 @@ class ExportInterpreter:
         return only is None or target in only or isinstance(target, HigherOrderOperator)
 
     def _without_hook(self, node: fx.Node) -> Argument:
-        kept = self.retrace.keep(node)
+        kept = self._retrace.keep(node)
         if kept is not None:
             return kept
-        args, kwargs = self._load(node.args), self._load(node.kwargs)
+        args, kwargs = self.fetch_args_kwargs_from_env(node)
         if node.target is operator.getitem and isinstance(args[0], (tuple, list)):
             # A hook returned a tuple for the operator.
             return args[0][args[1]]
         return self.callback._fx("call_function", node.target, args, kwargs, NodeMetadata(node.meta))
-
-    def _input(self, node: fx.Node, inputs: Any) -> Argument:
-        missing = object()
-        value = next(inputs, missing)
-        if value is not missing:
-            return value
-        if node.args:
-            return node.args[0]
-        raise ExportPassError(f"there is no input for placeholder '{node.name}'")
-
-    def _load(self, argument: Any) -> Argument:
-        return map_leaves(argument, fx.Node, self.retrace.results.__getitem__)
 
     def _call_function(self, target: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> Argument:
         callback = self.callback

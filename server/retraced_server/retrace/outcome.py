@@ -8,13 +8,7 @@ from dataclasses import dataclass, field
 from torch import fx
 
 from retraced_server.retrace.graph_retrace import GraphRetrace
-from retraced_server.retrace.graphs import walk_graphs
-from retraced_server.retrace.proxy_value import ProxyValue
-
-
-def node_key(path: str, name: str) -> str:
-    """How a node is written in provenance: `name` in the root graph, `true_graph_0.body_graph_0:name` in a body."""
-    return f"{path}:{name}" if path else name
+from retraced_server.retrace.graphs import node_key, walk_graphs
 
 
 @dataclass
@@ -28,7 +22,6 @@ class RetraceOutcome:
         placeholders: Inputs of the new root graph in order, with the name of the old input that each stands for, None for a new one.
         outputs: For each output of the new root graph the old position, None for a new one; None as a whole if they are as they were.
         new_nodes: How many nodes the pass made.
-        keys: The keys of all nodes of the new program, where that was asked for.
     """
 
     origins: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -37,18 +30,16 @@ class RetraceOutcome:
     placeholders: list[tuple[str, str | None]] = field(default_factory=list)
     outputs: list[int | None] | None = None
     new_nodes: int = 0
-    keys: frozenset[str] | None = None
 
     @classmethod
-    def of(cls, retraces: Iterable[GraphRetrace], module: fx.GraphModule, *, with_keys: bool = False) -> RetraceOutcome:
+    def of(cls, retraces: Iterable[GraphRetrace], module: fx.GraphModule) -> RetraceOutcome:
         """Gathers what became of the graphs that one call of a pass has visited.
 
         Args:
             retraces: The graphs.
             module: The new root graph.
-            with_keys: Whether to keep all nodes' keys, for `covers`.
         """
-        outcome = cls(keys=_keys(module) if with_keys else None)
+        outcome = cls()
         paths = {id(graph): path for path, graph in walk_graphs(module)}
         for retrace in retraces:
             path = paths.get(id(retrace.result))
@@ -79,38 +70,12 @@ class RetraceOutcome:
             self.copied.add(key)
 
     def _add_root(self, retrace: GraphRetrace) -> None:
-        for old, result in retrace.results.items():
-            stands = result.node if isinstance(result, ProxyValue) else retrace.attribute_node(old)
-            name = stands.name if isinstance(stands, fx.Node) and not stands._erased else None
+        for old in retrace.results:
+            stands = retrace.counterpart(old)
+            name = None if stands is None else stands.name
             if name != old.name:
                 self.renamed[old.name] = name
         self.placeholders = [
             (node.name, None if old is None else old.name) for node, old in retrace.placeholders.items() if not node._erased
         ]
         self.outputs = retrace.outputs
-
-    def covers(self, new: fx.GraphModule) -> bool:
-        """Whether it tells of exactly the nodes of a graph."""
-        return self.keys == _keys(new)
-
-    def add_by_name(self, old: fx.GraphModule, new: fx.GraphModule) -> None:
-        """Adds what became of a program whose pass kept no account: nodes correspond by their names."""
-        old_graphs = dict(walk_graphs(old))
-        for path, module in walk_graphs(new):
-            before = {node.name: node for node in old_graphs[path].graph.nodes} if path in old_graphs else {}
-            for node in module.graph.nodes:
-                key = node_key(path, node.name)
-                same = before.get(node.name)
-                if same is None or not _same_call(node, same):
-                    self.origins[key] = () if same is None else (key,)
-                    self.new_nodes += 1
-        names = {node.name for node in new.graph.nodes}
-        self.renamed = {node.name: None for node in old.graph.nodes if node.name not in names}
-
-
-def _keys(module: fx.GraphModule) -> frozenset[str]:
-    return frozenset(node_key(path, node.name) for path, graph in walk_graphs(module) for node in graph.graph.nodes)
-
-
-def _same_call(a: fx.Node, b: fx.Node) -> bool:
-    return a.op == b.op and a.target == b.target and str(a.args) == str(b.args) and str(a.kwargs) == str(b.kwargs)

@@ -10,6 +10,8 @@ from typing import Literal
 
 from torch import fx
 
+from retraced_server.retrace.errors import place_of
+
 RetraceMode = Literal["incremental", "full"]
 """How nodes are treated that a pass leaves as they are: `incremental` reuses their recorded values, `full` executes them again to compare."""
 
@@ -28,7 +30,8 @@ class PassContext:
         on_progress: Called with the number of nodes that an `ExportPass` has visited so far.
         rewrites: How many rewrites were counted.
         remarks: What the pass has to say, one sentence each.
-        new_guards: Guards on symbolic shapes that new nodes of an `ExportPass` added, as expressions.
+        new_guards: Guards on symbolic shapes that new nodes of an `ExportPass` added and that narrow what the program accepts: the expression,
+            then the node at which it was added, with the line of its source.
         node: The node that an `ExportPass` visits; None where it visits none.
         graph_path: The path of the graph that is visited: empty for the root graph, `true_graph_0` for a subgraph.
     """
@@ -57,6 +60,10 @@ class PassContext:
         if not isinstance(text, str):
             raise TypeError(f"a remark is text, not {type(text).__name__}")
         self.remarks.append(text)
+
+    def place(self) -> str:
+        """Return where in the program the pass is, as errors and reports write it; nothing where it visits no node."""
+        return "" if self.node is None else place_of(self.node, self.graph_path)
 
     @contextmanager
     def visiting(self, path: str) -> Iterator[None]:

@@ -6,6 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from torch import fx
+
 from retraced_server.retrace.bodies import VisitedBodies
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.graph_retrace import GraphRetrace
@@ -47,10 +49,12 @@ class PassState:
     Attributes:
         run: The call that is under way, if any.
         outcome: What became of each node in the last call; None if it changed nothing, or the graph was changed beside the visit.
+        node_text: The node that `node_debug_str` was assigned at, with what was assigned.
     """
 
     run: PassRun | None = None
     outcome: RetraceOutcome | None = None
+    node_text: tuple[fx.Node | None, str | None] = (None, None)
 
     @property
     def running(self) -> PassRun:
@@ -64,6 +68,11 @@ class PassState:
         return self.run
 
     @property
+    def node(self) -> fx.Node | None:
+        """The node that is visited."""
+        return None if self.run is None else self.run.context.node
+
+    @property
     def retrace(self) -> GraphRetrace:
         """The graph that is visited.
 
@@ -73,6 +82,12 @@ class PassState:
         if self.run is None or self.run.retrace is None:
             raise ExportPassError("hooks can only be called while the pass runs; call the pass with a graph module")
         return self.run.retrace
+
+
+def is_running(instance: ExportPass) -> bool:
+    """Return whether a pass object is running; one whose constructor has not called that of `ExportPass` is not."""
+    state = vars(instance).get(STATE_ATTRIBUTE)
+    return isinstance(state, PassState) and state.run is not None
 
 
 def initialise(instance: ExportPass) -> None:

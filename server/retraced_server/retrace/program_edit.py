@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputSpec, TensorArgument
 
 from retraced_server.retrace._torch import SpecViolationError
+from retraced_server.retrace.call_schema import check_calls
 from retraced_server.retrace.call_specs import positional_leaves
 from retraced_server.retrace.constants import copy_graph_module, has_tensor_attributes, lift_to_inputs, pull_out_of_bodies
 from retraced_server.retrace.errors import ExportPassError
@@ -79,6 +80,7 @@ class ProgramEdit:
 
         Raises:
             ExportPassError: The graph is not one that a program may have.
+            NodeError: A node that the pass made or changed does not call its operator as the schema says.
         """
         specs = {entry.name: entry.spec for entry in self.inputs}
         self.inputs = [EditedInput(name, None if old is None else specs[old]) for name, old in outcome.placeholders]
@@ -90,6 +92,7 @@ class ProgramEdit:
         lifted = self._lift_constants()
         self._order_inputs()
         self._check()
+        check_calls(self.graph_module, outcome.origins.keys() - outcome.copied)
         return lifted
 
     def _lift_constants(self) -> dict[str, str]:
@@ -148,22 +151,16 @@ class ProgramEdit:
             raise ExportPassError(f"the graph's inputs are {names}, but the pass made {[entry.name for entry in self.inputs]}")
 
 
-def outcome_by_name(old: fx.GraphModule, new: fx.GraphModule) -> RetraceOutcome:
-    """What became of nodes in a pass that is not an ExportPass: a node that has the name of an old one stands for it.
+def changed_outputs(old: fx.GraphModule, new: fx.GraphModule) -> ExportPassError:
+    """Return the error for a graph whose outputs were edited by hand, so that it cannot be told which is which.
 
     Raises:
-        ExportPassError: The graph has no outputs, or their number changed, so that it cannot be told which is which.
+        ExportPassError: The graph has no outputs at all.
     """
-    outcome = RetraceOutcome()
-    outcome.add_by_name(old, new)
-    names = {node.name for node in old.graph.nodes if node.op == "placeholder"}
-    outcome.placeholders = [(n.name, n.name if n.name in names else None) for n in new.graph.nodes if n.op == "placeholder"]
-    before, after = _result_count(old), _result_count(new)
-    if before != after:
-        raise ExportPassError(
-            f"the pass changed the number of outputs from {before} to {after}; only a subclass of ExportPass can, through output()"
-        )
-    return outcome
+    return ExportPassError(
+        f"the pass changed the number of outputs from {_result_count(old)} to {_result_count(new)}; "
+        "only a subclass of ExportPass can, through output()"
+    )
 
 
 def _result_count(module: fx.GraphModule) -> int:

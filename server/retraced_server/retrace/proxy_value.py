@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
@@ -69,6 +70,9 @@ class ProxyValue(Generic[_T]):
 
     def __float__(self) -> float:
         return float(self._concrete("float"))
+
+    def __index__(self) -> int:
+        return operator.index(self._concrete("index"))
 
     def __repr__(self) -> str:
         return f"ProxyValue({self.node.name}: {self.data!r})"

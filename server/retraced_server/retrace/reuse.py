@@ -54,6 +54,10 @@ class Reuse:
         self.kept[old] = new
         self.recorded[new] = old
 
+    def forget(self, old: fx.Node, new: fx.Node) -> None:
+        """Notes that a new node does not hold an old one's recorded value after all."""
+        del self.kept[old], self.recorded[new]
+
     # A recorded value is whatever an operator returns.
     def may_keep(self, old: fx.Node, new: fx.Node, value: Any, *, is_made: bool) -> bool:
         """Whether the recorded value can stand for the new one, given that their metadata is equal: whether their alias sets are.

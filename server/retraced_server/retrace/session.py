@@ -13,7 +13,9 @@ from retraced_server.collector import collector_paused
 from retraced_server.retrace._torch import FakeTensor, FakeTensorMode, detect_fake_mode, enable_python_dispatcher
 from retraced_server.retrace.compare import Remarks
 from retraced_server.retrace.descriptions import Descriptions
+from retraced_server.retrace.edits import Edits
 from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.given_graph import GivenGraph
 from retraced_server.retrace.known_results import KnownResults
 from retraced_server.retrace.pass_context import RetraceMode
 from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
@@ -29,9 +31,11 @@ class Session:
         inputs: Its inputs.
         mode: How nodes are treated that the pass leaves as they are.
         on_progress: Called with the number of nodes visited so far.
+        edits: Tells what was edited by hand; None where nothing can have been.
 
     Attributes:
         mode: How nodes are treated that the pass leaves as they are.
+        edits: Tells what was edited by hand; None where nothing can have been.
         fake_mode: The program's own fake mode, or a new one for a program that has none.
         transaction: What happens to the program's shape environment.
         unbacked: Its unbacked symbols.
@@ -49,8 +53,10 @@ class Session:
         inputs: list[object],
         mode: RetraceMode,
         on_progress: Callable[[int], None] | None = None,
+        edits: Edits | GivenGraph | None = None,
     ) -> None:
         self.mode = mode
+        self.edits = edits
         known_mode = find_fake_mode(module, inputs)
         env = known_mode.shape_env if known_mode is not None else None
         env = env or shape_env_of(module)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import sympy
+import torch
 from torch import fx
 
 from retraced_server.retrace._torch import (
@@ -18,6 +19,9 @@ from retraced_server.retrace._torch import (
     FakeTensor,
     FakeTensorMode,
     ShapeEnv,
+    ValueRanges,
+    canonicalize_bool_expr,
+    int_oo,
     pytree,
 )
 from retraced_server.retrace.values import SYMBOLIC
@@ -149,6 +153,9 @@ class ShapeEnvTransaction:
         self._guards: list[Any] = []
         self._asserts: list[tuple[Any, Any]] = []
         self._forgotten: set[sympy.Symbol] = set()
+        # The canonical expression of a guard or an assertion -> where in the program it was added.
+        self._places: dict[Any, str] = {}
+        self._narrowing: list[Any] = []
 
     @property
     def env(self) -> ShapeEnv | None:
@@ -161,8 +168,35 @@ class ShapeEnvTransaction:
 
     @property
     def new_guards(self) -> tuple[str, ...]:
-        """Guards and deferred assertions that new operators added, as expressions; complete after `commit`."""
-        return tuple(str(guard.expr) for guard in self._guards) + tuple(str(check.expr) for _, check in self._asserts)
+        """Guards and deferred assertions of new operators that narrow what the program accepts, and where they were added: see `commit`."""
+        return tuple(f"{guard} {self._places.get(canonicalize_bool_expr(guard), '')}".rstrip() for guard in self._narrowing)
+
+    @contextmanager
+    def attributing(self, place: Callable[[], str]) -> Iterator[None]:
+        """Note of each guard that is added where that is.
+
+        Args:
+            place: Says where in the program: `at node ...`, or nothing where no node is to blame.
+        """
+        if self._env is None:
+            yield
+            return
+        members, log_guard = vars(self._env), self._env._log_guard
+        outer = members.get("_log_guard")
+
+        # Torch calls it whenever it adds, or would add, a guard or an assertion.
+        def note(prefix: str, guard: Any, forcing_spec: bool) -> None:
+            if "suppressed" not in prefix:
+                self._places.setdefault(canonicalize_bool_expr(guard), place())
+            log_guard(prefix, guard, forcing_spec)
+
+        members["_log_guard"] = note
+        try:
+            yield
+        finally:
+            del members["_log_guard"]
+            if outer is not None:
+                members["_log_guard"] = outer
 
     @contextmanager
     def learning(self, *, asserts: bool) -> Iterator[None]:
@@ -267,8 +301,18 @@ class ShapeEnvTransaction:
         if self._refined or self._forgotten or self._repeated is not None or _mark(env) != self._start:
             self._before.restore(env)
 
-    def commit(self) -> None:
-        """Takes back what repeated operators added and keeps what new ones did."""
+    def commit(self, program: fx.GraphModule, add_own_guards: Callable[[fx.GraphModule], None]) -> None:
+        """Takes back what repeated operators added and keeps what new ones did; finds which of the new guards narrow what the program accepts.
+
+        A guard does not that follows from what the program says and needs itself: ranges, guards, assertions. Nor one that follows since the
+        sizes of inputs are at least 2: torch.export presumes that of every dynamic size when it traces a program, whatever range it records
+        (`ShapeEnv(specialize_zero_one=True)`), and what it exports does not check it. A program that was read from a file has the recorded
+        ranges only, so that its operators, executed again, ask what was presumed.
+
+        Args:
+            program: The program's root graph module.
+            add_own_guards: Adds the guards that the program's own nodes need.
+        """
         env = self._env
         if env is None or self._before is None:
             return
@@ -289,6 +333,7 @@ class ShapeEnvTransaction:
             self.roll_back()
             return
         self._before.restore(env)
+        self._narrowing = self._find_narrowing(env, self._before, program, add_own_guards)
         for name, facts in self._learned.items():
             getattr(env, name).update(facts)
         env.size_like |= self._size_like
@@ -298,3 +343,39 @@ class ShapeEnvTransaction:
             env.num_deferred_runtime_asserts += 1
         env.unbacked_symint_counter, env.unbacked_symfloat_counter = counters
         env._update_version_counter()
+
+    def _find_narrowing(
+        self, env: ShapeEnv, before: _Snapshot, program: fx.GraphModule, add_own_guards: Callable[[fx.GraphModule], None]
+    ) -> list[Any]:
+        added = [guard.expr for guard in self._guards] + [check.expr for _, check in self._asserts]
+        # What new operators state of symbols of their own says nothing of the program's inputs.
+        left = [guard for guard in added if guard.free_symbols <= env.var_to_range.keys()]
+        if not left:
+            return left
+        try:
+            _presume_sizes(env, program)
+            left = [guard for guard in left if not _follows(env, guard)]
+            if left:
+                add_own_guards(program)
+                left = [guard for guard in left if not _follows(env, guard)]
+        finally:
+            before.restore(env)
+        return left
+
+
+def _presume_sizes(env: ShapeEnv, program: fx.GraphModule) -> None:
+    """Presume of the sizes of inputs what torch.export does: none is 0 or 1, unless it was when the program was exported."""
+    for node in program.graph.find_nodes(op="placeholder"):
+        value = node.meta.get("val")
+        for size in value.shape if isinstance(value, FakeTensor) else ():
+            symbol = size.node.expr if isinstance(size, torch.SymInt) else None
+            if symbol not in env.backed_var_to_val or env.backed_var_to_val[symbol] < 2:
+                continue
+            interval = env.var_to_range[symbol]
+            if interval.lower < 2 <= interval.upper:
+                env.var_to_range[symbol] = interval & ValueRanges(2, int_oo)
+    env._update_version_counter()
+
+
+def _follows(env: ShapeEnv, guard: Any) -> bool:
+    return env._maybe_evaluate_static(guard) in (True, sympy.true)

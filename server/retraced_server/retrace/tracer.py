@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,15 +10,19 @@ from torch import fx
 from torch.fx.graph import CodeGen
 
 from retraced_server.retrace._torch import (
+    INHERITED_META,
     FakeTensor,
     FakeTensorMode,
     UnsupportedFakeTensorException,
     extract_tensor_metadata,
+    node_source,
     pytree,
 )
 from retraced_server.retrace.arguments import Argument
 from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.overrides import overrides, refuse_overrides
 from retraced_server.retrace.proxy_value import ProxyValue
+from retraced_server.retrace.symbolic_numbers import SymbolicNumbers
 from retraced_server.retrace.values import SYMBOLIC, same_metadata
 
 if TYPE_CHECKING:
@@ -28,32 +31,48 @@ if TYPE_CHECKING:
 _NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool, str)
 
 
+# What torch's class calls of a tracer and this one does not, with what to override in its place.
+_NOT_CALLED = {"get_fresh_qualname": "create_arg"}
+_MAKES_NODES = ("create_node", "create_proxy", "create_arg", "proxy", "set_metadata")
+
+
 class ExportTracer(fx.Tracer):
-    """Makes the nodes of one graph. It never traces by itself.
+    """Makes the nodes of one graph, each by `create_proxy`, `create_arg`, `create_node` and `set_metadata`. It never traces by itself.
 
     Args:
         callback: The pass; its `on_attr` hears of new attributes.
         codegen: How the graph's code is generated.
-        reserved: Names that only the nodes they belong to may have.
-        attributes: Attributes of the old module, which new ones must not shadow.
+
+    Attributes:
+        visited: The old node that nodes are made for, whose stack trace and the like they take; None for none.
+        makes_copies: Whether nodes that stay as they were have to be made by it too, since a subclass makes nodes in a way of its own.
     """
 
-    def __init__(
-        self, callback: ExportPass, codegen: CodeGen, reserved: Iterable[str] = (), attributes: torch.nn.Module | None = None
-    ) -> None:
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        refuse_overrides(cls, _NOT_CALLED)
+
+    def __init__(self, callback: ExportPass, codegen: CodeGen) -> None:
         super().__init__()
         self.callback = callback
         self.root = torch.nn.Module()
         self.graph = fx.Graph()
         self.graph.set_codegen(codegen)
-        self.graph._graph_namespace._used_names.update(reserved)
         self.fake_tensor_mode: FakeTensorMode | None = None
-        self._attributes = attributes
+        self.visited: fx.Node | None = None
+        self.makes_copies = overrides(type(self), ExportTracer, _MAKES_NODES)
+        self._attributes: torch.nn.Module | None = None
         # The numbers to begin with when a name for an attribute is looked for, by prefix.
         self._attributes_made: dict[str, int] = {}
         # Modules and tensors by identity; the old graph's are put here when its get_attr nodes are visited.
         self.submodules: dict[torch.nn.Module, fx.Node] = {}
         self.attribute_nodes: dict[int, tuple[Any, fx.Node]] = {}
+        self._numbers = SymbolicNumbers(callback, self.graph)
+
+    def reserve(self, module: fx.GraphModule) -> None:
+        """Keeps the names of a graph's nodes for these nodes, and those of its module's attributes for the attributes."""
+        self.graph._graph_namespace._used_names.update(node.name for node in module.graph.nodes)
+        self._attributes = module
 
     def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
         """Refuses: nodes are made by `create_proxy` and `create_node`."""
@@ -108,14 +127,34 @@ class ExportTracer(fx.Tracer):
         self._attributes_made[prefix] = number + 1
         return f"{prefix}{number}"
 
+    # Targets and arguments are fx's own open types.
+    def create_node(
+        self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
+    ) -> fx.Node:
+        """Makes a node, with the metadata that says where it comes from of the node that is visited."""
+        node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
+        if self.visited is not None:
+            recorded = self.visited.meta
+            node.meta.update({key: recorded[key] for key in INHERITED_META if key in recorded})
+        return node
+
     # The argument and the result are fx's own open types.
     def create_arg(self, a: Argument) -> Any:
-        """Turns a value into what a node can hold, adding attributes for modules and tensors.
+        """Turns a value into what a node can hold, containers by their items, adding attributes for modules and tensors.
 
         Raises:
-            ExportPassError: The value is a fake tensor or a symbolic number without a node that computes it.
+            ExportPassError: The value is a fake tensor without a node that computes it, or a symbolic number that no node can compute.
         """
-        if isinstance(a, ProxyValue):
+        kind = type(a)
+        if a is None or kind is int or kind is str or kind is bool or kind is float:
+            return a
+        if kind is tuple:
+            return tuple([self.create_arg(item) for item in a])
+        if kind is list:
+            return [self.create_arg(item) for item in a]
+        if kind is dict:
+            return {key: self.create_arg(item) for key, item in a.items()}
+        if isinstance(a, (ProxyValue, fx.Proxy)):
             return a.node
         if isinstance(a, fx.Node):
             return a
@@ -132,34 +171,14 @@ class ExportTracer(fx.Tracer):
         if isinstance(a, torch.Tensor):
             return self._tensor(a)
         if isinstance(a, SYMBOLIC):
-            if a.node.constant is not None:
-                return a.node.constant
-            raise ExportPassError(
-                f"the symbolic number {a} was given as an argument, but no node computes it: give the ProxyValue instead of its data, "
-                "or compute the size with call_operator(torch.ops.aten.sym_size.int, ...)"
-            )
+            return a.node.constant if a.node.constant is not None else self._numbers.node_of(a)
         return super().create_arg(a)
-
-    def node_argument(self, value: Argument) -> Any:
-        """`create_arg` for whole arguments, quick for what hooks usually give."""
-        kind = type(value)
-        if kind is ProxyValue:
-            return value.node
-        if value is None or kind is int or kind is str or kind is bool or kind is float:
-            return value
-        if kind is tuple:
-            return tuple([self.node_argument(item) for item in value])
-        if kind is list:
-            return [self.node_argument(item) for item in value]
-        if kind is dict:
-            return {key: self.node_argument(item) for key, item in value.items()}
-        return self.create_arg(value)
 
     def _module(self, module: torch.nn.Module) -> fx.Node:
         if module not in self.submodules:
             name = self.fresh_attribute("submodule_")
             self.root.add_module(name, module)
-            self.submodules[module] = self.graph.create_node("get_attr", name, (), {})
+            self.submodules[module] = self.create_node("get_attr", name, (), {})
         return self.submodules[module]
 
     def _tensor(self, tensor: torch.Tensor) -> fx.Node:
@@ -171,26 +190,22 @@ class ExportTracer(fx.Tracer):
             self.root.register_parameter(name, tensor)
         else:
             self.root.register_buffer(name, tensor)
-        node = self.graph.create_node("get_attr", name, (), {})
+        node = self.create_node("get_attr", name, (), {})
+        if self.visited is not None:
+            node.meta["from_node"] = [node_source(self.visited, type(self.callback).__name__)]
         self.attribute_nodes[id(tensor)] = (tensor, node)
         self.set_metadata(node, tensor)
         self.callback.on_attr(ProxyValue(tensor, node))
         return node
 
-    def set_metadata(self, node: fx.Node, value: Argument, like: fx.Node | None = None) -> None:
-        """Records a value: `val`, and `tensor_meta` for tensors that cannot be faked or where the node had it already.
+    def set_metadata(self, node: fx.Node, value: Argument) -> None:
+        """Records a value: `val`, and `tensor_meta`, which describes tensors that cannot be faked and is None for others.
 
-        Args:
-            node: The node.
-            value: Its value.
-            like: A node whose value may say the same, and then has the same `tensor_meta`.
+        Where the node that is visited has a description, the new one is described too.
         """
-        if (
-            like is not None
-            and "tensor_meta" in node.meta
-            and "tensor_meta" in like.meta
-            and same_metadata(value, like.meta.get("val"))
-        ):
+        like = self.visited
+        described = node.meta.get("tensor_meta") is not None
+        if like is not None and described and "tensor_meta" in like.meta and same_metadata(value, like.meta.get("val")):
             node.meta["val"], node.meta["tensor_meta"] = value, like.meta["tensor_meta"]
             return
         unfakeable: list[torch.Tensor] = []
@@ -211,11 +226,11 @@ class ExportTracer(fx.Tracer):
             node.meta["tensor_meta"] = pytree.tree_map(
                 lambda leaf: extract_tensor_metadata(leaf) if any(leaf is one for one in unfakeable) else None, value
             )
-        elif isinstance(val, FakeTensor) and "tensor_meta" in node.meta:
+        elif isinstance(val, FakeTensor) and described:
             with val.fake_mode.shape_env.suppress_guards() if val.fake_mode.shape_env else torch.no_grad():
                 node.meta["tensor_meta"] = extract_tensor_metadata(val)
         else:
-            node.meta.pop("tensor_meta", None)
+            node.meta["tensor_meta"] = None if isinstance(val, FakeTensor) else pytree.tree_map(lambda _: None, val)
 
     def _fake(self, tensor: torch.Tensor) -> FakeTensor:
         if self.fake_tensor_mode is None:

@@ -82,6 +82,13 @@ def _same_number(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+def keeps_symbols(before: Any, after: Any) -> bool:
+    """Return whether a value's symbolic sizes, or the symbolic number that it is, are in another value what they were."""
+    old, new = (value.shape if isinstance(value, torch.Tensor) else (value,) for value in (before, after))
+    symbolic = [place for place, size in enumerate(old) if isinstance(size, SYMBOLIC)]
+    return not symbolic or (len(old) == len(new) and all(_same_number(old[place], new[place]) for place in symbolic))
+
+
 def rename_symbols(value: Any, renaming: dict[sympy.Symbol, sympy.Expr], env: ShapeEnv) -> Any:
     """Rebuilds a value with other symbols in its sizes, strides, offset and expressions.
 

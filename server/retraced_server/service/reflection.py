@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import grpc
 import grpc.aio
 from google.protobuf import descriptor_pb2, descriptor_pool, text_format
-from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 _V1 = reflection.SERVICE_NAME.replace("v1alpha", "v1")
 
@@ -23,14 +23,16 @@ def add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
         server: The server, which has not been started.
         services: The full names of its other services.
     """
-    servicer = reflection.aio.ReflectionServicer((*services, _V1, reflection.SERVICE_NAME), pool=_pool_with_v1())
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+    names = _V1, reflection.SERVICE_NAME
+    servicer = reflection.aio.ReflectionServicer((*services, *names), pool=_pool_with_v1())
     method = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_V1, {"ServerReflectionInfo": method}),))
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method}) for name in names]
+    )
 
 
 def _pool_with_v1() -> descriptor_pool.DescriptorPool:

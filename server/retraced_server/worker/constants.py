@@ -1,7 +1,8 @@
 """Keeps fake execution from large real tensors.
 
 torch executes an operator for real where all its tensors are constants of one element, since hooks make constants so, and looks at the size of
-the result afterwards: `repeat` of such a constant takes as much memory as the program asks for. Here the operator is first asked on meta
+the result afterwards: `repeat` of such a constant takes as much memory as the program asks for, and a collective would talk to others. Here
+only operators of torch's core namespaces are executed so, and the operator is first asked on meta
 tensors, which have no memory, how large its result is; where it is large, it is executed on fake tensors only, as torch would in the end.
 """
 
@@ -15,6 +16,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from retraced_server.worker._torch_internals import FakeTensor, FakeTensorMode, no_dispatch
+
+_CORE: Final = frozenset(("aten", "prims", "prim"))
 
 LARGEST_CONSTANT: Final = 1024
 """Elements of a result that may be computed for real."""
@@ -31,7 +34,7 @@ def keep_constants_small() -> None:
         constants = [
             leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, FakeTensor) and leaf.constant is not None
         ]
-        if not constants or not _makes_large(func, args, kwargs):
+        if not constants or (getattr(func, "namespace", "") in _CORE and not _makes_large(func, args, kwargs)):
             return dispatch(self, func, types, args, kwargs)
         with _hidden(constants):
             return dispatch(self, func, types, args, kwargs)

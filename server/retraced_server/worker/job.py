@@ -12,7 +12,7 @@ from typing import IO, cast
 
 from retraced.v1 import program_pb2
 from retraced_server.errors import Reason, RetracedError
-from retraced_server.passes import PipelineResult, RegistrationError, catalogue, create_pass, run_pipeline
+from retraced_server.passes import PipelineResult, RegistrationError, catalogue, check_pipeline, create_pass, run_pipeline
 from retraced_server.passes.raised import own_error
 from retraced_server.pipeline.domain import NodeSelection, OutputDelivery, PassReport
 from retraced_server.pipeline.parse import parse_pipeline
@@ -130,6 +130,7 @@ class _Job:
         with self._watch.stage("describing"):
             given = describe_program(read.program, schema_version=read.schema_version, torch_version=read.torch_version)
         if self._request.validate_only:
+            check_pipeline(read.program, self._request.pipeline)
             self._emit(responses.summary(Summary(False, given, None, 0, b"", pipeline, self._watch.timings, ())))
             return
         with self._watch.stage("running"):

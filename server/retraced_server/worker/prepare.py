@@ -76,7 +76,8 @@ def prepare(
         What is ready, and what each worker locks itself down with.
 
     Raises:
-        PrepareError: A module or a plugin cannot be imported, a namespace has no operators, a module has started a thread, the warm-up failed, or the sandbox does not hold.
+        PrepareError: A module or a plugin cannot be imported, a namespace has no operators, a module has started a thread, the warm-up
+            failed, or the sandbox does not hold.
     """
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)

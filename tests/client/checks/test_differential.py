@@ -24,6 +24,8 @@ from retraced_server.errors import RetracedError
 from retraced_server.passes import run_pipeline
 from retraced_server.program import ReadOptions, read_program, write_program
 from retraced_server.program import expressions as server_expressions
+from retraced_server.program import functions as server_functions
+from retraced_server.program import namespaces as server_namespaces
 from retraced_server.program import operators as server_operators
 from retraced_server.program.scalar_types import DTYPE_NUMBERS
 from tests.support.examples import examples
@@ -113,8 +115,9 @@ def test_every_honest_output_is_taken_and_read(case: ProgramCase, pipeline: str)
 
 def test_the_closed_lists_are_those_of_the_server() -> None:
     assert server_operators._BY_NAME.keys() >= operators.FUNCTIONS
-    assert operators.HIGHER_ORDER == server_operators._HIGHER_ORDER_NAMES
-    assert operators.NAMESPACES <= server_operators._NAMESPACES
+    assert server_functions.HIGHER_ORDER.keys() == operators.HIGHER_ORDER
+    assert server_functions.ORDERED == operators.ORDERED
+    assert server_namespaces.DEFAULT_NAMESPACES - {"prim"} == operators.NAMESPACES
     assert {number: dtype.itemsize for dtype, number in DTYPE_NUMBERS.items()} == model.DTYPES
     assert server_expressions._FUNCTIONS.keys() == expressions.FUNCTIONS.keys()
     for name, (least, most) in expressions.FUNCTIONS.items():

@@ -1,0 +1,66 @@
+"""Checks calls of operators against their schemas, as torch does when it calls them: what it writes otherwise, it cannot load."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export.graph_signature import CustomObjArgument
+
+from retraced_server.retrace._torch import OpOverload, check_schema, pytree, takes_numbers_as_tensors
+from retraced_server.retrace.errors import NodeError, innermost_source_line
+from retraced_server.retrace.graphs import node_key, walk_graphs
+from retraced_server.retrace.values import SYMBOLIC
+
+
+def check_calls(module: fx.GraphModule, keys: Collection[str]) -> None:
+    """Check some nodes of a graph and of its subgraphs.
+
+    Args:
+        module: The graph module.
+        keys: The keys of the nodes.
+
+    Raises:
+        NodeError: A call has too few or too many arguments, a keyword that its operator does not have, or an argument of another type.
+    """
+    for path, graph_module in walk_graphs(module) if keys else ():
+        for node in graph_module.graph.nodes:
+            if isinstance(node.target, OpOverload) and node_key(path, node.name) in keys:
+                _check_call(path, graph_module, node, node.target)
+
+
+def _check_call(path: str, module: fx.GraphModule, node: fx.Node, target: OpOverload) -> None:
+    def datum(value: fx.Node) -> Any:
+        return operator.attrgetter(str(value.target))(module) if value.op == "get_attr" else value.meta.get("val")
+
+    args: Any = fx.node.map_aggregate(node.args, lambda leaf: datum(leaf) if isinstance(leaf, fx.Node) else leaf)
+    kwargs: Any = fx.node.map_aggregate(node.kwargs, lambda leaf: datum(leaf) if isinstance(leaf, fx.Node) else leaf)
+    if any(isinstance(leaf, CustomObjArgument) for leaf in pytree.tree_leaves((args, kwargs))):
+        return
+    if takes_numbers_as_tensors(target._opname):
+        args, kwargs = _without_numbers(target, args, kwargs)
+    try:
+        check_schema(target._schema, *args, **kwargs)
+    except (RuntimeError, TypeError) as error:
+        raise NodeError(
+            f"node '{node.name}'{f' of graph {path!r}' if path else ''} does not call {target} as its schema says: {error}",
+            graph=path,
+            node=node.name,
+            target=str(target),
+            source=innermost_source_line(node.meta.get("stack_trace")),
+        ) from error
+
+
+def _without_numbers(target: OpOverload, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Puts tensors in the place of numbers that torch makes tensors of before it looks at the schema."""
+    taken = {argument.name for argument in target._schema.arguments if isinstance(argument.type, torch.TensorType)}
+    names = [argument.name for argument in target._schema.arguments]
+
+    def converted(name: str, value: Any) -> Any:
+        return torch.empty(()) if name in taken and isinstance(value, (int, float, complex, *SYMBOLIC)) else value
+
+    named = [converted(name, value) for name, value in zip(names, args, strict=False)]
+    return (*named, *args[len(names) :]), {name: converted(name, value) for name, value in kwargs.items()}

@@ -1,0 +1,311 @@
+"""Runs passes that may edit graphs by hand: on a copy, with edited nodes executed again, and told where nodes came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch import fx
+
+from retraced_server.retrace._torch import PassResult
+from retraced_server.retrace.arguments import same_arguments
+from retraced_server.retrace.copies import copy_with_bodies, returned_graph, same_graphs, same_metadata_objects
+from retraced_server.retrace.edits import Edits
+from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.given_graph import GivenGraph
+from retraced_server.retrace.graphs import node_key, walk_graphs
+from retraced_server.retrace.outcome import RetraceOutcome
+from retraced_server.retrace.pass_context import PassContext, pass_context
+from retraced_server.retrace.pass_state import state_of
+from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
+
+if TYPE_CHECKING:
+    from retraced_server.retrace.export_pass import ExportPass
+
+_Method = Callable[..., Any]
+_M = TypeVar("_M", bound=_Method)
+
+# Methods of a pass that are given a graph module, which they may edit: not `requires` and `ensures`, which check the one that was given.
+_GIVEN_GRAPHS = (
+    "__call__",
+    "call",
+    "inputs",
+    "call_submodule",
+    "call_cond",
+    "call_map",
+    "call_while",
+    "call_scan",
+    "call_higher_order",
+    "ExportInterpreter",
+)
+
+
+@dataclass
+class EditScope:
+    """What a running pass edits. A pass that is called within another's `call` works in the other's scope.
+
+    `passes` are those that have been entered. `edits` is None where the pass works on the given graph itself; that is `given`, where hooks
+    may have come by it.
+    """
+
+    edits: Edits | None = None
+    given: GivenGraph | None = None
+    passes: list[object] = field(default_factory=list)
+
+
+_scope: ContextVar[EditScope | None] = ContextVar("retraced_edit_scope", default=None)
+
+
+def current_scope() -> EditScope:
+    """Return the scope of the pass that runs.
+
+    Raises:
+        ExportPassError: None does.
+    """
+    scope = _scope.get()
+    if scope is None:
+        raise ExportPassError("the pass is not running; call it with a graph module")
+    return scope
+
+
+def reads_only(method: _M) -> _M:
+    """Mark a pass's override that is given a graph module and does not edit it: the pass needs no copy for it."""
+    method.__reads_only__ = method  # type: ignore[attr-defined]  # Other wrappers copy attributes: it must name the function itself.
+    return method
+
+
+def guard_methods(cls: type[ExportPass], base: type[ExportPass]) -> None:
+    """Make `__call__` and `call` of a class run as `base` promises it, however they are overridden or inherited."""
+    for name in ("__call__", "call"):
+        method = getattr(cls, name)
+        if getattr(method, "__guarded__", None) is not method:
+            setattr(cls, name, _guarded(method, base, is_call=name == "call"))
+
+
+def _guarded(method: _Method, base: type[ExportPass], *, is_call: bool) -> _Method:
+    @wraps(method)
+    def guarded(self: ExportPass, graph_module: fx.GraphModule) -> Any:
+        scope = _scope.get()
+        if scope is not None and any(entered is self for entered in scope.passes):
+            return method(self, graph_module)
+        if scope is not None and scope.edits is not None:
+            if is_call or not _may_edit(self, base):
+                with _entered(scope, self):
+                    return method(self, graph_module)
+            return _nested_on_copy(scope, scope.edits, self, method, graph_module)
+        outermost = EditedRun(self, lambda module: method(self, module), base)
+        if is_call:
+            result = outermost.directly(graph_module)
+        elif _may_edit(self, base):
+            result = outermost.on_copy(graph_module)
+        else:
+            result = outermost.on_given(graph_module)
+        if outermost.may_edit:
+            state_of(self).outcome = outermost.outcome
+        return result
+
+    guarded.__guarded__ = guarded  # type: ignore[attr-defined]
+    return guarded
+
+
+def _may_edit(instance: ExportPass, base: type[ExportPass]) -> bool:
+    """Whether a class overrides a method that is given a graph module, without saying that it only reads it."""
+    return any(_is_overridden(type(instance), name, base) or name in vars(instance) for name in _GIVEN_GRAPHS)
+
+
+def _is_overridden(cls: type, name: str, base: type) -> bool:
+    method = getattr(cls, name)
+    if method is getattr(base, name):
+        return False
+    inner = getattr(method, "__wrapped__", method)
+    return getattr(inner, "__reads_only__", None) is not inner
+
+
+@contextmanager
+def _entered(scope: EditScope, instance: object) -> Iterator[None]:
+    scope.passes.append(instance)
+    token = _scope.set(scope)
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+        scope.passes.pop()
+
+
+def _nested_on_copy(
+    scope: EditScope, edits: Edits, instance: ExportPass, method: _Method, module: fx.GraphModule
+) -> PassResult:
+    copy = copy_with_bodies(module)
+    edits.add_copy(copy, module)
+    with _entered(scope, instance):
+        new = returned_graph(method(instance, copy), copy)
+    return PassResult(module, False) if same_graphs(new, module) else PassResult(new, True)
+
+
+class EditedRun:
+    """One run of a pass that no other pass runs.
+
+    Args:
+        instance: The pass.
+        method: What runs it on a graph module.
+        base: The base class of passes, whose instance visits nodes that were edited.
+
+    Attributes:
+        outcome: What became of the nodes; None where nothing changed, or the outputs were edited so that it cannot be told which is which.
+    """
+
+    def __init__(self, instance: object, method: Callable[[fx.GraphModule], Any], base: type[ExportPass]) -> None:
+        self._instance = instance
+        self._method = method
+        self._base = base
+        self._scope = EditScope()
+        self.outcome: RetraceOutcome | None = None
+
+    @property
+    def may_edit(self) -> bool:
+        """Whether the pass may have edited the graph, so that its own visits of it do not tell what became of the nodes."""
+        return self._scope.edits is not None
+
+    def on_given(self, module: fx.GraphModule) -> Any:
+        """Runs a pass that is given no graph to edit; its hooks may edit nodes that they have made, or have come by."""
+        given = None if type(self._instance) is self._base else GivenGraph(module)
+        self._scope.given = given
+        try:
+            with _entered(self._scope, self._instance):
+                result = self._method(module)
+        except BaseException:
+            if given is not None:
+                given.put_back()
+            raise
+        if given is not None and given.was_edited:
+            given.put_back()
+        if self._scope.edits is None:
+            return result
+        with _entered(self._scope, self._instance):
+            return self._finished(self._scope.edits, returned_graph(result, module), module)
+
+    def on_copy(self, module: fx.GraphModule) -> PassResult:
+        """Runs a pass that may edit the graph that it is given."""
+        copy = copy_with_bodies(module)
+        self._scope.edits = edits = Edits()
+        edits.add_given(copy)
+        with _undone_unless_modified(module) as results, _entered(self._scope, self._instance):
+            new = returned_graph(self._method(copy), copy)
+            results.append(self._finished(edits, new, module))
+        return results[0]
+
+    def directly(self, module: fx.GraphModule) -> PassResult:
+        """Runs `call` without `__call__`: on the graph itself, which the caller may have edited before, so that every node is executed."""
+        before = copy_with_bodies(module)
+        self._scope.edits = edits = Edits()
+        edits.add_given(module, fits=False)
+        with _undone_unless_modified(module) as results, _entered(self._scope, self._instance):
+            new = returned_graph(self._method(module), module)
+            results.append(PassResult(module, False) if same_graphs(new, before) else PassResult(new, True))
+        if results[0].modified:
+            self.outcome = _outcome(edits, before, new)
+        return results[0]
+
+    def _finished(self, edits: Edits, new: fx.GraphModule, given: fx.GraphModule) -> PassResult:
+        """Executes what was edited since the last visit, and finds what became of the given nodes."""
+        if same_graphs(new, given):
+            return PassResult(given, False)
+        edits.states_values = True
+        if edits.has_dirty(new):
+            # Named as the pass, which errors tell of.
+            visitor: ExportPass = type(type(self._instance).__name__, (self._base,), {})()
+            outer = pass_context()
+            # Values that were recorded by hand are not compared with what the nodes compute.
+            with PassContext("incremental", outer.kept_names, outer.preserved_modules) as own:
+                new = visitor.call(new).graph_module
+            outer.new_guards.extend(own.new_guards)
+            outer.remarks.extend(own.remarks)
+            if same_graphs(new, given):
+                return PassResult(given, False)
+        self.outcome = _outcome(edits, given, new)
+        return PassResult(new, True)
+
+
+@contextmanager
+def _undone_unless_modified(module: fx.GraphModule) -> Iterator[list[PassResult]]:
+    """Takes back what a run does to the shape environment, where it fails or the result that it puts into the list is not modified."""
+    transaction = ShapeEnvTransaction(shape_env_of(module))
+    results: list[PassResult] = []
+    try:
+        yield results
+    except BaseException:
+        transaction.roll_back()
+        raise
+    if not results[0].modified:
+        transaction.roll_back()
+
+
+def _outcome(edits: Edits, given: fx.GraphModule, new: fx.GraphModule) -> RetraceOutcome | None:
+    """What became of the nodes of a program; None where its outputs were edited so that it cannot be told which is which."""
+    outcome = RetraceOutcome()
+    last = next(reversed(new.graph.nodes), None)
+    outcome.outputs = None if last is None else edits.outputs_of(last)
+    before = len(_results(given))
+    if outcome.outputs is None or outcome.outputs == list(range(before)):
+        if last is None or len(_results(new)) != before:
+            return None
+        outcome.outputs = None
+    old = {node_key(path, node.name): node for path, module in walk_graphs(given) for node in module.graph.nodes}
+    for path, module in walk_graphs(new):
+        for node in module.graph.nodes:
+            _add_origins(outcome, edits, old, node, node_key(path, node.name))
+    nodes = {node.name: node for node in new.graph.nodes}
+    for node in given.graph.nodes:
+        holder = edits.holder(node.name)
+        if holder is None or holder.graph is not new.graph or holder._erased:
+            # A graph that was put together by hand keeps names, if anything.
+            named = nodes.get(node.name)
+            holder = None if named is None or edits.knows(named) else named
+        name = None if holder is None else holder.name
+        if name != node.name:
+            outcome.renamed[node.name] = name
+    inputs = {node.name for node in given.graph.find_nodes(op="placeholder")}
+    for node in new.graph.find_nodes(op="placeholder", sort=True):
+        known = edits.input_of(node) if edits.knows(node) else node.name if node.name in inputs else None
+        outcome.placeholders.append((node.name, known))
+    return outcome
+
+
+def _add_origins(outcome: RetraceOutcome, edits: Edits, old: dict[str, fx.Node], node: fx.Node, key: str) -> None:
+    origins = edits.origins_of(node)
+    if origins is None:
+        origins = (key,) if key in old else ()
+    before = old.get(key if key in origins else origins[0]) if origins else None
+    is_copy = before is not None and _is_copy(node, before)
+    if is_copy and origins == (key,):
+        return
+    outcome.origins[key] = origins
+    if is_copy:
+        outcome.copied.add(key)
+    else:
+        outcome.new_nodes += 1
+
+
+def _is_copy(node: fx.Node, old: fx.Node) -> bool:
+    if (
+        node.name != old.name
+        or node.op != old.op
+        or node.target != old.target
+        or not same_metadata_objects(node.meta, old.meta)
+    ):
+        return False
+    return same_arguments(node.args, old.args, _is_namesake) and same_arguments(node.kwargs, old.kwargs, _is_namesake)
+
+
+def _is_namesake(new: Any, old: fx.Node) -> bool:
+    return isinstance(new, fx.Node) and new.name == old.name
+
+
+def _results(module: fx.GraphModule) -> tuple[Any, ...]:
+    last = next(reversed(module.graph.nodes), None)
+    results = last.args[0] if last is not None and last.op == "output" and last.args else ()
+    return tuple(results) if isinstance(results, (tuple, list)) else (results,)

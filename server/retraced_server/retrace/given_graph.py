@@ -1,0 +1,100 @@
+"""Keeps a graph that hooks visit as it was given: a hook can reach the visited nodes, and may edit those that come later."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from torch import fx
+
+from retraced_server.retrace.edits import RecordedCall
+from retraced_server.retrace.graphs import walk_graphs
+
+
+class GivenGraph:
+    """A graph module and its subgraphs, node by node, as they were given.
+
+    Args:
+        module: The graph module.
+
+    Attributes:
+        was_edited: Whether an edit was found.
+    """
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.was_edited = False
+        self._graphs = {child.graph: list(child.graph.nodes) for _, child in walk_graphs(module)}
+        self._nodes = {
+            node: (node.target, node.args, node.kwargs, node.name, node.meta.copy())
+            for nodes in self._graphs.values()
+            for node in nodes
+        }
+
+    # The attribute and the value are whatever a graph has.
+    def holds(self, node: fx.Node, attribute: Any = None) -> bool:
+        """Whether a node has the call and the value that it was given with. `attribute` is not looked at."""
+        given = self._nodes.get(node)
+        if given is None:
+            return False
+        target, args, kwargs, _, meta = given
+        return node.args is args and node.kwargs is kwargs and node.target is target and node.meta.get("val") is meta.get("val")
+
+    def knows(self, node: fx.Node) -> bool:
+        """Whether a node was given: not one that was inserted by hand."""
+        return node in self._nodes
+
+    def recorded_call(self, node: fx.Node) -> RecordedCall | None:
+        """The call that a node's value was recorded for; None where it is not known."""
+        given = self._nodes.get(node)
+        return None if given is None else RecordedCall(*given[:3])
+
+    def recorded_value(self, node: fx.Node) -> Any:
+        """The value that was recorded for a node."""
+        given = self._nodes.get(node)
+        return (node.meta if given is None else given[4]).get("val")
+
+    def is_edited(self, graph: fx.Graph) -> bool:
+        """Whether any node of a graph is not as it was given, or not where it was."""
+        nodes = self._graphs.get(graph)
+        if nodes is None or (nodes == list(graph.nodes) and all(map(self._is_as_given, nodes))):
+            return False
+        self.was_edited = True
+        return True
+
+    def _is_as_given(self, node: fx.Node) -> bool:
+        target, args, kwargs, name, meta = self._nodes[node]
+        return (
+            node.args is args
+            and node.kwargs is kwargs
+            and node.target is target
+            and node.name == name
+            and node.meta.keys() == meta.keys()
+            and all(map(operator.is_, node.meta.values(), meta.values()))
+        )
+
+    def put_back(self) -> None:
+        """Makes the graphs what they were, wherever they were edited."""
+        for graph, nodes in self._graphs.items():
+            if self.is_edited(graph):
+                self._put_back(graph, nodes)
+
+    def _put_back(self, graph: fx.Graph, nodes: list[fx.Node]) -> None:
+        for node in nodes:
+            if node._erased:
+                # What Graph.erase_node did is undone; the place follows below.
+                node._erased = False
+                node._prev = node._next = node
+                graph._find_nodes_lookup_table.insert(node)
+                graph._len += 1
+        cursor = graph._root
+        for node in nodes:
+            cursor.append(node)
+            cursor = node
+        for node in nodes:
+            target, args, kwargs, name, meta = self._nodes[node]
+            if not self._is_as_given(node):
+                node.target, node.args, node.kwargs, node.name = target, args, kwargs, name
+                node.meta.clear()
+                node.meta.update(meta)
+        for node in reversed([node for node in graph.nodes if node not in self._nodes]):
+            graph.erase_node(node)

@@ -1,0 +1,98 @@
+"""Finds or makes the node that computes a symbolic number which a hook gives as an argument without saying where it comes from."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import sympy
+import torch
+from torch import fx
+
+from retraced_server.retrace._torch import sympy_functions
+from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.node_metadata import NodeMetadata
+from retraced_server.retrace.proxy_value import ProxyValue
+from retraced_server.retrace.values import SYMBOLIC
+
+if TYPE_CHECKING:
+    from retraced_server.retrace.export_pass import ExportPass
+
+# How the functions of expressions are written in graphs, of two arguments each.
+_FUNCTIONS: dict[type, Callable[..., Any]] = {
+    sympy.Add: operator.add,
+    sympy.Mul: operator.mul,
+    sympy.Pow: operator.pow,
+    sympy_functions.FloorDiv: operator.floordiv,
+    sympy_functions.Mod: operator.mod,
+    sympy_functions.PythonMod: operator.mod,
+    sympy_functions.Max: torch.sym_max,
+    sympy_functions.Min: torch.sym_min,
+}
+
+
+class SymbolicNumbers:
+    """The nodes of a graph under construction that compute symbolic numbers, and the tensors whose sizes are symbols.
+
+    Args:
+        callback: The pass, which makes nodes.
+        graph: The graph.
+    """
+
+    def __init__(self, callback: ExportPass, graph: fx.Graph) -> None:
+        self._callback = callback
+        self._graph = graph
+        self._last: fx.Node = graph._root
+        self._nodes: dict[sympy.Basic, fx.Node] = {}
+        self._sizes: dict[sympy.Basic, tuple[fx.Node, int]] = {}
+
+    # A symbolic number is of any of three types that share no base.
+    def node_of(self, number: Any) -> fx.Node:
+        """Return a node that computes a number: one that does already, else new ones, from the sizes of tensors.
+
+        Raises:
+            ExportPassError: A symbol of it is neither a size of a tensor in the graph nor computed there, or a function has no operator.
+        """
+        self._look()
+        made = self._made(number.node.expr, number)
+        assert isinstance(made, ProxyValue)
+        return made.node
+
+    def _look(self) -> None:
+        """Notes what nodes that were made since the last time compute."""
+        if self._last._erased:
+            self._last = self._graph._root
+            self._nodes, self._sizes = {}, {}
+        node = self._last.next
+        while node is not self._graph._root:
+            value = node.meta.get("val")
+            if isinstance(value, SYMBOLIC):
+                self._nodes.setdefault(value.node.expr, node)
+            elif isinstance(value, torch.Tensor) and value.layout is torch.strided:
+                for dim, size in enumerate(value.shape):
+                    if isinstance(size, torch.SymInt):
+                        self._sizes.setdefault(size.node.expr, (node, dim))
+            self._last, node = node, node.next
+
+    def _made(self, expression: sympy.Basic, number: Any) -> Any:
+        if isinstance(expression, sympy.Integer):
+            return int(expression)
+        node = self._nodes.get(expression)
+        if node is not None and not node._erased:
+            return ProxyValue(node.meta["val"], node)
+        tensor, dim = self._sizes.get(expression, (None, 0))
+        if tensor is not None and not tensor._erased:
+            return self._called(torch.ops.aten.sym_size.int, (ProxyValue(tensor.meta["val"], tensor), dim))
+        function = _FUNCTIONS.get(type(expression))
+        if function is None or not expression.args:
+            raise ExportPassError(
+                f"the symbolic number {number} was given as an argument, but no node computes {expression}: give the ProxyValue instead of "
+                "its data, or compute it with call_operator and call_sym"
+            )
+        arguments = [self._made(argument, number) for argument in expression.args]
+        return functools.reduce(lambda a, b: self._called(function, (a, b)), arguments)
+
+    def _called(self, target: Callable[..., Any], args: tuple[Any, ...]) -> ProxyValue[Any]:
+        return self._callback._fx("call_function", target, args, {}, NodeMetadata({}))

@@ -1,0 +1,190 @@
+"""Passes on programs with calls of functorch's transforms: what they compute stays, in any pipeline, and what would break them is said."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.fx.passes.infra.pass_base import PassResult
+
+from retraced_server.errors import Reason, RetracedError
+from retraced_server.passes import run_pipeline
+from retraced_server.passes.cse import CommonSubexpressionElimination
+from retraced_server.passes.dce import DeadCodeElimination
+from retraced_server.program import read_program
+from retraced_server.retrace import ExportPass, NodeMetadata
+from tests.passes.support import export, names, targets
+from tests.support.case import Inputs
+from tests.support.compare import assert_same_results, saved_and_loaded, validate
+from tests.support.transforms import RARE_OPERATORS, TRANSFORMS, collectives, jvp, vmap_linear, vmap_mask, vmap_twice
+
+aten = torch.ops.aten
+predispatch: Any = torch._functorch.predispatch
+Maker = Callable[[], tuple[ExportedProgram, list[Inputs]]]
+
+
+def _read(program: ExportedProgram) -> ExportedProgram:
+    with tempfile.TemporaryFile() as file:
+        torch.export.save(program, file)
+        file.flush()
+        return read_program(file).program
+
+
+@pytest.mark.parametrize("mode", ["incremental", "full"])
+@pytest.mark.parametrize("pipeline", ["retrace", "cse", "dce", "cse,dce", "decompose,cse,dce"])
+@pytest.mark.parametrize("make", [*TRANSFORMS, *RARE_OPERATORS], ids=lambda make: make.__name__)
+def test_program_computes_the_same_after_any_pipeline(make: Maker, pipeline: str, mode: str) -> None:
+    program, calls = make()
+    result = run_pipeline(_read(program), pipeline, mode=mode).program
+    validate(result)
+    assert_same_results(program, saved_and_loaded(result), calls)
+    if pipeline == "retrace":
+        assert names(result) == names(_read(program))
+
+
+@pytest.mark.parametrize("pipeline", ["retrace", "cse,dce"])
+@pytest.mark.parametrize("make", TRANSFORMS, ids=lambda make: make.__name__)
+def test_program_that_was_just_exported_is_taken_too(make: Maker, pipeline: str) -> None:
+    program, calls = make()
+    result = run_pipeline(program, pipeline, mode="full")
+    assert_same_results(program, saved_and_loaded(result.program), calls)
+
+
+def test_equal_calls_are_merged_before_regions_and_never_across_two() -> None:
+    mask = run_pipeline(_read(vmap_mask()[0]), "cse").program
+    assert targets(mask)["aten.arange"] == 1
+    twice = _read(vmap_twice()[0])
+    assert run_pipeline(twice, "cse").program is twice
+    assert targets(twice)["aten.sin"] == 2
+
+
+def test_equal_calls_within_one_region_are_merged() -> None:
+    program = _read(export(lambda x: torch.vmap(lambda row: row.sin() * row.sin())(x), torch.randn(3, 4)))
+    result = run_pipeline(program, "cse,dce").program
+    assert targets(result)["aten.sin"] == 1
+    assert_same_results(program, result, [((torch.randn(3, 4),), {})], exact=True)
+
+
+def test_collectives_are_neither_merged_nor_erased() -> None:
+    program = _read(collectives()[0])
+    assert run_pipeline(program, "cse,dce").program is program
+
+
+class _Replaces(ExportPass):
+    """Replaces one operator by another, wherever it stands."""
+
+    def __init__(self, old: Any, new: Any, *more: Any) -> None:
+        super().__init__()
+        self._old, self._new, self._more = old, new, more
+
+    def call_operator(self, op: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> Any:
+        if op is not self._old:
+            return super().call_operator(op, args, kwargs, meta)
+        return super().call_operator(self._new, (*args, *self._more), kwargs, meta)
+
+
+def test_operator_is_replaced_within_a_region_and_what_leaves_it_follows() -> None:
+    x = torch.randn(3, 4)
+    program = _read(export(lambda x: torch.vmap(lambda row: row.sin())(x).t(), x))
+    result = run_pipeline(program, [_Replaces(aten.sin.default, aten.cumsum.default, 0)]).program
+    assert_same_results(export(lambda x: torch.vmap(lambda row: row.cumsum(0))(x).t(), x), result, [((x,), {})], exact=True)
+    smaller = run_pipeline(program, [_Replaces(aten.sin.default, aten.narrow.default, 0, 1, 2)]).program
+    executed = export(lambda x: torch.vmap(lambda row: row.narrow(0, 1, 2))(x).t(), x)
+    assert_same_results(executed, smaller, [((x,), {})], exact=True)
+    left = [next(node for node in of.graph.nodes if node.target is predispatch._remove_batch_dim) for of in (executed, smaller)]
+    wanted, found = (node.meta["val"] for node in left)
+    assert (found.shape, found.stride()) == (wanted.shape, wanted.stride())
+    validate(smaller)
+
+
+def test_operator_is_replaced_around_a_region_whose_inputs_change_size() -> None:
+    x = torch.randn(3, 4)
+    program = _read(export(lambda x: torch.vmap(lambda row: row.sin())(x.exp()).cos(), x))
+    result = run_pipeline(program, [_Replaces(aten.exp.default, aten.narrow.default, 1, 0, 2)]).program
+    assert next(node for node in result.graph.nodes if node.name == "cos").meta["val"].shape == (3, 2)
+    assert_same_results(
+        export(lambda x: torch.vmap(lambda row: row.sin())(x.narrow(1, 0, 2)).cos(), x), result, [((x,), {})], exact=True
+    )
+
+
+def test_operator_is_replaced_in_a_forward_derivative() -> None:
+    x, v = torch.randn(3), torch.randn(3)
+    result = run_pipeline(_read(jvp()[0]), [_Replaces(aten.sin.default, aten.exp.default)]).program
+    expected = torch.func.jvp(lambda a: (a**3).exp(), (x,), (v,))
+    torch.testing.assert_close(tuple(result.module()(x, v)), expected)
+
+
+def test_operator_that_the_transform_does_not_take_is_an_error_at_what_leaves_the_region() -> None:
+    program = _read(export(lambda x: torch.vmap(lambda row: row.sin())(x), torch.randn(3, 4)))
+    with pytest.raises(RetracedError, match=r"_remove_batch_dim.*the region that `_vmap_increment_nesting") as caught:
+        run_pipeline(program, [_Replaces(aten.sin.default, aten.multinomial.default, 2)])
+    assert caught.value.reason is Reason.PASS_FAILED
+    assert torch._C._functorch.maybe_current_level() is None
+
+
+def test_hooks_run_outside_of_the_levels_that_their_nodes_are_in() -> None:
+    levels = set()
+
+    class Looks(ExportPass):
+        def call_operator(self, op: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> Any:
+            levels.add(torch._C._functorch.maybe_current_level())
+            return super().call_operator(op, args, kwargs, meta)
+
+    run_pipeline(_read(vmap_linear()[0]), [Looks()], mode="full")
+    assert levels == {None}
+
+
+def _erases(name: str) -> Callable[[fx.GraphModule], Any]:
+    def erases(module: fx.GraphModule) -> Any:
+        for node in list(module.graph.nodes):
+            if name in node.name:
+                node.replace_all_uses_with(node.args[0] if node.args else node)
+                module.graph.erase_node(node)
+        return PassResult(module, True)
+
+    return erases
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("increment", r"is of level 1, and 0 have been entered"),
+        ("decrement", r"nothing leaves the region that `_vmap_increment_nesting"),
+        ("remove_batch", r"`output` uses a value of the region that `_vmap_increment_nesting.* outside of it"),
+    ],
+)
+def test_pass_that_breaks_a_region_is_told_which(name: str, message: str) -> None:
+    program = _read(vmap_linear()[0])
+    with pytest.raises(RetracedError, match=message) as caught:
+        run_pipeline(program, [_erases(name)])
+    assert caught.value.reason is Reason.PASS_OUTPUT_INVALID
+
+
+def test_torchs_own_elimination_of_dead_code_is_found_out() -> None:
+    def eliminates(module: fx.GraphModule) -> Any:
+        return PassResult(module, module.graph.eliminate_dead_code())
+
+    with pytest.raises(RetracedError, match="level 1"):
+        run_pipeline(_read(vmap_linear()[0]), [eliminates])
+
+
+def test_function_that_is_not_known_is_neither_erased_nor_merged_over() -> None:
+    seen: list[object] = []
+
+    def unknown(x: object) -> None:
+        seen.append(x)
+
+    program = _read(export(lambda x: x.sin() * x.sin(), torch.randn(3)))
+    module = program.graph_module
+    first = next(node for node in module.graph.nodes if node.name == "sin")
+    with module.graph.inserting_after(first):
+        module.graph.call_function(unknown, (first,)).meta["val"] = None
+    for instance in (CommonSubexpressionElimination(), DeadCodeElimination()):
+        result = instance(module)
+        assert result is not None
+        assert not result.modified

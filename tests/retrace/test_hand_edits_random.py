@@ -1,0 +1,61 @@
+"""On random programs: after any edits by hand in `call`, what is recorded is what executing every node gives, as on torch's class."""
+
+from __future__ import annotations
+
+import warnings
+
+from hypothesis import HealthCheck, given, settings
+from torch.export import ExportedProgram
+
+from retraced_server.errors import RetracedError
+from retraced_server.passes import run_pipeline
+from retraced_server.retrace import ExportPass
+from tests.support.case import ProgramCase
+from tests.support.compare import assert_same_results, saved_and_loaded, shape_env_snapshot, validate
+from tests.support.describe import describe_program
+from tests.support.examples import examples
+from tests.support.hand_edits import edit_in_call, seeds, shares
+from tests.support.passes import TorchExportPass, canonical, run_torch_pass
+from tests.support.random_programs import programs
+
+_SETTINGS = settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=examples(30),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)
+
+
+def _on_torchs_class(case: ProgramCase, seed: int, share: int) -> ExportedProgram | Exception:
+    try:
+        return run_torch_pass(case.build(), edit_in_call(TorchExportPass, seed, share))
+    except Exception as error:  # noqa: BLE001  # Torch raises whatever an edit leads to.
+        return error
+
+
+@_SETTINGS
+@given(case=programs(), seed=seeds, share=shares)
+def test_edited_program_is_what_torchs_class_makes_of_it(case: ProgramCase, seed: int, share: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = case.program
+        before, env = describe_program(program), shape_env_snapshot(program)
+        expected = _on_torchs_class(case, seed, share)
+        try:
+            result = run_pipeline(program, [edit_in_call(ExportPass, seed, share)()])
+        except RetracedError:
+            assert isinstance(expected, Exception)
+            assert describe_program(program) == before
+            assert shape_env_snapshot(program) == env
+            return
+        assert not isinstance(expected, Exception), expected
+        assert describe_program(program) == before
+        # Torch's class has a value's sizes changed under the node that made it, where an operator changes them in place.
+        if "in_place" not in case.name:
+            assert canonical(result.program.graph_module) == canonical(expected.graph_module)
+        # Executing every node again gives what is recorded.
+        assert run_pipeline(result.program, "retrace", mode="full").program is result.program
+        validate(result.program)
+        for made in (result.program, saved_and_loaded(result.program)):
+            assert_same_results(expected, made, case.inputs())
