@@ -23,6 +23,8 @@ def own_error(error: BaseException) -> BaseException:
 def own_line(instance: object, error: BaseException) -> str | None:
     """Return `FILE:LINE` of the innermost frame in a pass's own module, or else in any that is neither torch's nor the server's.
 
+    Callers see it: the file is without its folder.
+
     Args:
         instance: The pass.
         error: What it raised.
@@ -35,4 +37,4 @@ def own_line(instance: object, error: BaseException) -> str | None:
     files = {getattr(sys.modules.get(module), "__file__", None) for module in modules}
     others = [frame for frame in frames if not frame.filename.startswith(_OURS)]
     own = [frame for frame in others if frame.filename in files] or others
-    return f"{own[-1].filename}:{own[-1].lineno}" if own else None
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else None

@@ -344,14 +344,16 @@ class _Run:
             "remaining_pipeline": ",".join(left.text for left in self._steps[index:]),
         }
         own, line = own_error(error), own_line(step.instance, error)
-        raised = ""
-        if line is not None:
-            raised, metadata["error_line"] = f" at {line}", line
+        text, raised = str(error) or type(error).__name__, []
         if line is not None or not isinstance(own, ExportPassError):
-            metadata["error_type"] = type(own).__qualname__
-            raised = f" ({type(own).__qualname__}{raised})"
+            metadata["error_type"] = type(own).__name__
+            raised += [type(own).__name__] if type(own).__name__ not in text else []
+        if line is not None:
+            metadata["error_line"] = line
+            raised.append(f"at {line}")
         if isinstance(error, NodeError):
             facts = {"node": error.node, "graph": error.graph or None, "target": error.target, "source": error.source}
             metadata.update({key: value for key, value in facts.items() if value is not None})
-        message = f"pass {index + 1} of {len(self._steps)}, `{step.text}`: {str(error) or type(error).__name__}{raised}"
+        where = f" ({' '.join(raised)})" if raised else ""
+        message = f"pass {index + 1} of {len(self._steps)}, `{step.text}`: {text}{where}"
         return RetracedError(reason, message, metadata=metadata)
