@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from retraced_server.retrace import ExportPass, NodeMetadata, PassError, PassRes
 from retraced_server.retrace.pass_context import PassContext, RetraceMode
 from tests.support.case import ProgramCase
 from tests.support.compare import assert_shape_env_unchanged, shape_env_snapshot
-from tests.support.dialect import DialectOperator, module_in_dialect, pass_in_dialect
+from tests.support.dialect import DialectOperator, in_dialect, module_in_dialect, pass_in_dialect
 from tests.support.examples import examples
 from tests.support.models import by_name
 from tests.support.passes import EXECUTORCH_STYLE, canonical
@@ -128,3 +130,29 @@ def test_operators_that_write_to_allocated_memory_can_be_replaced() -> None:
     assert result.modified
     assert [node.target for node in result.graph_module.graph.nodes][1:3] == [alloc, aten.sub.out]
     torch.testing.assert_close(result.graph_module(torch.ones(2, 3)), (torch.zeros(2, 3),))
+
+
+class _AddsSizes(ExportPass):
+    """Adds the sizes of what relu is given to its result, as operators of the edge dialect."""
+
+    def call_operator(self, op: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> Any:
+        result = super().call_operator(op, args, kwargs, meta)
+        if op is aten.relu.default:
+            for size in self.call_size_operator_all(args[0], meta, edge_dialect=True):
+                result = super().call_operator(aten.add.Scalar, (result, size), {}, meta)
+        return result
+
+
+def test_size_in_the_edge_dialect_needs_executorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "executorch", None)
+    with pytest.raises(PassError, match="the edge dialect needs executorch"):
+        _AddsSizes()(by_name("unused_input").build().graph_module)
+
+
+def test_size_in_the_edge_dialect_is_a_call_of_its_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    operators = ModuleType("executorch.exir.dialects._ops")
+    edge = SimpleNamespace(aten=SimpleNamespace(sym_size=SimpleNamespace(int=in_dialect(aten.sym_size.int))))
+    operators.ops = SimpleNamespace(edge=edge)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, operators.__name__, operators)
+    result = _AddsSizes()(by_name("unused_input").build().graph_module)
+    assert in_dialect(aten.sym_size.int) in {node.target for node in result.graph_module.graph.nodes}
