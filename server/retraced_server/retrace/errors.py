@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from pathlib import PurePath
-from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
+from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
 from torch import fx
@@ -44,12 +43,7 @@ class PassError(NodeError):
 
     Attributes:
         pass_name: The class of the pass.
-        error_type: The name of the type of the error that was raised; None where the pass itself raised this one.
-        raised_at: `FILE:LINE` of the innermost line of the pass's own source that was running, without the file's folder; None if none was.
     """
-
-    error_type: str | None = None
-    raised_at: str | None = None
 
     def __init__(
         self,
@@ -112,10 +106,7 @@ def pass_error(error: Exception, pass_class: type, **place: Any) -> PassError:
     if message != own.__name__ and not isinstance(error, ExportPassError):
         message = f"{own.__name__}: {message}"
     fields = {"pass_name": pass_class.__name__, **place}
-    made = _of_both_types(error, message, fields) or PassError(message, **fields)
-    made.error_type = own.__name__
-    made.raised_at = _innermost_line(error, pass_class)
-    return made
+    return _of_both_types(error, message, fields) or PassError(message, **fields)
 
 
 def _of_both_types(error: Exception, message: str, fields: dict[str, Any]) -> PassError | None:
@@ -141,19 +132,3 @@ def _copy_fields(error: Exception, made: PassError) -> None:
                 # It may be unset, or read-only.
                 with suppress(AttributeError, TypeError):
                     setattr(made, name, getattr(error, name))
-
-
-def _innermost_line(error: BaseException, pass_class: type) -> str | None:
-    methods = (value for base in pass_class.__mro__ if not _is_engines(base) for value in vars(base).values())
-    files = {method.__code__.co_filename for method in methods if isinstance(method, FunctionType)}
-    line, frame = None, error.__traceback__
-    while frame is not None:
-        file = frame.tb_frame.f_code.co_filename
-        if file in files:
-            line = f"{PurePath(file).name}:{frame.tb_lineno}"
-        frame = frame.tb_next
-    return line
-
-
-def _is_engines(base: type) -> bool:
-    return base.__module__.startswith("retraced_server.retrace.")
