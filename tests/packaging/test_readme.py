@@ -55,13 +55,10 @@ def table(heading: str) -> list[list[str]]:
     return [[cell.strip().strip("`") for cell in row.strip("|").split(" | ")] for row in rows[2:]]
 
 
-def refusing_new_guards(line: re.Match[str]) -> str:
-    """A line that transforms, changed so that new guards are refused."""
-    return (
-        f"{line[0]} --refuse-new-guards"
-        if line[0].startswith("retraced")
-        else f"{line[0].removesuffix(')')}, refuse_new_guards=True)"
-    )
+def refusing_new_guards(code: str) -> str:
+    """A snippet changed so that new guards are refused wherever it transforms."""
+    code = code.replace("retraced transform ", "retraced transform --refuse-new-guards ")
+    return re.sub(r"^(.*(?:client\.transform|run_pipeline)\(.*)\)$", r"\1, refuse_new_guards=True)", code, flags=re.MULTILINE)
 
 
 class Reader:
@@ -77,12 +74,7 @@ class Reader:
     def run(self, snippet: Snippet) -> None:
         code = snippet.code.replace(ADDRESS, self._address)
         if self._refuse_new_guards:
-            code = re.sub(
-                r"^(retraced transform .*|.*(?:client\.transform|run_pipeline)\(.*)$",
-                refusing_new_guards,
-                code,
-                flags=re.MULTILINE,
-            )
+            code = refusing_new_guards(code)
         if snippet.language == "python":
             if name := re.match(r"# (\w+\.py)\n", code):
                 (self._folder / name[1]).write_text(code)
