@@ -29,7 +29,12 @@ MOST_SECONDS: Final = 5.0
 MOST_BYTES: Final = 256 << 20
 """Memory that reading one archive may add to the most that this process had so far."""
 
-_REASONS: Final = frozenset((Reason.ARCHIVE_INVALID, Reason.PROGRAM_MISSING, Reason.PROGRAM_INVALID, Reason.SCHEMA_UNSUPPORTED))
+_REASONS: Final = frozenset(
+    (
+        *(Reason.ARCHIVE_INVALID, Reason.PROGRAM_MISSING, Reason.PROGRAM_INVALID),
+        *(Reason.PROGRAM_UNSUPPORTED, Reason.SCHEMA_UNSUPPORTED),
+    )
+)
 _LONGEST_MESSAGE: Final = 4_000
 
 

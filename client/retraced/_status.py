@@ -22,6 +22,7 @@ _BY_REASON: dict[str, type[errors.RetracedError]] = {
         errors.ProgramTooLarge,
         errors.ProgramMissing,
         errors.ProgramInvalid,
+        errors.ProgramUnsupported,
         errors.SchemaUnsupported,
         errors.PipelineSyntax,
         errors.PassUnknown,

@@ -33,7 +33,8 @@ def save(program: ExportedProgram) -> IO[bytes]:
     except Exception as error:
         file.close()
         # Torch documents no error type of its own here.
-        raise SourceNotReadable(f"torch.export.save cannot save the exported program: {error}") from error
+        hint = "; return `tuple(...)` in the place of torch's own named results" if "torch.return_types" in str(error) else ""
+        raise SourceNotReadable(f"torch.export.save cannot save the exported program: {error}{hint}") from error
     except BaseException:
         file.close()
         raise

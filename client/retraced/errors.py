@@ -117,6 +117,13 @@ class ProgramInvalid(RequestInvalid):
     reason = "PROGRAM_INVALID"
 
 
+class ProgramUnsupported(RequestInvalid):
+    """The program is valid, and holds what the server does not take; `docs/unsupported.md` lists it. FAILED_PRECONDITION."""
+
+    status = "FAILED_PRECONDITION"
+    reason = "PROGRAM_UNSUPPORTED"
+
+
 class SchemaUnsupported(RequestInvalid):
     """The program is in a schema version that the server does not read. FAILED_PRECONDITION."""
 

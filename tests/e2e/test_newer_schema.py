@@ -24,5 +24,5 @@ def test_server_that_accepts_newer_minor_versions_reads_them_as_far_as_it_knows_
     with EmbeddedServer(server_arguments("--accept-newer-schema")) as server, Client(server.address) as client:
         newer = _newer()
         assert client.transform(newer, "retrace").to_bytes() == newer
-        with pytest.raises(errors.ProgramInvalid, match="unknown field"):
+        with pytest.raises(errors.ProgramUnsupported, match="unknown field"):
             client.transform(edited(newer, lambda model: model.update(invented=1)), "retrace")

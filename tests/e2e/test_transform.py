@@ -167,5 +167,5 @@ def test_program_that_takes_a_type_of_no_imported_module_is_refused_by_its_name(
             return other.value.relu()
 
     program = torch.export.export(Unpack(), (Other(torch.randn(3)),))
-    with pytest.raises(errors.ProgramInvalid, match=r"the type `tests.Other` in a tree spec .* --import"):
+    with pytest.raises(errors.ProgramUnsupported, match=r"the type `tests.Other` in a tree spec .* --import"):
         client.transform(program, "retrace")

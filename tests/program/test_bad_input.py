@@ -179,9 +179,8 @@ _FAULTS: list[tuple[str, Callable[[Any], Any], str]] = [
     ),
     ("no such dtype", lambda model: _meta(model).update(dtype=77), r"no dtype 77"),
     ("no such layout", lambda model: _meta(model).update(layout=99), r"no layout 99"),
-    ("sparse value", lambda model: _meta(model).update(layout=1), r"only strided tensors"),
+    ("sparse value", lambda model: _meta(model).update(layout=2), r"values of the layout torch.sparse_csr are not read"),
     ("no such device", lambda model: _meta(model).update(device={"type": "x", "index": None}), r"no type of device"),
-    ("fake on meta", lambda model: _meta(model).update(device={"type": "meta", "index": None}), r"on the device `meta`"),
     ("too few strides", lambda model: _meta(model)["strides"].pop(), r"sizes and \d+ strides"),
     ("negative size", lambda model: _meta(model)["sizes"].insert(0, {"as_int": -1}), r"negative|sizes and"),
     (
@@ -241,8 +240,8 @@ _FAULTS: list[tuple[str, Callable[[Any], Any], str]] = [
         "parameter whose name is code",
         lambda model: next(
             spec["parameter"] for spec in model["graph_module"]["signature"]["input_specs"] if "parameter" in spec
-        ).update(parameter_name="a']; import os; x['b"),
-        r"no name of a parameter",
+        ).update(parameter_name='a"); import os; ("b'),
+        r"puts names of parameters.*between double quotes",
     ),
     (
         "custom object",
@@ -257,7 +256,7 @@ _FAULTS: list[tuple[str, Callable[[Any], Any], str]] = [
 def test_faulty_model_is_refused_with_the_fault(tmp_path: Path, fault: Callable[[Any], Any], message: str) -> None:
     with pytest.raises(RetracedError, match=message) as caught:
         read_bytes(edited(_case().archive, fault), tmp_path)
-    assert caught.value.reason in (Reason.PROGRAM_INVALID, Reason.SCHEMA_UNSUPPORTED)
+    assert caught.value.reason in (Reason.PROGRAM_INVALID, Reason.PROGRAM_UNSUPPORTED, Reason.SCHEMA_UNSUPPORTED)
 
 
 def test_fault_in_a_node_names_the_node(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_absent_weight_without_a_payload_is_an_error(tmp_path: Path) -> None:
     source = read_case(by_name("bert"), tmp_path, weights="absent")
     with pytest.raises(RetracedError, match="is absent and was not read from an archive") as caught:
         written(source.program, tmp_path / "again.pt2")
-    assert caught.value.reason is Reason.PROGRAM_INVALID
+    assert caught.value.reason is Reason.PROGRAM_UNSUPPORTED
 
 
 def test_weights_saved_as_fake_tensors_stay_absent(tmp_path: Path) -> None:
@@ -169,29 +169,32 @@ def test_damaged_payload_is_found_when_it_is_checked(tmp_path: Path) -> None:
     read_bytes(bytes(archive), tmp_path, check=False)
 
 
+INVALID, UNSUPPORTED = Reason.PROGRAM_INVALID, Reason.PROGRAM_UNSUPPORTED
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "message", "reason"),
     [
-        (lambda meta: meta["tensor_meta"]["sizes"][0].update(as_int=10**9), "does not fit into its record"),
-        (lambda meta: meta["tensor_meta"]["storage_offset"].update(as_int=1), "does not fit into its record"),
-        (lambda meta: meta["tensor_meta"]["strides"].pop(), "sizes and"),
-        (lambda meta: meta.update(use_pickle=True), "is stored pickled"),
-        (lambda meta: meta.update(path_name="../../../etc/passwd"), "is no name of a payload"),
-        (lambda meta: meta.update(path_name="custom_obj_0"), "object of a custom class"),
-        (lambda meta: meta.update(path_name="weight_999"), "has no record"),
-        (lambda meta: meta.update(tensor_meta=None), "has no description"),
-        (lambda meta: meta["tensor_meta"].update(layout=1), "is not strided"),
-        (lambda meta: meta["tensor_meta"].update(dtype=99), "the schema has no dtype 99"),
-        (lambda meta: meta["tensor_meta"]["device"].update(type="cuda'"), "no type of device"),
+        (lambda meta: meta["tensor_meta"]["sizes"][0].update(as_int=10**9), "does not fit into its record", INVALID),
+        (lambda meta: meta["tensor_meta"]["storage_offset"].update(as_int=1), "does not fit into its record", INVALID),
+        (lambda meta: meta["tensor_meta"]["strides"].pop(), "sizes and", INVALID),
+        (lambda meta: meta.update(use_pickle=True), "which torch stores pickled", UNSUPPORTED),
+        (lambda meta: meta.update(path_name="../../../etc/passwd"), "is no name of a payload", INVALID),
+        (lambda meta: meta.update(path_name="custom_obj_0"), "object of a custom class", UNSUPPORTED),
+        (lambda meta: meta.update(path_name="weight_999"), "has no record", INVALID),
+        (lambda meta: meta.update(tensor_meta=None), "has no description", INVALID),
+        (lambda meta: meta["tensor_meta"].update(layout=1), "is not strided", UNSUPPORTED),
+        (lambda meta: meta["tensor_meta"].update(dtype=99), "the schema has no dtype 99", INVALID),
+        (lambda meta: meta["tensor_meta"]["device"].update(type="cuda'"), "no type of device", INVALID),
     ],
 )
-def test_payload_config_that_does_not_fit_is_refused(tmp_path: Path, change: Any, message: str) -> None:
+def test_payload_config_that_does_not_fit_is_refused(tmp_path: Path, change: Any, message: str, reason: Reason) -> None:
     archive = edited(
         by_name("bert").archive, lambda config: change(next(iter(config["config"].values()))), record=WEIGHTS_CONFIG
     )
     with pytest.raises(RetracedError, match=message) as caught:
         read_bytes(archive, tmp_path)
-    assert caught.value.reason is Reason.PROGRAM_INVALID
+    assert caught.value.reason is reason
 
 
 _BIG = """

@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils import _pytree as pytree
 
+from retraced.checks.refusal import Refused
+from retraced.checks.tree_specs import TreeSpecs as ClientTreeSpecs
 from retraced_server.errors import Reason, RetracedError
-from retraced_server.program.tree_specs import TreeSpecs
+from retraced_server.program.tree_specs import TreeSpecs, dump_tree_spec
 
 _KEYS = st.one_of(st.text(max_size=5), st.integers(-5, 5), st.booleans(), st.none())
 _TREES = st.recursive(
@@ -50,6 +52,7 @@ def test_reads_what_torch_reads(tree: Any) -> None:
     spec = pytree.tree_structure(tree)
     text = pytree.treespec_dumps(spec, 1)
     assert _read(text) == pytree.treespec_loads(text) == spec
+    assert dump_tree_spec(spec) == text
 
 
 def test_sizes_are_read() -> None:
@@ -106,11 +109,41 @@ def _deep(depth: int) -> str:
         _spec("os.path", "null"),
         _spec(None, "null"),
         _spec(None, None, children=1),
-        _deep(70),
         _deep(10_000),
     ],
 )
 def test_other_specs_are_refused(text: str) -> None:
     with pytest.raises(RetracedError) as caught:
         _read(text)
-    assert caught.value.reason is Reason.PROGRAM_INVALID
+    # What names a type or a factory may be read by another server, and what is too deep or long by another torch.
+    unsupported = any(
+        words in caught.value.message for words in ("is not read", "is not allowed", "nests containers", "are the most")
+    )
+    assert caught.value.reason is (Reason.PROGRAM_UNSUPPORTED if unsupported else Reason.PROGRAM_INVALID)
+
+
+def _nested(depth: int) -> pytree.TreeSpec:
+    spec: pytree.TreeSpec = pytree.treespec_leaf()
+    for level in range(depth):
+        spec = pytree.TreeSpec(list, None, [spec]) if level % 2 else pytree.TreeSpec(dict, ["n"], [spec])
+    return spec
+
+
+# Torch writes no more than some 330 from an empty stack.
+@pytest.mark.parametrize("depth", [80, 300, 400])
+def test_deep_specs_are_read_and_written_as_torch_does(depth: int) -> None:
+    spec = pytree.TreeSpec(tuple, None, [pytree.TreeSpec(tuple, None, [_nested(depth)]), pytree.TreeSpec(dict, [], [])])
+    text = dump_tree_spec(spec)
+    if depth <= 200:
+        assert text == pytree.treespec_dumps(spec, 1)
+    assert _read(text).num_leaves == 1
+    assert dump_tree_spec(_read(text)) == text
+    ClientTreeSpecs((), ()).check_arguments(text)
+
+
+def test_spec_that_is_deeper_than_the_stack_is_refused_by_both_without_a_fault() -> None:
+    text = _deep(100_000)
+    with pytest.raises(RetracedError):
+        _read(text)
+    with pytest.raises(Refused):
+        ClientTreeSpecs((), ()).check(text)

@@ -123,7 +123,7 @@ def test_sparse_program_that_torch_cannot_write_is_refused(module: torch.nn.Modu
         saved(program)
     with pytest.raises(RetracedError, match="has no serialized form") as caught:
         written(program, tmp_path / "sparse.pt2")
-    assert caught.value.reason is Reason.PROGRAM_INVALID
+    assert caught.value.reason is Reason.PROGRAM_UNSUPPORTED
 
 
 def test_same_program_is_written_as_the_same_bytes(tmp_path: Path) -> None:

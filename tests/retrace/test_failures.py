@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from torch import fx, nn
-from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from retraced_server.errors import Reason, RetracedError
@@ -146,18 +145,6 @@ def test_node_that_no_exported_program_has_is_refused_by_name(kind: str, target:
     with pytest.raises(PassError, match=message) as failure:
         ExportPass()(hand_made(kind, target))
     assert failure.value.node is not None
-
-
-def test_delegate_is_refused_by_name() -> None:
-    class Delegate(HigherOrderOperator):
-        """Stands for what ExecuTorch registers under this name."""
-
-        def __call__(self, x: Any) -> Any:
-            return x
-
-    operator: Any = Delegate
-    with pytest.raises(PassError, match=r"executorch_call_delegate is not supported.*before lowering"):
-        ExportPass()(hand_made("call_function", operator("executorch_call_delegate")))
 
 
 def test_pass_that_was_not_initialised_is_refused() -> None:

@@ -11,6 +11,8 @@ import torch.ao.quantization.fx._decomposed  # registers operators
 from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.onnx import ops as onnx_ops
+from transformers import LlamaConfig
+from transformers.masking_utils import create_causal_mask
 
 from .case import Inputs
 
@@ -90,7 +92,34 @@ def associative_scan() -> tuple[ExportedProgram, list[Inputs]]:
     return _exported(_scanned, a, b), [((a, b), {})]
 
 
-TRANSFORMS = (vmap_linear, vmap_mask, vmap_twice, jvp, associative_scan)
+class _MaskOfTransformers(nn.Module):
+    """Attention under a mask that the library makes by vmap, as it does where a model has a rule of its own for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._config = LlamaConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1)
+        self._config._attn_implementation = "sdpa"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mask = create_causal_mask(
+            config=self._config,
+            inputs_embeds=x,
+            attention_mask=None,
+            past_key_values=None,
+            position_ids=None,
+            and_mask_function=lambda batch, head, query, key: query - key < 3,
+        )
+        assert isinstance(mask, torch.Tensor)
+        x = x[:, None]
+        return nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=mask)
+
+
+def mask_of_transformers() -> tuple[ExportedProgram, list[Inputs]]:
+    program = _exported(_MaskOfTransformers(), torch.randn(2, 6, 8), dynamic_shapes=({0: Dim.AUTO},))
+    return program, [((torch.randn(size, 6, 8),), {}) for size in (2, 5)]
+
+
+TRANSFORMS = (vmap_linear, vmap_mask, vmap_twice, jvp, associative_scan, mask_of_transformers)
 """Makers of programs with calls of functorch's transforms, each with arguments to call them with."""
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+import retraced_server.program  # noqa: F401 - registers meta kernels of collectives
 from retraced_server.worker import constants
 
 
@@ -34,6 +35,13 @@ def test_large_result_is_fake_and_its_constant_keeps_its_value() -> None:
         assert large.shape == (1 << 40,)
         assert large.constant is None
         assert one.item() == 1.0
+
+
+def test_collective_on_a_constant_talks_to_nobody() -> None:
+    with FakeTensorMode():
+        reduced = torch.ops._c10d_functional.all_reduce(torch.tensor(1.0), "sum", "no such group")
+    assert isinstance(reduced, FakeTensor)
+    assert reduced.constant is None
 
 
 _TAKES = """

@@ -25,6 +25,9 @@ _VERSIONS: Final = (10, 20, 45)
 _UTF8: Final = 1 << 11
 _IN_ZIP64: Final = 0xFFFFFFFF
 _MOST_RECORDS: Final = 1_000_000
+_LONGEST_PATH: Final = 511
+"""Torch lists no record whose name, with the folder, has more bytes."""
+_LONGEST_NAME: Final = 500
 _LARGEST_DIRECTORY: Final = 256 << 20
 _CHUNK_BYTES: Final = 1 << 20
 
@@ -47,8 +50,10 @@ def read_layout(file: Bytes) -> dict[str, Extent]:
             raise Refused(f"the record {shown(full)} does not begin where the one before it ends")
         first, slash, name = full.partition("/")
         root = first if root is None else root
-        if not slash or not name or not first or first != root:
+        if not slash or not first or first != root:
             raise Refused(f"the record {shown(full)} is not in the archive's folder")
+        if not is_record_name(name):
+            raise Refused(f"{shown(full)} is no name of a record")
         if full.casefold() in seen:
             raise Refused(f"there are two records {shown(full)}")
         seen.add(full.casefold())
@@ -135,13 +140,29 @@ def _local(file: Bytes, header: int, name: str, entry: Extent) -> int:
 
 
 def _name(raw: bytes, version: int, flags: int, method: int) -> str:
-    name = raw.decode("ascii", "replace")
     if version not in _VERSIONS or method or flags & ~_UTF8:
-        raise Refused(f"the record {shown(name)} is compressed or encrypted, or its sizes do not stand before it")
-    parts = name.split("/")
-    if not name.isascii() or not name.isprintable() or "\\" in name or any(part in ("", ".", "..") for part in parts):
+        raise Refused(f"the record {shown(raw)} is compressed or encrypted, or its sizes do not stand before it")
+    try:
+        # Without the flag, readers take bytes over 127 for different letters.
+        name = raw.decode("utf-8" if flags & _UTF8 else "ascii")
+    except UnicodeDecodeError as error:
+        raise Refused(f"the name {shown(raw)} of a record is no text") from error
+    if len(raw) > _LONGEST_PATH or not name.isprintable():
         raise Refused(f"{shown(name)} is no name of a record")
     return name
+
+
+def is_record_name(name: str) -> bool:
+    """Whether a record may have a name, without the folder: it is of a file inside a folder on any system, and one that torch lists.
+
+    The server's reader has the same rule (`program/record_names.py`; a test compares them), so that what was sent may come back.
+    """
+    return (
+        name.isprintable()
+        and len(name.encode()) <= _LONGEST_NAME
+        and not any(part in ("", ".", "..") for part in name.split("/"))
+        and not any(mark in name for mark in "\\:")
+    )
 
 
 def _zip64(name: str, extra: bytes, fields: tuple[int, ...]) -> tuple[int, ...]:

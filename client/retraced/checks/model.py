@@ -6,12 +6,12 @@ as in the program sent are taken as they are; else, what stock torch does with t
 | string | stock torch | taken |
 |---|---|---|
 | names of values, bodies, arguments, keywords | pastes them into source that it executes | identifiers |
-| names of parameters, buffers, constants, modules | sets attributes by them, quotes them in such source | without quotes, no `__x__` part |
+| names of parameters, buffers, constants, modules | sets attributes by them, quotes them in source | `names`, or as in the program sent |
 | targets, operators as arguments | walks from `torch`, `math` or `operator` by `getattr` | see `operators` |
 | expressions, names of symbols | evaluates them (`sympify`) | see `expressions` |
 | tree specs | imports the modules they name, calls registered functions | see `tree_specs` |
 | `guards_code` | executes it when the program is called | guards of the program sent |
-| `nn_module_stack` | makes modules and quoted paths of it (`unflatten`) | without quotes, or as in the program sent |
+| `nn_module_stack` | makes modules and quoted paths of it (`unflatten`) | `names`, or as in the program sent |
 | `source_fn_stack` | walks from `torch` by `getattr`, calls nothing | names with points |
 | `custom`, `from_node` | parses JSON | any |
 | `stack_trace`, `torch_fn`, strings as arguments, `torch_version` | keeps them, or quotes them by `repr` | any |
@@ -27,6 +27,8 @@ from keyword import iskeyword
 from typing import Any, Final, NoReturn
 
 from retraced.checks.expressions import check_expression, check_size
+from retraced.checks.names import Paths, is_quotable
+from retraced.checks.names import check_name as name
 from retraced.checks.operators import Operators
 from retraced.checks.own import Own
 from retraced.checks.refusal import Refused, shown
@@ -60,7 +62,6 @@ DTYPES: Final = {
 
 _SCHEMA_MAJOR: Final = 8
 _STRIDED: Final = 7
-_LONGEST_NAME: Final = 1_024
 _DEEPEST_GRAPH: Final = 32
 _DEVICES: Final = ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "xla", "meta")
 _SOURCE_FN: Final = re.compile(r"[^,;]*,[\w.<>-]*")
@@ -77,25 +78,6 @@ def parse_json(data: bytes) -> Any:
         return json.loads(data.decode(), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise Refused(f"it is not JSON: {error}") from error
-
-
-def name(value: Any) -> None:
-    """The name of a value: an identifier."""
-    if type(value) is not str or not value.isidentifier() or iskeyword(value) or len(value) > _LONGEST_NAME:
-        raise Refused(f"{shown(value)} is no identifier")
-
-
-def path(value: Any) -> None:
-    """The name of a parameter, buffer, constant or module: it may hold points, and nothing that ends a quoted text."""
-    if (
-        type(value) is not str
-        or len(value) > _LONGEST_NAME
-        or not value.isprintable()
-        or any(mark in value for mark in "'\"\\`")
-    ):
-        raise Refused(f"{shown(value)} is no name of a parameter, buffer, constant or module")
-    if "__" in value and any(part.startswith("__") and part.endswith("__") for part in value.split(".")):
-        raise Refused(f"{shown(value)} names an attribute of Python's own")
 
 
 def check_model(model: Any, own: Own) -> None:
@@ -141,6 +123,7 @@ class _Schema:
         self._own = own
         self._operators = Operators(own.namespaces)
         self._tree_specs = TreeSpecs(own.registered, own.keys)
+        self._path = Paths(own.paths).check
         self._expressions: set[str] = set()
         self._frames: set[str] = set()
         self._depth = 0
@@ -260,7 +243,7 @@ class _Schema:
             },
             ["forward_arg_names"],
         )
-        entry = record("ModuleCallEntry", {"fqn": path, "signature": nullable(call)}, ["signature"])
+        entry = record("ModuleCallEntry", {"fqn": self._path, "signature": nullable(call)}, ["signature"])
         module = record(
             "GraphModule",
             {
@@ -268,7 +251,7 @@ class _Schema:
                 "signature": unless_known(self._signature(), self._own.signature),
                 "module_call_graph": unless_known(list_of(entry), self._own.calls),
                 "metadata": record("metadata", {"custom": text}, ["custom"]),
-                "treespec_namedtuple_fields": map_of(path, record("NamedTupleDef", {"field_names": list_of(name)})),
+                "treespec_namedtuple_fields": map_of(self._path, record("NamedTupleDef", {"field_names": list_of(name)})),
             },
             ["metadata", "treespec_namedtuple_fields"],
         )
@@ -292,8 +275,8 @@ class _Schema:
             {"as_none": boolean, "as_int": integer, "as_float": number, "as_string": text, "as_bool": boolean},
         )
         argument = {"arg": _TENSOR_ARGUMENT}
-        buffer = {**argument, "buffer_name": path}
-        parameter = {**argument, "parameter_name": path}
+        buffer = {**argument, "buffer_name": self._path}
+        parameter = {**argument, "parameter_name": self._path}
         token = record("TokenSpec", {"arg": _TOKEN_ARGUMENT})
         user_input = {**argument, "user_input_name": name}
         inputs = union(
@@ -302,7 +285,7 @@ class _Schema:
                 "user_input": record("UserInputSpec", {"arg": self.argument}),
                 "parameter": record("InputToParameterSpec", parameter),
                 "buffer": record("InputToBufferSpec", {**buffer, "persistent": boolean}),
-                "tensor_constant": record("InputToTensorConstantSpec", {**argument, "tensor_constant_name": path}),
+                "tensor_constant": record("InputToTensorConstantSpec", {**argument, "tensor_constant_name": self._path}),
                 "custom_obj": refused,
                 "token": token,
                 "constant_input": record("InputToConstantInputSpec", {"name": name, "value": constant}),
@@ -344,7 +327,7 @@ class _Schema:
         if value in self._frames:
             return
         for frame in value.split(";"):
-            if any(mark in frame for mark in "'\"\\`\n") and frame not in self._own.frames:
+            if not is_quotable(frame) and frame not in self._own.frames:
                 raise Refused(f"{shown(frame)} is no entry of a module stack, nor one of the program sent")
         self._frames.add(value)
 

@@ -12,6 +12,7 @@ from retraced._collector import collector_paused
 from retraced._source_archive import Bytes, SourceArchive, chunks
 from retraced.checks.layout import read_layout
 from retraced.checks.model import check_model, parse_json
+from retraced.checks.names import Paths
 from retraced.checks.own import Own, own_program
 from retraced.checks.payloads import check_payloads
 from retraced.checks.refusal import Refused, shown
@@ -124,7 +125,7 @@ class _Output:
 
     def _payloads(self, config: str, directory: str, pattern: re.Pattern[str]) -> set[str]:
         sizes = {name: entry.size for name, entry in self._entries.items()}
-        return check_payloads(parse_json(self._read(config)), directory, pattern, sizes)
+        return check_payloads(parse_json(self._read(config)), directory, pattern, sizes, Paths(self._own.paths).check)
 
     def _other(self, record: str) -> None:
         pattern = _CONSTANT_RECORDS.get(record)

@@ -13,6 +13,7 @@ from retraced.checks.tree_specs import Registered, is_plain_key, registered
 
 # What json.loads gives: its shape is checked by using it.
 _Object = dict[str, Any]
+_PATHS = ("parameter_name", "buffer_name", "tensor_constant_name")
 # What a record of JSON that is no program makes of the code below.
 _NO_PROGRAM = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 
@@ -25,6 +26,7 @@ class Own:
         guards: Its guards.
         namespaces: The namespaces of its operators.
         frames: The entries of its module stacks.
+        paths: The names of its parameters, buffers, constants and modules.
         registered: The nodes of its tree specs that are no plain containers.
         keys: The keys in its tree specs that are no plain ones.
         nodes: Its nodes, those of bodies too, each as `exact` has it. One that comes back as it was does in torch what it did in the caller's
@@ -37,6 +39,7 @@ class Own:
     guards: frozenset[str] = frozenset()
     namespaces: frozenset[str] = frozenset()
     frames: frozenset[str] = frozenset()
+    paths: frozenset[str] = frozenset()
     registered: frozenset[Registered] = frozenset()
     keys: frozenset[str] = frozenset()
     nodes: frozenset[bytes] = field(default=frozenset(), repr=False)
@@ -64,6 +67,7 @@ def own_program(model: bytes, namespaces: frozenset[str]) -> Own:
             frozenset(program.get("guards_code", ())),
             namespaces | {part[0] for part in parts if part is not None},
             frozenset(frame for stack in stacks for frame in stack.split(";")),
+            frozenset(_paths(module)),
             found,
             keys,
             frozenset(map(exact, nodes)),
@@ -81,6 +85,13 @@ def _graphs(graph: _Object) -> Iterator[_Object]:
         for argument in node["inputs"]:
             if "as_graph" in argument["arg"]:
                 yield from _graphs(argument["arg"]["as_graph"]["graph"])
+
+
+def _paths(module: _Object) -> Iterator[str]:
+    for spec in module["signature"]["input_specs"]:
+        for described in spec.values():
+            yield from (value for key, value in described.items() if key in _PATHS)
+    yield from (call["fqn"] for call in module["module_call_graph"])
 
 
 def _tree_nodes(calls: list[_Object]) -> tuple[frozenset[Registered], frozenset[str]]:

@@ -6,14 +6,14 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from retraced.checks.model import DTYPES, STATIC_TENSOR, path
+from retraced.checks.model import DTYPES, STATIC_TENSOR
 from retraced.checks.refusal import Refused, shown
 from retraced.checks.shapes import Check, boolean, map_of, record
 
 _MOST_DIMENSIONS: Final = 64
 
 
-def check_payloads(config: Any, directory: str, pattern: re.Pattern[str], sizes: Mapping[str, int]) -> set[str]:
+def check_payloads(config: Any, directory: str, pattern: re.Pattern[str], sizes: Mapping[str, int], path: Check) -> set[str]:
     """A payload config.
 
     Args:
@@ -21,6 +21,7 @@ def check_payloads(config: Any, directory: str, pattern: re.Pattern[str], sizes:
         directory: Where its records lie.
         pattern: Their names there.
         sizes: The sizes of all records by name.
+        path: Judges the names of tensors.
 
     Returns:
         The names of the records that it uses.

@@ -13,7 +13,6 @@ from retraced.checks.refusal import Refused, shown
 from retraced.checks.shapes import list_of, nullable, record, text
 
 _LONGEST: Final = 1_000_000
-_DEEPEST: Final = 64
 _SEQUENCES: Final = frozenset(
     ("builtins.tuple", "builtins.list", "torch.Size", "torch.fx.immutable_collections.immutable_list")
 )
@@ -78,18 +77,17 @@ class TreeSpecs:
             spec = json.loads(value)
             if type(spec) is not list or len(spec) != 2 or type(spec[0]) is not int or spec[0] != 1:
                 raise Refused(f"the tree spec {shown(value)} is not of protocol 1")
-            self._node(spec[1], 0)
+            waiting = [spec[1]]
+            while waiting:
+                waiting.extend(self._node(waiting.pop()))
         except (ValueError, RecursionError) as error:
             raise Refused(f"the tree spec {shown(value)} is not JSON") from error
         return spec[1]
 
-    def _node(self, node: Any, depth: int) -> None:
-        if depth > _DEEPEST:
-            raise Refused(f"a tree spec is deeper than {_DEEPEST} containers")
+    def _node(self, node: Any) -> list[Any]:
+        """Checks one node, and gives its children."""
         _NODE(node)
         kind, context, children = node["type"], node["context"], node["children_spec"]
-        for child in children:
-            self._node(child, depth + 1)
         if kind is None:
             if context is not None or children:
                 raise Refused("a leaf of a tree spec has a context or children")
@@ -104,6 +102,7 @@ class TreeSpecs:
                 raise Refused("the context of a deque in a tree spec is not its length")
         elif registered(kind, context) not in self._registered:
             raise Refused(f"the type {shown(kind)} in a tree spec is no plain container, and not as in the program sent")
+        return list(children)
 
     def _mapping(self, kind: str, context: Any, count: int) -> None:
         if kind == "collections.defaultdict":

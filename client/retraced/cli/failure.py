@@ -41,6 +41,7 @@ _ADVICE = {
     "ARCHIVE_INVALID": "give a file that torch.export.save has written",
     "PROGRAM_MISSING": "give a file that torch.export.save has written",
     "PROGRAM_INVALID": "export the program again, and write it with torch.export.save",
+    "PROGRAM_UNSUPPORTED": "docs/unsupported.md lists what is not taken, and what to do",
     "PASS_UNKNOWN": "`retraced passes` lists the passes",
     "OPTION_UNKNOWN": "`retraced passes NAME` lists a pass's options",
     "OPTION_INVALID": "`retraced passes NAME` lists a pass's options and what they take",

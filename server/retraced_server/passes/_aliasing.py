@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
 from retraced_server.passes._effects import arguments_by_name, written_arguments
-from retraced_server.program.functions import Effect, stated_effect
+from retraced_server.program.functions import Effect, overload_of, stated_effect
 
 _aten = torch.ops.aten
 
@@ -146,18 +146,19 @@ def holds_tensor(node: fx.Node) -> bool:
 
 def is_view(target: object) -> bool:
     """Whether an operator always returns a view of its first argument, and never a copy."""
-    return isinstance(target, OpOverload) and _annotated(target) and not _is_composite(target) and not target._schema.is_mutable
+    op = overload_of(target)
+    return op is not None and _annotated(op) and not _is_composite(op) and not op._schema.is_mutable
 
 
 def aliased_arguments(node: fx.Node) -> Iterator[fx.Node]:
     """Yields the arguments with which the results of a call may share storage."""
     target = node.target
-    if isinstance(target, OpOverload):
-        if not _annotated(target) and not _may_hand_on(target):
+    if (op := overload_of(target)) is not None:
+        if not _annotated(op) and not _may_hand_on(op):
             return
-        wanted = None if _may_hand_on(target) else {a.name for a in target._schema.arguments if a.alias_info is not None}
+        wanted = None if _may_hand_on(op) else {a.name for a in op._schema.arguments if a.alias_info is not None}
         arguments: list[fx.Node] = []
-        for name, value in arguments_by_name(node, target).items():
+        for name, value in arguments_by_name(node, op).items():
             if wanted is None or name in wanted:
                 fx.map_arg(value, arguments.append)
         yield from filter(holds_tensor, arguments)

@@ -10,10 +10,11 @@ from functools import cache
 
 import torch
 from torch import fx
+from torch._library.utils import is_impure
 from torch._ops import HigherOrderOperator, OpOverload
 from torch.fx.node import Argument
 
-from retraced_server.program.functions import Effect, stated_effect
+from retraced_server.program.functions import Effect, overload_of, stated_effect
 from retraced_server.retrace.graphs import body_of
 
 _higher_order = torch.ops.higher_order
@@ -36,14 +37,15 @@ def has_effect(module: fx.GraphModule, node: fx.Node) -> bool:
     """
     if node.op != "call_function":
         return False
-    if node.is_impure() or draws_random_numbers(module, node):
+    target, op = node.target, overload_of(node.target)
+    impure = node.is_impure() if op is None else is_impure(op, args=node.args, kwargs=node.kwargs)
+    if impure or draws_random_numbers(module, node):
         return True
-    target = node.target
     if stated_effect(target).keeps_its_place:
         return True
-    if isinstance(target, OpOverload):
-        asserts = not target._schema.returns or target._opname.startswith(_FUNCTIONAL_ASSERTIONS)
-        return asserts or _takes_object(target) or bool(_written_statistics(node, target))
+    if op is not None:
+        asserts = not op._schema.returns or op._opname.startswith(_FUNCTIONAL_ASSERTIONS)
+        return asserts or _takes_object(op) or bool(_written_statistics(node, op))
     if not isinstance(target, HigherOrderOperator):
         return False
     if target not in _FUNCTIONALIZED and _runs_mutable_operator(node):
@@ -54,8 +56,8 @@ def has_effect(module: fx.GraphModule, node: fx.Node) -> bool:
 def draws_random_numbers(module: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a call draws random numbers, so that it gives another result each time and moves the generator on."""
     target = node.target
-    if isinstance(target, OpOverload):
-        return torch.Tag.nondeterministic_seeded in target.tags
+    if (op := overload_of(target)) is not None:
+        return torch.Tag.nondeterministic_seeded in op.tags
     if not isinstance(target, HigherOrderOperator):
         return False
     return any(torch.Tag.nondeterministic_seeded in operator.tags for operator in _operators(node)) or any(
@@ -68,12 +70,12 @@ def written_arguments(module: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
     if node.op != "call_function":
         return []
     target = node.target
-    if isinstance(target, OpOverload):
-        if not target._schema.is_mutable:
-            return _written_statistics(node, target)
-        given = arguments_by_name(node, target)
+    if (op := overload_of(target)) is not None:
+        if not op._schema.is_mutable:
+            return _written_statistics(node, op)
+        given = arguments_by_name(node, op)
         written: list[fx.Node] = []
-        for argument in target._schema.arguments:
+        for argument in op._schema.arguments:
             if argument.alias_info is not None and argument.alias_info.is_write:
                 fx.map_arg(given.get(argument.name), written.append)
         return written

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
+from retraced_server.program.functions import overload_of
+
 
 class UnkeyedError(Exception):
     """An argument has no key: it is equal to nothing but itself."""
@@ -30,10 +32,10 @@ def call_key(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], leaf: 
         UnkeyedError: An argument is neither computed, nor a constant, nor a container of these.
     """
     given = dict(kwargs)
-    if isinstance(target, OpOverload):
-        names = [argument.name for argument in target._schema.arguments]
+    if (op := overload_of(target)) is not None:
+        names = [argument.name for argument in op._schema.arguments]
         given.update(zip(names, args, strict=False))
-        args = [given.pop(a.name, a.default_value if a.has_default_value() else None) for a in target._schema.arguments]
+        args = [given.pop(a.name, a.default_value if a.has_default_value() else None) for a in op._schema.arguments]
     elif target is operator.getitem:
         args = list(args)
     return (target, _key(list(args), leaf), _key(given, leaf))

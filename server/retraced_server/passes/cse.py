@@ -8,13 +8,14 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 from torch import fx
-from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
+from torch._ops import HigherOrderOperator, OpOverloadPacket
 
 from retraced_server.passes._aliasing import Aliases, holds_tensor, is_view
 from retraced_server.passes._effects import draws_random_numbers, has_effect
 from retraced_server.passes._keys import UnkeyedError, call_key
 from retraced_server.passes._misses import Misses
 from retraced_server.passes.registry import register_pass
+from retraced_server.program.functions import overload_of
 from retraced_server.retrace import Argument, ExportPass, NodeMetadata, PassResult, ProxyValue, pass_context
 from retraced_server.retrace.edited_run import reads_only
 from retraced_server.retrace.graphs import walk_graphs
@@ -134,10 +135,10 @@ class _Finder:
         return self._stands_for
 
     def _is_candidate(self, node: fx.Node) -> bool:
-        target = node.target
-        if isinstance(target, (HigherOrderOperator, OpOverloadPacket)) or (node.kwargs and not isinstance(target, OpOverload)):
+        target, op = node.target, overload_of(node.target)
+        if isinstance(target, (HigherOrderOperator, OpOverloadPacket)) or (node.kwargs and op is None):
             return False
-        if isinstance(target, OpOverload) and target._opname in _UNINITIALISED:
+        if op is not None and op._opname in _UNINITIALISED:
             return False
         return not has_effect(self._module, node) and not draws_random_numbers(self._module, node)
 

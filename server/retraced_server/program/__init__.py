@@ -7,6 +7,7 @@ that of torch/_export/serde/schema.py, major version 8.
 from retraced_server.program.archive import Archive, Extent
 from retraced_server.program.assemble import assemble_program
 from retraced_server.program.dirty_pages import hold_page_map
+from retraced_server.program.loadable import not_loadable
 from retraced_server.program.options import ReadOptions
 from retraced_server.program.payloads import Payload, Payloads, hold_map
 from retraced_server.program.read import ReadProgram, read_program, read_records
@@ -30,6 +31,7 @@ __all__ = [
     "assemble_program",
     "hold_map",
     "hold_page_map",
+    "not_loadable",
     "program_records",
     "read_program",
     "read_records",

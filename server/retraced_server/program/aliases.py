@@ -98,6 +98,9 @@ class Aliases:
             if target._opname in _FRESH:
                 return ()
             leaves = _leaves(node)
+            # What shares a storage with a sparse tensor cannot be told.
+            if any(isinstance(leaf, FakeTensor) and not _has_storage(leaf) for leaf in leaves):
+                return ()
             shared = self._execute(target, node, leaves)
             return tuple(None if index is None else leaves[index] for index in shared)
         if target in _IN_PLACE_BODIES:
@@ -108,9 +111,9 @@ class Aliases:
         """Remembers which inputs the results of a body share a storage with."""
         nodes = list(body.graph.nodes)
         inputs = [node.meta.get("val") for node in nodes if node.op == "placeholder"]
-        owners = {_storage(value): position for position, value in enumerate(inputs) if isinstance(value, FakeTensor)}
+        owners = {_storage(value): position for position, value in enumerate(inputs) if _has_storage(value)}
         results = pytree.tree_leaves(nodes[-1].meta.get("val"))
-        self._bodies[body] = tuple(owners.get(_storage(value)) if isinstance(value, FakeTensor) else None for value in results)
+        self._bodies[body] = tuple(owners.get(_storage(value)) if _has_storage(value) else None for value in results)
 
     def _of_body(self, node: fx.Node, root: torch.nn.Module) -> tuple[FakeTensor | None, ...]:
         is_body = [isinstance(argument, fx.Node) and argument.op == "get_attr" for argument in node.args]
@@ -148,9 +151,7 @@ class Aliases:
         # Whatever an operator makes of arguments that do not fit it, or of data that is not there: it then says nothing.
         except Exception:  # noqa: BLE001
             return ()
-        return tuple(
-            owners.get(_storage(leaf)) if isinstance(leaf, torch.Tensor) else None for leaf in pytree.tree_leaves(results)
-        )
+        return tuple(owners.get(_storage(leaf)) if _has_storage(leaf) else None for leaf in pytree.tree_leaves(results))
 
     def _stand_in(self, leaf: Any, devices: set[torch.device]) -> Any:
         """A meta tensor for a fake one, and a number for a symbolic one."""
@@ -175,6 +176,10 @@ def _plain_key(leaf: Any) -> object:
     if isinstance(leaf, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         return type(leaf), leaf.node.expr
     return type(leaf), leaf if isinstance(leaf, Hashable) else repr(leaf)
+
+
+def _has_storage(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout is torch.strided
 
 
 def _storage(tensor: torch.Tensor) -> int:

@@ -43,7 +43,7 @@ class Archive:
 
     Raises:
         RetracedError: ARCHIVE_INVALID where the file is empty, no zip, cut short, ambiguous, or has records that no program has;
-            PROGRAM_MISSING where it holds no exported program; PROGRAM_INVALID where it holds several, or what is not read;
+            PROGRAM_MISSING where it holds no exported program; PROGRAM_UNSUPPORTED where it holds several, or what is not read;
             SCHEMA_UNSUPPORTED where it is in an older layout.
     """
 

@@ -19,8 +19,13 @@ def program_missing(message: str) -> RetracedError:
 
 
 def program_invalid(message: str, **metadata: str) -> RetracedError:
-    """Makes the error of a program that does not fit the schema, or that this reader refuses."""
+    """Makes the error of a program that torch does not load either, or that would have torch execute what stands in it."""
     return _error(Reason.PROGRAM_INVALID, message, metadata)
+
+
+def program_unsupported(message: str, **metadata: str) -> RetracedError:
+    """Makes the error of a program that torch loads, or may load in another version or with another module, and that is not taken."""
+    return _error(Reason.PROGRAM_UNSUPPORTED, message, metadata)
 
 
 def schema_unsupported(message: str, **metadata: str) -> RetracedError:

@@ -15,7 +15,7 @@ import sympy
 from torch.utils._sympy import functions
 from torch.utils._sympy.numbers import int_oo
 
-from retraced_server.program.errors import cause, program_invalid, shortened
+from retraced_server.program.errors import cause, program_invalid, program_unsupported, shortened
 from retraced_server.program.options import DEEPEST_EXPRESSION, LONGEST_EXPRESSION, MOST_PRECISION, MOST_UNBACKED_SYMBOLS
 
 _TOKEN: Final = re.compile(
@@ -137,11 +137,11 @@ def parse_expression(text: str) -> _Expr:
     """Makes the sympy expression that a text of `sympy.srepr` stands for.
 
     Raises:
-        RetracedError: PROGRAM_INVALID where the text is not of the grammar above, is too long or too deep, or would make numbers
-            that no shape has.
+        RetracedError: PROGRAM_INVALID where the text is not of the grammar above, or would make numbers that no shape has;
+            PROGRAM_UNSUPPORTED where it is too long or too deep.
     """
     if len(text) > LONGEST_EXPRESSION:
-        raise _invalid(text, f"it has {len(text)} characters, and {LONGEST_EXPRESSION} are the most")
+        raise _unsupported(text, f"it has {len(text)} characters, and {LONGEST_EXPRESSION} are the most")
     parser = _Parser(text)
     try:
         expression = parser.expression(0)
@@ -174,7 +174,7 @@ class _Parser:
     def expression(self, depth: int) -> _Expr:
         """Reads one expression; the position is behind it afterwards."""
         if depth > DEEPEST_EXPRESSION:
-            raise _invalid(self._text, f"it is deeper than {DEEPEST_EXPRESSION} calls")
+            raise _unsupported(self._text, f"it is deeper than {DEEPEST_EXPRESSION} calls")
         name = self._take("name")
         if name == "true":
             return sympy.true
@@ -205,7 +205,7 @@ class _Parser:
         name = self._take("text")
         kind, number = split_symbol(name)
         if kind in _UNBACKED and number >= MOST_UNBACKED_SYMBOLS:
-            raise _invalid(self._text, f"the number of `{name}` is over {MOST_UNBACKED_SYMBOLS}")
+            raise _unsupported(self._text, f"the number of `{name}` is over {MOST_UNBACKED_SYMBOLS}")
         assumptions: dict[str, bool] = {}
         while self._value == ",":
             self._advance()
@@ -329,3 +329,7 @@ _LITERALS: Final[dict[str, Callable[[_Parser], _Expr]]] = {
 
 def _invalid(text: str, what: str) -> Exception:
     return program_invalid(f"the expression `{shortened(text, 200)}` cannot be read: {what}")
+
+
+def _unsupported(text: str, what: str) -> Exception:
+    return program_unsupported(f"the expression `{shortened(text, 200)}` is not read: {what}")

@@ -7,7 +7,7 @@ copy of it, with a storage of its own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Final, cast
 
 import msgspec
 import torch
@@ -17,12 +17,16 @@ from torch._subclasses.fake_tensor import FakeTensor
 from retraced_server.meta_tensors import copy_with_own_storage
 from retraced_server.program import schema
 from retraced_server.program._torch import allow_absent_device
-from retraced_server.program.errors import cause, program_invalid
+from retraced_server.program.errors import cause, program_invalid, program_unsupported
 from retraced_server.program.options import MOST_DIMENSIONS
 from retraced_server.program.scalar_types import read_device, read_dtype, read_layout
+from retraced_server.program.sparse_kernels import add_sparse_kernels
 from retraced_server.program.symbols import Size, Symbols
 
 as_strided = torch.ops.aten.as_strided.default
+sparse_coo_tensor = torch.ops.aten._sparse_coo_tensor_with_dims.default
+# A sparse tensor of a file has all its dimensions sparse, and is not coalesced: the file says neither, and this promises least.
+_LAYOUTS: Final = frozenset((torch.strided, torch.sparse_coo))
 _TENSOR_META = msgspec.json.Decoder(schema.TensorMeta)
 
 
@@ -36,6 +40,7 @@ class Description:
     stride: tuple[Size, ...]
     offset: Size
     requires_grad: bool
+    layout: torch.layout
     symbolic: bool
 
 
@@ -91,14 +96,14 @@ class FakeTensors:
 
     def _own(self, key: bytes, described: Description) -> torch.Tensor:
         template = self._templates.get(key)
-        if template is not None and described.symbolic:
+        if template is not None and described.symbolic and described.layout is torch.strided:
             return copy_with_own_storage(template)
         made = self._templates[key] = _meta(described)
         return made
 
     def _view(self, base: FakeTensor, described: Description) -> torch.Tensor | None:
         made = self._made.get(id(base))
-        if made is None or made.meta.dtype is not described.dtype:
+        if made is None or made.meta.dtype is not described.dtype or described.layout is not torch.strided:
             return None
         try:
             return cast(torch.Tensor, as_strided(made.meta, described.size, described.stride, described.offset))
@@ -107,28 +112,34 @@ class FakeTensors:
             return None
 
     def _read(self, meta: schema.TensorMeta) -> Description:
-        if read_layout(meta.layout) is not torch.strided:
-            raise program_invalid("only strided tensors have recorded sizes and strides that can be read", field="layout")
+        layout = read_layout(meta.layout)
+        if layout not in _LAYOUTS:
+            raise program_unsupported(
+                f"values of the layout {layout} are not read: torch itself does not write them", field="layout"
+            )
         if len(meta.sizes) != len(meta.strides) or len(meta.sizes) > MOST_DIMENSIONS:
             raise program_invalid(f"a tensor has {len(meta.sizes)} sizes and {len(meta.strides)} strides", field="strides")
         dtype, device = read_dtype(meta.dtype), read_device(meta.device)
-        if device.type == "meta":
-            raise program_invalid("a recorded value is on the device `meta`, which fake tensors cannot be", field="device")
         if meta.requires_grad and not (dtype.is_floating_point or dtype.is_complex):
             raise program_invalid(f"a tensor of {dtype} requires a gradient", field="requires_grad")
         allow_absent_device(device)
+        if layout is not torch.strided:
+            add_sparse_kernels()
         size = tuple(map(self._symbols.sym_int, meta.sizes))
         stride = tuple(map(self._symbols.sym_int, meta.strides))
         offset = self._symbols.offset(meta.storage_offset)
         symbolic = any(isinstance(value, torch.SymInt) for value in (*size, *stride, offset))
         if any(not isinstance(value, torch.SymInt) and value < 0 for value in (*size, *stride, offset)):
             raise program_invalid("a tensor has a negative size, stride or storage offset", field="sizes")
-        return Description(dtype, device, size, stride, offset, meta.requires_grad, symbolic)
+        return Description(dtype, device, size, stride, offset, meta.requires_grad, layout, symbolic)
 
 
 def _meta(described: Description) -> torch.Tensor:
     size, stride, offset = described.size, described.stride, described.offset
     try:
+        if described.layout is torch.sparse_coo:
+            made = sparse_coo_tensor(len(size), 0, size, dtype=described.dtype, layout=torch.sparse_coo, device="meta")
+            return cast(torch.Tensor, made)
         if not isinstance(offset, torch.SymInt) and offset == 0:
             return torch.empty_strided(size, stride, dtype=described.dtype, device="meta")
         whole = torch.empty_strided((_extent(described),), (1,), dtype=described.dtype, device="meta")

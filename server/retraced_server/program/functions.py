@@ -122,13 +122,27 @@ PRIM: Final[Mapping[str, Effect]] = dict.fromkeys(("prim::device", "prim::dtype"
 
 # Only programs that never were an archive have them, or graphs while a pass runs: the reader makes `getitem` itself.
 _IN_PROCESS: Final[Mapping[Target, Effect]] = dict.fromkeys(
-    (operator.getitem, torch.sym_sum, torch.sym_fresh_size, math.ceil, math.floor, round, max, min, abs), Effect.NONE
+    (operator.getitem, torch.sym_sum, math.ceil, math.floor, round, max, min, abs), Effect.NONE
 )
 # Operators that are what functions above call, and stand beside them in programs.
 _WITHIN: Final = frozenset(
     getattr(torch.ops.aten, name).default
     for name in ("_add_batch_dim", "_remove_batch_dim", "_make_dual", "_unpack_dual", "_fw_primal")
 )
+
+
+# A target of fx is any callable, or the name of a method.
+def overload_of(target: Any) -> OpOverload | None:
+    """Return the operator that a target runs, None for any other callable.
+
+    It is the target itself, or what an operator of a dialect holds as `_op` and calls, as ExecuTorch's `EdgeOpOverload` and
+    `BackendOpOverload` do (executorch/exir/dialects/edge/_ops.py). What is to be known of a call, schema and tags, is asked of this operator;
+    what is recorded and executed is the target.
+    """
+    if isinstance(target, OpOverload):
+        return target
+    wrapped = getattr(target, "_op", None)
+    return wrapped if isinstance(wrapped, OpOverload) else None
 
 
 @functools.cache
@@ -141,12 +155,12 @@ def stated_effect(target: Target | str) -> Effect:
     Returns:
         Its entry here, or that of its namespace; UNKNOWN where it has none.
     """
-    if isinstance(target, OpOverload):
-        if target.namespace == "prim":
-            return PRIM.get(target.name(), Effect.UNKNOWN)
-        if target in _WITHIN:
+    if (op := overload_of(target)) is not None:
+        if op.namespace == "prim":
+            return PRIM.get(op.name(), Effect.UNKNOWN)
+        if op in _WITHIN:
             return Effect.WITHIN
-        known = NAMESPACES.get(target.namespace)
+        known = NAMESPACES.get(op.namespace)
         return Effect.OUTSIDE if known is not None and known.acts_outside else Effect.SCHEMA
     if isinstance(target, HigherOrderOperator):
         return HIGHER_ORDER.get(target.name(), Effect.UNKNOWN)

@@ -3,34 +3,55 @@
 from __future__ import annotations
 
 import keyword
+import re
 from collections.abc import Iterable
+from typing import Final
 
 from torch.utils._pytree import TreeSpec
 
-from retraced_server.program.errors import program_invalid, shortened
+from retraced_server.program.errors import program_invalid, program_unsupported, shortened
 from retraced_server.program.options import LONGEST_NAME
+
+# `_format_target` of torch/fx/graph.py puts what is no identifier between double quotes, as it is. Between them a backslash stands for
+# itself only in front of what makes no escape of it. The client's `checks/names.py` has the same rule.
+_QUOTABLE: Final = re.compile(r"""(?:[^"\\]|\\(?![\\'"abfnrtvxuUN0-7.]|$))*""")
 
 
 def check_name(name: str) -> str:
     """Checks that the name of a value, an argument or a body is an identifier.
 
     Raises:
-        RetracedError: PROGRAM_INVALID where it is not.
+        RetracedError: PROGRAM_INVALID where it is not, PROGRAM_UNSUPPORTED where it is too long.
     """
-    if not name.isidentifier() or keyword.iskeyword(name) or len(name) > LONGEST_NAME:
+    if not name.isidentifier() or keyword.iskeyword(name):
         raise program_invalid(f"`{shortened(name, 200)}` is no name of a value: it must be an identifier")
+    _check_length(name)
     return name
 
 
 def check_path(path: str) -> str:
-    """Checks the name of a parameter, buffer, constant or module: it may hold points, and nothing that could end a quoted text.
+    """Checks the name of a parameter, buffer, constant or module: what torch quotes of it in source must stand for itself there.
 
     Raises:
-        RetracedError: PROGRAM_INVALID where it does.
+        RetracedError: PROGRAM_UNSUPPORTED where it does not, or is too long.
     """
-    if len(path) > LONGEST_NAME or not path.isprintable() or any(mark in path for mark in "'\"\\`"):
-        raise program_invalid(f"`{shortened(path, 200)}` is no name of a parameter, buffer, constant or module")
+    _check_length(path)
+    if not path.isprintable():
+        raise program_unsupported(f"the name `{shortened(path, 200)}` is not taken, since it has unprintable characters")
+    if _QUOTABLE.fullmatch(path) is None:
+        raise program_unsupported(
+            f"the name `{shortened(path, 200)}` is not taken: torch puts names of parameters, buffers, constants and modules between "
+            "double quotes in source that it generates and executes, where this one would be other text, or code; rename it without "
+            "double quotes and backslashes, and export again"
+        )
     return path
+
+
+def _check_length(name: str) -> None:
+    if len(name) > LONGEST_NAME:
+        raise program_unsupported(
+            f"the name `{shortened(name, 200)}` has {len(name)} characters, and {LONGEST_NAME} are the most"
+        )
 
 
 def check_parameters(names: Iterable[str], in_spec: TreeSpec) -> None:

@@ -13,7 +13,7 @@ from msgspec import UNSET, Struct, UnsetType
 from torch.fx.traceback import NodeSource, NodeSourceAction
 
 from retraced_server.errors import RetracedError
-from retraced_server.program.errors import cause, program_invalid, shortened
+from retraced_server.program.errors import cause, program_invalid, program_unsupported, shortened
 from retraced_server.program.operators import Operators
 from retraced_server.program.options import DEEPEST_CUSTOM
 
@@ -50,7 +50,7 @@ class NodeMetadata:
         """The metadata of a node as its `meta` holds it. `Any`: each key has its own type of value.
 
         Raises:
-            RetracedError: PROGRAM_INVALID where an entry is not as torch writes it.
+            RetracedError: PROGRAM_INVALID where an entry is not as torch writes it, PROGRAM_UNSUPPORTED where it is unknown or nested too deep.
         """
         meta: dict[str, Any] = {}
         for key, text in metadata.items():
@@ -69,7 +69,7 @@ class NodeMetadata:
             elif key == "custom":
                 meta[key] = read_custom(text)
             else:
-                raise program_invalid(
+                raise program_unsupported(
                     f"the metadata of a node has the key `{shortened(key, 64)}`, which the schema does not have"
                 )
         return meta
@@ -112,7 +112,7 @@ def read_custom(text: str) -> Any:
     """Reads the annotations that a user gave to a node or a graph: any JSON.
 
     Raises:
-        RetracedError: PROGRAM_INVALID where it is no JSON, or is nested too deep to be copied.
+        RetracedError: PROGRAM_INVALID where it is no JSON, PROGRAM_UNSUPPORTED where it is nested too deep to be copied.
     """
     try:
         read = json.loads(text)
@@ -122,7 +122,7 @@ def read_custom(text: str) -> Any:
     while level := [inner for each in level for inner in _contained(each)]:
         depth += 1
         if depth > DEEPEST_CUSTOM:
-            raise program_invalid(f"custom metadata is nested deeper than {DEEPEST_CUSTOM}")
+            raise program_unsupported(f"custom metadata is nested deeper than {DEEPEST_CUSTOM}")
     return read
 
 
@@ -159,7 +159,7 @@ def _read_sources(text: str) -> list[NodeSource] | None:
 def _source(read: _Source, depth: int) -> NodeSource:
     # The constructor wants a node; torch's own reader goes around it in the same way.
     if depth > _DEEPEST_SOURCE:
-        raise program_invalid(f"the provenance of a node is deeper than {_DEEPEST_SOURCE} steps")
+        raise program_unsupported(f"the provenance of a node is deeper than {_DEEPEST_SOURCE} steps")
     source = NodeSource.__new__(NodeSource)
     source._action_string = None
     source._dict = None

@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 import torch
 from torch._ops import HigherOrderOperator, OpOverload
 
-from retraced_server.program.errors import program_invalid, shortened
+from retraced_server.program.errors import program_invalid, program_unsupported, shortened
 from retraced_server.program.functions import FUNCTIONS, HIGHER_ORDER, ORDERED, PRIM, Target
 from retraced_server.program.namespaces import DEFAULT_MODULES, DEFAULT_NAMESPACES, how_to_allow
 from retraced_server.program.options import LONGEST_NAME
@@ -26,6 +26,12 @@ from retraced_server.program.options import LONGEST_NAME
 for _module in DEFAULT_MODULES:
     if torch.distributed.is_available() or not _module.startswith("torch.distributed."):
         importlib.import_module(_module)
+
+_EXPLAINED: Final = {
+    "torch.ops.export.access_subclass_inner_tensor.default": "it takes a tensor subclass apart, and archives have no such tensors but "
+    "pickled ones; take them apart before the export, with `unwrap_tensor_subclass`",
+}
+"""Operators that are never read, with the reason."""
 
 _OP: Final = re.compile(r"torch\.ops\.([A-Za-z_]\w*)\.([A-Za-z_]\w*)\.([A-Za-z_]\w*)", re.ASCII)
 _HIGHER_ORDER: Final = re.compile(r"torch\.ops\.higher_order\.([A-Za-z_]\w*)", re.ASCII)
@@ -83,7 +89,7 @@ class Operators:
         """The operator of a name.
 
         Raises:
-            RetracedError: PROGRAM_INVALID where it is unknown here or not allowed.
+            RetracedError: PROGRAM_INVALID where it is none, PROGRAM_UNSUPPORTED where it is unknown here or not allowed.
         """
         found = self._found.get(name)
         if found is None:
@@ -94,20 +100,22 @@ class Operators:
         """The operator of a name that stands in the place of an argument: one that only computes with tensors, or prints.
 
         Raises:
-            RetracedError: PROGRAM_INVALID where it is none, unknown here or not allowed.
+            RetracedError: PROGRAM_INVALID where it is no operator, PROGRAM_UNSUPPORTED where it is unknown here or not allowed.
         """
         found = self.find(name)
         if isinstance(found, HigherOrderOperator) and found.name() in ORDERED:
             return found
         if not isinstance(found, OpOverload):
-            raise _unknown(name, "a function or a higher-order operator is no argument")
+            raise program_invalid(
+                f"`{shortened(name, 200)}` cannot stand in a program as an argument: it is no operator of tensors"
+            )
         return found
 
     def _find(self, name: str) -> Target:
         if name in _BY_NAME:
             return _BY_NAME[name]
         if len(name) > LONGEST_NAME:
-            raise program_invalid(f"an operator has a name of {len(name)} characters")
+            raise program_unsupported(f"an operator has a name of {len(name)} characters, and {LONGEST_NAME} are the most")
         if match := _HIGHER_ORDER.fullmatch(name):
             if match[1] in HIGHER_ORDER:
                 return cast(Target, getattr(torch.ops.higher_order, match[1]))
@@ -116,8 +124,21 @@ class Operators:
         if match is None:
             if name.startswith("#"):
                 raise _unknown(name, "operators of serialization extensions are not read")
-            raise _unknown(name, "it is neither of `torch.ops` nor a function that programs may call")
+            if name.startswith("executorch."):
+                # torch writes the name of any callable, and resolves those of `torch` alone.
+                raise _unknown(
+                    name,
+                    "torch.export.save writes operators of ExecuTorch's dialects, and torch.export.load cannot resolve them; send the "
+                    "program as it was before `to_edge`, and run passes on edge programs in process (docs/executorch.md)",
+                )
+            raise program_invalid(
+                f"`{shortened(name, 200)}` cannot stand in a program: it is neither of `torch.ops` nor a function that programs may "
+                "call",
+                operator=name[:200],
+            )
         namespace, packet, overload = match.groups()
+        if name in _EXPLAINED:
+            raise _unknown(name, _EXPLAINED[name])
         if namespace not in self._allowed:
             advice = how_to_allow(namespace, registered=_is_registered(namespace))
             raise _unknown(name, f"the namespace `{namespace}` is not allowed: {advice}")
@@ -181,4 +202,4 @@ def symbolic_parameters(target: Target) -> tuple[str, ...]:
 
 
 def _unknown(name: str, why: str) -> Exception:
-    return program_invalid(f"the operator `{shortened(name, 200)}` cannot stand in a program: {why}", operator=name[:200])
+    return program_unsupported(f"the operator `{shortened(name, 200)}` cannot stand in a program: {why}", operator=name[:200])

@@ -22,7 +22,7 @@ from retraced_server.program import program_schema, schema
 from retraced_server.program._torch import allow_absent_device
 from retraced_server.program.archive import Extent
 from retraced_server.program.dirty_pages import is_untouched
-from retraced_server.program.errors import cause, program_invalid, shortened
+from retraced_server.program.errors import cause, program_invalid, program_unsupported, shortened
 from retraced_server.program.names import check_path
 from retraced_server.program.options import MOST_DIMENSIONS
 from retraced_server.program.records import CONSTANTS, WEIGHTS, RecordSource
@@ -82,7 +82,7 @@ class Payloads:
     def unchanged(self, tensor: torch.Tensor) -> Payload | None:
         """The payload whose bytes a tensor's storage still has; None also where that cannot be told."""
         found = self._stored.get(tensor.untyped_storage()._cdata)
-        if found is None or (not isinstance(tensor, FakeTensor) and not is_untouched(found.whole)):
+        if found is None or not (found.whole.is_meta or is_untouched(found.whole)):
             return None
         return found.payload
 
@@ -115,16 +115,20 @@ class PayloadReader:
         """The tensors of a payload config by name; those of one record share a storage.
 
         Raises:
-            RetracedError: PROGRAM_INVALID where a tensor is pickled, does not fit its record, or has a name that is none.
+            RetracedError: PROGRAM_INVALID where a tensor does not fit its record, PROGRAM_UNSUPPORTED where it is pickled or has a name
+                that torch cannot quote.
         """
-        stored: dict[str, _Stored] = {}
+        stored: dict[tuple[str, str], _Stored] = {}
         tensors: dict[str, torch.Tensor] = {}
         for name, meta in config.config.items():
             check_path(name)
             described = _static(name, meta, directory)
-            if meta.path_name not in stored:
-                stored[meta.path_name] = self._store(name, directory + meta.path_name, described)
-            tensors[name] = self._tensor(name, stored[meta.path_name], meta.is_param, described)
+            record = directory + meta.path_name
+            # All tensors without bytes have one record in what torch writes, also those that share nothing.
+            key = (record, "" if self._source.size(record) else name)
+            if key not in stored:
+                stored[key] = self._store(name, record, described)
+            tensors[name] = self._tensor(name, stored[key], meta.is_param, described)
         return tensors
 
     def _store(self, name: str, record: str, meta: schema.StaticTensorMeta) -> _Stored:
@@ -135,7 +139,7 @@ class PayloadReader:
         numel = 1
         for length in meta.sizes:
             numel *= length.as_int
-        # A tensor that was fake when torch saved it has a record of no bytes.
+        # A tensor that was fake, or on the device `meta`, when torch saved it has a record of no bytes.
         absent = self._absent or device.type != "cpu" or extent is None or (size == 0 and numel > 0)
         if absent:
             elements = size // dtype.itemsize or _extent(meta)
@@ -159,12 +163,12 @@ class PayloadReader:
                 device = read_device(meta.device)
                 allow_absent_device(device)
                 view = stored.whole.as_strided(size, stride, meta.storage_offset.as_int)
+                if device.type == "meta":
+                    return _with_gradient(view, is_param, meta.requires_grad)
                 return FakeTensor(self._mode, view, device, requires_grad=meta.requires_grad, _is_param=is_param)
             empty = torch.empty(0, dtype=stored.dtype)
             tensor = empty.set_(stored.whole.untyped_storage(), meta.storage_offset.as_int, size, stride)
-            if is_param:
-                return torch.nn.Parameter(tensor, requires_grad=meta.requires_grad)
-            return tensor.requires_grad_() if meta.requires_grad else tensor
+            return _with_gradient(tensor, is_param, meta.requires_grad)
         # What torch makes of a gradient of integers, and of sizes that overflow.
         except (RuntimeError, ValueError, TypeError) as error:
             raise program_invalid(f"the tensor `{name}` cannot be made: {cause(error)}", tensor=name) from error
@@ -182,22 +186,40 @@ class PayloadReader:
         return torch.frombuffer(mapped, dtype=torch.uint8, count=extent.size, offset=extent.offset)
 
 
+def check_plain(config: program_schema.PayloadConfig) -> None:
+    """Check that nothing of a payload config is stored pickled.
+
+    Raises:
+        RetracedError: PROGRAM_UNSUPPORTED where something is: an object, or a tensor of a subclass.
+    """
+    for name, meta in config.config.items():
+        if meta.path_name.startswith(_OBJECTS):
+            raise program_unsupported(
+                f"the constant `{shortened(name, 200)}` is an object of a custom class; objects are stored pickled, so they are not read"
+            )
+        if meta.use_pickle:
+            raise program_unsupported(
+                f"the tensor `{shortened(name, 200)}` is of a tensor subclass, such as those of torchao, which torch stores pickled; what "
+                "is pickled is not read: take it apart into plain tensors before the export, with torchao's `unwrap_tensor_subclass` or "
+                "torch's `unwrap_tensor_subclass_parameters`",
+                tensor=name[:200],
+            )
+
+
+def _with_gradient(tensor: torch.Tensor, is_param: bool, requires_grad: bool) -> torch.Tensor:
+    if is_param:
+        return torch.nn.Parameter(tensor, requires_grad=requires_grad)
+    return tensor.requires_grad_() if requires_grad else tensor
+
+
 def _static(name: str, meta: program_schema.PayloadMeta, directory: str) -> schema.StaticTensorMeta:
-    if meta.path_name.startswith(_OBJECTS):
-        raise program_invalid(
-            f"the constant `{name}` is an object of a custom class; objects are stored pickled, so they are not read"
-        )
-    if meta.use_pickle:
-        raise program_invalid(
-            f"the tensor `{name}` is stored pickled, as tensor subclasses are, so it is not read", tensor=name
-        )
     if _PATHS[directory].fullmatch(meta.path_name) is None:
         raise program_invalid(f"`{shortened(meta.path_name, 200)}` is no name of a payload")
     described = meta.tensor_meta
     if described is None:
         raise program_invalid(f"the tensor `{name}` has no description", tensor=name)
     if read_layout(described.layout) is not torch.strided:
-        raise program_invalid(f"the tensor `{name}` is not strided", tensor=name)
+        raise program_unsupported(f"the tensor `{name}` is not strided", tensor=name)
     if len(described.sizes) != len(described.strides) or len(described.sizes) > MOST_DIMENSIONS:
         raise program_invalid(
             f"the tensor `{name}` has {len(described.sizes)} sizes and {len(described.strides)} strides", tensor=name

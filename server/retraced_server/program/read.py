@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,11 +19,11 @@ from retraced_server.collector import collector_paused
 from retraced_server.program import _torch, program_schema
 from retraced_server.program.archive import Archive
 from retraced_server.program.assemble import assemble_program
-from retraced_server.program.errors import cause, program_invalid, schema_unsupported, shortened
+from retraced_server.program.errors import cause, program_invalid, program_unsupported, schema_unsupported, shortened
 from retraced_server.program.node_metadata import read_custom
 from retraced_server.program.operators import Operators
 from retraced_server.program.options import ReadOptions
-from retraced_server.program.payloads import PayloadReader, Payloads
+from retraced_server.program.payloads import PayloadReader, Payloads, check_plain
 from retraced_server.program.read_graph import GraphReader, ProgramParts
 from retraced_server.program.read_signature import read_module_calls, read_signature
 from retraced_server.program.records import (
@@ -107,7 +107,8 @@ def read_program(
     Raises:
         RetracedError: ARCHIVE_INVALID where the archive is empty, no zip, truncated or damaged; PROGRAM_MISSING where it holds
             no program; SCHEMA_UNSUPPORTED where its schema version is not read; PROGRAM_INVALID where the program cannot be
-            decoded, holds what is refused, or its verifiers refuse it.
+            decoded, would have torch execute what stands in it, or its verifiers refuse it; PROGRAM_UNSUPPORTED where it holds what
+            torch may read and this reader does not.
         MemoryError: There is not enough memory.
     """
     with ExitStack() as files:
@@ -169,38 +170,53 @@ def _build(
     symbols = Symbols(model.range_constraints)
     weights = _decode(_CONFIG, source.read(WEIGHTS_CONFIG.format(name)), "weights config")
     constants = _decode(_CONFIG, source.read(CONSTANTS_CONFIG.format(name)), "constants config")
+    # Before the graph, whose operators on such tensors would be named in the place of the reason.
+    for config in (weights, constants):
+        check_plain(config)
     parts = ProgramParts(symbols, Operators(options.namespaces))
     reader = GraphReader(described.graph, parts)
     parts.signature = read_signature(described.signature, reader)
-    parts.tied = _tied(parts.signature, weights, constants)
+    parts.tied = _tied(parts.signature, source, {WEIGHTS: weights, CONSTANTS: constants})
     graph_module = reader.read()
     module_calls = read_module_calls(described.module_call_graph, TreeSpecs(options.tree_types), reader)
     graph_module.meta = _graph_meta(described)
     tensors = PayloadReader(source, symbols.mode, payloads, absent=absent)
+    weight_tensors, constant_tensors = tensors.read(weights, WEIGHTS), tensors.read(constants, CONSTANTS)
+    verifiers = list(dict.fromkeys(map(_verifier, model.verifiers))) or [Verifier]
     try:
         return assemble_program(
             graph_module,
             parts.signature,
-            state_dict=tensors.read(weights, WEIGHTS),
-            constants=tensors.read(constants, CONSTANTS),
+            state_dict=weight_tensors,
+            constants=constant_tensors,
             ranges=symbols.range_constraints(),
             module_calls=module_calls,
-            verifiers=list(dict.fromkeys(map(_verifier, model.verifiers))) or [Verifier],
+            verifiers=verifiers,
             guards=model.guards_code,
         )
+    # What torch's own verifiers raise, which run whenever it makes a program.
     except (SpecViolationError, AssertionError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise program_invalid(f"the program is not valid: {cause(error)}") from error
 
 
-def _tied(signature: ExportGraphSignature, *configs: program_schema.PayloadConfig) -> dict[str, str]:
-    """Inputs of the graph that share a payload with an earlier one, by name."""
-    first: dict[tuple[int, str], str] = {}
+def _tied(
+    signature: ExportGraphSignature, source: RecordSource, configs: Mapping[str, program_schema.PayloadConfig]
+) -> dict[str, str]:
+    """Inputs of the graph that share a payload, with the bytes of one, with an earlier one, by name.
+
+    Args:
+        signature: The signature of the graph.
+        source: The program's records.
+        configs: Its payload configs, by the folder of their records.
+    """
+    first: dict[str, str] = {}
     tied = {}
     for spec in signature.input_specs:
-        for number, config in enumerate(configs):
+        for directory, config in configs.items():
             if spec.target is not None and spec.target in config.config:
-                name = first.setdefault((number, config.config[spec.target].path_name), spec.arg.name)
-                if name != spec.arg.name:
+                record = directory + config.config[spec.target].path_name
+                name = first.setdefault(record, spec.arg.name)
+                if name != spec.arg.name and source.size(record):
                     tied[spec.arg.name] = name
     return tied
 
@@ -217,7 +233,7 @@ def _graph_meta(described: program_schema.GraphModule) -> dict[str, Any]:
 
 def _verifier(dialect: str) -> type[Verifier]:
     if dialect not in _VERIFIERS:
-        raise program_invalid(
+        raise program_unsupported(
             f"the program is of the dialect `{shortened(dialect, 64)}`; ATEN and TRAINING are read", field="verifiers"
         )
     return _VERIFIERS[dialect]
@@ -227,7 +243,9 @@ def _decode(decoder: msgspec.json.Decoder[_Decoded], data: bytes, what: str) -> 
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
-        raise program_invalid(f"the program's {what} does not fit the schema: {shortened(str(error))}") from error
+        # torch ignores fields that it does not know. Here they may be those of a newer torch, whose meaning would be lost.
+        refuse = program_unsupported if "unknown field" in str(error) else program_invalid
+        raise refuse(f"the program's {what} does not fit the schema: {shortened(str(error))}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise program_invalid(f"the program's {what} is not JSON: {shortened(str(error))}") from error
 

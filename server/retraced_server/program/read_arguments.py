@@ -10,7 +10,7 @@ from torch import fx
 from torch.fx.node import Argument
 
 from retraced_server.program import program_schema, schema
-from retraced_server.program.errors import program_invalid, shortened
+from retraced_server.program.errors import program_invalid, program_unsupported, shortened
 from retraced_server.program.operators import Operators
 from retraced_server.program.options import DEEPEST_ARGUMENT
 from retraced_server.program.scalar_types import read_device, read_dtype, read_layout, read_memory_format
@@ -35,7 +35,7 @@ def read_argument(argument: schema.Argument, scope: Scope) -> Argument:
 
     Raises:
         RetracedError: PROGRAM_INVALID where it says nothing or several things, names a value that is not there, or is of a kind
-            that is not read.
+            that torch does not read; PROGRAM_UNSUPPORTED where it is an object, or nested too deep.
     """
     if not schema.only_member(argument):
         kinds = [name for name in argument.__struct_fields__ if getattr(argument, name) is not UNSET]
@@ -109,7 +109,7 @@ def _optional_tensors(values: list[schema.OptionalTensorArgument], scope: Scope)
 
 def _dictionary(values: dict[str, schema.Argument], scope: Scope, depth: int = 1) -> Argument:
     if depth > DEEPEST_ARGUMENT:
-        raise program_invalid(f"dictionaries in an argument are nested deeper than {DEEPEST_ARGUMENT}")
+        raise program_unsupported(f"dictionaries in an argument are nested deeper than {DEEPEST_ARGUMENT}")
     read: dict[str, Argument] = {}
     for key, value in values.items():
         inner = value.as_string_to_argument if schema.only_member(value) else UNSET
@@ -132,7 +132,7 @@ def _refuse_object(value: schema.CustomObjArgument, scope: Scope) -> Argument:
 
 def custom_object(value: schema.CustomObjArgument) -> Exception:
     """Makes the error of a program that holds an object of a custom class."""
-    return program_invalid(
+    return program_unsupported(
         f"the program holds `{shortened(value.name, 200)}`, an object of the custom class `{shortened(value.class_fqn, 200)}`; "
         "objects are stored pickled, so they are not read",
         class_name=value.class_fqn[:200],

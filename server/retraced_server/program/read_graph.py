@@ -24,7 +24,7 @@ from retraced_server.errors import RetracedError
 from retraced_server.program import schema
 from retraced_server.program._torch import lazy_graph_module, unbacked_bindings
 from retraced_server.program.aliases import Aliases
-from retraced_server.program.errors import cause, located, program_invalid, shortened
+from retraced_server.program.errors import cause, located, program_invalid, program_unsupported, shortened
 from retraced_server.program.fake_tensors import FakeTensors
 from retraced_server.program.functions import SYM_OPERATORS, Target
 from retraced_server.program.names import check_name
@@ -72,7 +72,7 @@ class ProgramParts:
         self.symbols.fresh = set()
         self.depth += 1
         if self.depth > DEEPEST_GRAPH:
-            raise program_invalid(f"bodies of higher-order operators are nested deeper than {DEEPEST_GRAPH}")
+            raise program_unsupported(f"bodies of higher-order operators are nested deeper than {DEEPEST_GRAPH}")
         try:
             yield
         finally:
@@ -101,7 +101,7 @@ class GraphReader:
         """Reads the graph into a graph module whose code is made when it is first called.
 
         Raises:
-            RetracedError: PROGRAM_INVALID, with the node at fault.
+            RetracedError: PROGRAM_INVALID or PROGRAM_UNSUPPORTED, with the node at fault.
         """
         for position, described in enumerate(self._described.inputs):
             with _locating(f"input {position}"):
@@ -363,13 +363,13 @@ class GraphReader:
 
 @contextmanager
 def _locating(where: str) -> Iterator[None]:
-    """Says in errors where in the graph they arose; what fx, sympy and torch make of values that do not fit becomes one of ours."""
+    """Says in errors where in the graph they arose; what fx, sympy and torch raise becomes one of ours, which does not say invalid."""
     try:
         yield
     except RetracedError as error:
         raise located(error, where) from error
     except (ValueError, TypeError, AssertionError, RuntimeError, AttributeError, LookupError, ArithmeticError) as error:
-        raise program_invalid(f"{where}: {cause(error)}") from error
+        raise program_unsupported(f"{where}: this cannot be read here: {cause(error)}") from error
 
 
 def _at(bases: Bases, position: int) -> FakeTensor | None:

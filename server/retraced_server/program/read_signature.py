@@ -32,7 +32,7 @@ def read_signature(described: program_schema.GraphSignature, scope: Scope) -> Ex
     """The signature of a program's graph.
 
     Raises:
-        RetracedError: PROGRAM_INVALID where a specification says nothing or several things, or needs a custom class.
+        RetracedError: PROGRAM_INVALID where a specification says nothing or several things, PROGRAM_UNSUPPORTED where it needs a custom class.
     """
     return ExportGraphSignature(
         [_input_spec(spec, scope) for spec in described.input_specs],

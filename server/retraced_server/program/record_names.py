@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from retraced_server.program.errors import archive_invalid, program_invalid, program_missing, schema_unsupported, shortened
+from retraced_server.program.errors import archive_invalid, program_missing, program_unsupported, schema_unsupported, shortened
+from retraced_server.program.options import LONGEST_RECORD_NAME
 
 _PROGRAM: Final = r"[\w.-]{1,128}"
 _MODEL: Final = re.compile(rf"models/({_PROGRAM})\.json", re.ASCII)
@@ -32,17 +33,24 @@ def find_program(names: list[str]) -> str:
     """Checks the names of all records, without the root, and gives the name of the one program that they are of.
 
     Raises:
-        RetracedError: PROGRAM_MISSING where there is no program, PROGRAM_INVALID where there are several or where one holds what is not
+        RetracedError: PROGRAM_MISSING where there is no program, PROGRAM_UNSUPPORTED where there are several or where one holds what is not
             read, SCHEMA_UNSUPPORTED where it is in an older layout, ARCHIVE_INVALID where a record is not of a program.
     """
     models = [name for name in names if name.startswith("models/")]
     if not models:
-        raise program_missing("the archive holds no exported program: it has no record `models/*.json`")
+        what = (
+            "a file that torch.save wrote, such as a checkpoint"
+            if "data.pkl" in names
+            else "no record `models/*.json` is in it"
+        )
+        raise program_missing(f"the archive holds no exported program, as torch.export.save writes it: {what}")
     if len(models) > 1:
-        raise program_invalid(f"the archive holds several programs ({shortened(', '.join(models))}); one at a time is taken")
+        raise program_unsupported(
+            f"the archive holds several programs ({shortened(', '.join(models))}); one at a time is taken"
+        )
     match = _MODEL.fullmatch(models[0])
     if match is None:
-        raise program_invalid(f"`{shortened(models[0], 200)}` is no name of a model record")
+        raise program_unsupported(f"`{shortened(models[0], 200)}` is no name of a model record")
     for name in names:
         _check(name, match[1])
     seen: dict[str, str] = {}
@@ -58,12 +66,25 @@ def is_carried(name: str) -> bool:
     return name.startswith(_EXTRA)
 
 
+def is_record_name(name: str) -> bool:
+    """Whether a record may have a name, without the root: it is of a file inside a folder on any system, and one that torch lists.
+
+    The client's `checks/layout.py` has the same rule, so that what was sent may come back.
+    """
+    return (
+        name.isprintable()
+        and len(name.encode()) <= LONGEST_RECORD_NAME
+        and not any(part in ("", ".", "..") for part in name.split("/"))
+        and not any(mark in name for mark in "\\:")
+    )
+
+
 def foreign(names: list[str]) -> Exception:
     """Makes the error of a zip whose records have no common root."""
     if set(names) >= _OLD_FILES:
         return schema_unsupported(
-            "the archive is in the format of torch 2.7 and older, which this server does not read; "
-            "load it and save it again with torch 2.8 or newer"
+            "the archive is in the format of torch 2.7 and older, or of ExecuTorch's `exir.save`, which this server does not read; load it "
+            "and save it again with torch 2.8 or newer, a program for ExecuTorch as it was before `to_edge`"
         )
     return program_missing("the archive is a zip but not one that torch.export.save wrote: its records have no common root")
 
@@ -76,8 +97,11 @@ def _check(name: str, program: str) -> None:
             raise archive_invalid(f"the archive's record `{shortened(name, 200)}` is of another program than `{program}`")
         return
     if name.startswith(_EXTRA):
-        if any(part in ("", ".", "..") for part in name.split("/")) or "\\" in name or ":" in name:
-            raise archive_invalid(f"the archive's record `{shortened(name, 200)}` has no name of a file inside a folder")
+        if not is_record_name(name):
+            raise archive_invalid(
+                f"the archive's record `{shortened(name, 200)}` has no name of a file inside a folder, of at most "
+                f"{LONGEST_RECORD_NAME} bytes"
+            )
         return
     if _LEGACY.fullmatch(name):
         raise schema_unsupported(
@@ -85,12 +109,12 @@ def _check(name: str, program: str) -> None:
             "pickled is not read: load the archive and save it again with a newer torch"
         )
     if name.startswith(_OBJECT):
-        raise program_invalid(
+        raise program_unsupported(
             f"the archive's record `{shortened(name, 200)}` is an object of a custom class; objects are stored pickled, so they are "
             "not read"
         )
     if name.startswith(_COMPILED):
-        raise program_invalid(
+        raise program_unsupported(
             f"the archive's record `{shortened(name, 200)}` is compiled code, of AOTInductor or another compiler, which is never loaded"
         )
     raise archive_invalid(f"the archive has a record `{shortened(name, 200)}`, which no program has")

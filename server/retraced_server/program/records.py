@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final, Protocol
 
 from retraced_server.program.archive import Extent
-from retraced_server.program.errors import program_invalid, shortened
+from retraced_server.program.errors import program_unsupported, shortened
 
 MODEL: Final = "models/{}.json"
 SAMPLE_INPUTS: Final = "data/sample_inputs/{}.pt"
@@ -44,8 +44,8 @@ def check_program_name(name: str) -> str:
     """Checks the name of a program in an archive, which is part of the names of its records.
 
     Raises:
-        RetracedError: PROGRAM_INVALID where it is not of letters, digits, points, dashes and underscores.
+        RetracedError: PROGRAM_UNSUPPORTED where it is not of letters, digits, points, dashes and underscores.
     """
     if _PROGRAM_NAME.fullmatch(name) is None:
-        raise program_invalid(f"`{shortened(name, 200)}` is no name of a program")
+        raise program_unsupported(f"`{shortened(name, 200)}` is no name of a program")
     return name

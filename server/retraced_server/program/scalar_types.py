@@ -8,7 +8,7 @@ import torch
 
 from retraced_server.program import schema
 from retraced_server.program._torch import MKLDNN
-from retraced_server.program.errors import program_invalid
+from retraced_server.program.errors import program_invalid, program_unsupported, shortened
 
 DTYPE_NUMBERS: Final[dict[torch.dtype, int]] = {
     torch.uint8: 1,
@@ -79,7 +79,15 @@ def read_memory_format(number: int) -> torch.memory_format:
 
 
 def read_device(device: schema.Device) -> torch.device:
-    """The device of a description. Raises `RetracedError` PROGRAM_INVALID where torch knows no such type of device."""
+    """The device of a description.
+
+    Raises:
+        RetracedError: PROGRAM_INVALID where torch knows no such type of device, PROGRAM_UNSUPPORTED where this reader does not.
+    """
     if device.type not in _DEVICE_TYPES:
-        raise program_invalid(f"`{device.type[:64]!r}` is no type of device that this server knows")
+        try:
+            torch.device(device.type)
+        except RuntimeError:
+            raise program_invalid(f"`{shortened(device.type, 64)}` is no type of device") from None
+        raise program_unsupported(f"devices of type `{shortened(device.type, 64)}` are not read")
     return torch.device(device.type) if device.index is None else torch.device(device.type, device.index)

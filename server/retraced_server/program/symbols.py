@@ -20,7 +20,7 @@ from torch.utils._sympy.value_ranges import ValueRanges
 
 from retraced_server.program import program_schema, schema
 from retraced_server.program._torch import remember_stack
-from retraced_server.program.errors import cause, program_invalid, shortened
+from retraced_server.program.errors import cause, program_invalid, program_unsupported, shortened
 from retraced_server.program.expressions import is_derived_size, parse_expression, split_symbol
 from retraced_server.program.options import MOST_UNBACKED_SYMBOLS
 
@@ -167,7 +167,7 @@ class Symbols:
                 continue
             kind, number = split_symbol(name)
             if kind in ("u", "zuf") and number >= MOST_UNBACKED_SYMBOLS:
-                raise program_invalid(
+                raise program_unsupported(
                     f"the symbol `{name}` has a number over {MOST_UNBACKED_SYMBOLS}", field="range_constraints"
                 )
             if kind == "u":

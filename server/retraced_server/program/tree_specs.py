@@ -1,4 +1,4 @@
-"""Reads tree specs, which say how the arguments and results of a call nest; nothing is imported for them.
+"""Reads and writes tree specs, which say how the arguments and results of a call nest; nothing is imported for them.
 
 torch's own reader imports the modules that a text names for enums and default factories. Here containers are plain ones, default
 factories are of a closed table, and other registered nodes stand in only where they are allowed by name.
@@ -17,9 +17,13 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils import _pytree as pytree
 from torch.utils._pytree import TreeSpec
 
-from retraced_server.program.errors import cause, program_invalid, shortened
-from retraced_server.program.options import DEEPEST_TREE_SPEC, LONGEST_TREE_SPEC
+from retraced_server.program.errors import cause, program_invalid, program_unsupported, shortened
+from retraced_server.program.options import LONGEST_TREE_SPEC
 
+_PROTOCOL: Final = 1
+# Around a node without children, as torch writes it.
+_BEFORE_NODE: Final = f"[{_PROTOCOL}, "
+_AFTER_CHILDREN: Final = "]}]"
 _LEAF: Final = pytree.treespec_leaf()
 _SEQUENCES: Final[dict[str, type]] = {
     "builtins.tuple": tuple,
@@ -52,6 +56,29 @@ class _DefaultDict(Struct, forbid_unknown_fields=True, gc=False):
 _SPEC: Final = msgspec.json.Decoder(tuple[int, _Node])
 
 
+def spec_nodes(spec: TreeSpec) -> list[TreeSpec]:
+    """Return all nodes of a tree spec, each behind the one that holds it; the stack bounds no depth."""
+    nodes, waiting = [], [spec]
+    while waiting:
+        nodes.append(node := waiting.pop())
+        waiting.extend(node.children())
+    return nodes
+
+
+def dump_tree_spec(spec: TreeSpec) -> str:
+    """Return what `pytree.treespec_dumps` gives, which goes only as deep as Python's stack.
+
+    Raises:
+        NotImplementedError, TypeError, ValueError: A node has no serialized form.
+    """
+    dumped: dict[int, str] = {}
+    for node in reversed(spec_nodes(spec)):
+        alone = pytree.treespec_dumps(TreeSpec(node.type, node.context, []), _PROTOCOL)
+        children = ", ".join([dumped[id(child)] for child in node.children()])
+        dumped[id(node)] = f"{alone.removeprefix(_BEFORE_NODE).removesuffix(_AFTER_CHILDREN)}{children}]}}"
+    return f"{_BEFORE_NODE}{dumped[id(spec)]}]"
+
+
 class TreeSpecs:
     """Reads the tree specs of one program, each distinct one once.
 
@@ -67,7 +94,8 @@ class TreeSpecs:
         """The tree spec that `pytree.treespec_dumps` wrote as `text`.
 
         Raises:
-            RetracedError: PROGRAM_INVALID where it is none, or holds a node that is not allowed.
+            RetracedError: PROGRAM_INVALID where it is none, PROGRAM_UNSUPPORTED where it is too long or deep, or holds a node that is
+                not allowed.
         """
         found = self._read.get(text)
         if found is None:
@@ -76,23 +104,32 @@ class TreeSpecs:
 
     def _parse(self, text: str) -> TreeSpec:
         if len(text) > LONGEST_TREE_SPEC:
-            raise program_invalid(f"a tree spec has {len(text)} characters, and {LONGEST_TREE_SPEC} are the most")
+            raise program_unsupported(f"a tree spec has {len(text)} characters, and {LONGEST_TREE_SPEC} are the most")
         try:
             protocol, root = _SPEC.decode(text)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except msgspec.MsgspecError as error:
             raise program_invalid(f"the tree spec `{shortened(text, 200)}` cannot be read: {cause(error)}") from error
-        if protocol != 1:
-            raise program_invalid(f"a tree spec is of protocol {protocol}, and 1 is read")
-        return self._build(root, 0)
+        except RecursionError as error:
+            raise program_unsupported(
+                "a tree spec nests containers deeper than Python's stack, as it does for torch"
+            ) from error
+        if protocol != _PROTOCOL:
+            raise program_invalid(f"a tree spec is of protocol {protocol}, and {_PROTOCOL} is read")
+        # Without recursion, so that the stack bounds no depth here.
+        nodes, waiting = [], [root]
+        while waiting:
+            nodes.append(node := waiting.pop())
+            waiting.extend(node.children_spec)
+        built: dict[int, TreeSpec] = {}
+        for node in reversed(nodes):
+            built[id(node)] = self._build(node, [built[id(child)] for child in node.children_spec])
+        return built[id(root)]
 
-    def _build(self, node: _Node, depth: int) -> TreeSpec:
-        if depth > DEEPEST_TREE_SPEC:
-            raise program_invalid(f"a tree spec is deeper than {DEEPEST_TREE_SPEC} containers")
+    def _build(self, node: _Node, children: list[TreeSpec]) -> TreeSpec:
         if node.type is None:
-            if node.context is not None or node.children_spec:
+            if node.context is not None or children:
                 raise program_invalid("a leaf of a tree spec has a context or children")
             return _LEAF
-        children = [self._build(child, depth + 1) for child in node.children_spec]
         try:
             kind, context = self._container(node.type, node.context, len(children))
         except (msgspec.MsgspecError, RecursionError) as error:
@@ -117,7 +154,7 @@ class TreeSpecs:
             factory = _FACTORIES.get(described.default_factory_name)
             if factory is None or described.default_factory_module != "builtins":
                 shown = shortened(f"{described.default_factory_module}.{described.default_factory_name}", 200)
-                raise program_invalid(f"the default factory `{shown}` in a tree spec is not read")
+                raise program_unsupported(f"the default factory `{shown}` in a tree spec is not read")
             _check_count(name, len(described.dict_context), count)
             return defaultdict, [factory, described.dict_context]
         if name == "collections.namedtuple":
@@ -132,12 +169,12 @@ class TreeSpecs:
     def _registered(self, name: str) -> Any:
         kind = pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE.get(name)
         if name not in self._allowed:
-            raise program_invalid(
+            raise program_unsupported(
                 f"the type `{shortened(name, 200)}` in a tree spec is not allowed: a server reads it that imports the module which "
                 "registers it (`serve --import MODULE`)"
             )
         if kind is None:
-            raise program_invalid(f"the type `{shortened(name, 200)}` in a tree spec is not registered in the server")
+            raise program_unsupported(f"the type `{shortened(name, 200)}` in a tree spec is not registered in the server")
         return kind
 
 

@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from retraced_server.collector import collector_paused
 from retraced_server.program import _torch
-from retraced_server.program.errors import program_invalid
+from retraced_server.program.errors import program_unsupported
 from retraced_server.program.payloads import Payload
 from retraced_server.program.read import ReadProgram
 from retraced_server.program.write_records import ProgramRecords, program_records, tensor_bytes
@@ -54,7 +54,7 @@ def write_program(
         The records that were written.
 
     Raises:
-        RetracedError: PROGRAM_INVALID where the program has no serialized form, or where it has absent weights whose bytes are not
+        RetracedError: PROGRAM_UNSUPPORTED where the program has no serialized form, or where it has absent weights whose bytes are not
             here; ARCHIVE_INVALID where the file that it was read from has become shorter.
         OSError: The file cannot be written.
     """
@@ -64,7 +64,7 @@ def write_program(
         content = record.content
         if isinstance(content, Payload):
             if content.extent is None:
-                raise program_invalid(f"the bytes of the record `{content.record}` are not here", record=content.record)
+                raise program_unsupported(f"the bytes of the record `{content.record}` are not here", record=content.record)
             writer.copy(record.name, content.extent)
         else:
             writer.write(record.name, tensor_bytes(content) if isinstance(content, torch.Tensor) else content)

@@ -13,7 +13,7 @@ from torch import fx
 from torch._ops import HigherOrderOperator, OpOverload
 from torch.export.graph_signature import CustomObjArgument
 
-from retraced_server.program.errors import program_invalid
+from retraced_server.program.errors import program_unsupported
 from retraced_server.program.operators import operator_name
 from retraced_server.program.scalar_types import DTYPE_NUMBERS, LAYOUT_NUMBERS, MEMORY_FORMAT_NUMBERS
 from retraced_server.program.write_values import Json, write_device, write_float
@@ -42,7 +42,7 @@ def write_argument(argument: Any, scope: NameScope, kind: Any = None) -> Json:
         kind: The type that the operator's schema gives it, where there is one; an empty list is written by it.
 
     Raises:
-        RetracedError: PROGRAM_INVALID where it has no serialized form.
+        RetracedError: PROGRAM_UNSUPPORTED where it has no serialized form.
     """
     write = _WRITERS.get(type(argument))
     if write is not None:
@@ -51,11 +51,11 @@ def write_argument(argument: Any, scope: NameScope, kind: Any = None) -> Json:
         return _sequence(argument, scope, kind)
     if isinstance(argument, dict):
         if not all(isinstance(key, str) for key in argument):
-            raise program_invalid("a dictionary whose keys are not strings has no serialized form")
+            raise program_unsupported("a dictionary whose keys are not strings has no serialized form")
         return {"as_string_to_argument": {key: write_argument(value, scope) for key, value in argument.items()}}
     if isinstance(argument, (OpOverload, HigherOrderOperator)):
         return {"as_operator": operator_name(argument)}
-    raise program_invalid(f"an argument of type {type(argument).__name__} has no serialized form")
+    raise program_unsupported(f"an argument of type {type(argument).__name__} has no serialized form")
 
 
 def _node(node: fx.Node, scope: NameScope) -> Json:
@@ -70,7 +70,7 @@ def _node(node: fx.Node, scope: NameScope) -> Json:
         return {"as_sym_bool": {"as_name": name}}
     value = node.meta["val"]
     if isinstance(value, CustomObjArgument):
-        raise program_invalid(f"`{name}` is an object of the custom class `{value.class_fqn}`, which is not written")
+        raise program_unsupported(f"`{name}` is an object of the custom class `{value.class_fqn}`, which is not written")
     return {"as_tensor": {"name": scope.same_value(name)}}
 
 
@@ -102,7 +102,7 @@ def _sequence(values: Sequence[Any], scope: NameScope, kind: Any) -> Json:
     if all(isinstance(inner, (list, tuple)) and all(isinstance(value, float) for value in inner) for inner in values):
         return {"as_float_lists": [[write_float(value) for value in inner] for inner in values]}
     kinds = ", ".join(sorted({type(value).__name__ for value in values}))
-    raise program_invalid(f"a list of {kinds} has no serialized form")
+    raise program_unsupported(f"a list of {kinds} has no serialized form")
 
 
 def _sym_member(value: Any) -> Json:
@@ -115,7 +115,7 @@ def _sym_member(value: Any) -> Json:
 
 def _tensor(node: fx.Node) -> Json:
     if node.op == "get_attr":
-        raise program_invalid(
+        raise program_unsupported(
             f"a list holds `{node.name}`, a body or an attribute of the graph module, so it has no serialized form"
         )
     return {"name": node.name}
@@ -133,7 +133,7 @@ def _empty_kind(kind: Any) -> str:
     for of, name in _EMPTY:
         if isinstance(element, of):
             return name
-    raise program_invalid(f"an empty list of {element} has no serialized form")
+    raise program_unsupported(f"an empty list of {element} has no serialized form")
 
 
 _EMPTY: Final = (

@@ -13,7 +13,7 @@ from torch import fx
 from torch._ops import HigherOrderOperator, OpOverload
 
 from retraced_server.errors import RetracedError
-from retraced_server.program.errors import cause, located, program_invalid
+from retraced_server.program.errors import cause, located, program_unsupported
 from retraced_server.program.functions import SYM_OPERATORS
 from retraced_server.program.operators import operator_name, schema_types, symbolic_parameters
 from retraced_server.program.write_arguments import write_argument
@@ -53,7 +53,7 @@ class GraphWriter:
         """The graph of the schema.
 
         Raises:
-            RetracedError: PROGRAM_INVALID where something in it has no serialized form, with the node.
+            RetracedError: PROGRAM_UNSUPPORTED where something in it has no serialized form, with the node.
         """
         for node in self._module.graph.nodes:
             try:
@@ -64,12 +64,12 @@ class GraphWriter:
                 elif node.op == "output":
                     self._output(node)
                 elif node.op != "get_attr":
-                    raise program_invalid(f"a node of kind {node.op} has no serialized form")
+                    raise program_unsupported(f"a node of kind {node.op} has no serialized form")
             except RetracedError as error:
                 raise located(error, f"node `{node.name}`") from error
             # What comes of metadata that is missing or of another shape, and of tensors without strides.
             except (AttributeError, LookupError, TypeError, ValueError, AssertionError, RuntimeError) as error:
-                raise program_invalid(f"node `{node.name}` has no serialized form: {cause(error)}") from error
+                raise program_unsupported(f"node `{node.name}` has no serialized form: {cause(error)}") from error
         return {
             "inputs": self._inputs,
             "outputs": self._outputs,
@@ -93,7 +93,7 @@ class GraphWriter:
         name = node.target
         body = getattr(self._module, name, None) if isinstance(name, str) else None
         if not isinstance(body, fx.GraphModule):
-            raise program_invalid(f"the attribute `{name}` is {type(body).__name__}, which has no serialized form")
+            raise program_unsupported(f"the attribute `{name}` is {type(body).__name__}, which has no serialized form")
         return {"as_graph": {"name": name, "graph": GraphWriter(body, self._values, self._duplicates).write()}}
 
     # -- nodes -------------------------------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ class GraphWriter:
         elif isinstance(value, (int, bool, str, float, type(None))):
             self._inputs.append(write_argument(value, self))
         else:
-            raise program_invalid(f"an input of type {type(value).__name__} has no serialized form")
+            raise program_unsupported(f"an input of type {type(value).__name__} has no serialized form")
 
     def _output(self, node: fx.Node) -> None:
         (results,) = node.args
@@ -115,7 +115,7 @@ class GraphWriter:
         elif isinstance(results, (tuple, list)):
             self._outputs = [write_argument(result, self) for result in results]
         else:
-            raise program_invalid(f"a graph that returns {type(results).__name__} has no serialized form")
+            raise program_unsupported(f"a graph that returns {type(results).__name__} has no serialized form")
 
     def _call(self, node: fx.Node) -> None:
         target: Any = node.target
@@ -126,9 +126,9 @@ class GraphWriter:
         value = node.meta.get("val")
         if target in SYM_OPERATORS or isinstance(value, _SYMBOLIC):
             if target not in SYM_OPERATORS and not isinstance(target, OpOverload):
-                raise program_invalid(f"a call of {target} with a symbolic result has no serialized form")
+                raise program_unsupported(f"a call of {target} with a symbolic result has no serialized form")
             if node.kwargs:
-                raise program_invalid("an operator on symbolic numbers with keyword arguments has no serialized form")
+                raise program_unsupported("an operator on symbolic numbers with keyword arguments has no serialized form")
             inputs = [
                 {"name": name, "arg": write_argument(argument, self), "kind": _POSITIONAL}
                 for name, argument in zip(symbolic_parameters(target), node.args, strict=False)
@@ -147,7 +147,7 @@ class GraphWriter:
             if isinstance(target, HigherOrderOperator):
                 single_tensor = isinstance(value, torch.Tensor)
         else:
-            raise program_invalid(f"a call of {target} has no serialized form")
+            raise program_unsupported(f"a call of {target} has no serialized form")
         self._nodes.append(
             {
                 "target": operator_name(target),

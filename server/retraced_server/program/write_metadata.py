@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.fx.traceback import NodeSource
 
-from retraced_server.program.errors import cause, program_invalid
+from retraced_server.program.errors import cause, program_unsupported
 from retraced_server.program.operators import operator_name
 
 _DELIMITER = ";"
@@ -18,7 +18,7 @@ def write_metadata(meta: Mapping[str, Any]) -> dict[str, str]:
     """The metadata of a node, as far as the schema has a place for it.
 
     Raises:
-        RetracedError: PROGRAM_INVALID where its custom metadata is no JSON.
+        RetracedError: PROGRAM_UNSUPPORTED where its custom metadata is no JSON.
     """
     written: dict[str, str] = {}
     if stack_trace := meta.get("stack_trace"):
@@ -42,7 +42,7 @@ def write_graph_metadata(meta: Mapping[str, Any]) -> dict[str, str]:
     """The metadata of a graph module.
 
     Raises:
-        RetracedError: PROGRAM_INVALID where its custom metadata is no JSON.
+        RetracedError: PROGRAM_UNSUPPORTED where its custom metadata is no JSON.
     """
     return {"custom": write_custom(custom)} if (custom := meta.get("custom")) else {}
 
@@ -51,9 +51,9 @@ def write_custom(custom: Any) -> str:
     """Annotations of the user as JSON.
 
     Raises:
-        RetracedError: PROGRAM_INVALID where they are no JSON.
+        RetracedError: PROGRAM_UNSUPPORTED where they are no JSON.
     """
     try:
         return json.dumps(custom)
     except (TypeError, ValueError, RecursionError) as error:
-        raise program_invalid(f"custom metadata has no serialized form: {cause(error)}") from error
+        raise program_unsupported(f"custom metadata has no serialized form: {cause(error)}") from error

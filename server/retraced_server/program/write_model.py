@@ -7,7 +7,7 @@ from torch._export.verifier import SpecViolationError
 from torch.export import ExportedProgram
 
 from retraced_server.program import _torch
-from retraced_server.program.errors import cause, program_invalid
+from retraced_server.program.errors import cause, program_invalid, program_unsupported
 from retraced_server.program.write_graph import GraphWriter
 from retraced_server.program.write_metadata import write_graph_metadata
 from retraced_server.program.write_signature import ModuleCallWriter, write_signature
@@ -20,7 +20,7 @@ def write_model(program: ExportedProgram) -> bytes:
     """The model record of a program: as parsed JSON, what `torch.export.save` writes.
 
     Raises:
-        RetracedError: PROGRAM_INVALID where its verifiers refuse it, or something in it has no serialized form.
+        RetracedError: PROGRAM_INVALID where its verifiers refuse it, PROGRAM_UNSUPPORTED where something in it has no serialized form.
     """
     try:
         program.validate()
@@ -50,4 +50,4 @@ def write_model(program: ExportedProgram) -> bytes:
         return _ENCODER.encode(model)
     # Lone surrogates, integers of more than 64 bits.
     except (UnicodeEncodeError, OverflowError, TypeError, ValueError) as error:
-        raise program_invalid(f"the program has no serialized form: {cause(error)}") from error
+        raise program_unsupported(f"the program has no serialized form: {cause(error)}") from error

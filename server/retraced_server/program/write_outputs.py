@@ -10,7 +10,7 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from retraced_server.program.errors import program_invalid
+from retraced_server.program.errors import program_invalid, program_unsupported
 from retraced_server.program.write_values import Json, ValueWriter
 
 
@@ -42,7 +42,7 @@ class OutputWriter:
         """The result for one value. `Any`: what is not a tensor, a number or nothing is an error.
 
         Raises:
-            RetracedError: PROGRAM_INVALID where it has no serialized form, or another value has its name.
+            RetracedError: PROGRAM_UNSUPPORTED where it has no serialized form, PROGRAM_INVALID where another value has its name.
         """
         if value is None:
             return {"as_none": True}
@@ -54,7 +54,7 @@ class OutputWriter:
             return {"as_sym_int": _named(name, self._tables.sym_int_values, self._values.sym_int(value))}
         if isinstance(value, (float, torch.SymFloat)):
             return {"as_sym_float": _named(name, self._tables.sym_float_values, self._values.sym_float(value))}
-        raise program_invalid(f"a result of type {type(value).__name__} has no serialized form")
+        raise program_unsupported(f"a result of type {type(value).__name__} has no serialized form")
 
     def of_operator(self, target: OpOverload, node: fx.Node) -> list[Json]:
         """The results of an operator that has a schema."""
@@ -102,7 +102,7 @@ class OutputWriter:
 
     def _tensor(self, name: str, value: Any) -> Json:
         if not isinstance(value, torch.Tensor):
-            raise program_invalid(f"a list that holds {type(value).__name__} has no serialized form")
+            raise program_unsupported(f"a list that holds {type(value).__name__} has no serialized form")
         if name in self._tables.tensor_values:
             raise program_invalid(f"two values are named `{name}`")
         self._tables.tensor_values[name] = self._values.tensor(value)
@@ -125,7 +125,9 @@ class OutputWriter:
         users: dict[Any, fx.Node] = {}
         for user in node.users:
             if user.target is not operator.getitem:
-                raise program_invalid(f"`{user.name}` takes all results of `{node.name}` at once, which has no serialized form")
+                raise program_unsupported(
+                    f"`{user.name}` takes all results of `{node.name}` at once, which has no serialized form"
+                )
             first = users.setdefault(user.args[1], user)
             if first is not user:
                 self._duplicates[user.name] = first.name

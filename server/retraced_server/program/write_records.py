@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 
 from retraced_server.program._torch import serialize_example_inputs
-from retraced_server.program.errors import program_invalid
+from retraced_server.program.errors import program_unsupported
 from retraced_server.program.payloads import Payload, Payloads
 from retraced_server.program.read import ReadProgram
 from retraced_server.program.records import (
@@ -70,7 +70,7 @@ def program_records(program: ExportedProgram, *, source: ReadProgram | None = No
         name: The name it gets in the archive; without one, that of `source`, or `model`.
 
     Raises:
-        RetracedError: PROGRAM_INVALID where the program has no serialized form, or has fake tensors in the place of weights that no
+        RetracedError: PROGRAM_UNSUPPORTED where the program has no serialized form, or has fake tensors in the place of weights that no
             payload stands behind.
     """
     name = check_program_name(name or (source.name if source else "model"))
@@ -105,11 +105,13 @@ def _tensors(tensors: Mapping[str, object], directory: str, payloads: Payloads) 
     groups: dict[tuple[int, torch.dtype], list[tuple[str, torch.Tensor]]] = {}
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
-            raise program_invalid(f"the constant `{name}` is an object of type {type(tensor).__name__}, which is not written")
+            raise program_unsupported(
+                f"the constant `{name}` is an object of type {type(tensor).__name__}, which is not written"
+            )
         if not isinstance(tensor, FakeTensor) and type(tensor.data) is not torch.Tensor:
-            raise program_invalid(f"the tensor `{name}` is a {type(tensor.data).__name__}, which would have to be pickled")
+            raise program_unsupported(f"the tensor `{name}` is a {type(tensor.data).__name__}, which would have to be pickled")
         if tensor.layout is not torch.strided:
-            raise program_invalid(f"the tensor `{name}` is of the layout {tensor.layout}, which has no serialized form")
+            raise program_unsupported(f"the tensor `{name}` is of the layout {tensor.layout}, which has no serialized form")
         groups.setdefault((_storage_key(tensor), tensor.dtype), []).append((name, tensor))
     records = []
     config: dict[str, Json] = {}
@@ -134,15 +136,16 @@ def _storage_key(tensor: torch.Tensor) -> int:
     return storage._cdata if isinstance(tensor, FakeTensor) or tensor.is_meta else storage.data_ptr()
 
 
-def _content(name: str, tensor: torch.Tensor, payloads: Payloads) -> torch.Tensor | Payload:
+def _content(name: str, tensor: torch.Tensor, payloads: Payloads) -> bytes | torch.Tensor | Payload:
     payload = payloads.unchanged(tensor)
     if payload is not None:
         return payload
-    if isinstance(tensor, FakeTensor) or tensor.is_meta:
-        raise program_invalid(
+    if isinstance(tensor, FakeTensor):
+        raise program_unsupported(
             f"the tensor `{name}` is absent and was not read from an archive, so it cannot be written", tensor=name
         )
-    return tensor
+    # As torch writes what has no bytes.
+    return b"" if tensor.is_meta else tensor
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:

@@ -21,11 +21,10 @@ from torch.export.graph_signature import (
 from torch.utils import _pytree as pytree
 from torch.utils._pytree import TreeSpec
 
-from retraced_server.program.errors import cause, program_invalid
+from retraced_server.program.errors import cause, program_unsupported
+from retraced_server.program.tree_specs import dump_tree_spec, spec_nodes
 from retraced_server.program.write_arguments import NameScope, write_argument
 from retraced_server.program.write_values import Json, write_float
-
-_TREE_SPEC_PROTOCOL: Final = 1
 
 # What each kind is called in the schema, with the field for its target.
 _INPUTS: Final = {
@@ -47,7 +46,7 @@ def write_signature(signature: ExportGraphSignature, scope: NameScope) -> Json:
     """The signature of a program's graph.
 
     Raises:
-        RetracedError: PROGRAM_INVALID where a specification has no serialized form.
+        RetracedError: PROGRAM_UNSUPPORTED where a specification has no serialized form.
     """
     return {
         "input_specs": [_input_spec(spec, scope) for spec in signature.input_specs],
@@ -74,7 +73,7 @@ class ModuleCallWriter:
         """The module call graph.
 
         Raises:
-            RetracedError: PROGRAM_INVALID where a signature has no serialized form.
+            RetracedError: PROGRAM_UNSUPPORTED where a signature has no serialized form.
         """
         return [
             {"fqn": entry.fqn, "signature": self._signature(entry.signature) if entry.signature else None} for entry in entries
@@ -94,18 +93,20 @@ class ModuleCallWriter:
         text = self._specs.get(id(spec))
         if text is None:
             try:
-                text = self._specs[id(spec)] = pytree.treespec_dumps(spec, _TREE_SPEC_PROTOCOL)
+                text = self._specs[id(spec)] = dump_tree_spec(spec)
             except (NotImplementedError, TypeError, ValueError) as error:
-                raise program_invalid(f"a tree spec has no serialized form: {cause(error)}") from error
-            self._note_named_tuples(spec)
+                raise program_unsupported(
+                    f"a tree spec has no serialized form: {cause(error)}; give `tuple(...)` in the place of torch's own and other "
+                    "unregistered types"
+                ) from error
+            for node in spec_nodes(spec):
+                self._note_named_tuple(node)
         return text
 
-    def _note_named_tuples(self, spec: TreeSpec) -> None:
+    def _note_named_tuple(self, spec: TreeSpec) -> None:
         if spec.type is not None and (spec.context is not None and pytree.is_namedtuple_class(spec.context)):
             name = pytree.SUPPORTED_SERIALIZED_TYPES[spec.context].serialized_type_name
             self.named_tuples[name] = {"field_names": list(spec.context._fields)}
-        for child in spec.children():
-            self._note_named_tuples(child)
 
 
 def _input_spec(spec: InputSpec, scope: NameScope) -> Json:
@@ -117,7 +118,7 @@ def _input_spec(spec: InputSpec, scope: NameScope) -> Json:
     if spec.kind is InputKind.TOKEN:
         return {"token": {"arg": {"name": argument.name}}}
     if spec.kind not in _INPUTS or not isinstance(argument, TensorArgument) or spec.target is None:
-        raise program_invalid(f"the input `{argument.name}` of kind {spec.kind.name} has no serialized form")
+        raise program_unsupported(f"the input `{argument.name}` of kind {spec.kind.name} has no serialized form")
     name, target = _INPUTS[spec.kind]
     written: dict[str, Json] = {"arg": {"name": argument.name}, target: spec.target}
     if spec.kind is InputKind.BUFFER:
@@ -133,7 +134,7 @@ def _output_spec(spec: OutputSpec, scope: NameScope) -> Json:
         return {"token": {"arg": {"name": argument.name}}}
     name, target = _OUTPUTS[spec.kind]
     if not isinstance(argument, TensorArgument) or (target is not None and spec.target is None):
-        raise program_invalid(f"the output `{argument.name}` of kind {spec.kind.name} has no serialized form")
+        raise program_unsupported(f"the output `{argument.name}` of kind {spec.kind.name} has no serialized form")
     return {name: {"arg": {"name": argument.name}} | ({} if target is None else {target: spec.target})}
 
 
@@ -147,10 +148,10 @@ def _argument(argument: Any, scope: NameScope) -> Json:
     if isinstance(argument, ConstantArgument):
         return write_argument(argument.value, scope)
     if isinstance(argument, CustomObjArgument):
-        raise program_invalid(
+        raise program_unsupported(
             f"`{argument.name}` is an object of the custom class `{argument.class_fqn}`, which is not written"
         )
-    raise program_invalid(f"an argument of type {type(argument).__name__} in the signature has no serialized form")
+    raise program_unsupported(f"an argument of type {type(argument).__name__} in the signature has no serialized form")
 
 
 def _constant(value: Any) -> Json:
@@ -161,4 +162,4 @@ def _constant(value: Any) -> Json:
         return {"as_float": write_float(value)}
     if value is None:
         return {"as_none": True}
-    raise program_invalid(f"a constant input of type {type(value).__name__} has no serialized form")
+    raise program_unsupported(f"a constant input of type {type(value).__name__} has no serialized form")

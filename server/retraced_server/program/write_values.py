@@ -12,7 +12,7 @@ from msgspec import Raw
 from sympy.printing.repr import srepr
 from torch.utils._sympy.numbers import int_oo
 
-from retraced_server.program.errors import program_invalid
+from retraced_server.program.errors import program_unsupported
 from retraced_server.program.scalar_types import DTYPE_NUMBERS, LAYOUT_NUMBERS
 
 # What JSON is made of. `Any`: a dictionary holds all of it, in any depth.
@@ -47,7 +47,7 @@ class ValueWriter:
         """The `TensorMeta` of a tensor.
 
         Raises:
-            RetracedError: PROGRAM_INVALID where the schema has no number for its dtype or layout.
+            RetracedError: PROGRAM_UNSUPPORTED where the schema has no number for its dtype or layout.
         """
         size, stride, offset = tensor.shape, tensor.stride(), tensor.storage_offset()
         dtype, device, layout, requires_grad = tensor.dtype, tensor.device, tensor.layout, tensor.requires_grad
@@ -57,7 +57,7 @@ class ValueWriter:
         found = self._tensors.get(key)
         if found is None:
             if dtype not in DTYPE_NUMBERS or layout not in LAYOUT_NUMBERS:
-                raise program_invalid(f"a tensor of {dtype} in layout {layout} has no serialized form")
+                raise program_unsupported(f"a tensor of {dtype} in layout {layout} has no serialized form")
             described = {
                 "dtype": DTYPE_NUMBERS[dtype],
                 "sizes": [self.sym_int(value) for value in size],

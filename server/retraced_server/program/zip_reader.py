@@ -14,8 +14,8 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from retraced_server.program.errors import archive_invalid, shortened
-from retraced_server.program.options import LONGEST_RECORD_NAME, MOST_RECORDS
+from retraced_server.program.errors import archive_invalid, program_missing, shortened
+from retraced_server.program.options import LONGEST_PATH, MOST_RECORDS
 
 _LOCAL: Final = struct.Struct("<4s5H3L2H")
 _CENTRAL: Final = struct.Struct("<4s6H3L5H2L")
@@ -37,6 +37,8 @@ _UTF8: Final = 1 << 11
 _NEWEST: Final = 45
 """The version of the format that has ZIP64, and nothing more than is read here."""
 _LONGEST_EXTRA: Final = 4096
+_SCRIPT: Final = "/code/__torch__"
+"""Where TorchScript's archives have their source, which they compress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +76,13 @@ def read_entries(fd: int, size: int) -> list[Entry]:
         size: How many bytes it has.
 
     Raises:
-        RetracedError: ARCHIVE_INVALID where it is no zip, or one that readers may read in different ways.
+        RetracedError: ARCHIVE_INVALID where it is no zip, or one that readers may read in different ways; PROGRAM_MISSING where it is
+            one of TorchScript.
     """
     count, directory_size, directory = _end(fd, size)
     if count > MOST_RECORDS:
         raise archive_invalid(f"the archive has {count} records, and {MOST_RECORDS} are the most")
-    if directory_size > count * (_CENTRAL.size + LONGEST_RECORD_NAME + _LONGEST_EXTRA):
+    if directory_size > count * (_CENTRAL.size + LONGEST_PATH + _LONGEST_EXTRA):
         raise archive_invalid(f"the archive's directory has {directory_size} bytes, more than {count} records can take")
     listed = _directory(os.pread(fd, directory_size, directory), count)
     entries = []
@@ -230,8 +233,8 @@ def _local(fd: int, listed: _Listed, limit: int) -> tuple[Entry, int]:
 
 
 def _name(raw: bytes, flags: int) -> str:
-    if not 0 < len(raw) <= LONGEST_RECORD_NAME:
-        raise archive_invalid(f"the archive has a record whose name has {len(raw)} bytes")
+    if not 0 < len(raw) <= LONGEST_PATH:
+        raise archive_invalid(f"the archive has a record whose name has {len(raw)} bytes, and {LONGEST_PATH} are the most")
     try:
         # Without the flag, readers take bytes over 127 for different letters.
         name = raw.decode("utf-8" if flags & _UTF8 else "ascii")
@@ -273,6 +276,11 @@ def _resolved(name: str, zip64: bytes, values: tuple[int, ...]) -> tuple[int, ..
 
 
 def _not_plain(name: str) -> Exception:
+    if _SCRIPT in name:
+        return program_missing(
+            "the archive is a TorchScript file, which torch.jit.save wrote; export the module that it was made from with "
+            "torch.export.export, and save that with torch.export.save"
+        )
     return archive_invalid(
         f"the archive's record `{shortened(name, 200)}` is compressed or encrypted; torch stores records plain"
     )

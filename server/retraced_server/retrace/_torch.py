@@ -21,6 +21,7 @@ from torch._export.verifier import _verify_exported_program_module_call_graph as
 from torch._export.verifier import _verify_exported_program_signature as verify_signature
 from torch._functorch import predispatch
 from torch._guards import detect_fake_mode
+from torch._higher_order_ops.executorch_call_delegate import executorch_call_delegate, is_lowered_module
 from torch._library.utils import is_builtin
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch._subclasses.fake_tensor import (
@@ -66,12 +67,14 @@ __all__ = [
     "disable_fake_tensor_cache",
     "drop_equal_getitems",
     "enable_python_dispatcher",
+    "executorch_call_delegate",
     "extract_tensor_metadata",
     "functorch_depth",
     "int_oo",
     "is_any_autocast_enabled",
     "is_builtin",
     "is_functorch_wrapped_tensor",
+    "is_lowered_module",
     "jit_resolve_packet",
     "keep_version",
     "leave_functorch_levels",

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.retrace._torch import OpOverload, unwrapped
+from retraced_server.program.functions import overload_of
+from retraced_server.retrace._torch import unwrapped
 
 
 def storages(value: Any) -> frozenset[int]:
@@ -25,23 +26,24 @@ def storages(value: Any) -> frozenset[int]:
 @cache
 def returns_alias(target: Callable[..., Any]) -> bool:
     """Whether an operator's results may share storage with its arguments, by its schema; for other callables it is assumed."""
-    return not isinstance(target, OpOverload) or any(result.alias_info is not None for result in target._schema.returns)
+    op = overload_of(target)
+    return op is None or any(result.alias_info is not None for result in op._schema.returns)
 
 
 @cache
 def _is_composite(target: Callable[..., Any]) -> bool:
     # An operator composed of others may return what it takes though its schema does not say so, as dropout does in evaluation, or
     # something new though its schema says that it aliases, as reshape does.
-    return isinstance(target, OpOverload) and bool(
-        torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), "CompositeImplicitAutograd")
-    )
+    op = overload_of(target)
+    return op is not None and bool(torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "CompositeImplicitAutograd"))
 
 
 def written_arguments(target: Any, args: Any, kwargs: Any) -> Iterator[Any]:
     """Gives the arguments that an operator writes to."""
-    if not isinstance(target, OpOverload) or not target._schema.is_mutable:
+    op = overload_of(target)
+    if op is None or not op._schema.is_mutable:
         return
-    for position, argument in enumerate(target._schema.arguments):
+    for position, argument in enumerate(op._schema.arguments):
         if argument.alias_info is None or not argument.alias_info.is_write:
             continue
         if argument.name in kwargs:
@@ -63,11 +65,11 @@ def aliased_inputs(node: fx.Node) -> list[fx.Node]:
 
 
 def _always_aliased(node: fx.Node) -> set[fx.Node]:
-    target = node.target
-    if not isinstance(target, OpOverload) or not returns_alias(target) or _is_composite(target):
+    op = overload_of(node.target)
+    if op is None or not returns_alias(op) or _is_composite(op):
         return set()
     found: set[fx.Node] = set()
-    for position, argument in enumerate(target._schema.arguments):
+    for position, argument in enumerate(op._schema.arguments):
         given = node.kwargs.get(argument.name, node.args[position] if position < len(node.args) else None)
         if argument.alias_info is not None:
             fx.map_arg(given, found.add)

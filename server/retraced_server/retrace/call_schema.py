@@ -10,6 +10,7 @@ import torch
 from torch import fx
 from torch.export.graph_signature import CustomObjArgument
 
+from retraced_server.program.functions import overload_of
 from retraced_server.retrace._torch import OpOverload, check_schema, pytree, takes_numbers_as_tensors
 from retraced_server.retrace.errors import NodeError, innermost_source_line
 from retraced_server.retrace.graphs import node_key, walk_graphs
@@ -28,8 +29,8 @@ def check_calls(module: fx.GraphModule, keys: Collection[str]) -> None:
     """
     for path, graph_module in walk_graphs(module) if keys else ():
         for node in graph_module.graph.nodes:
-            if isinstance(node.target, OpOverload) and node_key(path, node.name) in keys:
-                _check_call(path, graph_module, node, node.target)
+            if node_key(path, node.name) in keys and (op := overload_of(node.target)) is not None:
+                _check_call(path, graph_module, node, op)
 
 
 def _check_call(path: str, module: fx.GraphModule, node: fx.Node, target: OpOverload) -> None:

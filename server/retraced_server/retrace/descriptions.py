@@ -9,7 +9,8 @@ import sympy
 import torch
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
-from retraced_server.retrace._torch import FakeTensor, OpOverload
+from retraced_server.program.functions import overload_of
+from retraced_server.retrace._torch import FakeTensor
 from retraced_server.retrace.arguments import map_leaves
 from retraced_server.retrace.values import SYMBOLIC, expression
 
@@ -44,15 +45,16 @@ class Descriptions:
         Returns:
             The description; None where the operator writes, or returns nothing, or where a description would not say all.
         """
-        if not isinstance(target, OpOverload):
+        op = overload_of(target)
+        if op is None:
             return None
-        if target._schema.is_mutable:
+        if op._schema.is_mutable:
             map_leaves((args, others), FakeTensor, lambda tensor: self._tensors.pop(id(tensor), None))
             return None
-        if not target._schema.returns:
+        if not op._schema.returns:
             return None
         try:
-            return target, self.describe(args, tensors), self.describe(others, tensors)
+            return op, self.describe(args, tensors), self.describe(others, tensors)
         except UnknownError:
             return None
 

@@ -15,7 +15,8 @@ from typing import Any
 import sympy
 from torch import fx
 
-from retraced_server.retrace._torch import HigherOrderOperator, OpOverload, OpOverloadPacket
+from retraced_server.program.functions import overload_of
+from retraced_server.retrace._torch import HigherOrderOperator, OpOverloadPacket
 from retraced_server.retrace.account import Account
 from retraced_server.retrace.arguments import same_arguments
 from retraced_server.retrace.execute import has_result
@@ -186,8 +187,8 @@ class Edits:
         return stayed != [node for node in now if node in known] and any(map(self._wrote, stayed))
 
     def _wrote(self, node: fx.Node) -> bool:
-        target = self._records[node].call.target
-        return isinstance(target, OpOverload) and target._schema.is_mutable
+        op = overload_of(self._records[node].call.target)
+        return op is not None and op._schema.is_mutable
 
     def has_dirty(self, module: fx.GraphModule) -> bool:
         """Whether a graph or a subgraph of it has a node whose recorded value does not hold, and that can be visited.
@@ -260,8 +261,8 @@ def symbols_bound(nodes: Iterable[fx.Node]) -> set[sympy.Symbol]:
 def _is_executable(node: fx.Node) -> bool:
     if node.op != "call_function":
         return node.op in ("placeholder", "get_attr", "output")
-    operators = (OpOverload, OpOverloadPacket, HigherOrderOperator)
-    return isinstance(node.target, operators) or getattr(node.target, "__module__", None) is not None
+    known = overload_of(node.target) is not None or isinstance(node.target, (OpOverloadPacket, HigherOrderOperator))
+    return known or getattr(node.target, "__module__", None) is not None
 
 
 def _call(node: fx.Node) -> RecordedCall:

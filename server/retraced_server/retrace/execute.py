@@ -8,6 +8,7 @@ from typing import Any, TypeGuard, cast
 
 import torch
 
+from retraced_server.program.functions import overload_of
 from retraced_server.retrace._torch import (
     FakeTensor,
     HigherOrderOperator,
@@ -36,19 +37,22 @@ _FACTS = (
 @cache
 def states_facts(target: Any) -> bool:
     """Whether an operator only states what holds for symbols, so that executing it refines the shape environment."""
-    return isinstance(target, OpOverload) and target._opname in _FACTS
+    op = overload_of(target)
+    return op is not None and op._opname in _FACTS
 
 
 @cache
 def changes_metadata(target: Any) -> bool:
     """Whether an operator changes the sizes or strides of an argument in place, as `unsqueeze_` does."""
-    return isinstance(target, OpOverload) and torch.Tag.inplace_view in target.tags
+    op = overload_of(target)
+    return op is not None and torch.Tag.inplace_view in op.tags
 
 
 @cache
 def has_result(target: Any) -> bool:
     """Whether an operator returns anything, by its schema; for other callables it is assumed."""
-    return not isinstance(target, OpOverload) or bool(target._schema.returns)
+    op = overload_of(target)
+    return op is None or bool(op._schema.returns)
 
 
 def resolve_packet(packet: OpOverloadPacket, args: Any, kwargs: Any) -> OpOverload:
@@ -93,8 +97,9 @@ def execute(
     change. The stand-in shares the argument's storage, as does what the operator returns of it, unless that may grow.
     """
     stand_ins: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-    if isinstance(target, OpOverload) and target._schema.is_mutable:
-        args, kwargs = _without_written(target, args, kwargs, stand_ins)
+    op = overload_of(target)
+    if op is not None and op._schema.is_mutable:
+        args, kwargs = _without_written(op, args, kwargs, stand_ins)
     elif isinstance(target, HigherOrderOperator):
         args, kwargs = interpreted(args, call), interpreted(kwargs, call)
     versions = [(original, original._version) for original, _ in stand_ins.values()]

@@ -11,7 +11,14 @@ import torch
 from torch import fx
 from torch.fx.graph import CodeGen
 
-from retraced_server.retrace._torch import FakeTensor, FakeTensorMode, LazyGraphModule, PassBase, PassResult
+from retraced_server.retrace._torch import (
+    FakeTensor,
+    FakeTensorMode,
+    LazyGraphModule,
+    PassBase,
+    PassResult,
+    executorch_call_delegate,
+)
 from retraced_server.retrace.arguments import Argument
 from retraced_server.retrace.bodies import (
     body_context,
@@ -22,6 +29,7 @@ from retraced_server.retrace.bodies import (
     slices,
     trailing_operands,
 )
+from retraced_server.retrace.edge import edge_operators
 from retraced_server.retrace.edited_run import current_scope, guard_methods
 from retraced_server.retrace.edits import Edits
 from retraced_server.retrace.errors import ExportPassError
@@ -263,16 +271,25 @@ class ExportPass(PassBase):
         """A call of an operator."""
         return self._fx("call_function", op, args, kwargs, meta)
 
-    def call_size_operator(self, tensor_proxy: ProxyValue[Any], dim: int, meta: NodeMetadata) -> ProxyValue[Any] | int:
-        """Gives a size of a tensor as an argument of a node: a number, or the value of a call of `aten.sym_size.int` where it is symbolic."""
+    def call_size_operator(
+        self, tensor_proxy: ProxyValue[Any], dim: int, meta: NodeMetadata, *, edge_dialect: bool = False
+    ) -> ProxyValue[Any] | int:
+        """Gives a size of a tensor as an argument of a node: a number, or the value of a call of `aten.sym_size.int` where it is symbolic.
+
+        With `edge_dialect`, it is ExecuTorch's edge operator that is called.
+        """
         size = tensor_proxy.to_tensor().shape[dim]
         if isinstance(size, torch.SymInt):
-            return self.call_operator(torch.ops.aten.sym_size.int, (tensor_proxy, dim), {}, meta)
+            op = edge_operators().aten.sym_size.int if edge_dialect else torch.ops.aten.sym_size.int
+            return self.call_operator(op, (tensor_proxy, dim), {}, meta)
         return int(size)
 
-    def call_size_operator_all(self, tensor_proxy: ProxyValue[Any], meta: NodeMetadata) -> list[ProxyValue[Any] | int]:
+    def call_size_operator_all(
+        self, tensor_proxy: ProxyValue[Any], meta: NodeMetadata, *, edge_dialect: bool = False
+    ) -> list[ProxyValue[Any] | int]:
         """Gives all sizes of a tensor as `call_size_operator` does."""
-        return [self.call_size_operator(tensor_proxy, dim, meta) for dim in range(tensor_proxy.to_tensor().dim())]
+        sizes = range(tensor_proxy.to_tensor().dim())
+        return [self.call_size_operator(tensor_proxy, dim, meta, edge_dialect=edge_dialect) for dim in sizes]
 
     def should_preserve_symbolic_input_metadata(self) -> bool:
         """Whether it is an error when an input's symbolic size or number is recorded as another: override to return False where it is meant."""
@@ -334,6 +351,12 @@ class ExportPass(PassBase):
         """A scan: visits the body with what it begins with and one slice of each scanned argument."""
         combine = self.call_submodule(combine_fn, (*init, *slices(xs, state_of(self).retrace), *additional_inputs)).graph_module
         return self._fx("call_function", torch.ops.higher_order.scan, (combine, init, xs, additional_inputs), {}, meta)
+
+    def call_delegate(
+        self, lowered_module: torch.nn.Module, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata
+    ) -> ProxyValue[Any]:
+        """A call of a program that was lowered to a backend of ExecuTorch: what the backend made of it is not looked into."""
+        return self._fx("call_function", executorch_call_delegate, (lowered_module, *args), kwargs, meta)
 
     # Higher-order operators take whatever they like.
     def call_higher_order(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], meta: NodeMetadata) -> ProxyValue[Any]:

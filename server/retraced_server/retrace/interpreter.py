@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from retraced_server.program.functions import stated_effect
-from retraced_server.retrace._torch import HigherOrderOperator, OpOverload, OpOverloadPacket
+from retraced_server.program.functions import overload_of, stated_effect
+from retraced_server.retrace._torch import HigherOrderOperator, OpOverloadPacket, executorch_call_delegate
 from retraced_server.retrace.arguments import Argument, map_leaves
 from retraced_server.retrace.errors import ExportPassError, PassError, innermost_source_line, pass_error
 from retraced_server.retrace.node_metadata import NodeMetadata
@@ -35,6 +35,8 @@ _SYM_FUNCTIONS: frozenset[Callable[..., Any]] = frozenset(
 )
 # Modules whose functions are calls on symbolic numbers: `operator` calls itself `_operator`.
 _SYM_MODULES = frozenset({"_operator", "builtins", "math"})
+# Modules whose functions are called as they are, without a hook: what ExecuTorch's out variants write to.
+_PLAIN_MODULES = frozenset({"executorch.exir.memory"})
 
 
 # What torch's class calls of an interpreter and this one does not, with what to override in its place.
@@ -149,7 +151,7 @@ class ExportInterpreter(fx.Interpreter):
 
     def _has_hook(self, target: Any) -> bool:
         # They stay where they are, as they are: no hook of torch's class takes them.
-        if stated_effect(target).of_regions and not isinstance(target, OpOverload):
+        if stated_effect(target).of_regions and overload_of(target) is None:
             return False
         only = self._run.only
         # A higher-order operator's hook visits its bodies.
@@ -170,14 +172,17 @@ class ExportInterpreter(fx.Interpreter):
         if target is operator.getitem:
             value, key = args
             return callback.call_getitem(value, key, meta)
-        if isinstance(target, (OpOverload, OpOverloadPacket)):
+        if overload_of(target) is not None or isinstance(target, OpOverloadPacket):
             return callback.call_operator(target, args, kwargs, meta)
         if isinstance(target, HigherOrderOperator):
             return self._call_higher_order(target, args, kwargs, meta)
-        if getattr(target, "__module__", None) in _SYM_MODULES or target in _SYM_FUNCTIONS:
+        module = getattr(target, "__module__", None)
+        if module in _SYM_MODULES or target in _SYM_FUNCTIONS:
             if kwargs:
                 return callback._fx("call_function", target, args, kwargs, meta)
             return callback.call_sym(target, args, meta)
+        if module in _PLAIN_MODULES:
+            return callback._fx("call_function", target, args, kwargs, meta)
         raise ExportPassError(f"Unsupported target type: {target}")
 
     def _call_higher_order(self, target: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> Argument:
@@ -194,10 +199,9 @@ class ExportInterpreter(fx.Interpreter):
         if target is operators.scan:
             combine, init, xs, *rest = args
             return callback.call_scan(combine, init, xs, rest[0] if rest else (), meta)
-        if target.name() == "executorch_call_delegate":
-            raise ExportPassError(
-                "executorch_call_delegate is not supported: a delegate's program is opaque; run passes before lowering"
-            )
+        if target is executorch_call_delegate:
+            lowered, *operands = args
+            return callback.call_delegate(lowered, tuple(operands), kwargs, meta)
         return callback.call_higher_order(target, args, kwargs, meta)
 
 

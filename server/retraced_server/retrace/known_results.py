@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from retraced_server.meta_tensors import copy_with_own_storage
+from retraced_server.program.functions import overload_of
 from retraced_server.retrace._torch import (
     FakeTensor,
     FakeTensorMode,
@@ -119,10 +120,17 @@ class KnownResults:
             return execute()
 
     def _key(self, target: Any, args: Any, kwargs: Any, tensors: list[FakeTensor]) -> tuple[Hashable, ...] | None:
-        call = self._session.descriptions.call(target, args, kwargs, tensors)
+        op, call = overload_of(target), self._session.descriptions.call(target, args, kwargs, tensors)
         # Without a tensor, the default device counts; autocast sets what no description says; and a hook that has enabled gradients would
         # be given views that have them.
-        if call is None or not is_builtin(target) or not tensors or is_any_autocast_enabled() or torch.is_grad_enabled():
+        if (
+            op is None
+            or call is None
+            or not is_builtin(op)
+            or not tensors
+            or is_any_autocast_enabled()
+            or torch.is_grad_enabled()
+        ):
             return None
         return call, torch.get_default_dtype(), self._session.transaction.mark()
 

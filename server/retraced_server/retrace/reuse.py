@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import fx
 
-from retraced_server.retrace._torch import FakeTensor, OpOverload, pytree
+from retraced_server.program.functions import overload_of
+from retraced_server.retrace._torch import FakeTensor, pytree
 from retraced_server.retrace.aliases import (
     AliasSets,
     aliased_inputs,
@@ -95,8 +96,8 @@ class Reuse:
 
     def ignores_aliases(self, old: fx.Node) -> bool:
         """Whether an old node computes the same from equal values in other alias sets."""
-        target = old.target
-        if not isinstance(target, OpOverload) or target._schema.is_mutable or returns_alias(target):
+        op = overload_of(old.target)
+        if op is None or op._schema.is_mutable or returns_alias(op):
             return False
         inputs = [value.meta.get("val") for value in old.all_input_nodes]
         if any(isinstance(leaf, FakeTensor) and leaf.constant is not None for leaf in pytree.tree_leaves(inputs)):
@@ -146,7 +147,7 @@ class Reuse:
 
 def _reads_data(node: fx.Node) -> bool:
     """Whether a node's recorded value may depend on the numbers in what it reads: it has symbols of its own, or its inputs are known."""
-    if not isinstance(node.target, OpOverload):
+    if overload_of(node.target) is None:
         return True
     inputs = [value.meta.get("val") for value in node.all_input_nodes]
     if any(_constant(leaf) is not None for leaf in pytree.tree_leaves((inputs, node.meta.get("val")))):

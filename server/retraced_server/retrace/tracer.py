@@ -15,6 +15,7 @@ from retraced_server.retrace._torch import (
     FakeTensorMode,
     UnsupportedFakeTensorException,
     extract_tensor_metadata,
+    is_lowered_module,
     node_source,
     pytree,
 )
@@ -176,7 +177,7 @@ class ExportTracer(fx.Tracer):
 
     def _module(self, module: torch.nn.Module) -> fx.Node:
         if module not in self.submodules:
-            name = self.fresh_attribute("submodule_")
+            name = self.fresh_attribute("lowered_module_" if is_lowered_module(module) else "submodule_")
             self.root.add_module(name, module)
             self.submodules[module] = self.create_node("get_attr", name, (), {})
         return self.submodules[module]

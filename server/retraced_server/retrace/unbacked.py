@@ -7,7 +7,8 @@ from typing import Any
 import sympy
 from torch import fx
 
-from retraced_server.retrace._torch import FakeTensorMode, OpOverload, compute_unbacked_bindings
+from retraced_server.program.functions import overload_of
+from retraced_server.retrace._torch import FakeTensorMode, compute_unbacked_bindings
 from retraced_server.retrace.shape_env import ShapeEnvTransaction
 from retraced_server.retrace.values import match_symbols, rename_symbols
 
@@ -18,7 +19,8 @@ def means_the_same(target: Any, old: Any) -> bool:
     """Whether a new call's fresh symbols are those of the old call by what the operators mean."""
     if target is old:
         return True
-    return isinstance(target, OpOverload) and isinstance(old, OpOverload) and target._opname in _ITEM and old._opname in _ITEM
+    names = (None if (op := overload_of(each)) is None else op._opname for each in (target, old))
+    return all(name in _ITEM for name in names)
 
 
 class UnbackedSymbols:

@@ -27,6 +27,8 @@ CODES = {
     Reason.PROGRAM_TOO_LARGE: _INVALID,
     Reason.PROGRAM_MISSING: _INVALID,
     Reason.PROGRAM_INVALID: _INVALID,
+    # Not UNIMPLEMENTED, which gRPC itself says of methods that a server does not have.
+    Reason.PROGRAM_UNSUPPORTED: _PRECONDITION,
     Reason.SCHEMA_UNSUPPORTED: _PRECONDITION,
     Reason.PIPELINE_SYNTAX: _INVALID,
     Reason.PASS_UNKNOWN: _INVALID,

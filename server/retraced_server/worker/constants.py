@@ -2,8 +2,8 @@
 
 torch executes an operator for real where all its tensors are constants of one element, since hooks make constants so, and looks at the size of
 the result afterwards: `repeat` of such a constant takes as much memory as the program asks for, and a collective would talk to others. Here
-only operators of torch's core namespaces are executed so, and the operator is first asked on meta
-tensors, which have no memory, how large its result is; where it is large, it is executed on fake tensors only, as torch would in the end.
+only operators of torch's core namespaces are executed so, and each is first asked on meta tensors, which have no memory, how large its result
+is; where it is large, it is executed on fake tensors only, as torch would in the end.
 """
 
 from __future__ import annotations

@@ -16,7 +16,15 @@ from retraced_server.passes import PipelineResult, RegistrationError, catalogue,
 from retraced_server.passes.raised import own_error
 from retraced_server.pipeline.domain import NodeSelection, OutputDelivery, PassReport
 from retraced_server.pipeline.parse import parse_pipeline
-from retraced_server.program import SCHEMA_VERSION, TORCH_VERSION, ReadOptions, ReadProgram, read_program, write_program
+from retraced_server.program import (
+    SCHEMA_VERSION,
+    TORCH_VERSION,
+    ReadOptions,
+    ReadProgram,
+    not_loadable,
+    read_program,
+    write_program,
+)
 from retraced_server.worker import responses
 from retraced_server.worker.describe import describe_nodes, describe_program
 from retraced_server.worker.frames import MAX_FRAME_BYTES
@@ -35,7 +43,15 @@ _LONGEST_CAUSE = 500
 # What is left of a frame for a response.
 _LARGEST_RESPONSE = MAX_FRAME_BYTES - 64
 # What is said of an archive, and would be said as well of one that the server's own disk has damaged.
-_OF_THE_ARCHIVE = (Reason.ARCHIVE_INVALID, Reason.PROGRAM_INVALID, Reason.PROGRAM_MISSING, Reason.SCHEMA_UNSUPPORTED)
+_OF_THE_ARCHIVE = (
+    Reason.ARCHIVE_INVALID,
+    Reason.PROGRAM_INVALID,
+    Reason.PROGRAM_MISSING,
+    Reason.PROGRAM_UNSUPPORTED,
+    Reason.SCHEMA_UNSUPPORTED,
+)
+# What has no serialized form.
+_NOT_WRITTEN = (Reason.PROGRAM_INVALID, Reason.PROGRAM_UNSUPPORTED)
 # Faults of a pass: who wrote it needs to see where it was.
 _TRACED = (Reason.PASS_FAILED, Reason.PASS_OUTPUT_INVALID)
 
@@ -143,7 +159,7 @@ class _Job:
             )
         made = self._describe(result, given)
         size, digest = self._output(read, result)
-        remarks = (*result.remarks, *self._remarks)
+        remarks = (*result.remarks, *self._remarks, *not_loadable(result.program))
         self._emit(
             responses.summary(Summary(result.modified, given, made, size, digest, pipeline, self._watch.timings, remarks))
         )
@@ -192,7 +208,7 @@ class _Job:
             made = write_program(result.program, cast(IO[bytes], stream), source=read, records=read.carried())
         # The program that came could be read, so what has no serialized form now is a pass's; torch raises nearly anything for it.
         except Exception as error:
-            if isinstance(error, RetracedError) and error.reason is not Reason.PROGRAM_INVALID:
+            if isinstance(error, RetracedError) and error.reason not in _NOT_WRITTEN:
                 raise
             raise _unwritable(error, result.reports) from error
         if made.sample_inputs_dropped:

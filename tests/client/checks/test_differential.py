@@ -60,7 +60,12 @@ _NOT_VALID = (
         "only strided tensors",
         "the tensor `[^`]*` cannot be made",
     ),
-    *("the expression `[^`]*` contradicts", "the range of the symbol", "a hint is", "AssertionError", "KeyError"),
+    *(
+        "the expression `[^`]*` contradicts",
+        "the range of the symbol",
+        "a hint is",
+        "this cannot be read here: (?:Assertion|Key)Error",
+    ),
     *("`[^`]*` is no entry of a module stack", "the custom metadata", "the provenance"),
     *("the operator `[^`]*` cannot stand in a program: no such operator is registered",),
 )

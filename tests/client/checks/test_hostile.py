@@ -89,7 +89,7 @@ def test_custom_operators_are_taken_of_namespaces_that_were_sent_or_are_allowed(
 
 
 def test_what_the_program_sent_has_may_come_back_in_another_place() -> None:
-    strange = "L['self'].up,up,torch.nn.modules.linear.Linear"
+    strange = 'L["self"].up,up,torch.nn.modules.linear.Linear'
 
     def first(model: Any) -> None:
         model["graph_module"]["graph"]["nodes"][0]["metadata"]["nn_module_stack"] = strange
@@ -160,7 +160,7 @@ def test_signature_and_module_calls_are_taken_as_they_were_sent_and_not_if_anyth
 
         return change
 
-    sent = changed(odd("a'b"))
-    assert taken(changed(_both(odd("a'b"), lambda model: model.update(torch_version="other"))), sent)
-    assert not taken(changed(odd("a'c")), sent)
-    assert not taken(changed(odd("a'b")), archive())
+    sent = changed(odd('a"b'))
+    assert taken(changed(_both(odd('a"b'), lambda model: model.update(torch_version="other"))), sent)
+    assert not taken(changed(odd('a"c')), sent)
+    assert not taken(changed(odd('a"b')), archive())

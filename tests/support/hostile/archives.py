@@ -136,8 +136,8 @@ def _named(name: str) -> bytes:
 
 _DIFFERS = "its own header says otherwise|is damaged"
 ROUTES = (
-    Route("library-of-aotinductor", _compiled, "is compiled code"),
-    Route("traversal-of-aotinductor", _traversal, "is compiled code"),
+    Route("library-of-aotinductor", _compiled, "is compiled code", Reason.PROGRAM_UNSUPPORTED),
+    Route("traversal-of-aotinductor", _traversal, "is compiled code", Reason.PROGRAM_UNSUPPORTED),
     Route("deflated-bomb", lambda _: _bomb(), "is compressed or encrypted", INVALID, effect=Effect.LIMIT),
     Route("zip64-size-without-its-field", lambda _: _declaring(0xFFFFFFFF), "extra fields", INVALID, effect=Effect.LIMIT),
     *(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from retraced_server.errors import Reason
+
 from .route import Effect, Route, edited, graph, touch
 
 
@@ -60,6 +62,7 @@ ROUTES = (
         "deep-expression",
         lambda _: _size(_NESTED),
         r"has \d+ characters",
+        Reason.PROGRAM_UNSUPPORTED,
         effect=Effect.NONE,
         stock=r"RecursionError|MemoryError|SyntaxError|SympifyError",
     ),

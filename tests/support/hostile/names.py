@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from retraced_server.errors import Reason
 from tests.program.archives import records, zipped
 
 from .route import MODEL, Effect, Route, call_signature, edited, graph, plain, touch
@@ -83,7 +84,18 @@ def _guard(folder: Path) -> bytes:
     return edited(lambda model: model.update(guards_code=[f"{touch(folder)}"]))
 
 
+def _of_module(name: str) -> bytes:
+    """The plain archive with a module of another name."""
+    contents = records(plain())
+    for record, data in contents.items():
+        for kind in ("weight", "bias"):
+            data = data.replace(f'"linear.{kind}"'.encode(), json.dumps(f"{name}.{kind}").encode())
+        contents[record] = data
+    return zipped(contents)
+
+
 _NO_NAME = r"must be an identifier"
+_NOT_QUOTED = r"between double quotes in source"
 ROUTES = (
     Route("name-of-a-placeholder", lambda folder: _renamed("second", f"second={touch(folder)}"), _NO_NAME),
     # torch cleans these two when it copies the graph.
@@ -91,5 +103,37 @@ ROUTES = (
     Route("name-of-a-body", _body, _NO_NAME, effect=Effect.NONE, stock="loaded"),
     Route("names-of-arguments", _forward_arg_names, _NO_NAME, then="module"),
     Route("keywords-of-a-tree-spec", _keyword, _NO_NAME, then="module"),
+    Route(
+        "name-of-a-module",
+        lambda folder: _of_module(f'linear", {touch(folder)}, "'),
+        _NOT_QUOTED,
+        Reason.PROGRAM_UNSUPPORTED,
+        then="call",
+    ),
+    # Two backslashes are one in source, so that the text ends behind them.
+    Route(
+        "name-of-a-module-with-backslashes",
+        lambda folder: _of_module(f'linear\\\\", {touch(folder)}, "'),
+        _NOT_QUOTED,
+        Reason.PROGRAM_UNSUPPORTED,
+        then="call",
+    ),
+    Route(
+        "name-of-a-module-that-ends-with-a-backslash",
+        lambda _: _of_module("linear\\"),
+        _NOT_QUOTED,
+        Reason.PROGRAM_UNSUPPORTED,
+        then="module",
+        effect=Effect.NONE,
+        stock="SyntaxError",
+    ),
+    Route(
+        "name-of-a-module-with-other-quotes",
+        lambda folder: _of_module(f"linear', {touch(folder)}, '"),
+        "",
+        then="call",
+        effect=Effect.NONE,
+        stock="loaded",
+    ),
     Route("guards", _guard, "", then="call"),
 )

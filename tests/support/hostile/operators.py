@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from retraced_server.errors import Reason
+
 from .route import Effect, Route, edited, graph
 from .trees import marker_module
 
@@ -66,9 +68,9 @@ def _extension(folder: Path) -> bytes:
 
 _REFUSED = r"cannot stand in a program"
 ROUTES = (
-    Route("operator-that-makes-a-file", _from_file, f"from_file.*{_REFUSED}", then="call"),
+    Route("operator-that-makes-a-file", _from_file, f"from_file.*{_REFUSED}", Reason.PROGRAM_UNSUPPORTED, then="call"),
     Route("function-that-imports", _importing, _REFUSED, then="call"),
-    Route("operator-in-a-higher-order-one", _smuggled, f"from_file.*{_REFUSED}", then="call"),
+    Route("operator-in-a-higher-order-one", _smuggled, f"from_file.*{_REFUSED}", Reason.PROGRAM_UNSUPPORTED, then="call"),
     # torch reads it, and then cannot print it as source.
     Route("function-in-a-higher-order-operator", _function, _REFUSED, then="call", effect=Effect.NONE, stock="SyntaxError"),
     Route(
@@ -85,5 +87,12 @@ ROUTES = (
         effect=Effect.NONE,
         stock=".",
     ),
-    Route("operator-of-an-extension", _extension, "serialization extensions", effect=Effect.NONE, stock="."),
+    Route(
+        "operator-of-an-extension",
+        _extension,
+        "serialization extensions",
+        Reason.PROGRAM_UNSUPPORTED,
+        effect=Effect.NONE,
+        stock=".",
+    ),
 )

@@ -54,14 +54,25 @@ _OBJECT = "is an object of a custom class"
 ROUTES = (
     # Passed on unopened: the program is read, and nothing happens.
     Route("pickled-sample-inputs", lambda folder: added({SAMPLE_INPUTS: _saved(folder)}), ""),
-    Route("pickled-weight", _weight, "is stored pickled"),
-    Route("pickled-constant", lambda folder: _constant(folder, "tensor_0", _saved(folder)), "is stored pickled"),
-    Route("opaque-object", lambda folder: _constant(folder, "opaque_obj_0", pickle.dumps(_Touch(folder / "marker"))), _OBJECT),
+    Route("pickled-weight", _weight, "which torch stores pickled", Reason.PROGRAM_UNSUPPORTED),
+    Route(
+        "pickled-constant",
+        lambda folder: _constant(folder, "tensor_0", _saved(folder)),
+        "which torch stores pickled",
+        Reason.PROGRAM_UNSUPPORTED,
+    ),
+    Route(
+        "opaque-object",
+        lambda folder: _constant(folder, "opaque_obj_0", pickle.dumps(_Touch(folder / "marker"))),
+        _OBJECT,
+        Reason.PROGRAM_UNSUPPORTED,
+    ),
     # TorchScript's own unpickler calls no function of Python.
     Route(
         "script-object",
         lambda folder: _constant(folder, "custom_obj_0", pickle.dumps(_Touch(folder / "marker"))),
         _OBJECT,
+        Reason.PROGRAM_UNSUPPORTED,
         effect=Effect.NONE,
         stock="RuntimeError|AssertionError",
     ),

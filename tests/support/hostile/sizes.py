@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from retraced_server.errors import Reason
 from tests.program.archives import records, zipped
 
 from .route import MODEL, WEIGHTS_CONFIG, Effect, Route, added, edited, graph
@@ -77,7 +78,21 @@ ROUTES = (
     Route(
         "deep-json", lambda _: added({MODEL: b"[" * 200_000}), "is not JSON|does not fit", effect=Effect.NONE, stock=_TOO_DEEP
     ),
-    Route("deep-custom-metadata", lambda _: _custom(), "nested deeper", effect=Effect.NONE, stock="loaded"),
-    Route("deep-dictionaries", lambda _: _dictionaries(), "nested deeper|is not JSON", effect=Effect.NONE, stock="."),
-    Route("deep-bodies", lambda _: _bodies(), "nested deeper|is not JSON", effect=Effect.NONE, stock="."),
+    Route(
+        "deep-custom-metadata",
+        lambda _: _custom(),
+        "nested deeper",
+        Reason.PROGRAM_UNSUPPORTED,
+        effect=Effect.NONE,
+        stock="loaded",
+    ),
+    Route(
+        "deep-dictionaries",
+        lambda _: _dictionaries(),
+        "nested deeper",
+        Reason.PROGRAM_UNSUPPORTED,
+        effect=Effect.NONE,
+        stock=".",
+    ),
+    Route("deep-bodies", lambda _: _bodies(), "nested deeper", Reason.PROGRAM_UNSUPPORTED, effect=Effect.NONE, stock="."),
 )

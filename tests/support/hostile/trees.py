@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from retraced_server.errors import Reason
+
 from .route import Effect, Route, call_signature, edited
 
 #: A variable of the environment, whose value no answer may hold.
@@ -58,9 +60,14 @@ def _deep(folder: Path) -> bytes:
 
 ROUTES = (
     Route("enum-of-a-module", _enum, "in a tree spec"),
-    Route("factory-of-a-module", _factory, "default factory .* is not read"),
+    Route("factory-of-a-module", _factory, "default factory .* is not read", Reason.PROGRAM_UNSUPPORTED),
     Route("enum-of-the-environment", _environment, "in a tree spec", then="spec", effect=Effect.LEAK),
     Route(
-        "deep-tree-spec", _deep, "cannot be read|deeper than", effect=Effect.NONE, stock="RecursionError|AssertionError|Error"
+        "deep-tree-spec",
+        _deep,
+        "cannot be read|deeper than",
+        Reason.PROGRAM_UNSUPPORTED,
+        effect=Effect.NONE,
+        stock="RecursionError|AssertionError|Error",
     ),
 )
