@@ -29,6 +29,8 @@ MOST_DIMENSIONS: Final = 64
 """Dimensions of one tensor, as in torch itself."""
 DEEPEST_ARGUMENT: Final = 16
 """Dictionaries inside one another in one argument."""
+LONGEST_STACK: Final = 10_000
+"""Entries of one stack of modules or source functions in the metadata of a node."""
 DEEPEST_CUSTOM: Final = 64
 """Lists and objects inside one another in one piece of custom metadata."""
 DEEPEST_GRAPH: Final = 32

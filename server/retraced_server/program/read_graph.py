@@ -22,7 +22,7 @@ from torch.fx.node import Argument
 
 from retraced_server.errors import RetracedError
 from retraced_server.program import schema
-from retraced_server.program._torch import lazy_graph_module, unbacked_bindings
+from retraced_server.program._torch import graph_module_attributes, lazy_graph_module, unbacked_bindings
 from retraced_server.program.aliases import Aliases
 from retraced_server.program.errors import cause, located, program_invalid, program_unsupported, shortened
 from retraced_server.program.fake_tensors import FakeTensors
@@ -40,6 +40,7 @@ _SYM_TARGETS: frozenset[Target] = SYM_OPERATORS | {torch.ops.aten.item.default}
 # For each result of a node, what shares its storage.
 Bases: TypeAlias = tuple[FakeTensor | None, ...]
 
+_TAKEN = graph_module_attributes()
 _LISTS = ("as_tensors", "as_sym_ints", "as_sym_floats")
 
 
@@ -127,8 +128,10 @@ class GraphReader:
         """Reads a body of a higher-order operator and gives the node that stands for it."""
         known = self._bodies.get(argument.name)
         if known is None:
-            if hasattr(self._root, check_name(argument.name)):
-                raise program_invalid(f"`{argument.name}` is no name for a body of an operator: a module has it already")
+            if check_name(argument.name) in _TAKEN:
+                raise program_invalid(
+                    f"`{argument.name}` is no name for a subgraph: every graph module has an attribute of that name"
+                )
             with self._parts.body():
                 module = GraphReader(argument.graph, self._parts).read()
             self._parts.aliases.note_body(module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,25 @@ def data_of(value: Argument) -> Argument:
 def with_proxies(value: Argument, tracer: fx.Tracer) -> Argument:
     """Replace every ProxyValue by the fx.Proxy of its node, which is what a tracer is given."""
     return map_leaves(value, ProxyValue, lambda proxy: fx.Proxy(proxy.node, tracer))
+
+
+def item_alone(target: Any, args: Any) -> Any:
+    """Return the arguments of a call; of one that takes an item of a container as if the container held nothing else.
+
+    Nodes that take the items of one container would otherwise each look at all of them.
+
+    Args:
+        target: What is called.
+        args: Its positional arguments, as a hook has them or as data.
+    """
+    if target is not operator.getitem or len(args) != 2:
+        return args
+    container, key = args
+    data = container.data if isinstance(container, ProxyValue) else container
+    if not isinstance(data, (tuple, list)) or not isinstance(key, int) or not -len(data) <= key < len(data):
+        return args
+    item = (data[key],)
+    return (ProxyValue(item, container.proxy_or_node) if isinstance(container, ProxyValue) else item), 0
 
 
 def same_arguments(new: Argument, old: Any, same_node: Callable[[Argument, fx.Node], bool]) -> bool:

@@ -19,8 +19,16 @@ from torch import fx
 from retraced_server.program.functions import stated_effect
 from retraced_server.retrace._torch import FakeTensor, HigherOrderOperator, OpOverload, OpOverloadPacket
 from retraced_server.retrace.account import Account
-from retraced_server.retrace.aliases import storages, written_arguments
-from retraced_server.retrace.arguments import Argument, data_of, map_leaves, positions, same_arguments, with_proxies
+from retraced_server.retrace.aliases import storages, storages_read, written_arguments
+from retraced_server.retrace.arguments import (
+    Argument,
+    data_of,
+    item_alone,
+    map_leaves,
+    positions,
+    same_arguments,
+    with_proxies,
+)
 from retraced_server.retrace.compare import Comparison
 from retraced_server.retrace.copies import same_metadata_objects
 from retraced_server.retrace.copy_nodes import copy_node
@@ -161,11 +169,7 @@ class GraphRetrace:
         if held == recorded:
             # The same alias set: it does not matter to anyone which is which.
             return copy
-        if (
-            not self.reuse.starts_alias_set(node)
-            or held & recorded
-            or any(held & storages(source.meta.get("val")) for source in new.all_input_nodes)
-        ):
+        if not self.reuse.starts_alias_set(node) or held & recorded or any(held & read for read in storages_read(new).values()):
             return None
         others = (made for made in self._made if made is not copy and made is not new)
         return None if any(storages(made.meta.get("val")) & (held | recorded) for made in others) else copy
@@ -199,7 +203,8 @@ class GraphRetrace:
             self.session.executing()
             pending = self.session.unbacked.pending()
             args, kwargs = (fx.node.map_arg(a, self._recorded_data) for a in (call.args, call.kwargs))
-            before = execute(call.target, tuple(args), dict(kwargs)).value  # type: ignore[arg-type]
+            args, kwargs = map_leaves((item_alone(call.target, args), kwargs), torch.Tensor, logical)
+            before = execute(call.target, tuple(args), dict(kwargs)).value
         self.session.unbacked.drop(self.session.unbacked.pending() - pending)
         return same_metadata(result.data, before)
 
@@ -212,8 +217,7 @@ class GraphRetrace:
     def _recorded_data(self, node: fx.Node) -> Any:
         if node.op == "get_attr" and node in self.results:
             return self.results[node]
-        recorded = node.meta.get("val") if self._edits is None else self._edits.recorded_value(node)
-        return map_leaves(recorded, torch.Tensor, logical)
+        return node.meta.get("val") if self._edits is None else self._edits.recorded_value(node)
 
     def _rebind_returned(self, node: fx.Node, result: ProxyValue[Any]) -> ProxyValue[Any]:
         bindings = result.node.meta.get("unbacked_bindings")
@@ -353,8 +357,9 @@ class GraphRetrace:
         return self._value(recorded, self._copy(old, args, kwargs, meta))
 
     def _repeat(self, old: fx.Node, args: Any, kwargs: Any, meta: NodeMetadata | None) -> ProxyValue[Any]:
+        read = item_alone(old.target, args)
         executed = self._repeats.check(
-            old, data_of(args), data_of(kwargs), lambda: self._executor.execute(old.target, args, kwargs)
+            old, data_of(read), data_of(kwargs), lambda: self._executor.execute(old.target, read, kwargs)
         )
         if "val" not in old.meta and executed is not None:
             return self._make(old.target, args, kwargs, meta or NodeMetadata(old.meta))
@@ -365,7 +370,7 @@ class GraphRetrace:
         old, unbacked, transaction = self.current, self.session.unbacked, self.session.transaction
         known = transaction.symbol_count()
         with transaction.learning(asserts=states_facts(target)):
-            value = self._executor.result(target, args, kwargs)
+            value = self._executor.result(target, item_alone(target, args), kwargs)
         # An operator that runs its bodies makes symbols of its own for them.
         unbacked.drop(transaction.symbols_since(known) - free_symbols(value).keys())
         bindings = unbacked.bindings(value)

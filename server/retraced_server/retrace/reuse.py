@@ -14,8 +14,10 @@ from retraced_server.retrace.aliases import (
     aliased_inputs,
     returns_alias,
     storages,
+    storages_read,
     written_arguments,
 )
+from retraced_server.retrace.arguments import item_alone
 from retraced_server.retrace.values import free_symbols
 
 
@@ -74,7 +76,7 @@ class Reuse:
             return True
         sources = [new]
         if is_made:
-            sources = [source for source in new.all_input_nodes if held & storages(source.meta.get("val"))]
+            sources = [source for source, read in storages_read(new).items() if held & read]
             if not sources:
                 return old not in self.kept and self.starts_alias_set(old)
         first = self._first_alias(old)
@@ -136,13 +138,15 @@ class Reuse:
         """
         if not self._written_sets and not self._written_storages:
             return False
-        inputs = [value for value in old.all_input_nodes if self._is_written(value, results.get(value))]
-        return bool(inputs) and (self._sizes_written or _reads_data(old))
+        if not any(self._is_written(old, value, results.get(value)) for value in old.all_input_nodes):
+            return False
+        return self._sizes_written or _reads_data(old)
 
-    def _is_written(self, value: fx.Node, result: Any) -> bool:
+    def _is_written(self, old: fx.Node, value: fx.Node, result: Any) -> bool:
         if self._aliases.written_with(value) in self._written_sets:
             return True
-        return bool(storages(getattr(result, "data", None)) & self._written_storages)
+        read = item_alone(old.target, (getattr(result, "data", None), *old.args[1:]))[0]
+        return not storages(read).isdisjoint(self._written_storages)
 
 
 def _reads_data(node: fx.Node) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import sympy
@@ -74,6 +74,24 @@ def same_metadata(a: Any, b: Any, *, requires_grad: bool = True) -> bool:
     if isinstance(a, SYMBOLIC) or isinstance(b, SYMBOLIC):
         return type(a) is type(b) and _same_number(a, b)
     return type(a) is type(b) and bool(a == b)
+
+
+def metadata_key(value: Any) -> Hashable:
+    """Return a key that is equal for two values where `same_metadata` says that they are the same.
+
+    Raises:
+        TypeError: The value holds what has no hash.
+    """
+    if isinstance(value, torch.Tensor):
+        strides = (*value.stride(), value.storage_offset()) if value.layout is torch.strided else ()
+        sizes, placed = (tuple(map(expression, numbers)) for numbers in (value.shape, strides))
+        signs = value.is_conj(), value.is_neg()
+        return type(value), value.dtype, value.device, value.layout, value.requires_grad, sizes, placed, signs
+    if isinstance(value, (tuple, list)):
+        return tuple(map(metadata_key, value))
+    key: Hashable = (type(value), expression(value))
+    hash(key)
+    return key
 
 
 def _same_number(a: Any, b: Any) -> bool:
