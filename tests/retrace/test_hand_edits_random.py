@@ -22,7 +22,7 @@ _SETTINGS = settings(
     deadline=None,
     derandomize=True,
     database=None,
-    max_examples=examples(30),
+    max_examples=examples(16),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
 

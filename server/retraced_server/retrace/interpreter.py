@@ -14,6 +14,7 @@ from retraced_server.retrace._torch import HigherOrderOperator, OpOverload, OpOv
 from retraced_server.retrace.arguments import Argument, map_leaves
 from retraced_server.retrace.errors import ExportPassError, PassError, innermost_source_line
 from retraced_server.retrace.graph_retrace import GraphRetrace
+from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.pass_state import state_of
 
@@ -166,6 +167,23 @@ class ExportInterpreter:
                 "executorch_call_delegate is not supported: a delegate's program is opaque; run passes before lowering"
             )
         return callback.call_higher_order(target, args, kwargs, meta)
+
+
+def can_visit(module: fx.GraphModule) -> bool:
+    """Return whether every node of a graph and its subgraphs is of a kind, and calls what, a retrace can visit."""
+    return all(
+        _is_callable(node.target) if node.op == "call_function" else node.op in ("placeholder", "get_attr", "output")
+        for _, child in walk_graphs(module)
+        for node in child.graph.nodes
+    )
+
+
+# A target of fx may be a name too.
+def _is_callable(target: Any) -> bool:
+    operators = (OpOverload, OpOverloadPacket, HigherOrderOperator)
+    if isinstance(target, operators) or target in _SYM_FUNCTIONS or getattr(target, "__module__", None) in _SYM_MODULES:
+        return True
+    return bool(stated_effect(target).of_regions)
 
 
 def _attribute(module: torch.nn.Module, target: str) -> Any:
