@@ -72,9 +72,6 @@ def _erase(node: fx.Node) -> None:
 
 
 def _move(node: fx.Node) -> None:
-    if node.graph.find_nodes(op="get_attr"):
-        # Torch's class makes these anew where they are read, so that the order of its nodes tells nothing.
-        return
     # Down to its first user: past whatever is written in between.
     first = next((other for other in node.graph.nodes if other in node.users), None)
     if first is not None and isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.is_mutable:
