@@ -18,6 +18,7 @@ from retraced_server.retrace.edits import Edits
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.given_graph import GivenGraph
 from retraced_server.retrace.graphs import node_key, walk_graphs
+from retraced_server.retrace.interpreter import can_visit
 from retraced_server.retrace.outcome import RetraceOutcome
 from retraced_server.retrace.pass_context import PassContext, pass_context
 from retraced_server.retrace.pass_state import state_of
@@ -215,7 +216,8 @@ class EditedRun:
         if same_graphs(new, given):
             return PassResult(given, False)
         edits.states_values = True
-        if edits.has_dirty(new):
+        # What no program may call is left to the check of the program, which refuses it.
+        if edits.has_dirty(new) and can_visit(new):
             # Named as the pass, which errors tell of.
             visitor: ExportPass = type(type(self._instance).__name__, (self._base,), {})()
             outer = pass_context()
@@ -249,9 +251,9 @@ def _outcome(edits: Edits, given: fx.GraphModule, new: fx.GraphModule) -> Retrac
     outcome = RetraceOutcome()
     last = next(reversed(new.graph.nodes), None)
     outcome.outputs = None if last is None else edits.outputs_of(last)
-    before = len(_results(given))
-    if outcome.outputs is None or outcome.outputs == list(range(before)):
-        if last is None or len(_results(new)) != before:
+    before = _result_count(given)
+    if before is None or outcome.outputs is None or outcome.outputs == list(range(before)):
+        if _result_count(new) != before:
             return None
         outcome.outputs = None
     old = {node_key(path, node.name): node for path, module in walk_graphs(given) for node in module.graph.nodes}
@@ -305,7 +307,8 @@ def _is_namesake(new: Any, old: fx.Node) -> bool:
     return isinstance(new, fx.Node) and new.name == old.name
 
 
-def _results(module: fx.GraphModule) -> tuple[Any, ...]:
+def _result_count(module: fx.GraphModule) -> int | None:
+    """The number of a graph's outputs; None where it does not end with a flat tuple of them."""
     last = next(reversed(module.graph.nodes), None)
-    results = last.args[0] if last is not None and last.op == "output" and last.args else ()
-    return tuple(results) if isinstance(results, (tuple, list)) else (results,)
+    results = last.args[0] if last is not None and last.op == "output" and last.args else None
+    return len(results) if isinstance(results, (tuple, list)) else None
