@@ -218,8 +218,9 @@ class EditedRun:
         edits.states_values = True
         # What no program may call is left to the check of the program, which refuses it.
         if edits.has_dirty(new) and can_visit(new):
-            # Named as the pass, which errors tell of.
-            visitor: ExportPass = type(type(self._instance).__name__, (self._base,), {})()
+            # Named as the pass, which errors tell of; a function has a name of its own.
+            name = getattr(self._instance, "__name__", type(self._instance).__name__)
+            visitor: ExportPass = type(name, (self._base,), {})()
             outer = pass_context()
             # Values that were recorded by hand are not compared with what the nodes compute.
             with PassContext("incremental", outer.kept_names, outer.preserved_modules) as own:
