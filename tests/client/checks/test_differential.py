@@ -122,7 +122,7 @@ def test_the_closed_lists_are_those_of_the_server() -> None:
     assert server_operators._BY_NAME.keys() >= operators.FUNCTIONS
     assert server_functions.HIGHER_ORDER.keys() == operators.HIGHER_ORDER
     assert server_functions.ORDERED == operators.ORDERED
-    assert server_namespaces.DEFAULT_NAMESPACES - {"prim"} == operators.NAMESPACES
+    assert server_namespaces.DEFAULT_NAMESPACES == operators.NAMESPACES
     assert {number: dtype.itemsize for dtype, number in DTYPE_NUMBERS.items()} == model.DTYPES
     assert server_expressions._FUNCTIONS.keys() == expressions.FUNCTIONS.keys()
     for name, (least, most) in expressions.FUNCTIONS.items():
