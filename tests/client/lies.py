@@ -64,7 +64,7 @@ def filled(message: Message, number: float = 1.5) -> Any:
     return message
 
 
-def _filling(one: FieldDescriptor, number: float) -> str | bytes | float | int:
+def _filling(one: Any, number: float) -> str | bytes | float | int:
     match one.cpp_type:
         case FieldDescriptor.CPPTYPE_STRING:
             return b"" if one.type == FieldDescriptor.TYPE_BYTES else HOSTILE

@@ -115,7 +115,7 @@ def test_a_request_id_of_an_error_that_is_none_is_not_taken(call: Any) -> None:
 class _Rubbish(grpc.GenericRpcHandler):
     """Answers whatever is called with bytes that are no message."""
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         if handler_call_details.method.endswith("/TransformGraph"):
             return grpc.stream_stream_rpc_method_handler(lambda requests, context: iter([b"\xff"]))
         return grpc.unary_unary_rpc_method_handler(lambda request, context: b"\xff")
