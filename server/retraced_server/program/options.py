@@ -29,6 +29,8 @@ MOST_DIMENSIONS: Final = 64
 """Dimensions of one tensor, as in torch itself."""
 DEEPEST_ARGUMENT: Final = 16
 """Dictionaries inside one another in one argument."""
+MOST_ITEMS: Final = 16_384
+"""Items of one list among the arguments of a node, and results of a node: torch looks at each whenever it executes the operator."""
 LONGEST_STACK: Final = 10_000
 """Entries of one stack of modules or source functions in the metadata of a node."""
 DEEPEST_CUSTOM: Final = 64
