@@ -207,7 +207,7 @@ class GraphRetrace:
             pending = self.session.unbacked.pending()
             args, kwargs = (fx.node.map_arg(a, self._recorded_data) for a in (call.args, call.kwargs))
             args, kwargs = map_leaves((item_alone(call.target, args), kwargs), torch.Tensor, logical)
-            before = execute(call.target, tuple(args), dict(kwargs)).value
+            before = execute(call.target, tuple(args), dict(kwargs)).value  # type: ignore[arg-type]
         self.session.unbacked.drop(self.session.unbacked.pending() - pending)
         return same_metadata(result.data, before)
 
