@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from tests.executorch.sweep import Run, compare
 
-_CALL = [["call_function", "aten.relu.default", [0], {}, None]]
+_CALL: list[Any] = [["call_function", "aten.relu.default", [0], {}, None]]
 
 
 @pytest.mark.parametrize(

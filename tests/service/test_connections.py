@@ -8,6 +8,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -108,6 +109,10 @@ async def test_a_peer_whose_calls_never_end_leaves_room_for_others(start: Start)
             assert sum(map(_is_open, watching)) == 5
 
 
+def _none_is_open(connections: list[socket.socket]) -> bool:
+    return not any(map(_is_open, connections))
+
+
 async def test_the_connections_that_a_peer_had_first_stay(start: Start, log: list[Any]) -> None:
     limits = ConnectionLimits(per_peer=3)
     async with start(connections=limits) as address:
@@ -116,7 +121,7 @@ async def test_the_connections_that_a_peer_had_first_stay(start: Start, log: lis
             await asyncio.sleep(1)
             for _ in range(2):
                 later = [held.enter_context(http2.connection(address, _STRANGER)) for _ in range(2)]
-                await _eventually(lambda later=later: not any(map(_is_open, later)), "the later ones are closed")
+                await _eventually(partial(_none_is_open, later), "the later ones are closed")
             assert all(map(_is_open, first))
     lines = [entry for entry in log if entry["event"] == "a peer has too many connections"]
     assert {(line["peer"], line["most"]) for line in lines} == {(_STRANGER, 3)}

@@ -22,7 +22,7 @@ from retraced_server.pipeline.domain import PassReport, Provenance, RetraceMode
 from retraced_server.pipeline.parse import parse_pipeline
 from retraced_server.retrace import ExportPass, ExportPassError, PassContext, PassError, PassResult, RetraceOutcome
 from retraced_server.retrace.agreement import run_checked
-from retraced_server.retrace.build_program import build_program, check_signature
+from retraced_server.retrace.build_program import build_program, check_program, check_signature
 from retraced_server.retrace.check_regions import check_regions
 from retraced_server.retrace.edited_run import EditedRun
 from retraced_server.retrace.errors import NodeError
@@ -313,6 +313,10 @@ class _Run:
             raise ExportPassError(f"it says that {said} the object that it was given; a program is never changed in place")
         if result.modified:
             self._last_modifying = index
+            try:
+                check_program(program, result.program)
+            except ExportPassError as error:
+                raise self._failure(Reason.PASS_OUTPUT_INVALID, index, error) from error
             self._ledger.record(step.text, result.origins, frozenset(), {})
         self._edit = ProgramEdit(result.program)
         return _Totals(result.modified, result.rewrites, result.remarks, result.new_guards)

@@ -190,13 +190,34 @@ class EditedRun:
             return self._finished(self._scope.edits, returned_graph(result, module), module)
 
     def on_copy(self, module: fx.GraphModule) -> PassResult:
-        """Runs a pass that may edit the graph that it is given."""
+        """Runs a pass that may edit the graph that it is given.
+
+        One that was made with the program may edit that one's graph instead: the result is what that graph became, and it is put back.
+
+        Raises:
+            ExportPassError: It has edited both.
+        """
         copy = copy_with_bodies(module)
-        self._scope.edits = edits = Edits()
-        edits.add_given(copy)
+        self._scope.edits = Edits()
+        self._scope.edits.add_given(copy)
+        given, edits_of_given = GivenGraph(module), Edits()
+        edits_of_given.add_given(module)
         with _undone_unless_modified(module) as results, _entered(self._scope, self._instance):
-            new = returned_graph(self._method(copy), copy)
-            results.append(self._finished(edits, new, module))
+            try:
+                new = returned_graph(self._method(copy), copy)
+                if given.has_edits():
+                    copy_of_given = copy_with_bodies(module)
+                    edits_of_given.add_copy(copy_of_given, module)
+            finally:
+                given.put_back()
+            if given.was_edited:
+                if new is not module and not (new is copy and same_graphs(copy, module)):
+                    raise ExportPassError(
+                        "it edited the graph of a program that it holds, and another that it was given as a copy of that; "
+                        "edit the graph module that `call` is given"
+                    )
+                new, self._scope.edits = copy_of_given, edits_of_given
+            results.append(self._finished(self._scope.edits, new, module))
         return results[0]
 
     def directly(self, module: fx.GraphModule) -> PassResult:
@@ -218,8 +239,9 @@ class EditedRun:
         edits.states_values = True
         # What no program may call is left to the check of the program, which refuses it.
         if edits.has_dirty(new) and can_visit(new):
-            # Named as the pass, which errors tell of.
-            visitor: ExportPass = type(type(self._instance).__name__, (self._base,), {})()
+            # Named as the pass, which errors tell of; a function has a name of its own.
+            name = getattr(self._instance, "__name__", type(self._instance).__name__)
+            visitor: ExportPass = type(name, (self._base,), {})()
             outer = pass_context()
             # Values that were recorded by hand are not compared with what the nodes compute.
             with PassContext("incremental", outer.kept_names, outer.preserved_modules) as own:
