@@ -24,7 +24,7 @@ from retraced_server.retrace import ExportPass, ExportPassError, PassContext, Pa
 from retraced_server.retrace.agreement import run_checked
 from retraced_server.retrace.build_program import build_program, check_program, check_signature
 from retraced_server.retrace.check_regions import check_regions
-from retraced_server.retrace.edited_run import EditedRun
+from retraced_server.retrace.edited_run import EditedRun, pass_name
 from retraced_server.retrace.errors import NodeError
 from retraced_server.retrace.pass_state import state_of
 from retraced_server.retrace.program_edit import ProgramEdit, changed_outputs
@@ -147,9 +147,7 @@ def _steps(pipeline: str | Sequence[str | AnyPass]) -> list[_Step]:
             if isinstance(item, type) or not (isinstance(item, ProgramPass) or callable(item)):
                 wanted = f"an instance of it: {item.__name__}()" if isinstance(item, type) else "text or an instance of a pass"
                 raise TypeError(f"{item!r} is no pass; give {wanted}")
-            # A function has a name of its own.
-            name = getattr(item, "__name__", type(item).__name__)
-            steps.append(_Step(name, name, item))
+            steps.append(_Step(pass_name(item), pass_name(item), item))
             continue
         for call in parse_pipeline(item, catalogue()).passes:
             try:

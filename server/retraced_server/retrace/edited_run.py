@@ -73,6 +73,11 @@ def current_scope() -> EditScope:
     return scope
 
 
+def pass_name(instance: object) -> str:
+    """Return what a pass is called in reports and errors: a function has a name of its own, any other the name of its class."""
+    return getattr(instance, "__name__", type(instance).__name__)
+
+
 def reads_only(method: _M) -> _M:
     """Mark a pass's override that is given a graph module and does not edit it: the pass needs no copy for it."""
     method.__reads_only__ = method  # type: ignore[attr-defined]  # Other wrappers copy attributes: it must name the function itself.
@@ -239,9 +244,8 @@ class EditedRun:
         edits.states_values = True
         # What no program may call is left to the check of the program, which refuses it.
         if edits.has_dirty(new) and can_visit(new):
-            # Named as the pass, which errors tell of; a function has a name of its own.
-            name = getattr(self._instance, "__name__", type(self._instance).__name__)
-            visitor: ExportPass = type(name, (self._base,), {})()
+            # Named as the pass, which errors tell of.
+            visitor: ExportPass = type(pass_name(self._instance), (self._base,), {})()
             outer = pass_context()
             # Values that were recorded by hand are not compared with what the nodes compute.
             with PassContext("incremental", outer.kept_names, outer.preserved_modules) as own:
