@@ -451,6 +451,8 @@ class GraphRetrace:
             self.tracer.submodules[value] = node
         elif isinstance(value, torch.Tensor):
             self.tracer.attribute_nodes[id(value)] = (value, node)
+            if "val" not in node.meta and self._edits is not None and not self._edits.knows(old):
+                self.tracer.set_metadata(node, value)
             self.tracer.callback.on_attr(ProxyValue(value, node))
         self.results[old] = value
 
