@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.program.functions import overload_of
+from retraced_server.program.functions import WRAPS_FOR_LEVEL, overload_of
 from retraced_server.retrace._torch import unwrapped
 from retraced_server.retrace.arguments import item_alone
 
@@ -72,6 +72,8 @@ def storages_read(node: fx.Node) -> dict[fx.Node, frozenset[int]]:
 
 
 def _always_aliased(node: fx.Node) -> set[fx.Node]:
+    if node.target in WRAPS_FOR_LEVEL:
+        return set(node.all_input_nodes[:1])
     op = overload_of(node.target)
     if op is None or not returns_alias(op) or _is_composite(op):
         return set()

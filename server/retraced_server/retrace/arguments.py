@@ -16,7 +16,7 @@ Argument = Any
 
 
 def map_leaves(value: Argument, leaf_type: type, change: Callable[[Any], Any]) -> Argument:
-    """Rebuilds nested containers with every leaf of exactly `leaf_type` changed; named tuples and slices are containers too."""
+    """Rebuilds nested containers with every leaf of exactly `leaf_type` changed; tuples of other types and slices are containers too."""
     kind = type(value)
     if kind is leaf_type:
         return change(value)
@@ -32,8 +32,10 @@ def map_leaves(value: Argument, leaf_type: type, change: Callable[[Any], Any]) -
             map_leaves(value.stop, leaf_type, change),
             map_leaves(value.step, leaf_type, change),
         )
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return kind(*[map_leaves(item, leaf_type, change) for item in value])
+    if isinstance(value, tuple):
+        items = [map_leaves(item, leaf_type, change) for item in value]
+        # What torch's functions return, `torch.return_types`, is made of one argument, as Python's own struct sequences are.
+        return kind(*items) if hasattr(value, "_fields") else kind(items)
     if isinstance(value, leaf_type):
         return change(value)
     return value

@@ -39,12 +39,12 @@ from retraced_server.retrace.executor import Executor
 from retraced_server.retrace.graphs import body_names
 from retraced_server.retrace.node_metadata import PROTECTED_KEYS, NodeMetadata
 from retraced_server.retrace.proxy_value import ProxyValue
-from retraced_server.retrace.regions import RegionExecutor, logical
+from retraced_server.retrace.regions import RegionExecutor
 from retraced_server.retrace.repeats import Repeats
 from retraced_server.retrace.reuse import Reuse, same_constants
 from retraced_server.retrace.tracer import ExportTracer
 from retraced_server.retrace.unbacked import means_the_same
-from retraced_server.retrace.values import free_symbols, keeps_symbols, rename_symbols, same_metadata
+from retraced_server.retrace.values import free_symbols, keeps_symbols, logical, rename_symbols, same_metadata
 
 if TYPE_CHECKING:
     from retraced_server.retrace.session import Session
@@ -143,6 +143,10 @@ class GraphRetrace:
         if self._edits is not None and not self._edits.knows(node):
             # Inserted by hand: what is recorded, if anything, may be that of the node that it was made in place of.
             return result
+        if result.data is None and recorded is None and new in self._made and new.target is node.target:
+            # Nothing says more of a call that computes nothing than that no value is recorded.
+            for key in {"val", "tensor_meta"} - node.meta.keys():
+                new.meta.pop(key, None)
         if recorded is None or self.reuse.kept.get(node) is new or not self._says_what_is_recorded(node, result, recorded):
             return result
         is_made = new in self._made
@@ -156,9 +160,10 @@ class GraphRetrace:
             return result
         if is_made:
             new.meta["val"] = recorded
-            if new.target is node.target and "tensor_meta" not in node.meta:
+            if new.target is node.target:
                 # The same operator computed the same value: it is described as it was.
                 new.meta.pop("tensor_meta", None)
+                new.meta.update((key, node.meta[key]) for key in ("tensor_meta",) if key in node.meta)
             result = ProxyValue(recorded, result.proxy_or_node)
         self.reuse.keep(node, new)
         return result
@@ -194,6 +199,11 @@ class GraphRetrace:
             return same_constants(result.data, recorded)
         # Where executing the old node gives the same other strides or offset, it is not the pass that changed them.
         call = self._recorded_call(node)
+        if self._regions.is_in_level and self._is_called_as_before(node, result.node):
+            # Values of one example have strides of their own: what they are computed from says no more than their sizes.
+            comparison = Comparison(self.session.transaction.env, set())
+            comparison.compare(recorded, result.data)
+            return comparison.error is None
         if call is None or result.node.target is not call.target or result.node not in self._made:
             return False
         if stated_effect(node.target).of_regions:
@@ -210,6 +220,13 @@ class GraphRetrace:
             before = execute(call.target, tuple(args), dict(kwargs)).value  # type: ignore[arg-type]
         self.session.unbacked.drop(self.session.unbacked.pending() - pending)
         return same_metadata(result.data, before)
+
+    def _is_called_as_before(self, old: fx.Node, new: fx.Node) -> bool:
+        """Whether a node is the call that an old node is, of values that are recorded."""
+        if new.target is not old.target or not all(map(self.reuse.has_recorded, new.all_input_nodes)):
+            return False
+        args, kwargs = (fx.map_arg(given, self.counterpart) for given in (old.args, old.kwargs))  # type: ignore[arg-type]
+        return bool((args, kwargs) == (new.args, new.kwargs))
 
     def _recorded_call(self, node: fx.Node) -> RecordedCall | None:
         """The call that an old node's value was recorded for, if it is known: its own, unless it may have been edited by hand."""
@@ -248,7 +265,7 @@ class GraphRetrace:
             node = self._copy(old, (), {}, meta)
             self.placeholders[node] = old
             if self._is_dirty(old):
-                self.reuse.forget(old, node)
+                self.reuse.doubt(old, node)
             return self._value(old.meta["val"] if old.meta.get("val") is not None else arg, node)
         node = self.tracer.create_proxy("placeholder", name, (), {}).node
         node.name = self._placeholder_name(node, name)
@@ -439,6 +456,8 @@ class GraphRetrace:
             self.tracer.submodules[value] = node
         elif isinstance(value, torch.Tensor):
             self.tracer.attribute_nodes[id(value)] = (value, node)
+            if "val" not in node.meta and self._edits is not None and not self._edits.knows(old):
+                self.tracer.set_metadata(node, value)
             self.tracer.callback.on_attr(ProxyValue(value, node))
         self.results[old] = value
 
