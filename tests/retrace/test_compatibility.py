@@ -303,8 +303,8 @@ def test_arguments_are_changed_by_their_entry_in_the_schema() -> None:
 # -- hooks outside of a run ----------------------------------------------------------------------------------------------------------
 
 
-def _build(base: type, metadata: Any) -> fx.GraphModule:
-    """A graph made by the hooks of a pass, as ExecuTorch's graph builder makes its own: without the constructor of the class."""
+def _builder(base: type) -> Any:
+    """A pass whose hooks build a graph, as ExecuTorch's graph builder does: without the constructor of the class."""
 
     class Builder(base):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -317,7 +317,11 @@ def _build(base: type, metadata: Any) -> fx.GraphModule:
             with self.fake_tensor_mode:
                 return super()._fx(*arguments)
 
-    builder = Builder()
+    return Builder()
+
+
+def _build(base: type, metadata: Any) -> fx.GraphModule:
+    builder = _builder(base)
     x = builder.placeholder("x", builder.fake_tensor_mode.from_tensor(torch.ones(4, 2)), metadata({}))
     halves = builder.call_operator(aten.split.Tensor, (x, 2), {}, metadata({}))
     first = builder.call_getitem(halves, 0, metadata({}))
@@ -339,6 +343,28 @@ def test_hooks_build_a_graph_outside_of_a_run_as_on_torchs_class() -> None:
 def test_graph_that_hooks_built_can_be_retraced() -> None:
     module = _build(ExportPass, NodeMetadata)
     assert ExportPass()(module).graph_module is module
+
+
+def _doubled(size: tuple[int, ...]) -> fx.GraphModule:
+    builder = _builder(ExportPass)
+    x = builder.placeholder("x", builder.fake_tensor_mode.from_tensor(torch.ones(size)), NodeMetadata({}))
+    builder.output([builder.call_operator(aten.add.Tensor, (x, x), {}, NodeMetadata({}))], NodeMetadata({}))
+    return fx.GraphModule(builder.tracer.root, builder.tracer.graph)
+
+
+def test_hooks_for_higher_order_operators_take_subgraphs_as_they_are_outside_of_a_run() -> None:
+    builder = _builder(ExportPass)
+    x = builder.placeholder("x", builder.fake_tensor_mode.from_tensor(torch.ones(4, 2)), NodeMetadata({}))
+    body = _doubled((2,))
+    mapped = builder.call_map(body, [x], [], NodeMetadata({}))
+    builder.output([builder.call_getitem(mapped, 0, NodeMetadata({}))], NodeMetadata({}))
+    module = fx.GraphModule(builder.tracer.root, builder.tracer.graph)
+    (read,) = module.graph.find_nodes(op="get_attr")
+    assert getattr(module, str(read.target)) is body
+    x = torch.randn(4, 2)
+    torch.testing.assert_close(module(x)[0], x * 2)
+    with pytest.raises(retrace.ExportPassBaseError, match="set `fake_tensor_mode` of its tracer"):
+        ExportPass().call_submodule(body, (x,))
 
 
 def test_names_of_torchs_and_executorchs_module_are_there() -> None:

@@ -152,7 +152,7 @@ class _Looks(_holder(ExportPass)):  # type: ignore[misc]
     def call(self, graph_module: fx.GraphModule) -> PassResult:
         self.found = graph_module is self.program.graph_module
         _fold_relu(graph_module.graph)
-        return super().call(graph_module)  # type: ignore[no-any-return]
+        return super().call(graph_module)
 
 
 def test_graph_that_a_pass_is_given_is_that_of_the_program_that_it_holds() -> None:

@@ -34,8 +34,10 @@ def map_leaves(value: Argument, leaf_type: type, change: Callable[[Any], Any]) -
         )
     if isinstance(value, tuple):
         items = [map_leaves(item, leaf_type, change) for item in value]
-        # What torch's functions return, `torch.return_types`, is made of one argument, as Python's own struct sequences are.
-        return kind(*items) if hasattr(value, "_fields") else kind(items)
+        if hasattr(value, "_fields"):
+            return kind(*items)
+        # What torch's functions return, `torch.return_types`, is made of one argument, as other struct sequences are; sizes stay as they are.
+        return value if all(map(operator.is_, items, value)) else kind(items)
     if isinstance(value, leaf_type):
         return change(value)
     return value

@@ -75,9 +75,11 @@ def body_context(target: Any, args: Sequence[Any]) -> AbstractContextManager[Any
     return nullcontext()
 
 
-def slices(operands: Sequence[Argument], retrace: GraphRetrace) -> list[Argument]:
-    """What one step of a map or a scan sees of stacked operands: a slice along the first dimension."""
-    return [UNCHANGED if retrace.is_recorded(operand) else _first_slice(operand) for operand in operands]
+def slices(operands: Sequence[Argument], retrace: GraphRetrace | None) -> list[Argument]:
+    """What one step of a map or a scan sees of stacked operands: a slice along the first dimension. `retrace` is that of the graph, if any."""
+    return [
+        UNCHANGED if retrace is not None and retrace.is_recorded(operand) else _first_slice(operand) for operand in operands
+    ]
 
 
 def _first_slice(operand: Argument) -> Any:

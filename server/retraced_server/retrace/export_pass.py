@@ -34,7 +34,7 @@ from retraced_server.retrace.edited_run import current_scope, guard_methods
 from retraced_server.retrace.edits import Edits
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.given_graph import GivenGraph
-from retraced_server.retrace.graph_builder import build_input, build_node
+from retraced_server.retrace.graph_builder import build_input, build_node, build_subgraph
 from retraced_server.retrace.graph_retrace import GraphRetrace
 from retraced_server.retrace.interpreter import ExportInterpreter as _ExportInterpreter
 from retraced_server.retrace.node_metadata import NodeMetadata
@@ -187,6 +187,8 @@ class ExportPass(PassBase):
         Returns:
             The new graph module and True, or the one that was given and False.
         """
+        if not is_running(self):
+            return build_subgraph(self, graph_module)
         run = state_of(self).running
         parent = run.retrace
         data = settle_inputs(graph_module, inputs, parent)
@@ -325,7 +327,9 @@ class ExportPass(PassBase):
         self, f: fx.GraphModule, mapped_args: Sequence[Argument], operands: Sequence[Argument], meta: NodeMetadata
     ) -> ProxyValue[Any]:
         """A map: visits the body with one slice of each mapped argument."""
-        body = self.call_submodule(f, (*slices(mapped_args, state_of(self).retrace), *operands)).graph_module
+        body = self.call_submodule(
+            f, (*slices(mapped_args, state_of(self).retrace if is_running(self) else None), *operands)
+        ).graph_module
         return self._fx("call_function", torch.ops.higher_order.map_impl, (body, mapped_args, operands), {}, meta)
 
     def call_while(
@@ -352,7 +356,9 @@ class ExportPass(PassBase):
         meta: NodeMetadata,
     ) -> ProxyValue[Any]:
         """A scan: visits the body with what it begins with and one slice of each scanned argument."""
-        combine = self.call_submodule(combine_fn, (*init, *slices(xs, state_of(self).retrace), *additional_inputs)).graph_module
+        combine = self.call_submodule(
+            combine_fn, (*init, *slices(xs, state_of(self).retrace if is_running(self) else None), *additional_inputs)
+        ).graph_module
         return self._fx("call_function", torch.ops.higher_order.scan, (combine, init, xs, additional_inputs), {}, meta)
 
     def call_delegate(

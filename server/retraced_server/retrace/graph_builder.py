@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from retraced_server.retrace._torch import OpOverload
+from torch import fx
+
+from retraced_server.retrace._torch import OpOverload, PassResult
 from retraced_server.retrace.arguments import Argument, data_of, with_proxies
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.node_metadata import NodeMetadata
@@ -42,6 +44,16 @@ def build_node(builder: ExportPass, kind: str, target: Any, args: Any, kwargs: A
     proxy.node.meta.update(meta.data)
     tracer.set_metadata(proxy.node, value)
     return ProxyValue(value, proxy)
+
+
+def build_subgraph(builder: ExportPass, module: fx.GraphModule) -> PassResult:
+    """Take a subgraph as it is.
+
+    Raises:
+        ExportPassError: The pass has not been given a fake mode, as a builder is.
+    """
+    _tracer_of(builder)
+    return PassResult(module, False)
 
 
 def _tracer_of(builder: ExportPass) -> ExportTracer:

@@ -163,7 +163,8 @@ class GraphRetrace:
             if new.target is node.target:
                 # The same operator computed the same value: it is described as it was.
                 new.meta.pop("tensor_meta", None)
-                new.meta.update((key, node.meta[key]) for key in ("tensor_meta",) if key in node.meta)
+                if "tensor_meta" in node.meta:
+                    new.meta["tensor_meta"] = node.meta["tensor_meta"]
             result = ProxyValue(recorded, result.proxy_or_node)
         self.reuse.keep(node, new)
         return result
@@ -225,7 +226,7 @@ class GraphRetrace:
         """Whether a node is the call that an old node is, of values that are recorded."""
         if new.target is not old.target or not all(map(self.reuse.has_recorded, new.all_input_nodes)):
             return False
-        args, kwargs = (fx.map_arg(given, self.counterpart) for given in (old.args, old.kwargs))  # type: ignore[arg-type]
+        args, kwargs = (fx.map_arg(given, self.counterpart) for given in (old.args, old.kwargs))
         return bool((args, kwargs) == (new.args, new.kwargs))
 
     def _recorded_call(self, node: fx.Node) -> RecordedCall | None:

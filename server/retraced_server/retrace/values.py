@@ -83,7 +83,7 @@ def same_metadata(a: Any, b: Any, *, requires_grad: bool = True) -> bool:
             all(map(_same_number, a.stride(), b.stride())) and _same_number(a.storage_offset(), b.storage_offset())
         ):
             return False
-        return a.is_conj() == b.is_conj() and a.is_neg() == b.is_neg()
+        return bool(a.is_conj() == b.is_conj() and a.is_neg() == b.is_neg())
     if isinstance(a, (tuple, list)):
         return (
             isinstance(b, (tuple, list))
