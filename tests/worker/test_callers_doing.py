@@ -47,11 +47,26 @@ def test_custom_metadata_that_json_cannot_hold_is_left_out_of_what_is_told(text:
     assert not ran.summary.modified
 
 
+def test_number_that_json_cannot_hold_goes_through_a_pass_that_torch_traces() -> None:
+    ran = run(_with_metadata("custom", '{"a": NaN, "b": 1}'), "decompose", node_metadata=NodeSelection.ALL)
+    assert ran.summary.modified
+
+
+@pytest.mark.parametrize("text", ["NaN", "[1]"])
+def test_custom_metadata_that_is_no_object_fails_the_pass_in_which_torch_needs_one(text: str) -> None:
+    assert run(_with_metadata("custom", text), "decompose").error.reason is Reason.PASS_FAILED
+
+
 @pytest.mark.parametrize(("key", "entry"), [("nn_module_stack", "k,p,t"), ("source_fn_stack", "k,t"), ("torch_fn", "k")])
 def test_stack_of_more_entries_than_any_program_has_is_refused(key: str, entry: str) -> None:
     error = run(_with_metadata(key, ";".join([entry] * 10_001)), "retrace").error
     assert error.reason is Reason.PROGRAM_UNSUPPORTED
     assert "10000 entries" in error.message
+
+
+def test_most_entries_that_a_stack_may_have_are_told() -> None:
+    archive = _with_metadata("nn_module_stack", ";".join(f"k{at},p,t" for at in range(10_000)))
+    assert run(archive, "retrace", node_metadata=NodeSelection.ALL).nodes
 
 
 def test_summary_over_the_size_of_a_message_is_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:

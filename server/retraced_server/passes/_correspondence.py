@@ -178,19 +178,18 @@ class Correspondence:
 
     def _choose(self, node: fx.Node, group: list[fx.Node], match: GraphMatch) -> fx.Node | None:
         """Finds the node of a group that has the value of the old node: the last that others use, those first that its users became."""
-        taken = set(match.values.values())
-        found = [n for n in group if n not in taken and self._values.same(node.meta.get("val"), n.meta.get("val"))]
-        if node.meta.get("val") is None:
-            found = [n for n in found if n.target == node.target]
+        recorded, taken = node.meta.get("val"), set(match.values.values())
+        free = [n for n in group if n not in taken and (recorded is not None or n.target == node.target)]
         members = set(group)
-        used = [n for n in found if any(user not in members for user in n.users)]
+        used = [n for n in free if any(user not in members for user in n.users)]
         expected = set(node.users)
         wanted = [n for n in used if any(not expected.isdisjoint(match.origins.get(user, ())) for user in n.users)]
-        pool = wanted or used or found
-        if not pool:
-            return None
-        self._values.rename(node.meta.get("val"), pool[-1].meta.get("val"))
-        return pool[-1]
+        # Values are compared last, which costs most: of the nodes that an operator with many results became, few are compared for each result.
+        for candidate in (*reversed(wanted), *reversed(used), *reversed(free)):
+            if self._values.same(recorded, candidate.meta.get("val")):
+                self._values.rename(recorded, candidate.meta.get("val"))
+                return candidate
+        return None
 
     def _match_untagged(self, match: GraphMatch, nodes: list[fx.Node]) -> None:
         """Matches assertions and sizes that torch derived anew with those of the old graph that compute the same."""
