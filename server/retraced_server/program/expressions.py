@@ -193,11 +193,11 @@ class _Parser:
             raise _invalid(self._text, f"`{shortened(name, 64)}` is no function of shape expressions")
         self._take("mark", ")")
         if made.is_Integer and int(made).bit_length() > _LARGEST_BITS:
-            raise _invalid(self._text, "a number in it is too large")
+            raise _unsupported(self._text, "a number in it is too large")
         if self._size(made) > _MOST_BITS:
-            raise _invalid(self._text, "what it computes is too large")
+            raise _unsupported(self._text, "what it computes is too large")
         if self._terms(made) > _MOST_TERMS:
-            raise _invalid(self._text, f"it has more than {_MOST_TERMS} terms when its products are expanded")
+            raise _unsupported(self._text, f"it has more than {_MOST_TERMS} terms when its products are expanded")
         return made
 
     def end(self) -> None:
@@ -252,7 +252,8 @@ class _Parser:
         flattened = name in _FLATTENED
         count = sum(len(argument.args) if flattened and argument.func is function else 1 for argument in arguments)
         if not least <= count <= most:
-            raise _invalid(self._text, f"`{name}` does not take {count} arguments")
+            refused = _unsupported if flattened and count > most else _invalid
+            raise refused(self._text, f"`{name}` does not take {count} arguments")
         if name not in _OF_TRUTH_VALUES and not all(isinstance(argument, sympy.Expr) for argument in arguments):
             raise _invalid(self._text, f"`{name}` is a function of numbers")
         if name in _POWERS:
@@ -271,7 +272,7 @@ class _Parser:
             return
         size = int(base).bit_length() if base.is_Integer else 1
         if abs(exponent) * max(size, 1) > _LARGEST_BITS or abs(exponent) * self._size(base) > _MOST_BITS:
-            raise _invalid(self._text, "a power in it is too large")
+            raise _unsupported(self._text, "a power in it is too large")
 
     def _size(self, expression: _Expr) -> int:
         """How many bits a value of an expression has, roughly and at most."""
