@@ -113,6 +113,12 @@ class Settings(BaseSettings):
         validation_alias="RETRACED_ALLOW_NAMESPACE",
         description="Namespace of torch's own operators that programs may hold, besides the usual. May be given several times.",
     )
+    allow_operators: Names = Field(
+        (),
+        validation_alias="RETRACED_ALLOW_OPERATOR",
+        description="Operator that programs may hold, such as aten._sobol_engine_draw.default, besides those on the list. May be given "
+        "several times.",
+    )
     read_paths: Paths = Field(
         (),
         validation_alias="RETRACED_READ_PATH",
