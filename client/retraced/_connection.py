@@ -80,6 +80,8 @@ def connection(
             addresses, and `tls` has no name for them.
     """
     found = server_address(address)
+    if found.startswith(("ipv4:", "ipv6:")):
+        check_address(found)
     target = _target(found)
     check_address(target)
     authorization: tuple[tuple[str, str], ...] = ()

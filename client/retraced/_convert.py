@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from enum import StrEnum
-from typing import TypeVar
+from typing import Final, TypeVar
+
+from google.protobuf.message import Message
 
 from retraced import events, program, reports, server_info
-from retraced._options import TransformOptions
+from retraced._options import TransformOptions, is_request_id
+from retraced.errors import ResponseInvalid
 from retraced.v1 import graph_transform_pb2 as pb
 from retraced.v1 import passes_pb2, program_pb2
 
 _Enum = TypeVar("_Enum", bound=StrEnum)
 _Number = TypeVar("_Number")
+
+_SHA256_BYTES: Final = 32
+# Of a catalogue of passes, which has some ten thousand bytes, or of what a server is.
+_LARGEST_ANSWER: Final = 4 << 20
 
 _SELECTIONS = {
     "none": pb.NODE_METADATA_SELECTION_NONE,
@@ -54,8 +62,14 @@ def chunk_request(chunk: bytes) -> pb.TransformGraphRequest:
     return pb.TransformGraphRequest(archive_chunk=chunk)
 
 
+class ValueInvalidError(Exception):
+    """A server's message holds a value that cannot be what it stands for."""
+
+
 def accepted(message: pb.Accepted) -> events.Accepted:
     """The request was taken."""
+    if message.request_id and not is_request_id(message.request_id):
+        raise ValueInvalidError("a request id that is none")
     return events.Accepted(message.request_id, message.queue_position)
 
 
@@ -82,7 +96,7 @@ def pass_report(message: passes_pb2.PassReport) -> reports.PassReport:
         text=message.text,
         modified=message.modified,
         rewrites=message.rewrites,
-        seconds=message.seconds,
+        seconds=_seconds(message.seconds),
         nodes_before=message.nodes_before,
         nodes_after=message.nodes_after,
         remarks=tuple(message.remarks),
@@ -98,9 +112,11 @@ def summary(message: pb.Summary) -> reports.Summary:
         input=program_info(message.input),
         output=program_info(message.output) if message.HasField("output") else None,
         output_size=message.output_size,
-        output_sha256=message.output_sha256,
+        output_sha256=_sha256(message.output_sha256),
         pipeline=message.pipeline,
-        timings=reports.Timings(timings.queued, timings.reading, timings.running, timings.describing, timings.writing),
+        timings=reports.Timings(
+            *map(_seconds, (timings.queued, timings.reading, timings.running, timings.describing, timings.writing))
+        ),
         remarks=tuple(message.remarks),
     )
 
@@ -123,8 +139,17 @@ def program_info(message: program_pb2.ProgramInfo) -> program.ProgramInfo:
     )
 
 
-def pass_info(message: passes_pb2.Pass) -> server_info.PassInfo:
-    """A pass that a server can run."""
+def passes(message: pb.ListPassesResponse) -> tuple[server_info.PassInfo, ...]:
+    """The passes that a server can run.
+
+    Raises:
+        ResponseInvalid: They are too many.
+    """
+    _check_size(message)
+    return tuple(map(_pass_info, message.passes))
+
+
+def _pass_info(message: passes_pb2.Pass) -> server_info.PassInfo:
     return server_info.PassInfo(
         name=message.name,
         summary=message.summary,
@@ -137,7 +162,19 @@ def pass_info(message: passes_pb2.Pass) -> server_info.PassInfo:
 
 
 def info(message: pb.GetServerInfoResponse) -> server_info.ServerInfo:
-    """What a server is."""
+    """What a server is.
+
+    Raises:
+        ResponseInvalid: It is too much, or a duration is none.
+    """
+    _check_size(message)
+    try:
+        return _info(message)
+    except ValueInvalidError as error:
+        raise ResponseInvalid(f"the server's answer cannot be used: {error}") from None
+
+
+def _info(message: pb.GetServerInfoResponse) -> server_info.ServerInfo:
     limits = message.limits
     return server_info.ServerInfo(
         version=message.version,
@@ -149,15 +186,33 @@ def info(message: pb.GetServerInfoResponse) -> server_info.ServerInfo:
             max_archive_bytes=limits.max_archive_bytes,
             max_queued=limits.max_queued,
             workers=limits.workers,
-            job_timeout_seconds=limits.job_timeout_seconds,
+            job_timeout_seconds=_seconds(limits.job_timeout_seconds),
             worker_memory_bytes=limits.worker_memory_bytes,
             memory_bytes=limits.memory_bytes,
         ),
         running=message.running,
         queued=message.queued,
-        uptime_seconds=message.uptime_seconds,
+        uptime_seconds=_seconds(message.uptime_seconds),
         sandbox=tuple(map(_sandbox_layer, message.sandbox)),
     )
+
+
+def _check_size(message: Message) -> None:
+    if message.ByteSize() > _LARGEST_ANSWER:
+        raise ResponseInvalid(f"the server's answer cannot be used: it has more than {_LARGEST_ANSWER} bytes")
+
+
+def _seconds(value: float) -> float:
+    # NaN compares with nothing; and neither it nor infinity is a number of JSON.
+    if not 0 <= value < math.inf:
+        raise ValueInvalidError(f"a duration of {value} s")
+    return value
+
+
+def _sha256(digest: bytes) -> bytes:
+    if len(digest) not in (0, _SHA256_BYTES):
+        raise ValueInvalidError(f"a sha256 of {len(digest)} bytes")
+    return digest
 
 
 def _sandbox_layer(message: pb.SandboxLayer) -> server_info.SandboxLayer:

@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 
 from retraced._transform import Transform
+from retraced.errors import ResponseInvalid
 from retraced.events import Event
 from retraced.v1 import graph_transform_pb2 as pb
 
@@ -104,6 +105,17 @@ class Feed:
                 raise
             return False
         return True
+
+
+def decoded(message: _T | None, request_id: str) -> _T:
+    """A message of a server. grpc.aio gives None in place of bytes that are no such message.
+
+    Raises:
+        ResponseInvalid: They are none.
+    """
+    if message is None:
+        raise ResponseInvalid("the server's answer cannot be used: it is no message of this service", request_id=request_id)
+    return message
 
 
 async def in_thread(function: Callable[[], _T]) -> _T:

@@ -28,6 +28,8 @@ from retraced.reports import PassReport, Summary
 
 _FRAME: Final = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+)', re.MULTILINE)
 _DROPPED: Final = "the sample inputs were dropped, since the program takes other inputs now"
+# Characters that are put back into a server's texts at most: a token is short, and what it stands for may be long.
+_MOST_PUT_BACK: Final = 64 << 20
 # What a record of JSON that is no program makes of the code below.
 _NO_PROGRAM: Final = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 
@@ -58,6 +60,7 @@ class Home:
         self._numbered: list[str] = []
         self._whole: dict[str, str] = {}
         self._tokens: dict[str, str] = {}
+        self._left = _MOST_PUT_BACK
         self._sample_inputs = b""
         self._program: dict[str, Any] = {}
         if self._kept:
@@ -91,7 +94,7 @@ class Home:
 
     def text(self, text: str) -> str:
         """A text of the server, with what its tokens stand for: guards, and the place in the source that a stack trace ends in."""
-        return re.sub(rf"{self._mark}-(\d+)(:1)?", self._meant, text) if self._mark in text else text
+        return re.sub(rf"{self._mark}-(\d{{1,9}})(:1)?", self._meant, text) if self._mark in text else text
 
     def node(self, node: NodeMetadata) -> NodeMetadata:
         """A node's metadata with its own stack trace."""
@@ -168,9 +171,10 @@ class Home:
 
     def _meant(self, match: re.Match[str]) -> str:
         number = int(match[1])
-        if number >= len(self._numbered):
+        text = self._numbered[number] if number < len(self._numbered) else None
+        if text is None or len(text) > self._left:
             return match[0]
-        text = self._numbered[number]
+        self._left -= len(text)
         return _place(text) if match[2] else text
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from retraced.nodes import (
     Argument,
@@ -30,6 +31,9 @@ from retraced.nodes import (
     TensorValue,
     Value,
 )
+
+# Levels of containers in `custom` and `other`; deeper ones stay text.
+_DEEPEST: Final = 64
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
@@ -66,10 +70,22 @@ def _embedded(text: str) -> Json:
     if not text:
         return None
     try:
-        value: Json = json.loads(text, parse_constant=lambda name: _float(float(name)))
-        return value
-    except ValueError:
+        value: Json = json.loads(text, parse_constant=_number, parse_float=_number)
+    except (ValueError, RecursionError):
         return {"opaque": text}
+    # What is read just so could not be written any more, further down the stack.
+    return {"opaque": text} if _nests_deeper(value, _DEEPEST) else value
+
+
+def _nests_deeper(value: Json, levels: int) -> bool:
+    if not isinstance(value, list | dict):
+        return False
+    items = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_nests_deeper(item, levels - 1) for item in items)
+
+
+def _number(text: str) -> Json:
+    return _float(float(text))
 
 
 def _float(number: float) -> Json:

@@ -33,6 +33,11 @@ class TransformOptions:
     namespaces: tuple[str, ...] = ()
     keep_at_home: tuple[KeptAtHome, ...] = ()
 
+    @property
+    def wants_output(self) -> bool:
+        """Whether an archive is to come back."""
+        return self.want_output and not self.validate_only
+
     def __post_init__(self) -> None:
         if self.node_metadata not in get_args(NodeMetadataSelection):
             raise ValueError(f"node_metadata is one of {get_args(NodeMetadataSelection)}, not {self.node_metadata!r}")
@@ -77,9 +82,14 @@ def new_request_id(given: str | None) -> str:
     """
     if given is None:
         return uuid.uuid4().hex
-    if not 0 < len(given) <= _MAX_REQUEST_ID or not (given.isascii() and given.isprintable()):
+    if not is_request_id(given):
         raise ValueError(f"request_id is 1 to {_MAX_REQUEST_ID} printable ASCII characters, not {given!r}")
     return given
+
+
+def is_request_id(text: str) -> bool:
+    """Whether a text can name a request: 1 to 128 printable ASCII characters."""
+    return 0 < len(text) <= _MAX_REQUEST_ID and text.isascii() and text.isprintable()
 
 
 def call_metadata(request_id: str, traceparent: str | None = None) -> tuple[tuple[str, str], ...]:

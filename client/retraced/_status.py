@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import TypeVar
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from retraced import errors
+from retraced._options import is_request_id
 
 _M = TypeVar("_M", bound=Message)
 
 _DOMAIN = "retraced.dev"
+# Of google.protobuf.Duration, by its definition: 10,000 years.
+_LONGEST_DURATION = 315_576_000_000
 _BY_REASON: dict[str, type[errors.RetracedError]] = {
     kind.reason: kind
     for kind in (
@@ -89,17 +93,25 @@ def error_from_status(error: grpc.RpcError | grpc.aio.AioRpcError, *, address: s
         errors.FieldViolation(violation.field, violation.description)
         for violation in (bad_request.field_violations if bad_request else ())
     ]
-    retry_after = retry.retry_delay.ToTimedelta().total_seconds() if retry else None
+    retry_after = _retry_after(retry.retry_delay) if retry else None
     debug = _unpack(details, error_details_pb2.DebugInfo())
     if debug is not None and debug.detail:
         metadata["traceback"] = debug.detail
-    request_id = metadata.pop("request_id", request_id)
+    named = metadata.pop("request_id", "")
+    request_id = named if is_request_id(named) else request_id
     known = _BY_REASON.get(info.reason)
     if known is None:
         return errors.ServerError(
             text, reason=info.reason, metadata=metadata, violations=violations, retry_after=retry_after, request_id=request_id
         )
     return known(text, metadata=metadata, violations=violations, retry_after=retry_after, request_id=request_id)
+
+
+def _retry_after(delay: Duration) -> float | None:
+    """The seconds of a delay; None, as where none was given, for one that is negative or that google.protobuf.Duration does not allow."""
+    if not (0 <= delay.seconds <= _LONGEST_DURATION and 0 <= delay.nanos < 1_000_000_000):
+        return None
+    return float(delay.seconds + delay.nanos / 1e9)
 
 
 def _without_reason(code: grpc.StatusCode, text: str, *, address: str, request_id: str) -> errors.RetracedError:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import grpc
 
 from retraced import _convert, events
+from retraced._allowance import Allowance
 from retraced._convert_nodes import decode_nodes
 from retraced._home import Home
 from retraced._options import TransformOptions
@@ -46,6 +47,7 @@ class Transform:
         self._node_count = 0
         self._output = Output()
         self._check = OutputCheck(source, options.namespaces)
+        self._allowance = Allowance(options, source.size)
         self._summary: Summary | None = None
 
     def requests(self) -> Iterator[tuple[pb.TransformGraphRequest, events.Uploaded]]:
@@ -68,11 +70,20 @@ class Transform:
 
         Raises:
             OutputNotWritable: There is no room for the output.
-            ResponseInvalid: The response cannot come here.
+            ResponseInvalid: The response cannot come here, was not asked for, is too large, or holds a value that is none.
         """
-        self._bytes_received += message.ByteSize()
+        size = message.ByteSize()
+        self._bytes_received += size
         if self._summary is not None:
             raise self._invalid("a message after the summary")
+        if fault := self._allowance.fault(message, size):
+            raise self._invalid(fault)
+        try:
+            return self._receive(message)
+        except _convert.ValueInvalidError as error:
+            raise self._invalid(str(error)) from None
+
+    def _receive(self, message: pb.TransformGraphResponse) -> events.Event | None:
         match message.WhichOneof("message"):
             case "accepted":
                 accepted = _convert.accepted(message.accepted)
@@ -86,7 +97,7 @@ class Transform:
                 finished = _convert.pass_finished(message.pass_finished)
                 report = self._home.report(finished.report)
                 self._passes.append(report)
-                if report.modified and self._options.want_output:
+                if report.modified and self._options.wants_output:
                     # The server still has the output to write, and may have passes to run.
                     self._check.prepare()
                 return events.PassFinished(finished.index, report)
@@ -121,9 +132,11 @@ class Transform:
             raise self._invalid("no summary")
         output: Output | Source | None = None
         if self._output.size or summary.output_sha256:
+            if not self._options.wants_output:
+                raise self._invalid("an output that was not asked for")
             self._output.check(summary.output_size, summary.output_sha256, self.request_id)
             output, summary = self._taken(summary)
-        elif self._options.want_output and not self._options.validate_only:
+        elif self._options.wants_output:
             if summary.modified or not self._source.can_reread:
                 raise self._invalid("no output")
             output = self._source

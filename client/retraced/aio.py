@@ -15,7 +15,7 @@ from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 from retraced import _convert
 from retraced._attempts import ATTEMPTS, Attempts, checked_attempts
 from retraced._connection import connection
-from retraced._feed import Feed, StatusKept, TransformCall, in_thread
+from retraced._feed import Feed, StatusKept, TransformCall, decoded, in_thread
 from retraced._options import (
     KeptAtHome,
     NodeMetadataSelection,
@@ -170,8 +170,7 @@ class AsyncClient:
             ServerUnavailable: The server is not there, or too busy.
             TransformFailed: The call took too long, or the answer cannot be used.
         """
-        response = await self._ask(self._open_stub().ListPasses, pb.ListPassesRequest(), timeout)
-        return tuple(map(_convert.pass_info, response.passes))
+        return _convert.passes(await self._ask(self._open_stub().ListPasses, pb.ListPassesRequest(), timeout))
 
     async def info(self, timeout: float | None = None) -> ServerInfo:
         """Return what the server is: versions, limits, imported modules, load.
@@ -208,7 +207,7 @@ class AsyncClient:
         while True:
             try:
                 answer = await check(REQUEST, timeout=waiting.seconds_left(), metadata=self._connection.metadata(request_id))
-                if waiting.serves(answer):
+                if waiting.serves(decoded(answer, request_id)):
                     return
             except grpc.aio.AioRpcError as raised:
                 error = error_from_status(raised, address=self.address, request_id=request_id)
@@ -247,7 +246,8 @@ class AsyncClient:
             self._calls.add(call)
             feed = Feed(transform, on_event, call)
             try:
-                async for response in call:
+                async for received in call:
+                    response = decoded(received, transform.request_id)
                     if transform.takes_long(response):
                         feed.tell(await asyncio.to_thread(transform.receive, response))
                     else:
@@ -281,7 +281,8 @@ class AsyncClient:
 
         async def ask(seconds: float | None) -> _Response:
             try:
-                return await method(request, timeout=seconds, metadata=self._connection.metadata(request_id))
+                answer = await method(request, timeout=seconds, metadata=self._connection.metadata(request_id))
+                return decoded(answer, request_id)
             except grpc.aio.AioRpcError as error:
                 raise error_from_status(error, address=self.address, request_id=request_id) from error
 

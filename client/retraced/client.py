@@ -167,8 +167,7 @@ class Client:
             ServerUnavailable: The server is not there, or too busy.
             TransformFailed: The call took too long, or the answer cannot be used.
         """
-        response = self._ask(self._open_stub().ListPasses, pb.ListPassesRequest(), timeout)
-        return tuple(map(_convert.pass_info, response.passes))
+        return _convert.passes(self._ask(self._open_stub().ListPasses, pb.ListPassesRequest(), timeout))
 
     def info(self, timeout: float | None = None) -> ServerInfo:
         """Return what the server is: versions, limits, imported modules, load.

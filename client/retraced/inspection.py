@@ -9,13 +9,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from retraced.errors import ProgramInvalid
 from retraced.program import InputKind, InputSpec, OutputKind, OutputSpec, ProgramInfo, Symbol
 
-# What json.loads gives: its shape is checked by using it.
+# What json.loads gives: its shape is checked by using it, and the types of what is told by `_typed`.
 _Object = dict[str, Any]
+_Checked = TypeVar("_Checked")
 
 _SYMBOL = re.compile(r"Symbol\('(\w+)'[^()]*\)")
 _INPUT_NAMES = {
@@ -46,10 +47,11 @@ def program_info(model: bytes) -> ProgramInfo:
     """
     try:
         program = json.loads(model)
-        return _program_info(program)
     except (ValueError, RecursionError) as error:
         raise ProgramInvalid(f"the model record is not JSON: {error}") from error
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    try:
+        return _program_info(program)
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError) as error:
         raise ProgramInvalid(f"the model record is not an exported program: {type(error).__name__} {error}") from error
 
 
@@ -69,12 +71,12 @@ def _program_info(program: _Object) -> ProgramInfo:
         inputs=tuple(map(_input, module["signature"]["input_specs"])),
         outputs=tuple(map(_output, module["signature"]["output_specs"])),
         symbols=tuple(_symbols(program, graphs)),
-        schema_version=(int(version["major"]), int(version["minor"])),
-        torch_version=program.get("torch_version") or "",
+        schema_version=(_typed(int, version["major"]), _typed(int, version["minor"])),
+        torch_version=_typed(str, program.get("torch_version") or ""),
         node_count=nodes,
         graph_count=len(graphs),
-        dialect=", ".join(program.get("verifiers") or ()),
-        guards=tuple(program.get("guards_code") or ()),
+        dialect=", ".join(_texts(program.get("verifiers"))),
+        guards=_texts(program.get("guards_code")),
         targets=dict(sorted(targets.items(), key=lambda item: (-item[1], item[0]))),
     )
 
@@ -99,7 +101,7 @@ def _getitems(node: _Object) -> int:
     outputs = node["outputs"]
     if len(outputs) != 1:
         return sum(map(_getitems_of, outputs))
-    kind, value = next(iter(outputs[0].items()))
+    kind, value = _alternative(outputs[0])
     if isinstance(value, list):
         return len(value)
     single = node.get("is_hop_single_tensor_return")
@@ -107,7 +109,7 @@ def _getitems(node: _Object) -> int:
 
 
 def _getitems_of(output: _Object) -> int:
-    value = next(iter(output.values()))
+    _, value = _alternative(output)
     return 1 + len(value) if isinstance(value, list) else 1
 
 
@@ -116,33 +118,40 @@ def _target(target: str) -> str:
 
 
 def _input(spec: _Object) -> InputSpec:
-    kind, fields = next(iter(spec.items()))
+    kind, fields = _alternative(spec)
     if kind == "constant_input":
-        return InputSpec(InputKind.USER_INPUT, fields["name"], constant=_constant(fields["value"]))
+        return InputSpec(InputKind.USER_INPUT, _typed(str, fields["name"]), constant=_constant(fields["value"]))
     known, target = _INPUT_NAMES.get(kind, (InputKind.UNKNOWN, ""))
     name, constant = _argument(fields["arg"])
-    return InputSpec(known, name, fields[target] if target else "", fields.get("persistent"), constant)
+    persistent = fields.get("persistent")
+    return InputSpec(
+        known,
+        name,
+        _typed(str, fields[target]) if target else "",
+        None if persistent is None else _typed(bool, persistent),
+        constant,
+    )
 
 
 def _output(spec: _Object) -> OutputSpec:
-    kind, fields = next(iter(spec.items()))
+    kind, fields = _alternative(spec)
     known, target = _OUTPUT_NAMES.get(kind, (OutputKind.UNKNOWN, ""))
     name, constant = _argument(fields["arg"])
-    return OutputSpec(known, name, fields[target] if target else "", constant)
+    return OutputSpec(known, name, _typed(str, fields[target]) if target else "", constant)
 
 
 def _argument(argument: _Object) -> tuple[str, str | None]:
     """The name of the value that an argument is, or the constant that it is."""
     if "name" in argument:
-        return argument["name"], None
-    value = next(iter(argument.values()))
+        return _typed(str, argument["name"]), None
+    _, value = _alternative(argument)
     if isinstance(value, dict) and (name := value.get("name") or value.get("as_name")):
-        return name, None
+        return _typed(str, name), None
     return "", _constant(argument)
 
 
 def _constant(value: _Object) -> str:
-    kind, constant = next(iter(value.items()))
+    kind, constant = _alternative(value)
     return "None" if kind == "as_none" else repr(constant)
 
 
@@ -157,13 +166,11 @@ def _symbols(program: _Object, graphs: list[_Object]) -> Iterator[Symbol]:
     ranges = program["range_constraints"]
     for name in sorted({*hints, *ranges}, key=_natural):
         bounds = ranges.get(name) or {}
-        lower, upper = bounds.get("min_val"), bounds.get("max_val")
-        yield Symbol(
-            name,
-            None if lower is None else str(lower),
-            None if upper is None else str(upper),
-            hints.get(name),
-        )
+        yield Symbol(name, _bound(bounds.get("min_val")), _bound(bounds.get("max_val")), hints.get(name))
+
+
+def _bound(value: Any) -> str | None:
+    return None if value is None else str(_typed(int, value))
 
 
 def _note_symbols(value: _Object, hints: dict[str, int | None]) -> None:
@@ -175,9 +182,26 @@ def _note_symbols(value: _Object, hints: dict[str, int | None]) -> None:
         hints.setdefault(match[1], None)
     if whole := _SYMBOL.fullmatch(text):
         hint = (expression.get("hint") or {}).get("as_int")
-        hints[whole[1]] = hint if hint is not None else hints[whole[1]]
+        hints[whole[1]] = hints[whole[1]] if hint is None else _typed(int, hint)
 
 
-def _natural(name: str) -> tuple[str, int]:
+def _natural(name: str) -> tuple[str, int, str]:
     digits = name.lstrip("abcdefghijklmnopqrstuvwxyz_")
-    return name.removesuffix(digits), int(digits) if digits.isdigit() else 0
+    return name.removesuffix(digits), len(digits), digits
+
+
+def _alternative(union: _Object) -> tuple[str, Any]:
+    """The alternative that a union of the schema is, and its value."""
+    ((kind, value),) = union.items()
+    return kind, value
+
+
+def _typed(kind: type[_Checked], value: Any) -> _Checked:
+    # Not isinstance: a boolean is no integer here.
+    if type(value) is not kind:
+        raise TypeError(f"{kind.__name__} expected, not {type(value).__name__}")
+    return value
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    return tuple(_typed(str, value) for value in _typed(list, values or []))

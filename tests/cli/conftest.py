@@ -13,6 +13,8 @@ from tests.cli.support import Ended, Run
 @pytest.fixture(autouse=True)
 def _no_server_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RETRACED_SERVER", raising=False)
+    # What runs the tests may set it, and rich then folds what goes into a pipe.
+    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 @pytest.fixture

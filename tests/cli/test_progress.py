@@ -15,7 +15,17 @@ import pytest
 from retraced.v1 import graph_transform_pb2 as pb
 from tests.cli.support import Ended, end, start, two_nodes
 from tests.client.archives import plain
-from tests.client.fake_server import FakeServer, accepted, answers, fails, one_pass, output_chunks, replies, summary
+from tests.client.fake_server import (
+    FakeServer,
+    accepted,
+    answers,
+    fails,
+    one_pass,
+    output_chunks,
+    read_upload,
+    replies,
+    summary,
+)
 
 OUTPUT = plain(bytes(3 << 20))
 
@@ -24,8 +34,17 @@ OUTPUT = plain(bytes(3 << 20))
 def server() -> Iterator[FakeServer]:
     queued = pb.TransformGraphResponse(progress=pb.Progress(stage=pb.STAGE_QUEUED, done=2))
     writing = pb.TransformGraphResponse(progress=pb.Progress(stage=pb.STAGE_WRITING, done=1 << 20))
-    answer = (accepted("", 2), queued, *one_pass(), two_nodes(), writing, *output_chunks(OUTPUT), summary(output=OUTPUT))
-    with FakeServer(replies(*answer)) as server:
+
+    def transform(
+        requests: Iterator[pb.TransformGraphRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.TransformGraphResponse]:
+        spec, _ = read_upload(requests)
+        yield from (accepted("", 2), queued, *one_pass())
+        if spec.options.node_metadata == pb.NODE_METADATA_SELECTION_ALL:
+            yield two_nodes()
+        yield from (writing, *output_chunks(OUTPUT), summary(output=OUTPUT))
+
+    with FakeServer(transform) as server:
         yield server
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from retraced._text import counted
+from retraced.cli.console import printable
 from retraced.cli.render import byte_count, operator_change, seconds
-from retraced.cli.session import plain, printable
+from retraced.cli.session import plain
 from retraced.program import Symbol
 
 

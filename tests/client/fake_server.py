@@ -200,7 +200,8 @@ def answers(output: bytes, *between: pb.TransformGraphResponse, modified: bool =
         assert len(archive) == spec.archive_size
         yield accepted("from-the-server")
         yield from one_pass()
-        yield from between
+        asked = spec.options.node_metadata not in (pb.NODE_METADATA_SELECTION_UNSPECIFIED, pb.NODE_METADATA_SELECTION_NONE)
+        yield from (response for response in between if asked or not response.HasField("node_metadata"))
         delivery = spec.options.output
         if delivery == pb.OUTPUT_DELIVERY_NEVER or (delivery == pb.OUTPUT_DELIVERY_IF_MODIFIED and not modified):
             yield summary(output=None, modified=modified, size=len(output))

@@ -63,7 +63,8 @@ class Echo(FakeServer):
             yield pb.TransformGraphResponse(pass_finished=pb.PassFinished(index=0, report=report))
             batch = node_metadata_pb2.NodeMetadataBatch(strings=["add", node["metadata"]["stack_trace"]])
             batch.nodes.add(name=1, stack_trace=2)
-            yield pb.TransformGraphResponse(node_metadata=batch)
+            if self.spec.options.node_metadata != pb.NODE_METADATA_SELECTION_NONE:
+                yield pb.TransformGraphResponse(node_metadata=batch)
             output = rewritten(self.upload) if modified else self.upload
             if drop_inputs:
                 output = _with_another_input(output)

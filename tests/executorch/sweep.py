@@ -221,8 +221,9 @@ def _difference(one: Run, other: Run) -> str | None:
         return f"{len(one.graph)} nodes, ours {len(other.graph)}" if first is None else f"{first[0]}, ours {first[1]}"
     if (one.outputs is None) is not (other.outputs is None):
         return "only one of the two graphs runs"
-    pairs = zip(one.outputs or (), other.outputs or (), strict=True)
-    return None if all(map(_close, *zip(*pairs, strict=True))) else "other numbers"
+    if len(one.outputs or ()) != len(other.outputs or ()):
+        return "another number of outputs"
+    return None if all(map(_close, one.outputs or (), other.outputs or ())) else "other numbers"
 
 
 def _close(one: Any, other: Any) -> bool:

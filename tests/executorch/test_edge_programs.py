@@ -98,7 +98,7 @@ def test_archive_of_edge_operators_is_refused_with_what_to_send_instead(tmp_path
         pytest.raises(RetracedError, match="send the program as it was before `to_edge`") as failure,
     ):
         read_program(file)
-    assert failure.value.reason is Reason.PROGRAM_INVALID
+    assert failure.value.reason is Reason.PROGRAM_UNSUPPORTED
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def snippets() -> Iterator[Snippet]:
 
 def table(heading: str) -> list[list[str]]:
     """The cells of the first table under a heading, without backquotes."""
-    section = README.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    section = re.split(r"\n##+ ", README.read_text().partition(f"\n## {heading}\n")[2], maxsplit=1)[0]
     rows = [line for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip().strip("`") for cell in row.strip("|").split(" | ")] for row in rows[2:]]
 

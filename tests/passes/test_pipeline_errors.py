@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import linecache
 from collections.abc import Callable
 from typing import Any
@@ -191,6 +192,18 @@ class _RunsBadly(ProgramPass):
         return self._result(program)
 
 
+def _edited(edit: Callable[[fx.Node], None]) -> ProgramPass:
+    """Makes a pass on whole programs that edits the node of a relu in a copy."""
+
+    def edited(program: ExportedProgram) -> ProgramPassResult:
+        made = copy.deepcopy(program)
+        for node in made.graph.find_nodes(op="call_function", target=aten.relu.default):
+            edit(node)
+        return ProgramPassResult(made, True)
+
+    return _RunsBadly(edited)
+
+
 @pytest.mark.parametrize(
     ("broken", "reason", "message"),
     [
@@ -205,6 +218,12 @@ class _RunsBadly(ProgramPass):
         (_RunsBadly(lambda _: ProgramPassResult(None, True)), Reason.PASS_FAILED, "a NoneType, not an ExportedProgram"),  # type: ignore[arg-type]
         (_RunsBadly(lambda program: ProgramPassResult(program, True)), Reason.PASS_FAILED, "gave back the object"),
         (_RunsBadly(lambda _: ProgramPassResult(_program(), False)), Reason.PASS_FAILED, "did not give back the object"),
+        (
+            _edited(lambda node: setattr(node, "args", ())),
+            Reason.PASS_OUTPUT_INVALID,
+            "aten::relu() is missing value for argument",
+        ),
+        (_edited(lambda node: setattr(node, "target", torch.relu)), Reason.PASS_OUTPUT_INVALID, "the program is not valid"),
     ],
 )
 def test_pass_that_breaks_its_contract_is_told_how(broken: Any, reason: Reason, message: str) -> None:

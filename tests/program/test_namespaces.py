@@ -71,7 +71,7 @@ def test_collectives_on_fake_tensors_talk_to_nobody() -> None:
 def test_namespace_that_is_not_allowed_is_refused_with_what_helps(name: str, advice: str) -> None:
     with pytest.raises(RetracedError, match=re.escape(advice)) as caught:
         Operators(frozenset()).find(name)
-    assert caught.value.reason is Reason.PROGRAM_INVALID
+    assert caught.value.reason is Reason.PROGRAM_UNSUPPORTED
 
 
 def test_namespace_that_is_registered_and_that_nobody_knows_is_allowed_by_name() -> None:

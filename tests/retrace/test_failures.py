@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes import run_pipeline
-from retraced_server.retrace import ExportPass, ExportPassError, PassError, ProxyValue
+from retraced_server.retrace import ExportPass, ExportPassError, PassError, PassResult, ProxyValue
 from tests.support.case import ProgramCase
 from tests.support.compare import assert_shape_env_unchanged, shape_env_snapshot
 from tests.support.describe import describe_program, graphs
 from tests.support.models import by_name
+from tests.support.passes import TorchExportPass
 
 aten = torch.ops.aten
 
@@ -154,6 +156,23 @@ def test_pass_that_was_not_initialised_is_refused() -> None:
 
     with pytest.raises(ExportPassError, match="not initialized with __init__"):
         Forgets()(by_name("custom_ops").program.graph_module)
+
+
+@pytest.mark.parametrize("base", [ExportPass, TorchExportPass])
+def test_pass_that_visits_nothing_needs_no_initialisation(base: type) -> None:
+    class Annotates(base):  # type: ignore[misc]
+        def __init__(self, key: str) -> None:
+            self.key = key
+
+        def call(self, graph_module: fx.GraphModule) -> PassResult:
+            for node in graph_module.graph.nodes:
+                node.meta[self.key] = node.name
+            return PassResult(graph_module, True)
+
+    for instance in (Annotates("noted"), copy.deepcopy(Annotates("noted"))):
+        result = instance(by_name("custom_ops").build().graph_module)
+        assert result.modified
+        assert all(node.meta["noted"] == node.name for node in result.graph_module.graph.nodes)
 
 
 def test_hooks_outside_of_a_run_are_refused() -> None:

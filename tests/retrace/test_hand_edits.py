@@ -209,6 +209,15 @@ def test_what_is_edited_after_the_last_visit_is_executed_too(editing: Any) -> No
     validate(result.program)
 
 
+def test_function_whose_edits_cannot_be_executed_is_told_by_its_name() -> None:
+    def drops_an_argument(module: fx.GraphModule) -> None:
+        for node in module.graph.find_nodes(op="call_function", target=aten.mul.Tensor):
+            node.args = node.args[:1]
+
+    with pytest.raises(RetracedError, match="drops_an_argument failed at node 'mul'"):
+        run_pipeline(_program(), [drops_an_argument])
+
+
 def test_value_that_was_recorded_by_hand_after_the_last_visit_is_taken_as_it_is() -> None:
     def states(module: fx.GraphModule) -> None:
         for node in module.graph.find_nodes(op="call_function", target=aten.relu.default):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from torch.export import ExportedProgram
@@ -11,7 +12,7 @@ from retraced_server.errors import RetracedError
 from retraced_server.passes import run_pipeline
 from retraced_server.retrace import ExportPass
 from tests.support.case import ProgramCase
-from tests.support.compare import assert_same_results, saved_and_loaded, shape_env_snapshot, validate
+from tests.support.compare import assert_same_results, run, saved_and_loaded, shape_env_snapshot, validate
 from tests.support.describe import describe_program
 from tests.support.examples import examples
 from tests.support.hand_edits import edit_in_call, seeds, shares
@@ -22,7 +23,7 @@ _SETTINGS = settings(
     deadline=None,
     derandomize=True,
     database=None,
-    max_examples=examples(30),
+    max_examples=examples(6),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
 
@@ -51,11 +52,24 @@ def test_edited_program_is_what_torchs_class_makes_of_it(case: ProgramCase, seed
             return
         assert not isinstance(expected, Exception), expected
         assert describe_program(program) == before
-        # Torch's class has a value's sizes changed under the node that made it, where an operator changes them in place.
-        if "in_place" not in case.name:
+        # Torch's class has a value's sizes changed under the node that made it, where an operator changes them in place, and puts the
+        # nodes of subgraphs elsewhere.
+        if not any(step in case.name for step in ("in_place", "choose", "no_grad")):
             assert canonical(result.program.graph_module) == canonical(expected.graph_module)
         # Executing every node again gives what is recorded.
         assert run_pipeline(result.program, "retrace", mode="full").program is result.program
         validate(result.program)
+        calls = [inputs for inputs in case.inputs() if _runs(expected, *inputs)]
         for made in (result.program, saved_and_loaded(result.program)):
-            assert_same_results(expected, made, case.inputs())
+            assert_same_results(expected, made, calls)
+
+
+def _runs(program: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether a program runs on some inputs: an edit may change numbers that the program itself makes assertions about."""
+    try:
+        run(program, args, kwargs)
+    except RuntimeError as error:
+        if "assertion" not in str(error):
+            raise
+        return False
+    return True

@@ -20,6 +20,7 @@ from retraced._feed import StatusKept
 from retraced.v1 import graph_transform_pb2 as pb
 from retraced.v1.graph_transform_pb2_grpc import GraphTransformServiceStub
 from retraced_server.service.authentication import Authenticator
+from retraced_server.service.connections import ConnectionLimits
 from retraced_server.service.front_end import FrontEnd
 from retraced_server.service.instance import Limits
 from retraced_server.service.record import Observer
@@ -78,9 +79,12 @@ def start(engine: FakeEngine, tmp_path: Path) -> Start:
         opened: bool = True,
         authenticate: Authenticator | None = None,
         credentials: grpc.ServerCredentials | None = None,
+        connections: ConnectionLimits | None = None,
         send_tracebacks: bool = False,
     ) -> AsyncIterator[str]:
-        front_end = FrontEnd(engine, limits, tmp_path, SPOOL_MEMORY, authenticate, send_tracebacks=send_tracebacks)
+        front_end = FrontEnd(
+            engine, limits, tmp_path, SPOOL_MEMORY, authenticate, connections=connections, send_tracebacks=send_tracebacks
+        )
         front_end.observe(*observers)
         address = front_end.listen("127.0.0.1", 0, credentials)
         await front_end.start()

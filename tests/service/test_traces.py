@@ -199,7 +199,7 @@ def test_traces_that_cannot_be_sent_are_one_line_and_a_failure() -> None:
         (command, {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "over 'http/protobuf' only"),
     ):
         ended = subprocess.run(arguments, env=os.environ | variables, capture_output=True, text=True)
-        assert (ended.returncode, ended.stdout) == (1, "")
+        assert (ended.returncode, ended.stdout) == (2, "")
         assert ended.stderr.startswith("Error: traces are asked for")
         assert said in ended.stderr
         assert len(ended.stderr.splitlines()) == 1

@@ -16,8 +16,11 @@ _LONGEST: Final = 1_024
 _OPERATOR: Final = re.compile(r"torch\.ops\.([A-Za-z]\w*)\.([A-Za-z_]\w*)\.([A-Za-z]\w*)", re.ASCII)
 _HIGHER_ORDER: Final = "torch.ops.higher_order."
 
-NAMESPACES: Final = frozenset(("aten", "prims", "quantized_decomposed", "onnx", "_c10d_functional"))
+NAMESPACES: Final = frozenset(("aten", "prims", "prim", "quantized_decomposed", "onnx", "_c10d_functional"))
 """Namespaces of torch's own operators that a server reads by default."""
+
+PRIM: Final = frozenset(("device", "dtype", "layout"))
+"""What programs may ask of a tensor, in TorchScript's own namespace `prim`. The rest runs Python, calls other machines, prints, profiles."""
 
 HIGHER_ORDER: Final = frozenset(
     (
@@ -153,5 +156,7 @@ class Operators:
             )
         if packet in _ATTRIBUTES or overload in _ATTRIBUTES or (packet.startswith("__") and packet not in _SPECIAL):
             raise Refused(f"{shown(name)} is no operator")
+        if namespace == "prim" and not (packet in PRIM and overload == "default"):
+            raise Refused(f"the operator {shown(name)} does more than compute")
         if namespace == "aten" and (packet in _REFUSED or f"{packet}.{overload}" in _REFUSED_OVERLOADS):
             raise Refused(f"the operator {shown(name)} does more than compute")

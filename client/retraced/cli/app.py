@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import io
 import signal
 import traceback
 from collections.abc import Iterator, Sequence
@@ -74,11 +75,13 @@ def _run(session: Session, arguments: Sequence[str]) -> int:
             status = cli.main(list(arguments), prog_name="retraced", standalone_mode=False, obj=session)
             return status if isinstance(status, int) else ExitCode.OK
         except click.ClickException as error:
-            error.show()
+            said = io.StringIO()
+            error.show(said)
+            session.err.print(said.getvalue(), end="", soft_wrap=True)
             return ExitCode.USAGE
         except RetracedError as error:
             if session.debug:
-                traceback.print_exc()
+                session.err.print(traceback.format_exc(), end="", soft_wrap=True)
             report(session, error)
             return exit_code(error)
         except _Ended as ended:

@@ -7,7 +7,7 @@ import enum
 from rich.text import Text
 
 from retraced._install import install_advice
-from retraced.cli.session import Session, printable
+from retraced.cli.session import Session
 from retraced.errors import LocalError, RequestInvalid, RetracedError, ServerUnavailable
 
 
@@ -98,7 +98,7 @@ def report(session: Session, error: RetracedError) -> None:
             return
     message = Text()
     message.append(f"retraced: {error.reason}", style="bold red")
-    message.append(f": {printable(error.message)}")
+    message.append(f": {error.message}")
     for violation in error.violations:
         if violation.description not in error.message:
             _line(message, violation.field, violation.description)
@@ -124,4 +124,4 @@ def _advice(error: RetracedError) -> str | None:
 
 def _line(message: Text, label: str, text: str) -> None:
     message.append(f"\n  {label}: ", style="bold")
-    message.append(printable(text).replace("\n", "\n    "))
+    message.append(text.replace("\n", "\n    "))

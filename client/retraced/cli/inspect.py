@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
+from rich.console import RenderableType
 
 from retraced._text import counted
 from retraced.archive import Archive, Record
 from retraced.cli.render import MAX_ROWS, byte_count, facts, histogram, signature, symbols, table
-from retraced.cli.session import Session, debug_option, json_option, printable
+from retraced.cli.session import Session, debug_option, json_option
 from retraced.cli.streams import STANDARD, seekable_source
 from retraced.inspection import program_info
 from retraced.program import ProgramInfo
@@ -37,32 +40,38 @@ def inspect(session: Session, path: str) -> None:
     if session.as_json:
         session.print_json({"path": path, "size": size, "model": model, "records": records, "program": program})
         return
-    _print(session, name, size, records, program)
+    session.print(*report(name, size, records, program))
 
 
-def _print(session: Session, name: str, size: int, records: tuple[Record, ...], program: ProgramInfo) -> None:
+def report(name: str, size: int, records: tuple[Record, ...], program: ProgramInfo) -> Iterator[RenderableType]:
+    """Yield what is shown of an archive, for people.
+
+    Args:
+        name: What the archive is called.
+        size: Bytes of the whole file.
+        records: What is in it.
+        program: What its model record says.
+    """
     schema = "" if program.schema_version is None else ".".join(map(str, program.schema_version))
     bodies = program.graph_count - 1
-    session.print(
-        facts(
-            ("archive", f"{name}, {byte_count(size)}, {counted(len(records), 'record', 'records')}"),
-            ("written by", f"torch {program.torch_version or 'of unknown version'}, schema {schema}"),
-            ("dialect", program.dialect),
-            (
-                "nodes",
-                f"{program.node_count}" + (f", in the root graph and {counted(bodies, 'body', 'bodies')}" if bodies else ""),
-            ),
-            ("guards", str(len(program.guards))),
-        )
+    yield facts(
+        ("archive", f"{name}, {byte_count(size)}, {counted(len(records), 'record', 'records')}"),
+        ("written by", f"torch {program.torch_version or 'of unknown version'}, schema {schema}"),
+        ("dialect", program.dialect),
+        (
+            "nodes",
+            f"{program.node_count}" + (f", in the root graph and {counted(bodies, 'body', 'bodies')}" if bodies else ""),
+        ),
+        ("guards", str(len(program.guards))),
     )
-    session.print(signature(program.inputs, program.outputs))
+    yield signature(program.inputs, program.outputs)
     if program.symbols:
-        session.print(symbols(program.symbols))
-    session.print(histogram(program.targets))
+        yield symbols(program.symbols)
+    yield histogram(program.targets)
     rows = table("bytes", "record", right=("bytes",), title="records")
     largest = sorted(records, key=lambda record: -record.size)
     for record in largest[:MAX_ROWS]:
-        rows.add_row(f"{record.size:,}", printable(record.name))
+        rows.add_row(f"{record.size:,}", record.name)
     if rest := largest[MAX_ROWS:]:
         rows.add_row(f"{sum(record.size for record in rest):,}", f"{len(rest)} more (--json lists all)")
-    session.print(rows)
+    yield rows

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from retraced import events
 from retraced.cli.render import byte_count, seconds
-from retraced.cli.session import Session, printable
+from retraced.cli.session import Session
 
 _STAGES = {
     events.Stage.QUEUED: "waiting for a worker",
@@ -24,9 +24,9 @@ class TransformProgress:
 
     def __init__(self, session: Session) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             console=session.err,
             disable=not session.lively,
@@ -52,9 +52,9 @@ class TransformProgress:
             case events.Progress(stage, done, total):
                 self._describe(_STAGES[stage], done, total, f"{byte_count(done)}" if done else "")
             case events.Retrying(pause, reason, _):
-                self._describe(f"{printable(reason)}: again in {seconds(pause)}", 0, None, "")
+                self._describe(f"{reason}: again in {seconds(pause)}", 0, None, "")
             case events.PassStarted(index, count, _, text):
-                self._pass = f"pass {index + 1} of {count}: {printable(text)}"
+                self._pass = f"pass {index + 1} of {count}: {text}"
                 self._describe(self._pass, 0, None, "")
             case events.PassFinished(_, report):
                 self._describe(self._pass, 1, 1, seconds(report.seconds))

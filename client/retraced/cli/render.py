@@ -10,7 +10,6 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from retraced.cli.session import printable
 from retraced.program import InputKind, InputSpec, OutputSpec, ProgramInfo, Symbol
 
 # Parameters, records and the like beyond this many are summed up.
@@ -80,7 +79,7 @@ def facts(*pairs: tuple[str, str]) -> Table:
     made.add_column(style="bold", no_wrap=True)
     made.add_column(overflow="fold")
     for name, text in pairs:
-        made.add_row(printable(name), printable(text))
+        made.add_row(name, text)
     return made
 
 
@@ -92,11 +91,11 @@ def signature(inputs: Iterable[InputSpec], outputs: Iterable[OutputSpec]) -> Tab
         lifted += item.kind is not InputKind.USER_INPUT
         if item.kind is InputKind.USER_INPUT or lifted <= MAX_ROWS:
             kind = item.kind.value + (", not persistent" if item.persistent is False else "")
-            made.add_row(f"in {number}", printable(item.name), kind, printable(_name(item)))
+            made.add_row(f"in {number}", item.name, kind, _name(item))
     if lifted > MAX_ROWS:
         made.add_row("", f"{lifted - MAX_ROWS} more (--json lists all)", "parameters and the like")
     for number, result in enumerate(outputs):
-        made.add_row(f"out {number}", printable(result.name), result.kind.value, printable(_name(result)))
+        made.add_row(f"out {number}", result.name, result.kind.value, _name(result))
     return made
 
 
@@ -105,7 +104,7 @@ def symbols(found: Iterable[Symbol]) -> Table:
     made = table("symbol", "at least", "at most", "at export", title="symbols", right=("at least", "at most", "at export"))
     for symbol in found:
         hint = "" if symbol.hint is None else str(symbol.hint)
-        made.add_row(printable(symbol.name), symbol.lower or "", symbol.upper or "", hint)
+        made.add_row(symbol.name, symbol.lower or "", symbol.upper or "", hint)
     return made
 
 
@@ -113,7 +112,7 @@ def histogram(targets: Mapping[str, int]) -> Table:
     """How often each target is called."""
     made = table("calls", "target", right=("calls",), title="operators")
     for target, count in targets.items():
-        made.add_row(str(count), printable(target))
+        made.add_row(str(count), target)
     return made
 
 
@@ -142,7 +141,7 @@ def _changes(what: str, rows: Iterable[tuple[str, int, int]]) -> Table:
     numbers = ("before", "after", "change")
     made = table(what, *numbers, right=numbers)
     for name, old, new in rows:
-        made.add_row(printable(name), str(old), str(new), f"{new - old:+}" if new != old else "")
+        made.add_row(name, str(old), str(new), f"{new - old:+}" if new != old else "")
     return made
 
 

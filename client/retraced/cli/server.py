@@ -11,7 +11,7 @@ from rich.text import Text
 from retraced.cli.complete import complete_pass
 from retraced.cli.connection import server_option
 from retraced.cli.render import byte_count, facts, table
-from retraced.cli.session import Session, debug_option, json_option, printable
+from retraced.cli.session import Session, debug_option, json_option
 from retraced.errors import PassUnknown
 from retraced.server_info import PassInfo
 
@@ -98,30 +98,30 @@ def _list(found: tuple[PassInfo, ...]) -> Table:
     rows = table("pass", "summary", "weights", "takes", "from")
     for one in found:
         needs = "read" if one.needs_weights else "not read"
-        rows.add_row(_usage(one), *map(printable, (one.summary, needs, one.ir_level.value, one.provider)))
+        rows.add_row(_usage(one), one.summary, needs, one.ir_level.value, one.provider)
     return rows
 
 
 def _usage(one: PassInfo) -> Text:
     """The pass as a pipeline would have it, with the defaults of its options."""
-    text = Text(printable(one.name), style="bold")
+    text = Text(one.name, style="bold")
     if one.options:
         options = ",".join(f"{option.name}={option.default or '...'}" for option in one.options)
-        text.append(printable(f"{{{options}}}"), style="not bold")
+        text.append(f"{{{options}}}", style="not bold")
     return text
 
 
 def _describe(session: Session, one: PassInfo) -> None:
     session.print(_usage(one))
-    session.print(printable(one.summary))
+    session.print(one.summary)
     if one.description:
-        session.print(f"\n{printable(one.description)}")
+        session.print(f"\n{one.description}")
     session.print("")
     session.print(
         facts(
             ("takes", f"{one.ir_level.value} programs"),
             ("weights", "read" if one.needs_weights else "not read"),
-            ("from", printable(one.provider)),
+            ("from", one.provider),
         )
     )
     if one.options:
@@ -129,5 +129,5 @@ def _describe(session: Session, one: PassInfo) -> None:
         for option in one.options:
             kind = "|".join(option.choices) if option.choices else option.type.value
             default = "must be given" if option.default is None else option.default
-            rows.add_row(*map(printable, (option.name, kind, default, option.summary)))
+            rows.add_row(option.name, kind, default, option.summary)
         session.print(rows)

@@ -14,22 +14,12 @@ import click
 from rich.console import Console
 
 from retraced.cli.connection import Connection
+from retraced.cli.console import console
 from retraced.client import Client
 from retraced.embedded import EmbeddedServer, missing_server_modules
 from retraced.errors import AddressMissing, OutputNotWritable
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
-
-# For `grep` and its like a row is a line, however long.
-_WIDTH_OF_A_FILE = 1_000_000
-
-
-def _console(*, stderr: bool) -> Console:
-    # Program text goes to the console: it is neither markup nor emoji.
-    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = _WIDTH_OF_A_FILE
-    return console
 
 
 @dataclass
@@ -46,8 +36,8 @@ class Session:
         connection: The way to a server.
     """
 
-    out: Console = field(default_factory=lambda: _console(stderr=False))
-    err: Console = field(default_factory=lambda: _console(stderr=True))
+    out: Console = field(default_factory=lambda: console(stderr=False))
+    err: Console = field(default_factory=lambda: console(stderr=True))
     as_json: bool = False
     quiet: bool = False
     debug: bool = False
@@ -167,13 +157,6 @@ def drop_standard_output() -> None:
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, sys.stdout.fileno())
     os.close(nothing)
-
-
-def printable(text: str) -> str:
-    """Text of others with its control characters written out, so that it cannot command the terminal."""
-    return "".join(
-        character if character.isprintable() or character in "\n\t" else ascii(character)[1:-1] for character in text
-    )
 
 
 def plain(value: object) -> object:

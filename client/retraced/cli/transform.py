@@ -18,7 +18,7 @@ from retraced.cli.complete import complete_pipeline
 from retraced.cli.connection import server_option
 from retraced.cli.progress import TransformProgress
 from retraced.cli.render import byte_count, facts, operator_change, program_change, seconds, table
-from retraced.cli.session import Session, debug_option, json_option, printable, quiet_option
+from retraced.cli.session import Session, debug_option, json_option, quiet_option
 from retraced.cli.streams import STANDARD
 from retraced.nodes import NodeMetadata
 from retraced.results import TransformResult
@@ -170,7 +170,7 @@ def _print(session: Session, result: TransformResult, output: str | None, metada
     rows = table("pass", "modified", *numbers, right=numbers)
     for report in result.passes:
         rows.add_row(
-            printable(report.text),
+            report.text,
             "yes" if report.modified else "no",
             str(report.rewrites),
             seconds(report.seconds),
@@ -190,7 +190,7 @@ def _print(session: Session, result: TransformResult, output: str | None, metada
 
 def _print_remarks(session: Session, remarks: tuple[str, ...], about: str = "") -> None:
     for remark in remarks:
-        session.print(printable(f"  {about}{remark}"))
+        session.print(f"  {about}{remark}")
 
 
 def _outcome(result: TransformResult, output: str | None, metadata: str | None) -> object:

@@ -22,9 +22,9 @@ from retraced_server.pipeline.domain import PassReport, Provenance, RetraceMode
 from retraced_server.pipeline.parse import parse_pipeline
 from retraced_server.retrace import ExportPass, ExportPassError, PassContext, PassError, PassResult, RetraceOutcome
 from retraced_server.retrace.agreement import run_checked
-from retraced_server.retrace.build_program import build_program, check_signature
+from retraced_server.retrace.build_program import build_program, check_program, check_signature
 from retraced_server.retrace.check_regions import check_regions
-from retraced_server.retrace.edited_run import EditedRun
+from retraced_server.retrace.edited_run import EditedRun, pass_name
 from retraced_server.retrace.errors import NodeError
 from retraced_server.retrace.pass_state import state_of
 from retraced_server.retrace.program_edit import ProgramEdit, changed_outputs
@@ -147,9 +147,7 @@ def _steps(pipeline: str | Sequence[str | AnyPass]) -> list[_Step]:
             if isinstance(item, type) or not (isinstance(item, ProgramPass) or callable(item)):
                 wanted = f"an instance of it: {item.__name__}()" if isinstance(item, type) else "text or an instance of a pass"
                 raise TypeError(f"{item!r} is no pass; give {wanted}")
-            # A function has a name of its own.
-            name = getattr(item, "__name__", type(item).__name__)
-            steps.append(_Step(name, name, item))
+            steps.append(_Step(pass_name(item), pass_name(item), item))
             continue
         for call in parse_pipeline(item, catalogue()).passes:
             try:
@@ -313,6 +311,10 @@ class _Run:
             raise ExportPassError(f"it says that {said} the object that it was given; a program is never changed in place")
         if result.modified:
             self._last_modifying = index
+            try:
+                check_program(program, result.program)
+            except ExportPassError as error:
+                raise self._failure(Reason.PASS_OUTPUT_INVALID, index, error) from error
             self._ledger.record(step.text, result.origins, frozenset(), {})
         self._edit = ProgramEdit(result.program)
         return _Totals(result.modified, result.rewrites, result.remarks, result.new_guards)

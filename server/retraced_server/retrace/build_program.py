@@ -27,7 +27,9 @@ from torch.export.graph_signature import (
 
 from retraced_server.retrace._torch import SpecViolationError
 from retraced_server.retrace.assemble import assemble
+from retraced_server.retrace.call_schema import check_calls
 from retraced_server.retrace.call_specs import append_arguments, append_results, drop_leaves, dropped_parameters
+from retraced_server.retrace.check_regions import check_regions
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.program_edit import EditedInput, ProgramEdit
 from retraced_server.retrace.values import free_symbols, same_metadata
@@ -87,6 +89,25 @@ def check_signature(edit: ProgramEdit) -> None:
             builder.input_spec(entry)
     builder.output_specs()
     builder.module_call_graph()
+
+
+def check_program(before: ExportedProgram, after: ExportedProgram) -> None:
+    """Check a program that a pass has made by itself, of which nobody else says what is new in it.
+
+    Args:
+        before: The program that the pass was given.
+        after: The program that it made.
+
+    Raises:
+        ExportPassError: A verifier of the program refuses it, or a region of `before` is not whole any more.
+        NodeError: A node does not call its operator as the schema says.
+    """
+    try:
+        after.validate()
+    except (SpecViolationError, AssertionError, AttributeError, ValueError, RuntimeError) as error:
+        raise ExportPassError(f"the program is not valid: {error}") from error
+    check_calls(after.graph_module)
+    check_regions(before.graph_module, after.graph_module)
 
 
 class _Builder:

@@ -17,19 +17,20 @@ from retraced_server.retrace.graphs import node_key, walk_graphs
 from retraced_server.retrace.values import SYMBOLIC
 
 
-def check_calls(module: fx.GraphModule, keys: Collection[str]) -> None:
-    """Check some nodes of a graph and of its subgraphs.
+def check_calls(module: fx.GraphModule, keys: Collection[str] | None = None) -> None:
+    """Check nodes of a graph and of its subgraphs.
 
     Args:
         module: The graph module.
-        keys: The keys of the nodes.
+        keys: The keys of the nodes; None: all.
 
     Raises:
         NodeError: A call has too few or too many arguments, a keyword that its operator does not have, or an argument of another type.
     """
-    for path, graph_module in walk_graphs(module) if keys else ():
+    for path, graph_module in walk_graphs(module) if keys is None or keys else ():
         for node in graph_module.graph.nodes:
-            if node_key(path, node.name) in keys and (op := overload_of(node.target)) is not None:
+            wanted = keys is None or node_key(path, node.name) in keys
+            if wanted and (op := overload_of(node.target)) is not None:
                 _check_call(path, graph_module, node, op)
 
 

@@ -18,6 +18,7 @@ from retraced_server.retrace.edits import Edits
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.given_graph import GivenGraph
 from retraced_server.retrace.graphs import node_key, walk_graphs
+from retraced_server.retrace.interpreter import can_visit
 from retraced_server.retrace.outcome import RetraceOutcome
 from retraced_server.retrace.pass_context import PassContext, pass_context
 from retraced_server.retrace.pass_state import state_of
@@ -70,6 +71,11 @@ def current_scope() -> EditScope:
     if scope is None:
         raise ExportPassError("the pass is not running; call it with a graph module")
     return scope
+
+
+def pass_name(instance: object) -> str:
+    """Return what a pass is called in reports and errors: a function has a name of its own, any other the name of its class."""
+    return getattr(instance, "__name__", type(instance).__name__)
 
 
 def reads_only(method: _M) -> _M:
@@ -189,13 +195,34 @@ class EditedRun:
             return self._finished(self._scope.edits, returned_graph(result, module), module)
 
     def on_copy(self, module: fx.GraphModule) -> PassResult:
-        """Runs a pass that may edit the graph that it is given."""
+        """Runs a pass that may edit the graph that it is given.
+
+        One that was made with the program may edit that one's graph instead: the result is what that graph became, and it is put back.
+
+        Raises:
+            ExportPassError: It has edited both.
+        """
         copy = copy_with_bodies(module)
-        self._scope.edits = edits = Edits()
-        edits.add_given(copy)
+        self._scope.edits = Edits()
+        self._scope.edits.add_given(copy)
+        given, edits_of_given = GivenGraph(module), Edits()
+        edits_of_given.add_given(module)
         with _undone_unless_modified(module) as results, _entered(self._scope, self._instance):
-            new = returned_graph(self._method(copy), copy)
-            results.append(self._finished(edits, new, module))
+            try:
+                new = returned_graph(self._method(copy), copy)
+                if given.has_edits():
+                    copy_of_given = copy_with_bodies(module)
+                    edits_of_given.add_copy(copy_of_given, module)
+            finally:
+                given.put_back()
+            if given.was_edited:
+                if new is not module and not (new is copy and same_graphs(copy, module)):
+                    raise ExportPassError(
+                        "it edited the graph of a program that it holds, and another that it was given as a copy of that; "
+                        "edit the graph module that `call` is given"
+                    )
+                new, self._scope.edits = copy_of_given, edits_of_given
+            results.append(self._finished(self._scope.edits, new, module))
         return results[0]
 
     def directly(self, module: fx.GraphModule) -> PassResult:
@@ -215,9 +242,10 @@ class EditedRun:
         if same_graphs(new, given):
             return PassResult(given, False)
         edits.states_values = True
-        if edits.has_dirty(new):
+        # What no program may call is left to the check of the program, which refuses it.
+        if edits.has_dirty(new) and can_visit(new):
             # Named as the pass, which errors tell of.
-            visitor: ExportPass = type(type(self._instance).__name__, (self._base,), {})()
+            visitor: ExportPass = type(pass_name(self._instance), (self._base,), {})()
             outer = pass_context()
             # Values that were recorded by hand are not compared with what the nodes compute.
             with PassContext("incremental", outer.kept_names, outer.preserved_modules) as own:
@@ -249,9 +277,9 @@ def _outcome(edits: Edits, given: fx.GraphModule, new: fx.GraphModule) -> Retrac
     outcome = RetraceOutcome()
     last = next(reversed(new.graph.nodes), None)
     outcome.outputs = None if last is None else edits.outputs_of(last)
-    before = len(_results(given))
-    if outcome.outputs is None or outcome.outputs == list(range(before)):
-        if last is None or len(_results(new)) != before:
+    before = _result_count(given)
+    if before is None or outcome.outputs is None or outcome.outputs == list(range(before)):
+        if _result_count(new) != before:
             return None
         outcome.outputs = None
     old = {node_key(path, node.name): node for path, module in walk_graphs(given) for node in module.graph.nodes}
@@ -305,7 +333,8 @@ def _is_namesake(new: Any, old: fx.Node) -> bool:
     return isinstance(new, fx.Node) and new.name == old.name
 
 
-def _results(module: fx.GraphModule) -> tuple[Any, ...]:
+def _result_count(module: fx.GraphModule) -> int | None:
+    """The number of a graph's outputs; None where it does not end with a flat tuple of them."""
     last = next(reversed(module.graph.nodes), None)
-    results = last.args[0] if last is not None and last.op == "output" and last.args else ()
-    return tuple(results) if isinstance(results, (tuple, list)) else (results,)
+    results = last.args[0] if last is not None and last.op == "output" and last.args else None
+    return len(results) if isinstance(results, (tuple, list)) else None

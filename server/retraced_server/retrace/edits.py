@@ -16,7 +16,6 @@ import sympy
 from torch import fx
 
 from retraced_server.program.functions import overload_of
-from retraced_server.retrace._torch import HigherOrderOperator, OpOverloadPacket
 from retraced_server.retrace.account import Account
 from retraced_server.retrace.arguments import same_arguments
 from retraced_server.retrace.execute import has_result
@@ -191,16 +190,10 @@ class Edits:
         return op is not None and op._schema.is_mutable
 
     def has_dirty(self, module: fx.GraphModule) -> bool:
-        """Whether a graph or a subgraph of it has a node whose recorded value does not hold, and that can be visited.
-
-        What no program may call is left to the check of the program, which refuses it.
-        """
-        modules = [child for _, child in walk_graphs(module)]
-        if not all(_is_executable(node) for child in modules for node in child.graph.nodes):
-            return False
+        """Whether a graph or a subgraph of it has a node whose recorded value does not hold."""
         return any(
             self.is_disturbed(child.graph) or not all(self.holds(node, _attribute(child, node)) for node in child.graph.nodes)
-            for child in modules
+            for _, child in walk_graphs(module)
         )
 
     def put_back_values(self, graph: fx.Graph) -> None:
@@ -256,13 +249,6 @@ class Edits:
 def symbols_bound(nodes: Iterable[fx.Node]) -> set[sympy.Symbol]:
     """Return the unbacked symbols that nodes define."""
     return {symbol for node in nodes for symbol in node.meta.get("unbacked_bindings") or ()}
-
-
-def _is_executable(node: fx.Node) -> bool:
-    if node.op != "call_function":
-        return node.op in ("placeholder", "get_attr", "output")
-    known = overload_of(node.target) is not None or isinstance(node.target, (OpOverloadPacket, HigherOrderOperator))
-    return known or getattr(node.target, "__module__", None) is not None
 
 
 def _call(node: fx.Node) -> RecordedCall:

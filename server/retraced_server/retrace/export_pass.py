@@ -41,7 +41,7 @@ from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.outcome import RetraceOutcome
 from retraced_server.retrace.own_guards import add_own_guards
 from retraced_server.retrace.pass_context import pass_context
-from retraced_server.retrace.pass_state import STATE_ATTRIBUTE, PassRun, PassState, initialise, is_running, state_of
+from retraced_server.retrace.pass_state import STATE_ATTRIBUTE, PassRun, PassState, is_running, state_of
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.session import Session, find_fake_mode
 from retraced_server.retrace.tracer import ExportTracer as _ExportTracer
@@ -91,11 +91,12 @@ class ExportPass(PassBase):
         self.interpreter = fx.Interpreter(_EMPTY)
         self.tracer: _ExportTracer = self.ExportTracer(self, CodeGen())
         self.fake_tensor_mode: FakeTensorMode | None = None
-        initialise(self)
+        state_of(self).initialised = True
 
     # A copy of a pass, by whatever means, has a state of its own.
     def __getstate__(self) -> dict[str, Any]:
-        return {key: PassState() if key == STATE_ATTRIBUTE else value for key, value in vars(self).items()}
+        own = PassState(initialised=state_of(self).initialised)
+        return {key: own if key == STATE_ATTRIBUTE else value for key, value in vars(self).items()}
 
     @staticmethod
     def _create_dummy_node_metadata() -> NodeMetadata:
@@ -141,6 +142,8 @@ class ExportPass(PassBase):
             ExportPassError: The pass cannot run on this graph module.
         """
         state = state_of(self)
+        if not state.initialised:
+            raise ExportPassError("ExportPass is not initialized with __init__().")
         if state.run is not None:
             raise ExportPassError("the pass is running already; use another instance for a pass within a pass")
         context, scope = pass_context(), current_scope()

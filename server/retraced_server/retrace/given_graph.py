@@ -61,6 +61,10 @@ class GivenGraph:
         self.was_edited = True
         return True
 
+    def has_edits(self) -> bool:
+        """Whether any graph is edited."""
+        return any(map(self.is_edited, self._graphs))
+
     def _is_as_given(self, node: fx.Node) -> bool:
         target, args, kwargs, name, meta = self._nodes[node]
         return (

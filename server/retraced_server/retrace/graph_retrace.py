@@ -148,6 +148,9 @@ class GraphRetrace:
             return result
         if is_made:
             new.meta["val"] = recorded
+            if new.target is node.target and "tensor_meta" not in node.meta:
+                # The same operator computed the same value: it is described as it was.
+                new.meta.pop("tensor_meta", None)
             result = ProxyValue(recorded, result.proxy_or_node)
         self.reuse.keep(node, new)
         return result

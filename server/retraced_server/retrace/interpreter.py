@@ -13,6 +13,7 @@ from retraced_server.program.functions import overload_of, stated_effect
 from retraced_server.retrace._torch import HigherOrderOperator, OpOverloadPacket, executorch_call_delegate
 from retraced_server.retrace.arguments import Argument, map_leaves
 from retraced_server.retrace.errors import ExportPassError, PassError, innermost_source_line, pass_error
+from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.overrides import refuse_overrides
 from retraced_server.retrace.pass_state import state_of
@@ -203,6 +204,24 @@ class ExportInterpreter(fx.Interpreter):
             lowered, *operands = args
             return callback.call_delegate(lowered, tuple(operands), kwargs, meta)
         return callback.call_higher_order(target, args, kwargs, meta)
+
+
+def can_visit(module: fx.GraphModule) -> bool:
+    """Return whether every node of a graph and its subgraphs is of a kind, and calls what, a retrace can visit."""
+    return all(
+        _is_callable(node.target) if node.op == "call_function" else node.op in ("placeholder", "get_attr", "output")
+        for _, child in walk_graphs(module)
+        for node in child.graph.nodes
+    )
+
+
+# A target of fx may be a name too.
+def _is_callable(target: Any) -> bool:
+    if overload_of(target) is not None or isinstance(target, (OpOverloadPacket, HigherOrderOperator)):
+        return True
+    if target in _SYM_FUNCTIONS or getattr(target, "__module__", None) in _SYM_MODULES:
+        return True
+    return stated_effect(target).of_regions
 
 
 def _attribute(module: torch.nn.Module, target: str) -> Any:

@@ -47,11 +47,13 @@ class PassState:
     """The state of one pass object.
 
     Attributes:
+        initialised: Whether the constructor of `ExportPass` has run, without which no graph can be visited.
         run: The call that is under way, if any.
         outcome: What became of each node in the last call; None if it changed nothing, or the graph was changed beside the visit.
         node_text: The node that `node_debug_str` was assigned at, with what was assigned.
     """
 
+    initialised: bool = False
     run: PassRun | None = None
     outcome: RetraceOutcome | None = None
     node_text: tuple[fx.Node | None, str | None] = (None, None)
@@ -85,23 +87,12 @@ class PassState:
 
 
 def is_running(instance: ExportPass) -> bool:
-    """Return whether a pass object is running; one whose constructor has not called that of `ExportPass` is not."""
-    state = vars(instance).get(STATE_ATTRIBUTE)
-    return isinstance(state, PassState) and state.run is not None
-
-
-def initialise(instance: ExportPass) -> None:
-    """Give a pass object its state."""
-    setattr(instance, STATE_ATTRIBUTE, PassState())
+    """Return whether a pass object is running."""
+    return state_of(instance).run is not None
 
 
 def state_of(instance: ExportPass) -> PassState:
-    """Return the state of a pass object.
-
-    Raises:
-        ExportPassError: The constructor of its class has not called that of `ExportPass`.
-    """
-    state = vars(instance).get(STATE_ATTRIBUTE)
-    if not isinstance(state, PassState):
-        raise ExportPassError("ExportPass is not initialized with __init__().")
+    """Return the state of a pass object. Its class may have a constructor that does not call that of `ExportPass`."""
+    # Not by setattr, which a subclass may define.
+    state: PassState = vars(instance).setdefault(STATE_ATTRIBUTE, PassState())
     return state

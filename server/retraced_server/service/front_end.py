@@ -13,6 +13,7 @@ from retraced_server.engine.base import Engine
 from retraced_server.service import convert, health
 from retraced_server.service.authentication import Authenticator
 from retraced_server.service.calls import Calls
+from retraced_server.service.connections import ConnectionLimits, PeerConnections
 from retraced_server.service.instance import GraphTransforms, Limits
 from retraced_server.service.listen import listen
 from retraced_server.service.record import Observer
@@ -52,16 +53,21 @@ class FrontEnd:
         spool_memory: int,
         authenticate: Authenticator | None = None,
         *,
+        connections: ConnectionLimits | None = None,
         send_tracebacks: bool = False,
     ) -> None:
+        connections = connections or ConnectionLimits()
+        connections.reserve_descriptors()
+        options = _OPTIONS + connections.channel_options()
+        self._peers = PeerConnections(connections.per_peer)
         self._transforms = GraphTransforms(engine, limits, spool_dir, spool_memory)
         self._calls = Calls(authenticate or Authenticator(), send_tracebacks=send_tracebacks)
         self._health = health.HealthServicer((convert.SERVICE,), lambda: not self.obstacles())
-        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server = grpc.aio.server(options=options)
         self._server.add_generic_rpc_handlers((GraphTransformServicer(self._transforms, self._calls).handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         add_reflection(self._server, (convert.SERVICE, health.SERVICE))
-        self._health_server = grpc.aio.server(options=_OPTIONS)
+        self._health_server = grpc.aio.server(options=options)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
 
     def obstacles(self) -> list[str]:
@@ -74,16 +80,22 @@ class FrontEnd:
 
     def listen(self, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> str:
         """Takes an address; see `listen.listen`."""
-        return listen(self._server, host, port, credentials)
+        return self._bounded(listen(self._server, host, port, credentials))
 
     def listen_for_health_checks(self, host: str, port: int) -> str:
         """Takes an address for health checks alone, in plain text: many that ask have no certificate, and no token."""
-        return listen(self._health_server, host, port)
+        return self._bounded(listen(self._health_server, host, port))
+
+    def _bounded(self, address: str) -> str:
+        if not address.startswith("unix:"):
+            self._peers.add_port(int(address.rpartition(":")[2]))
+        return address
 
     async def start(self) -> None:
         """Begins to answer."""
         await self._server.start()
         await self._health_server.start()
+        self._peers.start()
 
     def open(self) -> None:
         """Takes requests from now on: the engine has started."""
@@ -93,4 +105,5 @@ class FrontEnd:
         """Ends what still runs, and answers nothing more. The engine has drained before."""
         self._health.close()
         await asyncio.gather(self._server.stop(_STOP_SECONDS), self._health_server.stop(_STOP_SECONDS))
+        await self._peers.stop()
         await self._calls.ended()

@@ -9,9 +9,11 @@ import logging
 import sys
 
 import structlog
+from google.protobuf.message import DecodeError
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 _LONGEST = 2000
+_GRPC = "grpc._cython.cygrpc"
 
 
 def configure(log_format: str, level: str) -> None:
@@ -44,12 +46,29 @@ def configure(log_format: str, level: str) -> None:
     root.setLevel(level.upper())
     # What is audited is written whatever is logged else.
     logging.getLogger("retraced.audit").setLevel(logging.INFO)
+    logging.getLogger(_GRPC).addFilter(_without_callers_bytes)
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+def _without_callers_bytes(record: logging.LogRecord) -> bool:
+    """Make one line of what gRPC logs of bytes that it cannot decode: it shows them, with tracebacks, up to three times a call.
+
+    What it cannot decode of a caller are a method's path, metadata, and messages to the standard services: ours are decoded by us.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if not isinstance(error, UnicodeDecodeError | DecodeError):
+        return True
+    # The text that it could not decode is its argument; for metadata the call goes on, for a path the line without arguments follows.
+    if record.args:
+        return False
+    record.msg, record.exc_info = f"a call's method or message cannot be decoded ({type(error).__name__})", None
+    record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
+    return logging.getLogger().isEnabledFor(logging.INFO)
 
 
 def _bounded(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:

@@ -15,6 +15,7 @@ import structlog
 
 from retraced_server.engine.local import LocalEngine, LocalEngineConfig
 from retraced_server.errors import RetracedError
+from retraced_server.service.connections import ConnectionLimits
 from retraced_server.service.front_end import FrontEnd
 from retraced_server.service.instance import Limits
 from retraced_server.service.listen import AddressError
@@ -87,6 +88,7 @@ async def serve(settings: Settings) -> None:
         settings.spool_dir,
         settings.spool_memory,
         security.authenticate,
+        connections=ConnectionLimits(settings.max_connections, settings.max_connections_per_peer),
         send_tracebacks=settings.send_tracebacks,
     )
     address = _listen(front_end, settings, security)

@@ -74,6 +74,14 @@ class Settings(BaseSettings):
     health_port: int | None = Field(
         None, ge=1, le=65535, description="Further TCP port, which answers health checks alone, in plain text and to everybody."
     )
+    max_connections: int = Field(
+        1024, ge=0, le=1 << 20, description="Connections at a time to each address that is listened on; 0 is no limit."
+    )
+    max_connections_per_peer: int = Field(
+        128,
+        ge=0,
+        description="Of those, connections of one IPv4 address or IPv6 network (/64); a proxy is one too. 0 is no limit.",
+    )
     max_requests_per_caller: int = Field(128, ge=0, description="Calls that one caller may have at a time; 0 is no limit.")
     max_upload_per_caller: ByteSize = Field(
         ByteSize(0), ge=0, description="Size of all archives that one caller may have on the server at a time; 0 is no limit."

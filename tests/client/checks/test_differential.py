@@ -122,7 +122,8 @@ def test_the_closed_lists_are_those_of_the_server() -> None:
     assert server_operators._BY_NAME.keys() >= operators.FUNCTIONS
     assert server_functions.HIGHER_ORDER.keys() == operators.HIGHER_ORDER
     assert server_functions.ORDERED == operators.ORDERED
-    assert server_namespaces.DEFAULT_NAMESPACES - {"prim"} == operators.NAMESPACES
+    assert server_namespaces.DEFAULT_NAMESPACES == operators.NAMESPACES
+    assert server_functions.PRIM.keys() == {f"prim::{name}" for name in operators.PRIM}
     assert {number: dtype.itemsize for dtype, number in DTYPE_NUMBERS.items()} == model.DTYPES
     assert server_expressions._FUNCTIONS.keys() == expressions.FUNCTIONS.keys()
     for name, (least, most) in expressions.FUNCTIONS.items():
@@ -142,6 +143,21 @@ def test_of_all_operators_of_torch_the_client_takes_none_that_the_server_does_no
                 differ.append(full)
     assert len(schemas) > 3_000
     assert differ == []
+
+
+@pytest.mark.parametrize("own", [(), ("prim",)])
+def test_of_torchscripts_own_namespace_only_questions_to_tensors_are_taken_whatever_the_program_sent_uses(
+    own: tuple[str, ...],
+) -> None:
+    judge = operators.Operators(own)
+    names = {
+        f"torch.ops.prim.{schema.name.removeprefix('prim::')}.{schema.overload_name or 'default'}"
+        for schema in torch._C._jit_get_all_schemas()
+        if schema.name.startswith("prim::")
+    }
+    taken = {name for name in names if _accepts(judge.check, name)}
+    assert taken == {f"torch.ops.prim.{name}.default" for name in operators.PRIM}
+    assert len(names) > len(taken)
 
 
 def _accepts(judge: Any, value: str) -> bool:
