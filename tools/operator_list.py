@@ -8,28 +8,39 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 import torch
+import torchgen
 from torch._ops import OpOverload
 
 from retraced_server.errors import RetracedError
 from retraced_server.program import operator_lists
-from retraced_server.program.functions import PRIM
+from retraced_server.program.functions import PRIM, WITHIN_OPERATORS
 from retraced_server.program.namespaces import DEFAULT_NAMESPACES
 from retraced_server.program.operator_lists.unlisted import UNLISTED
 from retraced_server.program.operators import check_harmless
 
 LIST: Final = Path(operator_lists.__file__).with_name(operator_lists.LIST_NAME)
 
-# Where torch's own export, decompositions and compilers name the private operators that they emit or meet.
+# Where torch's own export, decompositions and compilers name the private operators that they emit or meet, and where its functions of Python,
+# which are what is exported, name those that they call.
 _COMPILERS: Final = (
     *("_decomp", "_export", "_functorch", "_higher_order_ops", "_inductor", "_meta_registrations.py", "_prims", "_refs"),
     *("_subclasses", "export", "fx", "onnx"),
 )
-_PRIVATE: Final = re.compile(r"\baten(?:\.|::)(_[a-z0-9]\w*)")
+_FUNCTIONS: Final = (
+    *("_tensor.py", "_VF.py", "autograd", "distributions", "fft", "functional.py", "linalg", "masked", "nested", "nn", "optim"),
+    *("signal", "sparse", "special", "utils"),
+)
+_OF_COMPILERS: Final = re.compile(r"\baten(?:\.|::)(_[a-z0-9]\w*)")
+_OF_FUNCTIONS: Final = re.compile(r"\b(?:aten|torch|_nested|_nn|_sparse|_VF)\.(_[a-z0-9]\w*)")
+# What torch differentiates by a formula is what it records of a call that it composes of others, and what stands in a formula what it records
+# of a gradient. torch's wheel has the formulas in torchgen.
+_FORMULAS: Final = Path(torchgen.__file__).parent / "packaged" / "autograd" / "derivatives.yaml"
+_OF_FORMULAS: Final = re.compile(r"\b_[a-z0-9]\w*")
 
 
 def main() -> None:
@@ -50,18 +61,17 @@ def _is_listed(op: OpOverload) -> bool:
     # Small namespaces, of Python kernels or with meta kernels throughout.
     if op.namespace != "aten":
         return True
-    is_met = _is_public(op) or _is_for_lists(op) or _has_python_kernel(op) or op._opname in _named_by_compilers()
-    return is_met and not _is_made_for_out(op)
+    if _is_made_for_out(op) or op._opname.startswith("_test_"):
+        return False
+    is_of_kind = op._opname.startswith("_foreach_") or torch.Tag.view_copy in op.tags or op in WITHIN_OPERATORS
+    # Functionalization makes the first of the second.
+    is_named = not _named().isdisjoint((op._opname, f"{op._opname}_"))
+    return _is_public(op) or is_of_kind or is_named or _has_python_kernel(op)
 
 
 def _is_public(op: OpOverload) -> bool:
     """Whether no underscore says that an operator is for torch's own use; those of `__and__` and its like do not."""
     return not op._opname.startswith("_") or op._opname.startswith("__")
-
-
-def _is_for_lists(op: OpOverload) -> bool:
-    """Whether an operator computes the same for each tensor of a list, as those that torch.optim and torch.nn.utils call."""
-    return op._opname.startswith("_foreach_")
 
 
 def _has_python_kernel(op: OpOverload) -> bool:
@@ -71,11 +81,17 @@ def _has_python_kernel(op: OpOverload) -> bool:
 
 
 @functools.cache
-def _named_by_compilers() -> frozenset[str]:
-    """The private operators that the sources of torch's export, decompositions and compilers name."""
+def _named() -> frozenset[str]:
+    """The private operators that torch's compilers, its functions of Python and its formulas for gradients name."""
+    of_formulas = _OF_FORMULAS.findall(_FORMULAS.read_text(encoding="utf-8"))
+    return frozenset((*_named_in(_COMPILERS, _OF_COMPILERS), *_named_in(_FUNCTIONS, _OF_FUNCTIONS), *of_formulas))
+
+
+def _named_in(places: Iterable[str], pattern: re.Pattern[str]) -> Iterator[str]:
     root = Path(torch.__file__).parent
-    files = [file for name in _COMPILERS for file in ([root / name] if name.endswith(".py") else (root / name).rglob("*.py"))]
-    return frozenset(name for file in files for name in _PRIVATE.findall(file.read_text(encoding="utf-8")))
+    for place in places:
+        for file in [root / place] if place.endswith(".py") else (root / place).rglob("*.py"):
+            yield from pattern.findall(file.read_text(encoding="utf-8"))
 
 
 def _is_made_for_out(op: OpOverload) -> bool:

@@ -3,9 +3,9 @@
 The answer is what execution of the node with fake tensors gives:
 
 - An operator says in its schema whether its result is a view of an argument, or an argument.
-- Of a few that torch composes of others, `reshape` and `to` among them, the schema says only that it may be: each distinct call is executed
-  once, on meta tensors of the sizes that the program was exported with. Unbacked sizes get a typical value. Nothing else is executed: what
-  stands in a file decides on no other call.
+- Of a few that torch composes of others, `reshape` and `to` among them, the schema says only that it may be: each distinct call whose integers
+  are in range is executed once, on meta tensors of the sizes that the program was exported with. Unbacked sizes get a typical value. Nothing
+  else is executed: what stands in a file decides on no other call.
 - A higher-order operator that runs its body in place, such as `wrap_with_set_grad_enabled`, returns views of its operands where its
   body does. Results of the other higher-order operators, and the inputs of bodies, have storages of their own.
 """
@@ -22,6 +22,7 @@ from torch._ops import OpOverload, OpOverloadPacket
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
+from retraced_server.program.argument_checks import integers_fit
 from retraced_server.program.fake_tensors import FakeTensors
 from retraced_server.program.symbols import Symbols
 
@@ -132,6 +133,8 @@ class Aliases:
         if not owners or _ELSEWHERE in stand_ins:
             return ()
         args, kwargs = pytree.tree_unflatten(stand_ins, pytree.tree_structure((node.args, node.kwargs)))
+        if not integers_fit(target, args, kwargs):
+            return ()
         try:
             results = target(*args, **kwargs)
         # Whatever an operator makes of arguments that do not fit it, or of data that is not there: it then says nothing.

@@ -27,6 +27,8 @@ MOST_UNBACKED_SYMBOLS: Final = 1_000_000
 """Numbers of unbacked symbols end here: torch counts up to the highest."""
 MOST_DIMENSIONS: Final = 64
 """Dimensions of one tensor, as in torch itself."""
+MOST_RESULTS: Final = 65_536
+"""Tensors that one call of an operator may give as a list."""
 DEEPEST_ARGUMENT: Final = 16
 """Dictionaries inside one another in one argument."""
 DEEPEST_CUSTOM: Final = 64

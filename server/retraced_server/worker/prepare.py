@@ -30,6 +30,7 @@ from retraced_server.worker._torch_internals import (
     run_no_real_kernels,
     start_no_progress_monitor,
 )
+from retraced_server.worker.batch_dims import check_batch_dims
 from retraced_server.worker.constants import keep_constants_small
 from retraced_server.worker.huge_pages import collapse_memory
 from retraced_server.worker.messages import ZygoteReady
@@ -93,6 +94,7 @@ def prepare(
     torchs_operators, torchs_types = _operator_namespaces(), frozenset(registered_tree_types())
     run_no_real_kernels()
     keep_constants_small()
+    check_batch_dims()
     loaded = tuple((name, _load(name)) for name in imports)
     try:
         plugins = load_plugins()
