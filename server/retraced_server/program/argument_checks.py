@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
 from torch import fx
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensor
 
 from retraced_server.program.errors import program_unsupported
 from retraced_server.program.options import MOST_DIMENSIONS, MOST_RESULTS
-from retraced_server.program.symbols import Symbols
 
 _aten: Final = torch.ops.aten
 # Operators that give a list as long as a size or an integer says. Other lists are as long as a list among the arguments, or as the rank of one.
@@ -28,20 +26,21 @@ _COUNTED: Final = frozenset(
 _LARGEST: Final = 2**63 - 1
 
 
-def check_results(node: fx.Node, symbols: Symbols) -> None:
+def check_results(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any], typical: Callable[[Any], Any]) -> None:
     """Check that a call gives no longer a list than passes can be expected to execute.
 
     Args:
-        node: The call. The values of its arguments are there.
-        symbols: Those of its program: what is not known counts as its typical value.
+        target: The operator.
+        args: The arguments by position: values, or nodes that have them recorded.
+        kwargs: Those by keyword.
+        typical: Gives a number for a symbolic one.
 
     Raises:
         RetracedError: PROGRAM_UNSUPPORTED: it gives more than `MOST_RESULTS` tensors.
     """
-    if node.target not in _COUNTED:
+    if target not in _COUNTED:
         return
-    assert isinstance(node.target, OpOverload)
-    given = {name: _known(value, symbols) for name, value in arguments_by_name(node.target, node.args, node.kwargs).items()}
+    given = {name: _known(value, typical) for name, value in arguments_by_name(target, args, kwargs).items()}
     if (count := _count(given)) > MOST_RESULTS:
         raise program_unsupported(f"the operator gives {count} tensors, and {MOST_RESULTS} are the most of one call")
 
@@ -57,12 +56,12 @@ def _count(given: Mapping[str, Any]) -> int:
     return math.ceil(shape[dim] / step) if isinstance(step, int) and step > 0 else 0
 
 
-def _known(value: Any, symbols: Symbols) -> Any:
+def _known(value: Any, typical: Callable[[Any], Any]) -> Any:
     """The shape of a tensor, and a number for what is symbolic."""
     value = value.meta.get("val") if isinstance(value, fx.Node) else value
-    if isinstance(value, FakeTensor):
-        return tuple(map(symbols.typical, value.shape))
-    return symbols.typical(value) if isinstance(value, torch.SymInt) else value
+    if isinstance(value, torch.Tensor):
+        return tuple(map(typical, value.shape))
+    return typical(value) if isinstance(value, torch.SymInt) else value
 
 
 def integers_fit(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -80,7 +79,11 @@ def integers_fit(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str, A
         if isinstance(value, (tuple, list)):
             sizes = [size for size in value if isinstance(size, int)]
             # Of -1 torch makes the size that fits.
-            if len(sizes) > MOST_DIMENSIONS or min(sizes, default=0) < -1 or math.prod(max(size, 1) for size in sizes) > _LARGEST:
+            if (
+                len(sizes) > MOST_DIMENSIONS
+                or min(sizes, default=0) < -1
+                or math.prod(max(size, 1) for size in sizes) > _LARGEST
+            ):
                 return False
         elif type(value) is int and not (-rank <= value < rank if name.endswith("dim") else 0 < value <= _LARGEST):
             return False

@@ -214,7 +214,7 @@ class GraphReader:
             name = output_name(described.outputs[0])
         args, kwargs = operator_arguments(target, described.inputs, self)
         node = self._graph.create_node("call_function", target, args, kwargs, check_name(name) if name else None)
-        check_results(node, self._parts.symbols)
+        check_results(target, args, kwargs, self._parts.symbols.typical)
         self._results(described, node, metadata)
         return node
 
