@@ -56,7 +56,7 @@ def test_fault_of_one_operator_is_found_and_the_others_are_called_all_the_same(
             fault()
 
     report = Report("planted", 0, tmp_path)
-    with mock.patch("fuzz.operators._WAYS", (faulty,)), mock.patch("fuzz.operators.MOST_SECONDS", 1.0):
+    with mock.patch("fuzz.operators._WAYS", (faulty,)), mock.patch("fuzz.operators.MOST_SECONDS", 3.0):
         fuzz_operators(report, names, count=3)
     assert report.findings.total() == 1
     assert next(iter(report.findings)).startswith(f"{found}: {found} in aten.neg.default")
