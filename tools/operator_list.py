@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 import torch
-import torchgen
 from torch._ops import OpOverload
 
 from retraced_server.errors import RetracedError
@@ -39,7 +38,7 @@ _OF_COMPILERS: Final = re.compile(r"\baten(?:\.|::)(_[a-z0-9]\w*)")
 _OF_FUNCTIONS: Final = re.compile(r"\b(?:aten|torch|_nested|_nn|_sparse|_VF)\.(_[a-z0-9]\w*)")
 # What torch differentiates by a formula is what it records of a call that it composes of others, and what stands in a formula what it records
 # of a gradient. torch's wheel has the formulas in torchgen.
-_FORMULAS: Final = Path(torchgen.__file__).parent / "packaged" / "autograd" / "derivatives.yaml"
+_FORMULAS: Final = Path(torch.__file__).parents[1] / "torchgen" / "packaged" / "autograd" / "derivatives.yaml"
 _OF_FORMULAS: Final = re.compile(r"\b_[a-z0-9]\w*")
 
 

@@ -39,7 +39,12 @@ def test_list_is_what_its_rules_make_of_this_torch() -> None:
             "aten._make_dual.default",
         ),
         *("aten._sparse_mm.default", "aten._ctc_loss.default", "aten._native_batch_norm_legit_no_training.default"),
-        *("aten._fused_adam.default", "prims.add.default", "prim.dtype.default", "quantized_decomposed.add.default"),
+        *(
+            "aten._fused_adam.default",
+            "prims.add.default",
+            "prim.dtype.default",
+            "quantized_decomposed.quantize_per_tensor.default",
+        ),
     ],
 )
 def test_each_rule_lists_what_it_is_for(name: str) -> None:

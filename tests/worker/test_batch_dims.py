@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch._functorch import predispatch
 
-from retraced_server.worker.batch_dims import check_batch_dims
+from retraced_server.worker.batch_dims import _IMPL, check_batch_dims
 
 
 @pytest.fixture(autouse=True)
 def _checked(monkeypatch: pytest.MonkeyPatch) -> None:
     # Set to itself, so that it is set back.
-    monkeypatch.setattr(predispatch, "_remove_batch_dim_impl", predispatch._remove_batch_dim_impl)
+    monkeypatch.setattr(predispatch, _IMPL, vars(predispatch)[_IMPL])
     check_batch_dims()
 
 
@@ -23,10 +23,7 @@ def test_place_outside_of_the_tensor_is_an_error(place: int, batched: bool) -> N
     level = predispatch._vmap_increment_nesting(3, "error")
     try:
         tensor = torch.empty(3, 4, 5)
-        if batched:
-            tensor = predispatch._add_batch_dim(tensor, 0, level)
-        else:
-            tensor = tensor[0]
+        tensor = predispatch._add_batch_dim(tensor, 0, level) if batched else tensor[0]
         with pytest.raises(IndexError, match="a batch dimension can be at -3 to 2"):
             predispatch._remove_batch_dim(tensor, level, 3, place)
     finally:
