@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     max_upload_per_caller: ByteSize = Field(
         ByteSize(0), ge=0, description="Size of all archives that one caller may have on the server at a time; 0 is no limit."
     )
+    max_crashes_per_caller: int = Field(
+        20, ge=0, description="Workers that the programs of one caller may crash in ten minutes; 0 is no limit."
+    )
     workers: int = Field(
         default_factory=_processors,
         ge=1,
