@@ -33,7 +33,7 @@ from torch.utils import _pytree as pytree
 
 from fuzz.report import Finding, Report
 from retraced_server.passes._decompositions import decompositions
-from retraced_server.program.argument_checks import check_results
+from retraced_server.program.argument_checks import check_arguments
 from retraced_server.program.operator_lists import listed_operators
 from retraced_server.program.operators import Operators
 from retraced_server.retrace.execute import execute
@@ -134,7 +134,7 @@ def call_once(call: Call) -> str:
         with FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True) as mode, torch.no_grad():
             try:
                 fake_args, fake_kwargs = pytree.tree_map_only(torch.Tensor, mode.from_tensor, (args, kwargs))
-                check_results(call.op, fake_args, fake_kwargs, lambda size: size)
+                check_arguments(call.op, fake_args, fake_kwargs, lambda size: size)
                 way(call.op, fake_args, fake_kwargs)
             # Whatever it makes of arguments that do not fit it.
             except Exception as error:  # noqa: BLE001

@@ -127,3 +127,18 @@ def test_list_of_more_tensors_than_can_be_made_is_refused(
     with pytest.raises(RetracedError, match=rf"gives \d+ tensors, and {MOST_RESULTS} are the most") as caught:
         read_bytes(archive, tmp_path)
     assert caught.value.reason is Reason.PROGRAM_UNSUPPORTED
+
+
+def test_number_in_the_place_of_an_enumeration_is_refused_where_another_operator_makes_the_call(tmp_path: Path) -> None:
+    def wrap(model: Any) -> None:
+        node = model["graph_module"]["graph"]["nodes"][0]
+        x = {"as_tensor": {"name": "x"}}
+        operands = (x, {"as_operator": node["target"]}, x, {"as_ints": [0]}, {"as_bool": False})
+        node["target"] = "torch.ops.higher_order.with_effects"
+        node["inputs"] = [{"name": "", "arg": operand, "kind": 1} for operand in operands]
+        node["inputs"].append({"name": "dtype", "arg": {"as_int": 1000}, "kind": 2})
+
+    archive = edited(saved(torch.export.export(_Calls(lambda x: x.sum(0)), (torch.ones(4, 6),))), wrap)
+    with pytest.raises(RetracedError, match="the argument `dtype` is no dtype") as caught:
+        read_bytes(archive, tmp_path)
+    assert caught.value.reason is Reason.PROGRAM_INVALID

@@ -1,7 +1,8 @@
-"""Checks integers in calls where what torch does with them has no bound of its own, or where the reader executes the call."""
+"""Checks arguments of calls that torch trusts, whose work has no bound of its own, or that the reader executes."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -10,7 +11,7 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from retraced_server.program.errors import program_unsupported
+from retraced_server.program.errors import program_invalid, program_unsupported
 from retraced_server.program.options import MOST_DIMENSIONS, MOST_RESULTS
 
 _aten: Final = torch.ops.aten
@@ -20,14 +21,19 @@ _COUNTED: Final = frozenset(
         *(_aten.unbind.int, _aten.unbind_copy.int, _aten.chunk.default, _aten.unsafe_chunk.default),
         *(_aten.split.Tensor, _aten.split_copy.Tensor, _aten.unsafe_split.Tensor),
         *(_aten.tensor_split.sections, _aten.hsplit.int, _aten.vsplit.int, _aten.dsplit.int),
-        *(_aten.unbind_copy.int_out, _aten.split_copy.Tensor_out, _aten.unsafe_split.Tensor_out),
     )
 )
+# Of these torch takes numbers too, and looks them up in tables without asking how long these are.
+_ENUMERATIONS: Final[Mapping[str, type]] = {
+    "ScalarTypeType": torch.dtype,
+    "LayoutType": torch.layout,
+    "MemoryFormatType": torch.memory_format,
+}
 _LARGEST: Final = 2**63 - 1
 
 
-def check_results(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any], typical: Callable[[Any], Any]) -> None:
-    """Check that a call gives no longer a list than passes can be expected to execute.
+def check_arguments(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any], typical: Callable[[Any], Any]) -> None:
+    """Check that torch can be trusted with the arguments of a call, and that passes can be expected to execute it.
 
     Args:
         target: The operator.
@@ -36,13 +42,46 @@ def check_results(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str, 
         typical: Gives a number for a symbolic one.
 
     Raises:
-        RetracedError: PROGRAM_UNSUPPORTED: it gives more than `MOST_RESULTS` tensors.
+        RetracedError: PROGRAM_INVALID: a dtype, a layout or a memory format is something else. PROGRAM_UNSUPPORTED: the call gives more
+            than `MOST_RESULTS` tensors.
     """
-    if target not in _COUNTED:
-        return
-    given = {name: _known(value, typical) for name, value in arguments_by_name(target, args, kwargs).items()}
-    if (count := _count(given)) > MOST_RESULTS:
-        raise program_unsupported(f"the operator gives {count} tensors, and {MOST_RESULTS} are the most of one call")
+    for position, name, kind in _enumerations(target):
+        value = args[position] if position < len(args) else kwargs.get(name)
+        if value is not None and not isinstance(value, kind):
+            raise program_invalid(f"the argument `{name}` is no {kind.__name__}")
+    if target in _COUNTED:
+        given = {name: _known(value, typical) for name, value in _by_name(target, args, kwargs).items()}
+        if (count := _count(given)) > MOST_RESULTS:
+            raise program_unsupported(f"the operator gives {count} tensors, and {MOST_RESULTS} are the most of one call")
+
+
+def check_operand(args: Sequence[Any], kwargs: Mapping[str, Any], typical: Callable[[Any], Any]) -> None:
+    """Check the arguments of the operator that a higher-order operator, such as `auto_functionalized`, is given and calls.
+
+    Args:
+        args: The arguments of the higher-order operator by position; those of the operator follow it.
+        kwargs: Those by keyword.
+        typical: Gives a number for a symbolic one.
+
+    Raises:
+        RetracedError: As `check_arguments`.
+    """
+    for position, value in enumerate(args):
+        if isinstance(value, OpOverload):
+            check_arguments(value, args[position + 1 :], kwargs, typical)
+
+
+@functools.cache
+def _enumerations(target: OpOverload) -> tuple[tuple[int, str, type], ...]:
+    """The arguments of an operator that are dtypes, layouts or memory formats: position, name and type."""
+    found = []
+    for position, argument in enumerate(target._schema.arguments):
+        kind = argument.real_type
+        if kind.kind() == "OptionalType":
+            kind = kind.getElementType()
+        if kind.kind() in _ENUMERATIONS:
+            found.append((position, argument.name, _ENUMERATIONS[kind.kind()]))
+    return tuple(found)
 
 
 def _count(given: Mapping[str, Any]) -> int:
@@ -72,7 +111,7 @@ def integers_fit(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str, A
         args: The arguments by position, without anything symbolic.
         kwargs: Those by keyword.
     """
-    given = arguments_by_name(target, args, kwargs)
+    given = _by_name(target, args, kwargs)
     tensor = given.get("self")
     rank = max(tensor.dim(), 1) if isinstance(tensor, torch.Tensor) else 0
     for name, value in given.items():
@@ -90,6 +129,6 @@ def integers_fit(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str, A
     return True
 
 
-def arguments_by_name(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def _by_name(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that a call was given by the names of the schema; those that are left out are missing."""
     return {**{argument.name: value for argument, value in zip(target._schema.arguments, args, strict=False)}, **kwargs}

@@ -11,7 +11,6 @@ import importlib
 import inspect
 import keyword
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -54,23 +53,16 @@ _KINDS: Final = frozenset(
     )
 )
 _CONTAINERS: Final = frozenset(("OptionalType", "ListType"))
-# Of these torch takes numbers too, and looks them up in tables without asking how long these are.
-_ENUMERATIONS: Final[Mapping[str, type]] = {
-    "ScalarTypeType": torch.dtype,
-    "LayoutType": torch.layout,
-    "MemoryFormatType": torch.memory_format,
-}
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaArgument:
-    """An argument of an operator, as far as a call is checked by it; `enumeration` is the only type that it may have besides None."""
+    """An argument of an operator, as far as its place in a call depends on it."""
 
     name: str
     kwarg_only: bool
     has_default: bool
     is_keyword: bool
-    enumeration: type | None
 
 
 def operator_name(target: Target | str) -> str:
@@ -199,19 +191,9 @@ def check_harmless(op: OpOverload) -> None:
 def schema_arguments(op: OpOverload) -> tuple[SchemaArgument, ...]:
     """The arguments of an operator in order."""
     return tuple(
-        SchemaArgument(
-            arg.name, bool(arg.kwarg_only), bool(arg.has_default_value()), keyword.iskeyword(arg.name), _enumeration(arg)
-        )
+        SchemaArgument(arg.name, bool(arg.kwarg_only), bool(arg.has_default_value()), keyword.iskeyword(arg.name))
         for arg in op._schema.arguments
     )
-
-
-# Any: an argument of a schema, whose class torch does not declare.
-def _enumeration(argument: Any) -> type | None:
-    kind = argument.real_type
-    while kind.kind() in _CONTAINERS:
-        kind = kind.getElementType()
-    return _ENUMERATIONS.get(kind.kind())
 
 
 @functools.cache

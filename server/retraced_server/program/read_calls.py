@@ -38,8 +38,6 @@ def operator_arguments(
                 raise program_invalid(f"the argument `{expected.name}` is missing")
             continue
         kind, value = given.pop(expected.name)
-        if expected.enumeration is not None and not (value is None or isinstance(value, expected.enumeration)):
-            raise program_invalid(f"the argument `{expected.name}` is no {expected.enumeration.__name__}")
         if kind == _KEYWORD and not expected.is_keyword:
             kwargs[expected.name] = value
         # Older minors do not say the kind; and an argument named by a keyword of Python can only be given by position.
