@@ -41,11 +41,11 @@ from retraced_server.worker._torch_internals import run_no_real_kernels
 from retraced_server.worker.batch_dims import check_batch_dims
 from retraced_server.worker.constants import keep_constants_small
 
-MOST_SECONDS: Final = 5.0
+MOST_SECONDS: Final = 20.0
 """Processor time that one call may take."""
 MOST_BYTES: Final = 256 << 20
 """Memory that one call may add to the most that its process had."""
-_MOST_WAITS: Final = 20
+_MOST_WAITS: Final = 10
 """How many times that processor time a call may take by the clock, on a machine that does other things too."""
 _ADDRESS_SPACE: Final = 4 << 30
 _BATCH: Final = 400
