@@ -23,11 +23,20 @@ from retraced_server.pipeline.domain import NodeSelection
 from retraced_server.program import read_program, write_program
 from retraced_server.retrace import ExportPass
 from retraced_server.worker.describe import describe_nodes
-from tests.support.large_graphs import as_program, deep_chain, many_bodies, many_expressions, many_symbols, wide_graph
+from tests.support.large_graphs import (
+    as_program,
+    deep_chain,
+    many_bodies,
+    many_expressions,
+    many_symbols,
+    wide_fan_out,
+    wide_graph,
+)
 
 KINDS = {
     "deep chains": deep_chain,
     "wide graphs": wide_graph,
+    "wide fan-out": wide_fan_out,
     "expressions": many_expressions,
     "unbacked symbols": many_symbols,
     "bodies": many_bodies,

@@ -76,6 +76,33 @@ def reader(
 @main.command()
 @_common
 @_PROGRAMS
+def expressions(
+    seed: int, minutes: float | None, count: int | None, findings: Path, json_path: Path | None, programs: tuple[str, ...]
+) -> None:
+    """Read archives whose expressions are short and a lot of work. What counts is processor time, not how busy the machine is."""
+    from fuzz.expressions import MOST_SECONDS, mutate_expressions, with_expressions
+    from fuzz.reader import fuzz_reader
+    from fuzz.seeds import seed_archives
+
+    archives = with_expressions(seed_archives(programs))
+    report = Report("Archives with laborious expressions through the reader", seed, findings)
+    with _watching(json_path) as progress:
+        fuzz_reader(
+            report,
+            archives,
+            count=count,
+            seconds=_seconds(minutes, count),
+            progress=progress,
+            mutation=mutate_expressions,
+            most_seconds=MOST_SECONDS,
+        )
+    console.print(f"The longest took {report.more['most_seconds']:.2f} s of a processor.")
+    _end(report, json_path)
+
+
+@main.command()
+@_common
+@_PROGRAMS
 def guided(
     seed: int, minutes: float | None, count: int | None, findings: Path, json_path: Path | None, programs: tuple[str, ...]
 ) -> None:
@@ -134,6 +161,23 @@ def operators(
     report = Report("Calls of single operators with extreme arguments", seed, findings)
     with _watching(json_path) as progress:
         fuzz_operators(report, names, count=count, seconds=_seconds(minutes, count), progress=progress)
+    _end(report, json_path)
+
+
+@main.command()
+@_common
+@_PROGRAMS
+def lying(
+    seed: int, minutes: float | None, count: int | None, findings: Path, json_path: Path | None, programs: tuple[str, ...]
+) -> None:
+    """Lie to the client and to the command: true answers of a server, mutated. Only errors of the client's own may come of it."""
+    from fuzz.lying import fuzz_lying
+    from fuzz.seeds import FEW, seed_archives
+
+    archives = seed_archives(programs or FEW)
+    report = Report("Mutated answers to the client and the command", seed, findings)
+    with _watching(json_path) as progress:
+        fuzz_lying(report, archives, count=count, seconds=_seconds(minutes, count), progress=progress)
     _end(report, json_path)
 
 

@@ -64,10 +64,12 @@ class Judge:
 
     Args:
         archives: Archives that nobody mutated, which are read first: what code that makes is torch's own doing.
+        most_seconds: Processor time that one archive may take.
     """
 
-    def __init__(self, archives: Iterable[bytes]) -> None:
+    def __init__(self, archives: Iterable[bytes], most_seconds: float = MOST_SECONDS) -> None:
         torch.set_num_threads(1)
+        self._most_seconds = most_seconds
         self._effects = Effects()
         for archive in archives:
             with _file(archive) as file, self._effects.learned():
@@ -77,7 +79,7 @@ class Judge:
         """Reads an archive; a program that it holds is written and read again."""
         before = _peak_bytes()
         with _file(archive) as file, self._effects.watched(archive) as effects:
-            verdict = _guarded(lambda: _read(file))
+            verdict = _guarded(lambda: _read(file), self._most_seconds)
         if effects:
             return Verdict("effect", "\n".join(effects))
         if not verdict.finding and (grown := _peak_bytes() - before) > MOST_BYTES:
@@ -116,24 +118,24 @@ def _write_and_read(source: ReadProgram) -> None:
             raise _DiffersError(f"the payloads: {ours}, then {theirs}")
 
 
-def _guarded(step: Callable[[], Verdict]) -> Verdict:
+def _guarded(step: Callable[[], Verdict], most_seconds: float) -> Verdict:
     started = time.process_time()
     try:
-        with _time_limit():
+        with _time_limit(most_seconds):
             verdict = step()
     except TooSlowError:
-        return Verdict("slow", f"more than {MOST_SECONDS:g} s\n{traceback.format_exc(limit=-30)}")
+        return Verdict("slow", f"more than {most_seconds:g} s\n{traceback.format_exc(limit=-30)}")
     except _DiffersError:
         return Verdict("round trip", traceback.format_exc())
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
         return Verdict(f"exception {type(error).__name__}", traceback.format_exc(limit=-30)[-20_000:])
-    if (seconds := time.process_time() - started) > MOST_SECONDS:
+    if (seconds := time.process_time() - started) > most_seconds:
         return Verdict("slow", f"{seconds:.1f} s")
     return verdict
 
 
 @contextmanager
-def _time_limit() -> Iterator[None]:
+def _time_limit(most_seconds: float) -> Iterator[None]:
     """Interrupts Python code that takes too long, and ends the process where it is not Python's."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -142,8 +144,8 @@ def _time_limit() -> Iterator[None]:
     previous = signal.signal(signal.SIGPROF, interrupt)
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime + 6 * MOST_SECONDS), hard))
-    signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime + 6 * most_seconds), hard))
+    signal.setitimer(signal.ITIMER_PROF, most_seconds)
     try:
         yield
     finally:

@@ -13,7 +13,9 @@ from fuzz.mutate_text import mutate_json
 from fuzz.mutate_zip import ZIP_MUTATIONS, mutate_file
 from fuzz.zips import Zip, build, parse
 
-_MODELS: Final = "/models/"
+MODELS: Final = "/models/"
+"""What a model record's name holds."""
+
 _CONFIGS: Final = ("weights_config.json", "constants_config.json")
 _LONGEST_ARCHIVE: Final = 1 << 21
 
@@ -40,7 +42,7 @@ def mutate(archive: bytes, seed: int) -> Mutant:
     level = chance.random()
     for _ in range(count):
         if level < 0.68:
-            _change_json(made, _MODELS, steps, chance)
+            _change_json(made, MODELS, steps, chance)
         elif level < 0.80:
             _change_json(made, chance.choice(_CONFIGS), steps, chance)
         else:
@@ -68,7 +70,7 @@ def _change_json(made: Zip, part: str, steps: list[str], chance: random.Random) 
         entry.data = mutate_json(json.dumps(parsed), chance)
         steps.append("text")
         return
-    mutations = JSON_MUTATIONS if part == _MODELS else CONFIG_MUTATIONS
+    mutations = JSON_MUTATIONS if part == MODELS else CONFIG_MUTATIONS
     mutation = chance.choice(mutations)
     slots = slots_of(parsed)
     # Mutations on one another may nest deeper than can be written; `mutate_json` makes what is deep.

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fuzz.judge import Judge, Verdict
+from fuzz.judge import MOST_SECONDS, Judge, Verdict
 from fuzz.mutate import Mutant, mutate
 from fuzz.report import Finding, Report
 
@@ -36,11 +36,12 @@ _ADDRESS_SPACE: Final = 8 << 30
 
 @dataclass(frozen=True)
 class _Batch:
-    """Archives by number, and those that are known to be harmless."""
+    """Archives by number, those that are known to be harmless, and the processor time that one may take, in seconds."""
 
     count: int
     make: Callable[[int], tuple[str, int, Mutant]]
     harmless: Mapping[str, bytes]
+    most_seconds: float = MOST_SECONDS
 
 
 def fuzz_reader(
@@ -50,6 +51,8 @@ def fuzz_reader(
     count: int | None = None,
     seconds: float | None = None,
     progress: Callable[[Report], None] = lambda _: None,
+    mutation: Callable[[bytes, int], Mutant] = mutate,
+    most_seconds: float = MOST_SECONDS,
 ) -> None:
     """Reads mutated archives, and counts what comes of them.
 
@@ -59,13 +62,15 @@ def fuzz_reader(
         count: How many archives are read; None is no bound.
         seconds: Seconds after which no further batch is begun; None is no bound.
         progress: Called after each batch.
+        mutation: Mutates an archive by a seed.
+        most_seconds: Processor time that one archive may take.
     """
     seed, left = report.seed, count
     started = time.monotonic()
     report.begin()
     while left != 0 and (seconds is None or time.monotonic() - started < seconds):
         size = _BATCH if left is None else min(left, _BATCH)
-        done = _run(report, _Batch(size, functools.partial(_mutant, archives, seed), archives))
+        done = _run(report, _Batch(size, functools.partial(_mutant, archives, seed, mutation), archives, most_seconds))
         seed += done
         left = None if left is None else left - done
         report.end()
@@ -88,9 +93,11 @@ def replay(report: Report, paths: Sequence[Path], archives: Mapping[str, bytes])
     report.end()
 
 
-def _mutant(archives: Mapping[str, bytes], seed: int, index: int) -> tuple[str, int, Mutant]:
+def _mutant(
+    archives: Mapping[str, bytes], seed: int, mutation: Callable[[bytes, int], Mutant], index: int
+) -> tuple[str, int, Mutant]:
     program = sorted(archives)[(seed + index) % len(archives)]
-    return program, seed + index, mutate(archives[program], seed + index)
+    return program, seed + index, mutation(archives[program], seed + index)
 
 
 def _from_file(paths: Sequence[Path], index: int) -> tuple[str, int, Mutant]:
@@ -152,8 +159,9 @@ def _collect(report: Report, batch: _Batch, reading: int, at: mmap.mmap, child: 
 
 
 def _count(report: Report, batch: _Batch, line: bytes) -> None:
-    index, outcome, detail = json.loads(line)
+    index, outcome, detail, used = json.loads(line)
     report.outcomes[outcome] += 1
+    report.more["most_seconds"] = max(used, report.more.get("most_seconds", 0.0))
     if detail:
         program, seed, mutant = batch.make(index)
         report.found(Finding(outcome, program, seed, mutant.steps, detail), mutant.archive)
@@ -168,12 +176,15 @@ def _child(batch: _Batch, at: mmap.mmap, writing: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        judge = Judge(batch.harmless.values())
+        judge = Judge(batch.harmless.values(), batch.most_seconds)
         for index in range(batch.count):
             at[:] = index.to_bytes(8, "little")
-            verdict = judge.judge(batch.make(index)[2].archive)
+            archive = batch.make(index)[2].archive
+            used = time.process_time()
+            verdict = judge.judge(archive)
+            used = time.process_time() - used
             if left := os.listdir(folder):
                 verdict = Verdict("effect", f"files in the working folder: {left}")
-            os.write(writing, json.dumps([index, verdict.outcome, verdict.finding]).encode() + b"\n")
+            os.write(writing, json.dumps([index, verdict.outcome, verdict.finding, used]).encode() + b"\n")
         at[:] = batch.count.to_bytes(8, "little")
         os.chdir("/")

@@ -30,14 +30,25 @@ from retraced_server.worker.messages import WorkerEnded
     ],
 )
 def test_ending_is_told_by_status_and_signal(ended: WorkerEnded, reason: Reason, metadata: dict[str, str]) -> None:
-    error = ending_failure(ended, out_of_memory=False)
+    error = ending_failure(ended, out_of_memory=False, read_seconds=60)
     assert (error.reason, error.metadata) == (reason, metadata)
     assert (error.retry_after is not None) is (reason is Reason.WORKERS_UNAVAILABLE)
 
 
 def test_kill_by_the_kernel_for_lack_of_memory_is_told_from_one_by_hand() -> None:
-    assert ending_failure(WorkerEnded(1, signal=signal.SIGKILL), out_of_memory=True).reason is Reason.WORKER_OUT_OF_MEMORY
-    assert ending_failure(WorkerEnded(1, signal=signal.SIGSEGV), out_of_memory=True).reason is Reason.WORKER_CRASHED
+    killed, crashed = (
+        ending_failure(WorkerEnded(1, signal=number), out_of_memory=True, read_seconds=60)
+        for number in (signal.SIGKILL, signal.SIGSEGV)
+    )
+    assert killed.reason is Reason.WORKER_OUT_OF_MEMORY
+    assert crashed.reason is Reason.WORKER_CRASHED
+
+
+def test_program_that_takes_too_long_to_read_is_told_the_seconds_and_the_setting() -> None:
+    failure = ending_failure(WorkerEnded(1, signal=signal.SIGPROF), out_of_memory=False, read_seconds=2.5)
+    assert (failure.reason, failure.metadata["read_timeout_seconds"]) == (Reason.CPU_LIMIT_EXCEEDED, "2.5")
+    assert "2.5 seconds" in failure.message
+    assert "--read-timeout" in failure.message
 
 
 def test_kills_are_counted_in_the_group_that_the_process_is_in(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 from retraced_server.engine.local import LocalEngine
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.pipeline.domain import TransformRequest
+from tests.program.archives import saved
+from tests.support.large_graphs import as_program, deep_chain
 from tests.support.models import by_name
 from tests.support.processes import children_of
 
@@ -59,6 +61,16 @@ async def test_job_that_takes_too_long_is_killed() -> None:
         assert caught.value.reason is Reason.JOB_TIMED_OUT
         assert caught.value.metadata["job_timeout_seconds"] == "0.5"
         assert await transform(engine, ARCHIVE, "retrace", validate_only=True)
+
+
+@pytest.mark.parametrize("validate_only", [False, True])
+async def test_program_that_takes_too_long_to_read_ends_its_own_request(validate_only: bool) -> None:
+    long = saved(as_program(deep_chain(3_000)))
+    async with running_engine(workers=1, read_timeout=0.1) as engine:
+        with pytest.raises(RetracedError) as caught:
+            await transform(engine, long, "retrace", validate_only=validate_only)
+        assert caught.value.reason is Reason.CPU_LIMIT_EXCEEDED
+        assert caught.value.metadata["read_timeout_seconds"] == "0.1"
 
 
 async def test_caller_that_leaves_takes_its_worker_along(engine: LocalEngine) -> None:

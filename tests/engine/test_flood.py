@@ -34,7 +34,7 @@ async def _answers(*events: Any) -> list[bytes]:
     reader = asyncio.StreamReader()
     reader.feed_data(b"".join(encode_frame(encode_job_event(event)) for event in events))
     reader.feed_eof()
-    job = Job(cast(Any, _Worker()), reader, cast(Any, None))
+    job = Job(cast(Any, _Worker()), reader, cast(Any, None), 0)
     return [response async for response in job.responses()]
 
 

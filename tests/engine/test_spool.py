@@ -57,6 +57,23 @@ def test_disk_that_is_full_is_an_error_of_its_own(tmp_path: Path, monkeypatch: p
         assert caught.value.retry_after is not None
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_descriptors_that_are_used_up_are_told_as_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def none_left(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with Spool(tmp_path, 10) as spool:
+        monkeypatch.setattr(os, "dup", none_left)
+        with pytest.raises(RetracedError) as on_disk:
+            spool.write(_DATA)
+    monkeypatch.setattr(os, "memfd_create", none_left)
+    with pytest.raises(RetracedError) as in_memory:
+        Spool(tmp_path, 10)
+    for caught in (on_disk, in_memory):
+        assert caught.value.reason is Reason.STORAGE_FULL
+        assert caught.value.retry_after is not None
+
+
 def test_folder_that_is_gone_leaves_what_was_written(tmp_path: Path) -> None:
     with Spool(tmp_path / "gone", 10) as spool:
         spool.write(b"small")

@@ -101,6 +101,17 @@ def test_archive_of_edge_operators_is_refused_with_what_to_send_instead(tmp_path
     assert failure.value.reason is Reason.PROGRAM_UNSUPPORTED
 
 
+def test_pass_of_executorch_that_holds_its_program_gives_the_result_another_weight() -> None:
+    from executorch.backends.transforms.convert_conv1d_to_conv2d_pass import ConvertConv1dToConv2dPass
+
+    x = torch.randn(2, 4, 9)
+    program = _edge(ProgramCase("convolution", lambda: nn.Conv1d(4, 4, 3), lambda: [((x,), {})]))
+    result = run_pipeline(program, [ConvertConv1dToConv2dPass(program)]).program
+    assert result.state_dict["weight"].shape == (4, 4, 1, 3)
+    assert program.state_dict["weight"].shape == (4, 4, 3)
+    torch.testing.assert_close(result.module()(x), program.module()(x))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("level", ["aten", "edge"])
 def test_passes_of_executorch_do_what_they_do_on_its_class(level: str) -> None:

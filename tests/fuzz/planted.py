@@ -88,8 +88,8 @@ def main(json_path: Path, findings: Path) -> None:
     for fault, step in _STEPS.items():
         report = Report(fault, 0, findings)
         faulty = functools.partial(_faulty, hostile=mutate(archives["input_and_id"], 0).archive, step=step)
-        with mock.patch("fuzz.judge.read_program", faulty), mock.patch("fuzz.judge.MOST_SECONDS", 1.0):
-            fuzz_reader(report, archives, count=1)
+        with mock.patch("fuzz.judge.read_program", faulty):
+            fuzz_reader(report, archives, count=1, most_seconds=1.0)
         found[fault] = list(report.findings)
     json_path.write_text(json.dumps(found))
 

@@ -29,6 +29,18 @@ def test_reader_withstands_mutated_archives(tmp_path: Path) -> None:
     assert {"read", "PROGRAM_INVALID", "ARCHIVE_INVALID"} <= set(report["outcomes"])
 
 
+def test_reader_bounds_the_work_of_expressions(tmp_path: Path) -> None:
+    status, report, output = _run(tmp_path, "expressions", "--count", "40", "--program", "symbolic_scalars")
+    assert (status, report["findings"], report["count"]) == (0, {}, 40), output
+    assert {"PROGRAM_INVALID", "read"} <= set(report["outcomes"])
+
+
+def test_client_withstands_servers_that_lie(tmp_path: Path) -> None:
+    status, report, output = _run(tmp_path, "lying", "--count", "60", "--program", "input_and_id")
+    assert (status, report["findings"], report["count"]) == (0, {}, 60), output
+    assert any(outcome.startswith("command") for outcome in report["outcomes"])
+
+
 def test_server_withstands_mutated_archives_and_streams(tmp_path: Path) -> None:
     status, report, output = _run(tmp_path, "server", "--count", "40", "--program", "input_and_id")
     assert (status, report["findings"], report["count"]) == (0, {}, 40), output

@@ -119,6 +119,50 @@ def test_operator_is_replaced_in_a_forward_derivative() -> None:
     torch.testing.assert_close(tuple(result.module()(x, v)), expected)
 
 
+def test_operator_is_replaced_in_a_forward_derivative_whose_results_change_size() -> None:
+    x, v = torch.randn(3), torch.randn(3)
+    result = run_pipeline(_read(jvp()[0]), [_Replaces(aten.sin.default, aten.narrow.default, 0, 1, 2)]).program
+    expected = torch.func.jvp(lambda a: (a**3).narrow(0, 1, 2), (x,), (v,))
+    torch.testing.assert_close(tuple(result.module()(x, v)), expected)
+    validate(result)
+
+
+# Of a program that was read, composed operators that give views have recorded values that share no storage, and are given ones that do.
+@pytest.mark.parametrize(
+    ("make", "prepare"),
+    [
+        *(
+            (make, prepare)
+            for make in (vmap_linear, vmap_mask, vmap_twice, jvp)
+            for prepare in (lambda program: program, _read)
+        ),
+        *((make, lambda program: program) for make in TRANSFORMS[4:]),
+    ],
+)
+def test_region_is_executed_as_a_whole_by_a_call_without_dunder_call_and_given_back_where_nothing_changes(
+    make: Maker, prepare: Callable[[ExportedProgram], ExportedProgram]
+) -> None:
+    program = prepare(make()[0])
+    values = [node.meta.get("val") for node in program.graph.nodes]
+    result = ExportPass().call(program.graph_module)
+    assert not result.modified
+    assert result.graph_module is program.graph_module
+    assert all(node.meta.get("val") is value for node, value in zip(program.graph.nodes, values, strict=True))
+
+
+def test_call_without_dunder_call_executes_what_was_edited_in_a_region_and_what_leaves_it() -> None:
+    x = torch.randn(3, 4)
+    module = _read(export(lambda x: torch.vmap(lambda row: row.sin())(x), x)).graph_module
+    (sin,) = module.graph.find_nodes(op="call_function", target=aten.sin.default)
+    sin.target, sin.args = aten.narrow.default, (*sin.args, 0, 1, 2)
+    module.recompile()
+    result = ExportPass().call(module)
+    assert result.modified
+    (left,) = result.graph_module.graph.find_nodes(op="call_function", target=predispatch._remove_batch_dim)
+    assert left.meta["val"].shape == (3, 2)
+    torch.testing.assert_close(result.graph_module(x)[0], x[:, 1:3])
+
+
 def test_operator_that_the_transform_does_not_take_is_an_error_at_what_leaves_the_region() -> None:
     program = _read(export(lambda x: torch.vmap(lambda row: row.sin())(x), torch.randn(3, 4)))
     with pytest.raises(RetracedError, match=r"_remove_batch_dim.*the region that `_vmap_increment_nesting") as caught:

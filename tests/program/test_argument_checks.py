@@ -11,7 +11,7 @@ import torch
 
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.program.argument_checks import integers_fit
-from retraced_server.program.options import MOST_RESULTS
+from retraced_server.program.options import MOST_ITEMS
 from tests.program.archives import edited, read_bytes, saved
 
 _aten = torch.ops.aten
@@ -105,7 +105,7 @@ def test_integers_of_an_executed_call_are_dimensions_counts_and_sizes(target: An
 @pytest.mark.parametrize(
     ("call", "size", "integers"),
     [
-        (lambda x: _aten.unbind.int(x), MOST_RESULTS + 1, {}),
+        (lambda x: _aten.unbind.int(x), MOST_ITEMS + 1, {}),
         (lambda x: _aten.unbind_copy.int(x), 2**31, {}),
         (lambda x: _aten.split.Tensor(x, 4), 2**31, {"split_size": 2}),
         (lambda x: _aten.chunk.default(x, 1), 0, {"chunks": 2**40}),
@@ -124,7 +124,7 @@ def test_list_of_more_tensors_than_can_be_made_is_refused(
                 named["arg"] = {"as_int": integers[named["name"]]}
 
     archive = edited(saved(torch.export.export(_Calls(call), (torch.ones(4),))), enlarge)
-    with pytest.raises(RetracedError, match=rf"gives \d+ tensors, and {MOST_RESULTS} are the most") as caught:
+    with pytest.raises(RetracedError, match=rf"gives \d+ tensors, and {MOST_ITEMS} are the most") as caught:
         read_bytes(archive, tmp_path)
     assert caught.value.reason is Reason.PROGRAM_UNSUPPORTED
 

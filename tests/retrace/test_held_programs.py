@@ -70,7 +70,19 @@ def without_a_result(base: type) -> Any:
     return Nothing
 
 
-_WAYS = [returns_what_it_was_given, returns_what_it_holds, without_a_result]
+def of_a_graph_that_it_has_kept(base: type) -> Any:
+    class Keeps(base):  # type: ignore[misc]
+        def __init__(self, program: ExportedProgram) -> None:
+            super().__init__()
+            self.graph = program.graph
+
+        def call(self, graph_module: fx.GraphModule) -> None:
+            _fold_relu(self.graph)
+
+    return Keeps
+
+
+_WAYS = [returns_what_it_was_given, returns_what_it_holds, without_a_result, of_a_graph_that_it_has_kept]
 
 
 @pytest.mark.parametrize("way", _WAYS)
@@ -108,11 +120,15 @@ class _FailsAfterwards(ExportPass):
         raise ValueError("too late")
 
 
-class _EditsBoth(_FailsAfterwards):
+class _EditsBoth(ExportPass):
+    def __init__(self, program: ExportedProgram) -> None:
+        super().__init__()
+        self.kept = program.graph
+
     def call(self, graph_module: fx.GraphModule) -> PassResult:
-        _fold_relu(self.program.graph)
+        _fold_relu(self.kept)
         _fold_relu(graph_module.graph)
-        return super(_FailsAfterwards, self).call(graph_module)
+        return super().call(graph_module)
 
 
 @pytest.mark.parametrize(
@@ -128,3 +144,30 @@ def test_held_program_is_left_as_it_was_where_the_pass_fails_or_edits_both(
         pass_type(program)(program.graph_module)
     assert describe_program(program) == before
     assert_shape_env_unchanged(env, program)
+
+
+class _Looks(_holder(ExportPass)):  # type: ignore[misc]
+    found = False
+
+    def call(self, graph_module: fx.GraphModule) -> PassResult:
+        self.found = graph_module is self.program.graph_module
+        _fold_relu(graph_module.graph)
+        return super().call(graph_module)  # type: ignore[no-any-return]
+
+
+def test_graph_that_a_pass_is_given_is_that_of_the_program_that_it_holds() -> None:
+    program = _program()
+    module, before = program.graph_module, describe_program(program)
+    looks = _Looks(program)
+    assert looks(module).modified
+    assert looks.found
+    assert program.graph_module is module
+    assert describe_program(program) == before
+
+
+def test_program_that_a_pass_holds_has_its_graph_back_where_the_pass_fails() -> None:
+    program = _program()
+    module = program.graph_module
+    with pytest.raises(ValueError, match="too late"):
+        _FailsAfterwards(program)(module)
+    assert program.graph_module is module

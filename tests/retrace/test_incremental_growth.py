@@ -20,7 +20,7 @@ from retraced_server.retrace import ExportPass, NodeMetadata, PassContext, Proxy
 from tests.support.large_graphs import as_program, deep_chain, many_bodies, many_expressions, many_symbols, wide_graph
 
 aten = torch.ops.aten
-_SIZES = (500, 4000)
+_SIZES = (250, 2000)
 
 
 class Rewrites(ExportPass):

@@ -48,6 +48,7 @@ def _run(*arguments: str, **environment: str) -> Result:
         (("--max-archive-size", "1000000"), {}, "max_archive_size", 1_000_000),
         (("--max-queued", "0"), {}, "max_queued", 0),
         (("--job-timeout", "2.5"), {}, "job_timeout", 2.5),
+        ((), {"RETRACED_READ_TIMEOUT": "2.5"}, "read_timeout", 2.5),
         (("--spool-dir", "/somewhere"), {}, "spool_dir", Path("/somewhere")),
         (("--import", "a.b", "--import", "c"), {}, "imports", ("a.b", "c")),
         ((), {"RETRACED_IMPORT": "a.b, c"}, "imports", ("a.b", "c")),

@@ -123,6 +123,23 @@ def many_bodies(count: int) -> fx.GraphModule:
     return builder.module(value)
 
 
+def wide_fan_out(count: int) -> fx.GraphModule:
+    """One node with as many results as there can be, each taken by a node of its own, which are all used by one."""
+    builder = _Builder()
+    results = builder.call(aten.unbind.int, builder.input("x", count // 2, 4))
+    items = [builder.call(operator.getitem, results, position) for position in range(count // 2)]
+    for item in items:
+        builder.call(aten.relu.default, item)
+    return builder.module(builder.call(aten.stack.default, items))
+
+
+def equal_calls(count: int) -> fx.GraphModule:
+    """Calls with the same arguments whose results have sizes of their own."""
+    builder = _Builder()
+    x = builder.input("x", 4)
+    return builder.module(*[builder.call(aten.nonzero.default, x) for _ in range(count)])
+
+
 def as_program(module: fx.GraphModule) -> ExportedProgram:
     """A program whose inputs and outputs are all the caller's tensors."""
     inputs = [TensorArgument(node.name) for node in module.graph.find_nodes(op="placeholder")]

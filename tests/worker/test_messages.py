@@ -37,7 +37,7 @@ _SANDBOX = SandboxReport(tuple(Layer(state.name, state, "why", required) for sta
 _READY = ZygoteReady(catalogue(), "2.13.0", "3.11.7", (8, 20), (("operators", "1.0"), ("passes", "")), _SANDBOX)
 
 
-@pytest.mark.parametrize("command", [StartJob(1, 1 << 33, 605), KillJob(7)])
+@pytest.mark.parametrize("command", [StartJob(1, 1 << 33, 605, 0.5), KillJob(7)])
 def test_commands_arrive_as_they_were(command: Any) -> None:
     assert decode_command(encode_command(command)) == command
 

@@ -80,7 +80,7 @@ class RunningZygote:
         file = os.memfd_create("archive")
         os.write(file, archive)
         log = os.open(os.devnull, os.O_WRONLY)
-        command = encode_frame(encode_command(StartJob(job_id, memory_bytes, cpu_seconds=0)))
+        command = encode_frame(encode_command(StartJob(job_id, memory_bytes, cpu_seconds=0, read_seconds=0)))
         socket.send_fds(self.control, [command], [theirs.fileno(), file, log])
         theirs.close()
         os.close(file)

@@ -10,15 +10,16 @@ from retraced_server.worker.messages import WorkerEnded
 _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
 
 
-def ending_failure(ended: WorkerEnded, *, out_of_memory: bool) -> Failure:
+def ending_failure(ended: WorkerEnded, *, out_of_memory: bool, read_seconds: float) -> Failure:
     """Says why a worker ended that gave no answer and that the server did not kill.
 
     Args:
         ended: How it ended.
         out_of_memory: The kernel has killed a process for lack of memory meanwhile.
+        read_seconds: Processor time that it had for reading.
     """
     if ended.signal is not None:
-        return _signalled(ended.signal, out_of_memory)
+        return _signalled(ended.signal, out_of_memory, read_seconds)
     if ended.exit_status is not None:
         return Failure(
             Reason.WORKER_EXITED,
@@ -38,7 +39,7 @@ def zygote_gone() -> Failure:
     )
 
 
-def _signalled(number: int, out_of_memory: bool) -> Failure:
+def _signalled(number: int, out_of_memory: bool, read_seconds: float) -> Failure:
     try:
         name = signal.Signals(number).name
     except ValueError:
@@ -52,6 +53,13 @@ def _signalled(number: int, out_of_memory: bool) -> Failure:
             Reason.CPU_LIMIT_EXCEEDED,
             "the job used more processor time than this server allows; several threads use it faster than time passes",
             metadata={"signal": name},
+        )
+    if number == signal.SIGPROF:
+        return Failure(
+            Reason.CPU_LIMIT_EXCEEDED,
+            f"reading the program took more than the {read_seconds:g} seconds of processor time that this server allows "
+            "(`serve --read-timeout`)",
+            metadata={"read_timeout_seconds": f"{read_seconds:g}", "signal": name},
         )
     if number == signal.SIGSYS:
         return Failure(

@@ -46,8 +46,9 @@ class Job:
         stats: What it took, once the worker has said so.
     """
 
-    def __init__(self, worker: Worker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, worker: Worker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, read_seconds: float) -> None:
         self.worker = worker
+        self._read_seconds = read_seconds
         self.stats: JobStats | None = None
         self._reader = reader
         self._writer = writer
@@ -61,7 +62,9 @@ class Job:
         self._little_messages = 0
 
     @staticmethod
-    async def start(zygote: Zygote, request: JobRequest, archive: Spool, memory_bytes: int, cpu_seconds: int) -> Job:
+    async def start(
+        zygote: Zygote, request: JobRequest, archive: Spool, memory_bytes: int, cpu_seconds: int, read_seconds: float
+    ) -> Job:
         """Gives a job to a zygote.
 
         Args:
@@ -70,6 +73,7 @@ class Job:
             archive: The archive.
             memory_bytes: The worker's memory beyond what it shares; 0 is no limit.
             cpu_seconds: Its processor time; 0 is no limit.
+            read_seconds: How much of that reading the program may take; 0 is no limit.
 
         Raises:
             RetracedError: WORKERS_UNAVAILABLE: this process has no descriptors left.
@@ -82,7 +86,7 @@ class Job:
                 with theirs:
                     reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_READ_AHEAD_BYTES)
                     fds = theirs.fileno(), read_only.fileno(), log.fileno()
-                    worker = zygote.start_worker(memory_bytes, cpu_seconds, fds)
+                    worker = zygote.start_worker(memory_bytes, cpu_seconds, read_seconds, fds)
                 opened.pop_all()
         except OSError as error:
             raise RetracedError(
@@ -92,7 +96,7 @@ class Job:
         # Its last lines are read when it is gone, whoever still holds the job then.
         worker.ended.add_done_callback(lambda _: log.close())
         writer.write(encode_frame(encode_job_request(request)))
-        return Job(worker, reader, writer)
+        return Job(worker, reader, writer, read_seconds)
 
     async def started(self, timeout: float) -> bool:
         """Waits until the worker is there; False where the zygote ended before it had forked, and nothing was begun.
@@ -115,7 +119,7 @@ class Job:
         how = ended.result()
         if how is None:
             return False
-        failure = self._cause or ending_failure(how, out_of_memory=False)
+        failure = self._cause or ending_failure(how, out_of_memory=False, read_seconds=self._read_seconds)
         raise failure.error()
 
     @property
@@ -195,7 +199,7 @@ class Job:
         result = ended.result()
         if result is None:
             return zygote_gone()
-        return ending_failure(result, out_of_memory=oom_kills() > self._oom_kills)
+        return ending_failure(result, out_of_memory=oom_kills() > self._oom_kills, read_seconds=self._read_seconds)
 
     def _expect_end(self) -> None:
         """Sees to it that a worker that was killed is gone before long."""

@@ -40,6 +40,7 @@ class LocalEngineConfig:
         workers: Jobs that run at a time, if memory allows.
         max_queued: Requests that may wait besides.
         job_timeout: Seconds of wall time that a job may take.
+        read_timeout: Seconds of processor time that reading a program may take.
         memory_bytes: Memory that jobs may have together; 0 is no limit.
         worker_memory_bytes: Memory of a worker beyond what it shares with the others; 0 is no limit.
         imports: Modules that are loaded into the zygote, and so are in every worker: operator libraries, passes.
@@ -55,6 +56,7 @@ class LocalEngineConfig:
     workers: int = 2
     max_queued: int = 64
     job_timeout: float = 600.0
+    read_timeout: float = 60.0
     memory_bytes: int = 0
     worker_memory_bytes: int = 0
     imports: tuple[str, ...] = ()
@@ -85,6 +87,11 @@ class LocalEngineConfig:
     def cpu_seconds(self) -> int:
         """Processor time of a job: with one thread, its wall time ends before."""
         return min(math.ceil(self.job_timeout) + _CPU_EXTRA_SECONDS, _MOST_CPU_SECONDS)
+
+    @property
+    def read_seconds(self) -> float:
+        """Processor time that reading a program may take."""
+        return min(self.read_timeout, _MOST_CPU_SECONDS)
 
 
 class LocalEngine:
@@ -241,7 +248,9 @@ class LocalTicket:
         while True:
             zygote = await self._engine.supervisor.zygote()
             job_request = JobRequest(self._request_id, request, now() - queued_at)
-            self._job = job = await Job.start(zygote, job_request, archive, config.worker_memory_bytes, config.cpu_seconds)
+            self._job = job = await Job.start(
+                zygote, job_request, archive, config.worker_memory_bytes, config.cpu_seconds, config.read_seconds
+            )
             self._engine.note_worker(job.worker)
             if await job.started(config.job_timeout):
                 break

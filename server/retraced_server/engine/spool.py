@@ -6,12 +6,16 @@ import errno
 import io
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 from retraced_server.errors import Reason, RetracedError
 
 _COPY_BYTES = 1 << 20
+# No room, on the disk or for one more descriptor: either passes when other requests end.
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
 
 class Spool:
@@ -19,12 +23,16 @@ class Spool:
 
     Up to `memory_bytes` they are in an anonymous memory file, beyond that in a file without a name in `directory`, so that nothing
     is left behind whichever way the server ends.
+
+    Raises:
+        RetracedError: STORAGE_FULL: this process has no descriptors left.
     """
 
     def __init__(self, directory: Path, memory_bytes: int) -> None:
         self._directory = directory
         self._memory_bytes = memory_bytes
-        self._fd = os.memfd_create("retraced-spool", os.MFD_CLOEXEC)
+        with _told_as_full():
+            self._fd = os.memfd_create("retraced-spool", os.MFD_CLOEXEC)
         self._on_disk = False
         self._size = 0
 
@@ -52,7 +60,7 @@ class Spool:
         Raises:
             RetracedError: STORAGE_FULL.
         """
-        try:
+        with _told_as_full():
             if not self._on_disk and self._size + len(data) > self._memory_bytes:
                 self._move_to_disk()
             view = memoryview(data)
@@ -60,12 +68,6 @@ class Spool:
                 written = os.pwrite(self._fd, view, self._size)
                 self._size += written
                 view = view[written:]
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise RetracedError(
-                    Reason.STORAGE_FULL, f"the server cannot store the archive: {os.strerror(error.errno)}", retry_after=10.0
-                ) from error
-            raise
 
     def close(self) -> None:
         """Gives the bytes up. May be called twice."""
@@ -92,3 +94,15 @@ class Spool:
         os.close(self._fd)
         self._fd = disk
         self._on_disk = True
+
+
+@contextmanager
+def _told_as_full() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise RetracedError(
+            Reason.STORAGE_FULL, f"the server cannot store the archive: {os.strerror(error.errno)}", retry_after=10.0
+        ) from error

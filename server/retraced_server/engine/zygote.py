@@ -210,12 +210,13 @@ class Zygote:
         """Its process."""
         return self._process.pid
 
-    def start_worker(self, memory_bytes: int, cpu_seconds: int, fds: Sequence[int]) -> Worker:
+    def start_worker(self, memory_bytes: int, cpu_seconds: int, read_seconds: float, fds: Sequence[int]) -> Worker:
         """Has a worker forked.
 
         Args:
             memory_bytes: Its memory beyond what it shares; 0 is no limit.
             cpu_seconds: Processor time of all its threads; 0 is no limit.
+            read_seconds: How much of that reading the program may take; 0 is no limit.
             fds: Its end of the job's socket, the archive, and where its lines go. They stay open here.
         """
         job_id = next(self._job_ids)
@@ -224,7 +225,7 @@ class Zygote:
             worker.has_ended(None)
         else:
             self._workers[job_id] = worker
-            self.command(StartJob(job_id, memory_bytes, cpu_seconds), fds)
+            self.command(StartJob(job_id, memory_bytes, cpu_seconds, read_seconds), fds)
         return worker
 
     def command(self, command: ZygoteCommand, fds: Sequence[int] = ()) -> None:

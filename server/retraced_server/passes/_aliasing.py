@@ -141,7 +141,7 @@ class Aliases:
 def holds_tensor(node: fx.Node) -> bool:
     """Whether a value is, or may be, a tensor or several values with tensors among them."""
     value = node.meta.get("val")
-    return value is None or any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(value))
+    return value is None or any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_iter(value))
 
 
 def is_view(target: object) -> bool:

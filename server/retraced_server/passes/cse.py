@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
@@ -21,7 +20,7 @@ from retraced_server.retrace.edited_run import reads_only
 from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.pass_state import state_of
 from retraced_server.retrace.regions import Regions
-from retraced_server.retrace.values import same_metadata
+from retraced_server.retrace.values import metadata_key, same_metadata
 
 _UNINITIALISED = frozenset(
     {"empty", "empty_like", "empty_permuted", "empty_quantized", "empty_strided", "new_empty", "new_empty_strided"}
@@ -109,7 +108,9 @@ class _Finder:
 
     def find(self) -> dict[fx.Node, fx.Node]:
         """Gives, for each call that can be replaced by an earlier one, that one."""
-        known: dict[Hashable, list[fx.Node]] = defaultdict(list)
+        firsts: dict[Hashable, fx.Node] = {}
+        # Equal calls whose values say different things: for each description of a value the call that stands for later ones.
+        others: dict[Hashable, fx.Node] = {}
         regions = Regions()
         for node in self._module.graph.nodes:
             regions.visit(node)
@@ -119,19 +120,21 @@ class _Finder:
                 key = (self._key(node), self._scope(node), regions.current)
             except UnkeyedError:
                 continue
-            equal = known[key]
-            hindrances = []
-            for first in equal:
-                hindrance = self._hindrance(first, node)
-                if hindrance is None:
-                    self._stands_for[node] = first
-                    self._aliases.merge(first, node)
-                    break
-                hindrances.append(hindrance)
-            else:
-                if hindrances:
-                    self._misses.add(hindrances[0], node.name)
-                equal.append(node)
+            first = firsts.setdefault(key, node)
+            if first is node:
+                continue
+            hindrance = self._hindrance(first, node)
+            if hindrance is not None:
+                described = (key, _description(node))
+                other = others.get(described)
+                if other is None or self._hindrance(other, node) is not None:
+                    self._misses.add(hindrance, node.name)
+                    if other is None and self._may_stand(node):
+                        others[described] = node
+                    continue
+                first = other
+            self._stands_for[node] = first
+            self._aliases.merge(first, node)
         return self._stands_for
 
     def _is_candidate(self, node: fx.Node) -> bool:
@@ -161,7 +164,7 @@ class _Finder:
             return "their values must stay values of their own"
         if node.meta.get("unbacked_bindings") or not same_metadata(first.meta.get("val"), node.meta.get("val")):
             return "their recorded values differ"
-        if node.target is operator.getitem or not holds_tensor(node):
+        if not self._matters_where(node):
             return None
         if self._aliases.is_written(first) or self._aliases.is_written(node):
             return "their results may be written to"
@@ -170,6 +173,22 @@ class _Finder:
         else:
             shared = self._aliases.escapes(first) and self._aliases.escapes(node)
         return "two outputs would share storage" if shared else None
+
+    def _may_stand(self, node: fx.Node) -> bool:
+        """Whether a call may stand for another one at all."""
+        return node.name not in self._keep and not (self._matters_where(node) and self._aliases.is_written(node))
+
+    def _matters_where(self, node: fx.Node) -> bool:
+        """Whether it matters to anybody in which storage a call's result is."""
+        return node.target is not operator.getitem and holds_tensor(node)
+
+
+def _description(node: fx.Node) -> Hashable:
+    """What a call's recorded value says to operators; where that has no key, the call itself."""
+    try:
+        return metadata_key(node.meta.get("val"))
+    except TypeError:
+        return node
 
 
 def _frames(node: fx.Node) -> Iterator[tuple[str, str]]:

@@ -26,6 +26,7 @@ from retraced_server.retrace.build_program import build_program, check_program, 
 from retraced_server.retrace.check_regions import check_regions
 from retraced_server.retrace.edited_run import EditedRun, pass_name
 from retraced_server.retrace.errors import NodeError
+from retraced_server.retrace.held_programs import ProgramState
 from retraced_server.retrace.pass_state import state_of
 from retraced_server.retrace.program_edit import ProgramEdit, changed_outputs
 
@@ -279,12 +280,18 @@ class _Run:
             preserved_modules(edit.program),
             self._progress(nodes) if self._observer is not None else None,
         )
-        before = edit.graph_module
-        with context:
-            result, outcome = _apply(instance, before, check=self._check)
+        before, state = edit.graph_module, ProgramState(self._input)
+        try:
+            with context:
+                result, outcome = _apply(instance, before, check=self._check)
+        finally:
+            changes = state.put_back()
         remarks = tuple(context.remarks)
+        if changes:
+            self._last_modifying = index
+            edit.take_state(changes)
         if not result.modified:
-            return _Totals(False, 0, remarks)
+            return _Totals(bool(changes), 0, remarks)
         if outcome is None:
             raise changed_outputs(before, result.graph_module)
         self._last_modifying = index

@@ -45,6 +45,12 @@ def lazy_graph_module(root: torch.nn.Module, graph: fx.Graph) -> fx.GraphModule:
     return _LazyGraphModule(root, graph)
 
 
+def graph_module_attributes() -> frozenset[str]:
+    """Return what every graph module has, so that no subgraph of it may have the name: class, instance, and what code leaves behind."""
+    empty = fx.Graph()
+    return frozenset(name for make in (fx.GraphModule, lazy_graph_module) for name in dir(make(torch.nn.Module(), empty)))
+
+
 def unbacked_bindings(value: object, shape_env: ShapeEnv, fresh: set[sympy.Symbol]) -> dict[sympy.Symbol, pytree.KeyPath]:
     """Where in a value the fresh unbacked symbols are made; those found are taken out of `fresh`."""
     return _free_unbacked_symbols_with_path(value, (), shape_env=shape_env, pending=fresh, simplify=True)

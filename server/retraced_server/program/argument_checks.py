@@ -12,7 +12,7 @@ from torch import fx
 from torch._ops import OpOverload
 
 from retraced_server.program.errors import program_invalid, program_unsupported
-from retraced_server.program.options import MOST_DIMENSIONS, MOST_RESULTS
+from retraced_server.program.options import MOST_DIMENSIONS, MOST_ITEMS
 
 _aten: Final = torch.ops.aten
 # Operators that give a list as long as a size or an integer says. Other lists are as long as a list among the arguments, or as the rank of one.
@@ -43,7 +43,7 @@ def check_arguments(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str
 
     Raises:
         RetracedError: PROGRAM_INVALID: a dtype, a layout or a memory format is something else. PROGRAM_UNSUPPORTED: the call gives more
-            than `MOST_RESULTS` tensors.
+            than `MOST_ITEMS` tensors.
     """
     for position, name, kind in _enumerations(target):
         value = args[position] if position < len(args) else kwargs.get(name)
@@ -51,8 +51,8 @@ def check_arguments(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str
             raise program_invalid(f"the argument `{name}` is no {kind.__name__}")
     if target in _COUNTED:
         given = {name: _known(value, typical) for name, value in _by_name(target, args, kwargs).items()}
-        if (count := _count(given)) > MOST_RESULTS:
-            raise program_unsupported(f"the operator gives {count} tensors, and {MOST_RESULTS} are the most of one call")
+        if (count := _count(given)) > MOST_ITEMS:
+            raise program_unsupported(f"the operator gives {count} tensors, and {MOST_ITEMS} are the most of one call")
 
 
 def check_operand(args: Sequence[Any], kwargs: Mapping[str, Any], typical: Callable[[Any], Any]) -> None:

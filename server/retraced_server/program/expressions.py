@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 import sympy
+from sympy.polys.polyerrors import BasePolynomialError
 from torch.utils._sympy import functions
 from torch.utils._sympy.numbers import int_oo
 
@@ -108,6 +109,8 @@ _FUNCTIONS: Final[dict[str, tuple[_Expr, int, int]]] = {
     **{f"OpaqueUnaryFn_{name}": (getattr(functions, f"OpaqueUnaryFn_{name}"), 1, 1) for name in _OPAQUE},
     **{name: (function, 2, 2) for name, function in _COMPARISONS.items()},
 }
+_FLATTENED: Final = frozenset(("Add", "Mul", "And", "Or", "Max", "Min"))
+"""Functions of which one in another of the same becomes one, with the arguments of both."""
 # What functions make of a division by zero and the like.
 _INFINITE: Final = (sympy.oo, -sympy.oo, sympy.zoo, sympy.nan, int_oo, -int_oo)
 # All others are of numbers. sympy takes truth values there too, and warns that it will not for long.
@@ -154,6 +157,7 @@ def parse_expression(text: str) -> _Expr:
         AssertionError,
         NotImplementedError,
         RecursionError,
+        BasePolynomialError,
     ) as error:
         raise _invalid(text, cause(error)) from error
     parser.end()
@@ -244,8 +248,11 @@ class _Parser:
         while self._value == "," and self._kind == "mark":
             self._advance()
             arguments.append(self.expression(depth + 1))
-        if not least <= len(arguments) <= most:
-            raise _invalid(self._text, f"`{name}` does not take {len(arguments)} arguments")
+        # What becomes one is compared, and written, with all of their arguments.
+        flattened = name in _FLATTENED
+        count = sum(len(argument.args) if flattened and argument.func is function else 1 for argument in arguments)
+        if not least <= count <= most:
+            raise _invalid(self._text, f"`{name}` does not take {count} arguments")
         if name not in _OF_TRUTH_VALUES and not all(isinstance(argument, sympy.Expr) for argument in arguments):
             raise _invalid(self._text, f"`{name}` is a function of numbers")
         if name in _POWERS:

@@ -130,6 +130,22 @@ WITHIN_OPERATORS: Final = frozenset(
 )
 """Operators that are what functions above call, and stand beside them in programs."""
 
+WRAPS_FOR_LEVEL: Final = frozenset(
+    (
+        *(_predispatch._add_batch_dim, _predispatch._make_dual),
+        *(torch.ops.aten._add_batch_dim.default, torch.ops.aten._make_dual.default, torch.ops.aten._fw_primal.default),
+    )
+)
+"""Calls that bring a tensor, their first argument, into a level of functorch: the result is a view of it, though no schema says so."""
+
+UNWRAPS_FROM_LEVEL: Final = frozenset(
+    (
+        *(_predispatch._remove_batch_dim, _predispatch._unpack_dual, _predispatch._unwrap_for_grad),
+        *(torch.ops.aten._remove_batch_dim.default, torch.ops.aten._unpack_dual.default),
+    )
+)
+"""Calls that take a tensor out of a level of functorch, which has to be executed in that level."""
+
 
 # A target of fx is any callable, or the name of a method.
 def overload_of(target: Any) -> OpOverload | None:

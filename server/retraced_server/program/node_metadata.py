@@ -15,7 +15,7 @@ from torch.fx.traceback import NodeSource, NodeSourceAction
 from retraced_server.errors import RetracedError
 from retraced_server.program.errors import cause, program_invalid, program_unsupported, shortened
 from retraced_server.program.operators import Operators
-from retraced_server.program.options import DEEPEST_CUSTOM
+from retraced_server.program.options import DEEPEST_CUSTOM, LONGEST_STACK
 
 _DELIMITER: Final = ";"
 _DEEPEST_SOURCE: Final = 200
@@ -61,7 +61,7 @@ class NodeMetadata:
             elif key == "nn_module_stack":
                 meta[key] = self._module_stack(text).copy()
             elif key == "torch_fn":
-                meta[key] = tuple(text.split(_DELIMITER))
+                meta[key] = tuple(_entries(text))
             elif key == "from_node":
                 meta[key] = _read_sources(text)
             elif key == "source_fn_stack":
@@ -78,7 +78,7 @@ class NodeMetadata:
         found = self._module_stacks.get(text)
         if found is None:
             found = {}
-            for entry in text.split(_DELIMITER):
+            for entry in _entries(text):
                 parts = _split(entry)
                 if len(parts) != 3:
                     raise program_invalid(f"`{shortened(entry, 200)}` is no entry of a module stack: key, path and type")
@@ -88,7 +88,7 @@ class NodeMetadata:
 
     def _source_functions(self, text: str) -> list[tuple[str, Any]]:
         stack = []
-        for entry in text.split(_DELIMITER):
+        for entry in _entries(text):
             parts = entry.split(",")
             if len(parts) != 2:
                 raise program_invalid(f"`{shortened(entry, 200)}` is no entry of a source function stack: name and function")
@@ -128,6 +128,13 @@ def read_custom(text: str) -> Any:
 
 def _contained(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list) else value.values() if isinstance(value, dict) else ()
+
+
+def _entries(text: str) -> list[str]:
+    entries = text.split(_DELIMITER, LONGEST_STACK)
+    if len(entries) > LONGEST_STACK:
+        raise program_unsupported(f"a stack in the metadata of a node has more than {LONGEST_STACK} entries")
+    return entries
 
 
 def _split(entry: str) -> list[str]:

@@ -27,10 +27,12 @@ MOST_UNBACKED_SYMBOLS: Final = 1_000_000
 """Numbers of unbacked symbols end here: torch counts up to the highest."""
 MOST_DIMENSIONS: Final = 64
 """Dimensions of one tensor, as in torch itself."""
-MOST_RESULTS: Final = 65_536
-"""Tensors that one call of an operator may give as a list."""
 DEEPEST_ARGUMENT: Final = 16
 """Dictionaries inside one another in one argument."""
+MOST_ITEMS: Final = 16_384
+"""Items of one list among the arguments of a node, and results of a node: torch looks at each whenever it executes the operator."""
+LONGEST_STACK: Final = 10_000
+"""Entries of one stack of modules or source functions in the metadata of a node."""
 DEEPEST_CUSTOM: Final = 64
 """Lists and objects inside one another in one piece of custom metadata."""
 DEEPEST_GRAPH: Final = 32

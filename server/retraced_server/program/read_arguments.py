@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol, TypeAlias, cast
+from collections.abc import Callable, Sequence, Sized
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
 from msgspec import UNSET
 from torch import fx
@@ -12,10 +12,11 @@ from torch.fx.node import Argument
 from retraced_server.program import program_schema, schema
 from retraced_server.program.errors import program_invalid, program_unsupported, shortened
 from retraced_server.program.operators import Operators
-from retraced_server.program.options import DEEPEST_ARGUMENT
+from retraced_server.program.options import DEEPEST_ARGUMENT, MOST_ITEMS
 from retraced_server.program.scalar_types import read_device, read_dtype, read_layout, read_memory_format
 
 _SymArgument: TypeAlias = schema.SymIntArgument | schema.SymFloatArgument | schema.SymBoolArgument
+_Items = TypeVar("_Items", bound=Sized)
 
 
 class Scope(Protocol):
@@ -35,7 +36,7 @@ def read_argument(argument: schema.Argument, scope: Scope) -> Argument:
 
     Raises:
         RetracedError: PROGRAM_INVALID where it says nothing or several things, names a value that is not there, or is of a kind
-            that torch does not read; PROGRAM_UNSUPPORTED where it is an object, or nested too deep.
+            that torch does not read; PROGRAM_UNSUPPORTED where it is an object, nested too deep, or a list that is too long.
     """
     if not schema.only_member(argument):
         kinds = [name for name in argument.__struct_fields__ if getattr(argument, name) is not UNSET]
@@ -46,12 +47,21 @@ def read_argument(argument: schema.Argument, scope: Scope) -> Argument:
     if (integer := argument.as_int) is not UNSET:
         return integer
     if (integers := argument.as_ints) is not UNSET:
-        return integers
+        return check_items(integers)
     for name, read in _READERS.items():
         value = getattr(argument, name)
         if value is not UNSET:
+            if isinstance(value, list):
+                check_items(value)
             return read(value, scope)
     raise program_invalid("an argument of a kind that torch does not read: as_optional_tensor", field="as_optional_tensor")
+
+
+def check_items(items: _Items, what: str = "a list among the arguments of a node") -> _Items:
+    """Return a list, and raise PROGRAM_UNSUPPORTED where it holds so many items that an operator would take long over it."""
+    if len(items) > MOST_ITEMS:
+        raise program_unsupported(f"{what} has {len(items)} items, and {MOST_ITEMS} are the most")
+    return items
 
 
 def output_names(outputs: Sequence[schema.Argument]) -> list[str]:
@@ -111,7 +121,7 @@ def _dictionary(values: dict[str, schema.Argument], scope: Scope, depth: int = 1
     if depth > DEEPEST_ARGUMENT:
         raise program_unsupported(f"dictionaries in an argument are nested deeper than {DEEPEST_ARGUMENT}")
     read: dict[str, Argument] = {}
-    for key, value in values.items():
+    for key, value in check_items(values).items():
         inner = value.as_string_to_argument if schema.only_member(value) else UNSET
         read[key] = read_argument(value, scope) if inner is UNSET else _dictionary(inner, scope, depth + 1)
     return read
@@ -162,10 +172,10 @@ _READERS: Final[dict[str, Callable[[Any, Scope], Argument]]] = {
     "as_sym_float": _symbolic,
     "as_sym_floats": lambda values, scope: [_symbolic(value, scope) for value in values],
     "as_complex": lambda value, scope: complex(schema.number(value.real), schema.number(value.imag)),
-    "as_nested_tensors": lambda values, scope: [_tensors(inner, scope) for inner in values],
+    "as_nested_tensors": lambda values, scope: [_tensors(check_items(inner), scope) for inner in values],
     # Tuples, as they stand in the grids of Triton kernels.
-    "as_int_lists": lambda values, scope: [tuple(inner) for inner in values],
-    "as_float_lists": lambda values, scope: [[schema.number(value) for value in inner] for inner in values],
+    "as_int_lists": lambda values, scope: [tuple(check_items(inner)) for inner in values],
+    "as_float_lists": lambda values, scope: [[schema.number(value) for value in check_items(inner)] for inner in values],
     "as_string_to_argument": _dictionary,
     # Any: fx takes operators as arguments, which its type does not say.
     "as_operator": lambda value, scope: cast(Any, scope.operators.find_operator(value)),

@@ -22,7 +22,7 @@ from torch.fx.node import Argument
 
 from retraced_server.errors import RetracedError
 from retraced_server.program import schema
-from retraced_server.program._torch import lazy_graph_module, unbacked_bindings
+from retraced_server.program._torch import graph_module_attributes, lazy_graph_module, unbacked_bindings
 from retraced_server.program.aliases import Aliases
 from retraced_server.program.argument_checks import check_arguments, check_operand
 from retraced_server.program.errors import cause, located, program_invalid, program_unsupported, shortened
@@ -32,7 +32,7 @@ from retraced_server.program.names import check_name
 from retraced_server.program.node_metadata import NodeMetadata
 from retraced_server.program.operators import Operators, returns_one_tensor, symbolic_parameters
 from retraced_server.program.options import DEEPEST_GRAPH
-from retraced_server.program.read_arguments import custom_object, output_name, read_argument
+from retraced_server.program.read_arguments import check_items, custom_object, output_name, read_argument
 from retraced_server.program.read_calls import operator_arguments, plain_arguments
 from retraced_server.program.symbols import Symbols
 
@@ -41,6 +41,8 @@ _SYM_TARGETS: frozenset[Target] = SYM_OPERATORS | {torch.ops.aten.item.default}
 # For each result of a node, what shares its storage.
 Bases: TypeAlias = tuple[FakeTensor | None, ...]
 
+_TAKEN = graph_module_attributes()
+_RESULTS = "a list of results of a node"
 _LISTS = ("as_tensors", "as_sym_ints", "as_sym_floats")
 
 
@@ -128,8 +130,10 @@ class GraphReader:
         """Reads a body of a higher-order operator and gives the node that stands for it."""
         known = self._bodies.get(argument.name)
         if known is None:
-            if hasattr(self._root, check_name(argument.name)):
-                raise program_invalid(f"`{argument.name}` is no name for a body of an operator: a module has it already")
+            if check_name(argument.name) in _TAKEN:
+                raise program_invalid(
+                    f"`{argument.name}` is no name for a subgraph: every graph module has an attribute of that name"
+                )
             with self._parts.body():
                 module = GraphReader(argument.graph, self._parts).read()
             self._parts.aliases.note_body(module)
@@ -276,7 +280,7 @@ class GraphReader:
                 raise program_invalid("the result of a node is neither a value, nothing, nor a list of tensors")
             outputs = [schema.Argument(as_tensor=tensor) for tensor in only.as_tensors]
         values = []
-        self._getitems(values, node, outputs, metadata, bases)
+        self._getitems(values, node, check_items(outputs, _RESULTS), metadata, bases)
         node.meta["val"] = tuple(values)
         self._nodes[node.name] = node
 
@@ -309,7 +313,7 @@ class GraphReader:
             raise program_invalid(f"result {position} of a node is `{kind}`, which torch does not read")
         items = self._graph.create_node("call_function", operator.getitem, (node, position))
         inner: list[Any] = []
-        for at, part in enumerate(members):
+        for at, part in enumerate(check_items(members, _RESULTS)):
             name = output_name(part)
             assert name is not None
             self._getitem(inner, items, name, at, metadata, bases)

@@ -31,6 +31,7 @@ from torch._subclasses.fake_tensor import (
     disable_fake_tensor_cache,
     in_kernel_invocation_manager,
 )
+from torch.export import ExportedProgram
 from torch.export.exported_program import _common_getitem_elimination_pass as drop_equal_getitems
 from torch.fx._lazy_graph_module import _LazyGraphModule as LazyGraphModule
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, canonicalize_bool_expr, compute_unbacked_bindings
@@ -81,6 +82,7 @@ __all__ = [
     "node_source",
     "predispatch",
     "pytree",
+    "set_graph_module",
     "sympy_functions",
     "takes_numbers_as_tensors",
     "unwrapped",
@@ -117,6 +119,11 @@ def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
 def keep_version(tensor: torch.Tensor, version: int) -> None:
     """Sets the version that counts writes to a tensor and its aliases."""
     torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
+
+
+def set_graph_module(program: ExportedProgram, module: fx.GraphModule) -> None:
+    """Set a program's graph module, for which torch has no public way."""
+    program._graph_module = module
 
 
 def node_source(node: fx.Node, pass_name: str) -> NodeSource:

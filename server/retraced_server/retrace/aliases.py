@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.program.functions import overload_of
+from retraced_server.program.functions import WRAPS_FOR_LEVEL, overload_of
 from retraced_server.retrace._torch import unwrapped
+from retraced_server.retrace.arguments import item_alone
 
 
 def storages(value: Any) -> frozenset[int]:
@@ -61,10 +62,18 @@ def aliased_inputs(node: fx.Node) -> list[fx.Node]:
     if not held or not callable(node.target):
         return []
     by_schema = _always_aliased(node)
-    return [value for value in node.all_input_nodes if value in by_schema or held & storages(value.meta.get("val"))]
+    return [value for value, read in storages_read(node).items() if value in by_schema or held & read]
+
+
+def storages_read(node: fx.Node) -> dict[fx.Node, frozenset[int]]:
+    """Give the inputs of a node, each with the storages of what it reads of the recorded value: of a container the item that it takes."""
+    inputs = node.all_input_nodes
+    return {value: storages(item_alone(node.target, (value.meta.get("val"), *node.args[1:]))[0]) for value in inputs}
 
 
 def _always_aliased(node: fx.Node) -> set[fx.Node]:
+    if node.target in WRAPS_FOR_LEVEL:
+        return set(node.all_input_nodes[:1])
     op = overload_of(node.target)
     if op is None or not returns_alias(op) or _is_composite(op):
         return set()

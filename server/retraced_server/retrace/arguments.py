@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ Argument = Any
 
 
 def map_leaves(value: Argument, leaf_type: type, change: Callable[[Any], Any]) -> Argument:
-    """Rebuilds nested containers with every leaf of exactly `leaf_type` changed; named tuples and slices are containers too."""
+    """Rebuilds nested containers with every leaf of exactly `leaf_type` changed; tuples of other types and slices are containers too."""
     kind = type(value)
     if kind is leaf_type:
         return change(value)
@@ -31,8 +32,10 @@ def map_leaves(value: Argument, leaf_type: type, change: Callable[[Any], Any]) -
             map_leaves(value.stop, leaf_type, change),
             map_leaves(value.step, leaf_type, change),
         )
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return kind(*[map_leaves(item, leaf_type, change) for item in value])
+    if isinstance(value, tuple):
+        items = [map_leaves(item, leaf_type, change) for item in value]
+        # What torch's functions return, `torch.return_types`, is made of one argument, as Python's own struct sequences are.
+        return kind(*items) if hasattr(value, "_fields") else kind(items)
     if isinstance(value, leaf_type):
         return change(value)
     return value
@@ -46,6 +49,25 @@ def data_of(value: Argument) -> Argument:
 def with_proxies(value: Argument, tracer: fx.Tracer) -> Argument:
     """Replace every ProxyValue by the fx.Proxy of its node, which is what a tracer is given."""
     return map_leaves(value, ProxyValue, lambda proxy: fx.Proxy(proxy.node, tracer))
+
+
+def item_alone(target: Any, args: Any) -> Any:
+    """Return the arguments of a call; of one that takes an item of a container as if the container held nothing else.
+
+    Nodes that take the items of one container would otherwise each look at all of them.
+
+    Args:
+        target: What is called.
+        args: Its positional arguments, as a hook has them or as data.
+    """
+    if target is not operator.getitem or len(args) != 2:
+        return args
+    container, key = args
+    data = container.data if isinstance(container, ProxyValue) else container
+    if not isinstance(data, (tuple, list)) or not isinstance(key, int) or not -len(data) <= key < len(data):
+        return args
+    item = (data[key],)
+    return (ProxyValue(item, container.proxy_or_node) if isinstance(container, ProxyValue) else item), 0
 
 
 def same_arguments(new: Argument, old: Any, same_node: Callable[[Argument, fx.Node], bool]) -> bool:

@@ -62,7 +62,7 @@ def build_program(edit: ProgramEdit) -> tuple[ExportedProgram, list[str]]:
         built = assemble(
             module,
             graph_signature=signature,
-            state_dict={name: value for name, value in program.state_dict.items() if name not in gone},
+            state_dict={name: value for name, value in {**program.state_dict, **edit.state}.items() if name not in gone},
             range_constraints=builder.range_constraints(),
             module_call_graph=builder.module_call_graph(),
             example_inputs=program.example_inputs if builder.user_inputs_are_same() else None,

@@ -15,6 +15,7 @@ from retraced_server.program.functions import Effect, stated_effect
 from retraced_server.retrace._torch import predispatch, pytree
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.graphs import walk_graphs
+from retraced_server.retrace.regions import LEVELS
 
 _LEFT_BY: dict[object, object] = {
     torch.amp.autocast_mode._enter_autocast: torch.amp.autocast_mode._exit_autocast,
@@ -22,7 +23,6 @@ _LEFT_BY: dict[object, object] = {
     predispatch._jvp_increment_nesting: predispatch._jvp_decrement_nesting,
     predispatch._enter_dual_level: predispatch._exit_dual_level,
 }
-_LEVELS = (predispatch._vmap_increment_nesting, predispatch._jvp_increment_nesting)
 # Where a value gets into a level and out of it, and the argument that says which.
 _WRAPS = {predispatch._add_batch_dim: 2}
 _UNWRAPS = {predispatch._remove_batch_dim: 1, predispatch._unwrap_for_grad: 1}
@@ -56,7 +56,7 @@ def _faults_of_graph(graph: fx.Graph) -> Iterator[str]:
     # The calls that began the levels that values are wrapped in.
     wrapped: dict[fx.Node, frozenset[fx.Node]] = {}
     for node in graph.nodes:
-        levels = [region for region in opened if region.target in _LEVELS]
+        levels = [region for region in opened if region.target in LEVELS]
         within = frozenset().union(*(wrapped.get(value, ()) for value in node.all_input_nodes))
         if outside := within.difference(levels):
             yield f"`{node.name}` uses a value of the region that `{min(region.name for region in outside)}` begins, outside of it"

@@ -18,6 +18,7 @@ from retraced_server.retrace.edits import Edits
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.given_graph import GivenGraph
 from retraced_server.retrace.graphs import node_key, walk_graphs
+from retraced_server.retrace.held_programs import lent
 from retraced_server.retrace.interpreter import can_visit
 from retraced_server.retrace.outcome import RetraceOutcome
 from retraced_server.retrace.pass_context import PassContext, pass_context
@@ -197,7 +198,8 @@ class EditedRun:
     def on_copy(self, module: fx.GraphModule) -> PassResult:
         """Runs a pass that may edit the graph that it is given.
 
-        One that was made with the program may edit that one's graph instead: the result is what that graph became, and it is put back.
+        One that was made with the program finds the copy there too. Where it has kept the graph itself, or its nodes, it may edit that
+        instead: the result is what that graph became, and it is put back.
 
         Raises:
             ExportPassError: It has edited both.
@@ -209,7 +211,8 @@ class EditedRun:
         edits_of_given.add_given(module)
         with _undone_unless_modified(module) as results, _entered(self._scope, self._instance):
             try:
-                new = returned_graph(self._method(copy), copy)
+                with lent(self._instance, module, copy):
+                    new = returned_graph(self._method(copy), copy)
                 if given.has_edits():
                     copy_of_given = copy_with_bodies(module)
                     edits_of_given.add_copy(copy_of_given, module)
@@ -218,7 +221,7 @@ class EditedRun:
             if given.was_edited:
                 if new is not module and not (new is copy and same_graphs(copy, module)):
                     raise ExportPassError(
-                        "it edited the graph of a program that it holds, and another that it was given as a copy of that; "
+                        "it edited the graph of a program that it has kept, and another that it was given as a copy of that; "
                         "edit the graph module that `call` is given"
                     )
                 new, self._scope.edits = copy_of_given, edits_of_given

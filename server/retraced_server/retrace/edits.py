@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sympy
+import torch
 from torch import fx
 
 from retraced_server.program.functions import overload_of
@@ -165,7 +166,9 @@ class Edits:
             return True
         record = self._records.get(node)
         if record is None:
-            return self.states_values and ("val" in node.meta or node.op != "call_function" or not has_result(node.target))
+            is_call = node.op == "call_function"
+            needs_value = has_result(node.target) if is_call else isinstance(attribute, torch.Tensor)
+            return self.states_values and ("val" in node.meta or not needs_value)
         value = attribute if node.op == "get_attr" else node.meta.get("val", _MISSING)
         if value is not record.value:
             # What an input is, nothing but its value says.

@@ -11,7 +11,8 @@ from retraced_server.program.functions import stated_effect
 from retraced_server.retrace.arguments import map_leaves
 from retraced_server.retrace.execute import execute
 from retraced_server.retrace.proxy_value import ProxyValue
-from retraced_server.retrace.regions import RegionExecutor, logical
+from retraced_server.retrace.regions import RegionExecutor
+from retraced_server.retrace.values import logical
 
 if TYPE_CHECKING:
     from retraced_server.retrace.session import Session

@@ -19,8 +19,16 @@ from torch import fx
 from retraced_server.program.functions import stated_effect
 from retraced_server.retrace._torch import FakeTensor, HigherOrderOperator, OpOverload, OpOverloadPacket
 from retraced_server.retrace.account import Account
-from retraced_server.retrace.aliases import storages, written_arguments
-from retraced_server.retrace.arguments import Argument, data_of, map_leaves, positions, same_arguments, with_proxies
+from retraced_server.retrace.aliases import storages, storages_read, written_arguments
+from retraced_server.retrace.arguments import (
+    Argument,
+    data_of,
+    item_alone,
+    map_leaves,
+    positions,
+    same_arguments,
+    with_proxies,
+)
 from retraced_server.retrace.compare import Comparison
 from retraced_server.retrace.copies import same_metadata_objects
 from retraced_server.retrace.copy_nodes import copy_node
@@ -31,12 +39,12 @@ from retraced_server.retrace.executor import Executor
 from retraced_server.retrace.graphs import body_names
 from retraced_server.retrace.node_metadata import PROTECTED_KEYS, NodeMetadata
 from retraced_server.retrace.proxy_value import ProxyValue
-from retraced_server.retrace.regions import RegionExecutor, logical
+from retraced_server.retrace.regions import RegionExecutor
 from retraced_server.retrace.repeats import Repeats
 from retraced_server.retrace.reuse import Reuse, same_constants
 from retraced_server.retrace.tracer import ExportTracer
 from retraced_server.retrace.unbacked import means_the_same
-from retraced_server.retrace.values import free_symbols, keeps_symbols, rename_symbols, same_metadata
+from retraced_server.retrace.values import free_symbols, keeps_symbols, logical, rename_symbols, same_metadata
 
 if TYPE_CHECKING:
     from retraced_server.retrace.session import Session
@@ -135,6 +143,10 @@ class GraphRetrace:
         if self._edits is not None and not self._edits.knows(node):
             # Inserted by hand: what is recorded, if anything, may be that of the node that it was made in place of.
             return result
+        if result.data is None and recorded is None and new in self._made and new.target is node.target:
+            # Nothing says more of a call that computes nothing than that no value is recorded.
+            for key in {"val", "tensor_meta"} - node.meta.keys():
+                new.meta.pop(key, None)
         if recorded is None or self.reuse.kept.get(node) is new or not self._says_what_is_recorded(node, result, recorded):
             return result
         is_made = new in self._made
@@ -148,9 +160,10 @@ class GraphRetrace:
             return result
         if is_made:
             new.meta["val"] = recorded
-            if new.target is node.target and "tensor_meta" not in node.meta:
+            if new.target is node.target:
                 # The same operator computed the same value: it is described as it was.
                 new.meta.pop("tensor_meta", None)
+                new.meta.update((key, node.meta[key]) for key in ("tensor_meta",) if key in node.meta)
             result = ProxyValue(recorded, result.proxy_or_node)
         self.reuse.keep(node, new)
         return result
@@ -164,11 +177,7 @@ class GraphRetrace:
         if held == recorded:
             # The same alias set: it does not matter to anyone which is which.
             return copy
-        if (
-            not self.reuse.starts_alias_set(node)
-            or held & recorded
-            or any(held & storages(source.meta.get("val")) for source in new.all_input_nodes)
-        ):
+        if not self.reuse.starts_alias_set(node) or held & recorded or any(held & read for read in storages_read(new).values()):
             return None
         others = (made for made in self._made if made is not copy and made is not new)
         return None if any(storages(made.meta.get("val")) & (held | recorded) for made in others) else copy
@@ -190,6 +199,11 @@ class GraphRetrace:
             return same_constants(result.data, recorded)
         # Where executing the old node gives the same other strides or offset, it is not the pass that changed them.
         call = self._recorded_call(node)
+        if self._regions.is_in_level and self._is_called_as_before(node, result.node):
+            # Values of one example have strides of their own: what they are computed from says no more than their sizes.
+            comparison = Comparison(self.session.transaction.env, set())
+            comparison.compare(recorded, result.data)
+            return comparison.error is None
         if call is None or result.node.target is not call.target or result.node not in self._made:
             return False
         if stated_effect(node.target).of_regions:
@@ -202,9 +216,17 @@ class GraphRetrace:
             self.session.executing()
             pending = self.session.unbacked.pending()
             args, kwargs = (fx.node.map_arg(a, self._recorded_data) for a in (call.args, call.kwargs))
+            args, kwargs = map_leaves((item_alone(call.target, args), kwargs), torch.Tensor, logical)
             before = execute(call.target, tuple(args), dict(kwargs)).value  # type: ignore[arg-type]
         self.session.unbacked.drop(self.session.unbacked.pending() - pending)
         return same_metadata(result.data, before)
+
+    def _is_called_as_before(self, old: fx.Node, new: fx.Node) -> bool:
+        """Whether a node is the call that an old node is, of values that are recorded."""
+        if new.target is not old.target or not all(map(self.reuse.has_recorded, new.all_input_nodes)):
+            return False
+        args, kwargs = (fx.map_arg(given, self.counterpart) for given in (old.args, old.kwargs))  # type: ignore[arg-type]
+        return bool((args, kwargs) == (new.args, new.kwargs))
 
     def _recorded_call(self, node: fx.Node) -> RecordedCall | None:
         """The call that an old node's value was recorded for, if it is known: its own, unless it may have been edited by hand."""
@@ -215,8 +237,7 @@ class GraphRetrace:
     def _recorded_data(self, node: fx.Node) -> Any:
         if node.op == "get_attr" and node in self.results:
             return self.results[node]
-        recorded = node.meta.get("val") if self._edits is None else self._edits.recorded_value(node)
-        return map_leaves(recorded, torch.Tensor, logical)
+        return node.meta.get("val") if self._edits is None else self._edits.recorded_value(node)
 
     def _rebind_returned(self, node: fx.Node, result: ProxyValue[Any]) -> ProxyValue[Any]:
         bindings = result.node.meta.get("unbacked_bindings")
@@ -244,7 +265,7 @@ class GraphRetrace:
             node = self._copy(old, (), {}, meta)
             self.placeholders[node] = old
             if self._is_dirty(old):
-                self.reuse.forget(old, node)
+                self.reuse.doubt(old, node)
             return self._value(old.meta["val"] if old.meta.get("val") is not None else arg, node)
         node = self.tracer.create_proxy("placeholder", name, (), {}).node
         node.name = self._placeholder_name(node, name)
@@ -356,8 +377,9 @@ class GraphRetrace:
         return self._value(recorded, self._copy(old, args, kwargs, meta))
 
     def _repeat(self, old: fx.Node, args: Any, kwargs: Any, meta: NodeMetadata | None) -> ProxyValue[Any]:
+        read = item_alone(old.target, args)
         executed = self._repeats.check(
-            old, data_of(args), data_of(kwargs), lambda: self._executor.execute(old.target, args, kwargs)
+            old, data_of(read), data_of(kwargs), lambda: self._executor.execute(old.target, read, kwargs)
         )
         if "val" not in old.meta and executed is not None:
             return self._make(old.target, args, kwargs, meta or NodeMetadata(old.meta))
@@ -368,7 +390,7 @@ class GraphRetrace:
         old, unbacked, transaction = self.current, self.session.unbacked, self.session.transaction
         known = transaction.symbol_count()
         with transaction.learning(asserts=states_facts(target)):
-            value = self._executor.result(target, args, kwargs)
+            value = self._executor.result(target, item_alone(target, args), kwargs)
         # An operator that runs its bodies makes symbols of its own for them.
         unbacked.drop(transaction.symbols_since(known) - free_symbols(value).keys())
         bindings = unbacked.bindings(value)
@@ -434,6 +456,8 @@ class GraphRetrace:
             self.tracer.submodules[value] = node
         elif isinstance(value, torch.Tensor):
             self.tracer.attribute_nodes[id(value)] = (value, node)
+            if "val" not in node.meta and self._edits is not None and not self._edits.knows(old):
+                self.tracer.set_metadata(node, value)
             self.tracer.callback.on_attr(ProxyValue(value, node))
         self.results[old] = value
 

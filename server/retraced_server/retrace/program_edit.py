@@ -17,7 +17,9 @@ from retraced_server.retrace._torch import SpecViolationError
 from retraced_server.retrace.call_schema import check_calls
 from retraced_server.retrace.call_specs import positional_leaves
 from retraced_server.retrace.constants import copy_graph_module, has_tensor_attributes, lift_to_inputs, pull_out_of_bodies
+from retraced_server.retrace.copies import copy_with_bodies
 from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.held_programs import StateChanges
 from retraced_server.retrace.outcome import RetraceOutcome
 from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
 
@@ -44,7 +46,8 @@ class ProgramEdit:
         modified: Whether any pass has changed it.
         inputs: The inputs of the graph as it stands.
         outputs: For each output of the graph as it stands the program's own spec; None for one that a pass added.
-        constants: Constants that passes made.
+        constants: Constants that passes made or wrote.
+        state: Parameters and buffers that passes wrote to a program that they hold.
     """
 
     def __init__(self, program: ExportedProgram) -> None:
@@ -58,6 +61,9 @@ class ProgramEdit:
         # For nodes of the program's root graph whose value a node of another name has now: that name; None if none has.
         self._renamed: dict[str, str | None] = {}
         self.constants: dict[str, torch.Tensor] = {}
+        self.state: dict[str, torch.Tensor] = {}
+        # Specs of inputs that a pass has added to the signature by itself, until the graph comes that has them.
+        self._announced: dict[str, InputSpec] = {}
         self._transaction = ShapeEnvTransaction(shape_env_of(program.graph_module))
 
     def name_now(self, name: str) -> str | None:
@@ -67,6 +73,14 @@ class ProgramEdit:
     def discard(self) -> None:
         """Gives the edit up: the program's shape environment forgets what passes taught it."""
         self._transaction.roll_back()
+
+    def take_state(self, changes: StateChanges) -> None:
+        """Takes over what a pass has written to the program besides the graph: `apply` follows where it has changed that too."""
+        self._announced = changes.inputs
+        self.state.update(changes.state)
+        self.constants.update(changes.constants)
+        if not self.modified:
+            self.graph_module, self.modified = copy_with_bodies(self.graph_module), True
 
     def apply(self, graph_module: fx.GraphModule, outcome: RetraceOutcome) -> dict[str, str]:
         """Takes over a graph that a pass has made, and checks it.
@@ -83,7 +97,10 @@ class ProgramEdit:
             NodeError: A node that the pass made or changed does not call its operator as the schema says.
         """
         specs = {entry.name: entry.spec for entry in self.inputs}
-        self.inputs = [EditedInput(name, None if old is None else specs[old]) for name, old in outcome.placeholders]
+        self.inputs = [
+            EditedInput(name, self._announced.get(name) if old is None else specs[old]) for name, old in outcome.placeholders
+        ]
+        self._announced = {}
         if outcome.outputs is not None:
             self.outputs = [None if at is None else self.outputs[at] for at in outcome.outputs]
         moved = {name: None if now is None else outcome.renamed.get(now, now) for name, now in self._renamed.items()}
@@ -101,7 +118,7 @@ class ProgramEdit:
         module = copy_graph_module(pull_out_of_bodies(self.graph_module))
         user_inputs = {entry.name for entry in self.inputs if entry.is_user_input}
         first = next(node for node in module.graph.nodes if node.op != "placeholder" or node.name in user_inputs)
-        taken = {*self.program.constants, *self.constants, *self.program.state_dict}
+        taken = {*self.program.constants, *self.constants, *self.program.state_dict, *self.state}
         lifted = lift_to_inputs(module, first, taken)
         at = next((i for i, entry in enumerate(self.inputs) if entry.is_user_input), len(self.inputs))
         for placeholder, name, tensor, _ in reversed(lifted):

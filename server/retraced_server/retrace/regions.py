@@ -16,35 +16,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from retraced_server.program.functions import Effect, stated_effect
+from retraced_server.program.functions import UNWRAPS_FROM_LEVEL, WRAPS_FOR_LEVEL, Effect, stated_effect
 from retraced_server.retrace._torch import (
-    FakeTensor,
     functorch_depth,
-    is_functorch_wrapped_tensor,
     leave_functorch_levels,
     predispatch,
-    unwrapped,
     view_of,
 )
 from retraced_server.retrace.arguments import map_leaves
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.interpreted_bodies import interpreted, plainly
+from retraced_server.retrace.values import logical
 
 if TYPE_CHECKING:
     from retraced_server.retrace.tracer import ExportTracer
 
 _AUTOCAST = torch.amp.autocast_mode._enter_autocast
 _aten = torch.ops.aten
+LEVELS = frozenset((predispatch._vmap_increment_nesting, predispatch._jvp_increment_nesting))
 _LEAVING_STATE = frozenset((torch.amp.autocast_mode._exit_autocast, predispatch._exit_dual_level))
-# What each value is that has to be executed in its region, and those that are views of their first argument to one who sees logical values.
-_LEAVING = frozenset(
-    (
-        *(predispatch._remove_batch_dim, predispatch._unpack_dual, predispatch._unwrap_for_grad),
-        *(_aten._remove_batch_dim.default, _aten._unpack_dual.default),
-    )
-)
 _SLICING = frozenset((predispatch._add_batch_dim, _aten._add_batch_dim.default))
-_ALIASING = frozenset((predispatch._make_dual, _aten._make_dual.default, _aten._fw_primal.default))
+_ALIASING = WRAPS_FOR_LEVEL - _SLICING
 
 
 class Regions:
@@ -76,16 +68,6 @@ class Regions:
             self.current = (*self.current, node)
 
 
-def logical(tensor: torch.Tensor) -> torch.Tensor:
-    """Return what operators see of a tensor: of one that functorch has wrapped, a fake tensor of the wrapper's sizes and strides."""
-    if not is_functorch_wrapped_tensor(tensor):
-        return tensor
-    inner = unwrapped(tensor)
-    if not isinstance(inner, FakeTensor):
-        return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=tensor.device)
-    return view_of(inner, tuple(tensor.size()), tuple(tensor.stride()), inner.storage_offset())
-
-
 class RegionExecutor:
     """Executes the calls of one graph that mean something in their region only.
 
@@ -96,6 +78,11 @@ class RegionExecutor:
     def __init__(self, tracer: ExportTracer) -> None:
         self._tracer = tracer
         self._regions = Regions()
+
+    @property
+    def is_in_level(self) -> bool:
+        """Whether the next call is in a level of functorch."""
+        return any(node.target in LEVELS for node in self._regions.current)
 
     def visit(self, node: fx.Node) -> None:
         """Hear of the next node of the graph."""
@@ -128,7 +115,7 @@ class RegionExecutor:
         if target in _ALIASING:
             tensor = args[0]
             return view_of(tensor, tuple(tensor.size()), tuple(tensor.stride()), tensor.storage_offset())
-        if target not in _LEAVING:
+        if target not in UNWRAPS_FROM_LEVEL:
             return None
         start = next((node for node in self._regions.current if node.target is not _AUTOCAST), None)
         if start is None:

@@ -7,15 +7,17 @@ from typing import Any
 
 from torch import fx
 
-from retraced_server.program.functions import overload_of
+from retraced_server.program.functions import UNWRAPS_FROM_LEVEL, overload_of
 from retraced_server.retrace._torch import FakeTensor, pytree
 from retraced_server.retrace.aliases import (
     AliasSets,
     aliased_inputs,
     returns_alias,
     storages,
+    storages_read,
     written_arguments,
 )
+from retraced_server.retrace.arguments import item_alone
 from retraced_server.retrace.values import free_symbols
 
 
@@ -40,6 +42,8 @@ class Reuse:
         self.kept: dict[fx.Node, fx.Node] = {}
         self.same: dict[fx.Node, fx.Node] = {}
         self.recorded: dict[fx.Node, fx.Node] = {}
+        # Inputs that hold their recorded value, though what reads them is executed.
+        self._doubted: dict[fx.Node, fx.Node] = {}
         # What new or changed operators have written to, or old ones that are gone did: alias sets of the old graph, and storages.
         self._written_sets: set[fx.Node] = set()
         self._written_storages: set[int] = set()
@@ -55,9 +59,14 @@ class Reuse:
         self.kept[old] = new
         self.recorded[new] = old
 
-    def forget(self, old: fx.Node, new: fx.Node) -> None:
-        """Notes that a new node does not hold an old one's recorded value after all."""
-        del self.kept[old], self.recorded[new]
+    def doubt(self, old: fx.Node, new: fx.Node) -> None:
+        """Notes that what was recorded for the readers of an input need not be what they compute of its recorded value."""
+        del self.kept[old]
+        self._doubted[new] = self.recorded.pop(new)
+
+    def has_recorded(self, new: fx.Node) -> bool:
+        """Whether a new node has the value that was recorded for an old one, be it that of an input whose readers are executed."""
+        return new in self.recorded or new in self._doubted
 
     # A recorded value is whatever an operator returns.
     def may_keep(self, old: fx.Node, new: fx.Node, value: Any, *, is_made: bool) -> bool:
@@ -72,13 +81,17 @@ class Reuse:
         held = storages(value)
         if held == storages(old.meta["val"]):
             return True
+        if is_made and new.target is old.target and old.target in UNWRAPS_FROM_LEVEL:
+            # It was executed on copies of what it reads, so that its storage says nothing.
+            return True
         sources = [new]
         if is_made:
-            sources = [source for source in new.all_input_nodes if held & storages(source.meta.get("val"))]
+            sources = [source for source, read in storages_read(new).items() if held & read]
             if not sources:
                 return old not in self.kept and self.starts_alias_set(old)
         first = self._first_alias(old)
-        return all(source in self.recorded and self._first_alias(self.recorded[source]) is first for source in sources)
+        origins = [self.recorded.get(source, self._doubted.get(source)) for source in sources]
+        return all(origin is not None and self._first_alias(origin) is first for origin in origins)
 
     def _first_alias(self, old: fx.Node) -> fx.Node:
         """The first node of an alias set: of what the node aliases, what that aliases, and so on."""
@@ -136,13 +149,15 @@ class Reuse:
         """
         if not self._written_sets and not self._written_storages:
             return False
-        inputs = [value for value in old.all_input_nodes if self._is_written(value, results.get(value))]
-        return bool(inputs) and (self._sizes_written or _reads_data(old))
+        if not any(self._is_written(old, value, results.get(value)) for value in old.all_input_nodes):
+            return False
+        return self._sizes_written or _reads_data(old)
 
-    def _is_written(self, value: fx.Node, result: Any) -> bool:
+    def _is_written(self, old: fx.Node, value: fx.Node, result: Any) -> bool:
         if self._aliases.written_with(value) in self._written_sets:
             return True
-        return bool(storages(getattr(result, "data", None)) & self._written_storages)
+        read = item_alone(old.target, (getattr(result, "data", None), *old.args[1:]))[0]
+        return not storages(read).isdisjoint(self._written_storages)
 
 
 def _reads_data(node: fx.Node) -> bool:

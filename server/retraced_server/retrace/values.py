@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import sympy
 import torch
 
-from retraced_server.retrace._torch import FakeTensor, ShapeEnv, pytree
+from retraced_server.retrace._torch import (
+    FakeTensor,
+    ShapeEnv,
+    is_functorch_wrapped_tensor,
+    pytree,
+    unwrapped,
+    view_of,
+)
 
 SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
@@ -39,6 +46,16 @@ def _numbers(leaf: Any) -> Iterator[Any]:
         yield leaf
 
 
+def logical(tensor: torch.Tensor) -> torch.Tensor:
+    """Return what operators see of a tensor: of one that functorch has wrapped, a fake tensor of the wrapper's sizes and strides."""
+    if not is_functorch_wrapped_tensor(tensor):
+        return tensor
+    inner = unwrapped(tensor)
+    if not isinstance(inner, FakeTensor):
+        return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+    return view_of(inner, tuple(tensor.size()), tuple(tensor.stride()), inner.storage_offset())
+
+
 def same_metadata(a: Any, b: Any, *, requires_grad: bool = True) -> bool:
     """Whether two values say the same to every operator: for tensors dtype, device, layout, sizes, strides, offset, conj, neg.
 
@@ -50,6 +67,8 @@ def same_metadata(a: Any, b: Any, *, requires_grad: bool = True) -> bool:
     if a is b:
         return True
     if isinstance(a, torch.Tensor):
+        if type(a) is not type(b) and isinstance(b, torch.Tensor):
+            a, b = logical(a), logical(b)
         if (
             type(a) is not type(b)
             or a.dtype is not b.dtype
@@ -74,6 +93,24 @@ def same_metadata(a: Any, b: Any, *, requires_grad: bool = True) -> bool:
     if isinstance(a, SYMBOLIC) or isinstance(b, SYMBOLIC):
         return type(a) is type(b) and _same_number(a, b)
     return type(a) is type(b) and bool(a == b)
+
+
+def metadata_key(value: Any) -> Hashable:
+    """Return a key that is equal for two values where `same_metadata` says that they are the same.
+
+    Raises:
+        TypeError: The value holds what has no hash.
+    """
+    if isinstance(value, torch.Tensor):
+        strides = (*value.stride(), value.storage_offset()) if value.layout is torch.strided else ()
+        sizes, placed = (tuple(map(expression, numbers)) for numbers in (value.shape, strides))
+        signs = value.is_conj(), value.is_neg()
+        return type(value), value.dtype, value.device, value.layout, value.requires_grad, sizes, placed, signs
+    if isinstance(value, (tuple, list)):
+        return tuple(map(metadata_key, value))
+    key: Hashable = (type(value), expression(value))
+    hash(key)
+    return key
 
 
 def _same_number(a: Any, b: Any) -> bool:

@@ -59,6 +59,7 @@ async def serve(settings: Settings) -> None:
         workers=settings.workers,
         max_queued=settings.max_queued,
         job_timeout=settings.job_timeout,
+        read_timeout=settings.read_timeout,
         memory_bytes=settings.memory,
         worker_memory_bytes=settings.worker_memory,
         imports=settings.imports,

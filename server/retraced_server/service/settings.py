@@ -97,6 +97,12 @@ class Settings(BaseSettings):
     )
     max_queued: int = Field(64, ge=0, description="Requests that may wait for a worker; more are told to come later.")
     job_timeout: float = Field(600.0, gt=0, allow_inf_nan=False, description="Seconds that one job may run.")
+    read_timeout: float = Field(
+        60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds of processor time that reading one program may take.",
+    )
     memory: Memory = Field(
         default_factory=lambda: ByteSize(memory_for_jobs()),
         ge=0,

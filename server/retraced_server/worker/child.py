@@ -67,7 +67,7 @@ def become_worker(control: socket.socket, prepared: Prepared, zygote: int, slot:
             take_name(AT_WORK)
             hold_map(fds.archive)
             enclosed.seal(Limits(memory_bytes=start.memory_bytes, cpu_seconds=start.cpu_seconds))
-            _work(fds, start.memory_bytes, prepared)
+            _work(fds, start, prepared)
         status = 0
     except SystemExit as error:
         status = _status(error.code)
@@ -96,7 +96,7 @@ def _settle(zygote: int) -> None:
     random.seed(0)
 
 
-def _work(fds: WorkerFds, memory_bytes: int, prepared: Prepared) -> None:
+def _work(fds: WorkerFds, start: StartJob, prepared: Prepared) -> None:
     with socket.socket(fileno=fds.job) as sock, os.fdopen(fds.archive, "rb") as archive:
 
         def emit(event: JobEvent) -> None:
@@ -112,7 +112,8 @@ def _work(fds: WorkerFds, memory_bytes: int, prepared: Prepared) -> None:
                     archive,
                     emit,
                     options=prepared.options,
-                    memory_bytes=memory_bytes,
+                    memory_bytes=start.memory_bytes,
+                    read_seconds=start.read_seconds,
                     on_memory_error=use_reserve,
                     violation_of=prepared.sandbox.violation_of,
                 )

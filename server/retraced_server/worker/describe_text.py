@@ -78,16 +78,18 @@ def object_text(value: object) -> str:
     return class_text(type(value))
 
 
-def json_text(entries: Mapping[str, Any]) -> str | None:  # Any: metadata of any kind; what is not JSON is left out.
-    """Write as a JSON object those entries that JSON can hold; None where there are entries and it can hold none of them."""
+def json_text(value: Any) -> str | None:  # Any: metadata of any kind; what is not JSON is left out.
+    """Write a value as JSON, of an object those entries that JSON can hold; None where it can hold nothing of it."""
     try:
-        return json.dumps(entries, allow_nan=False)
+        return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         pass
+    if not isinstance(value, Mapping):
+        return None
     written = []
-    for key, value in entries.items():
+    for key, entry in value.items():
         try:
-            written.append(json.dumps({key: value}, allow_nan=False)[1:-1])
+            written.append(json.dumps({key: entry}, allow_nan=False)[1:-1])
         except (TypeError, ValueError, RecursionError):
             continue
     return "{" + ", ".join(written) + "}" if written else None

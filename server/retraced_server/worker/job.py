@@ -30,6 +30,7 @@ from retraced_server.worker.describe import describe_nodes, describe_program
 from retraced_server.worker.frames import MAX_FRAME_BYTES
 from retraced_server.worker.messages import JobDone, JobEvent, JobRequest
 from retraced_server.worker.output import CHUNK_BYTES, OutputStream
+from retraced_server.worker.process import processor_time
 from retraced_server.worker.progress import JobProgress
 from retraced_server.worker.responses import Stage, Summary
 from retraced_server.worker.sandbox import Violation
@@ -63,6 +64,7 @@ def run_job(
     *,
     options: ReadOptions | None = None,
     memory_bytes: int = 0,
+    read_seconds: float = 0,
     on_memory_error: Callable[[], None] = lambda: None,
     violation_of: Callable[[BaseException], Violation | None] = lambda _: None,
 ) -> None:
@@ -74,6 +76,7 @@ def run_job(
         emit: Takes each event as it is made; the last two are `JobStats`, and `JobDone` or the error.
         options: What programs may hold beyond the plain, such as custom operators.
         memory_bytes: The bound of this process's memory, for the error's text; 0 if there is none.
+        read_seconds: Processor time that reading may take, after which SIGPROF ends this process; 0 is no limit.
         on_memory_error: Called when memory ran out, before the error is made.
         violation_of: Says of an error what the sandbox refused, if that is what it is.
 
@@ -84,7 +87,7 @@ def run_job(
     last: JobEvent = JobDone()
     watch = Stopwatch(job.queued_seconds)
     try:
-        _Job(job, archive, emit, options, watch).run()
+        _Job(job, archive, emit, options, watch, read_seconds).run()
     except (BrokenPipeError, ConnectionResetError):
         # Of `emit`: what a pass raises is a RetracedError by now. It is no fault, and nothing for the log.
         raise
@@ -121,13 +124,22 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 class _Job:
     """A job that runs."""
 
-    def __init__(self, job: JobRequest, archive: IO[bytes], emit: Emit, options: ReadOptions | None, watch: Stopwatch) -> None:
+    def __init__(
+        self,
+        job: JobRequest,
+        archive: IO[bytes],
+        emit: Emit,
+        options: ReadOptions | None,
+        watch: Stopwatch,
+        read_seconds: float,
+    ) -> None:
         self._request = job.request
         self._archive = archive
         self._archive_size = os.fstat(archive.fileno()).st_size
         self._emit = emit
         self._options = options
         self._watch = watch
+        self._read_seconds = read_seconds
         self._progress = JobProgress(emit)
         self._remarks: list[str] = []
 
@@ -142,12 +154,14 @@ class _Job:
 
     def _run(self) -> None:
         pipeline = _check_pipeline(self._request.pipeline)
-        read = self._read()
-        with self._watch.stage("describing"):
-            given = describe_program(read.program, schema_version=read.schema_version, torch_version=read.torch_version)
+        with processor_time(self._read_seconds):
+            read = self._read()
+            with self._watch.stage("describing"):
+                given = describe_program(read.program, schema_version=read.schema_version, torch_version=read.torch_version)
+            if self._request.validate_only:
+                check_pipeline(read.program, self._request.pipeline)
         if self._request.validate_only:
-            check_pipeline(read.program, self._request.pipeline)
-            self._emit(responses.summary(Summary(False, given, None, 0, b"", pipeline, self._watch.timings, ())))
+            self._emit(_summary(Summary(False, given, None, 0, b"", pipeline, self._watch.timings, ())))
             return
         with self._watch.stage("running"):
             result = run_pipeline(
@@ -160,9 +174,7 @@ class _Job:
         made = self._describe(result, given)
         size, digest = self._output(read, result)
         remarks = (*result.remarks, *self._remarks, *not_loadable(result.program))
-        self._emit(
-            responses.summary(Summary(result.modified, given, made, size, digest, pipeline, self._watch.timings, remarks))
-        )
+        self._emit(_summary(Summary(result.modified, given, made, size, digest, pipeline, self._watch.timings, remarks)))
 
     def _read(self) -> ReadProgram:
         self._progress.begin(Stage.READING, self._archive_size)
@@ -176,7 +188,7 @@ class _Job:
             selection = self._request.node_metadata
             if selection is not NodeSelection.NONE:
                 for batch in describe_nodes(result.program, provenance=result.provenance, selection=selection):
-                    self._emit(_fitting(responses.node_metadata(batch)))
+                    self._emit(_fitting(responses.node_metadata(batch), "the metadata of one node", "node metadata"))
             if not result.modified:
                 return given
             return describe_program(result.program, schema_version=SCHEMA_VERSION, torch_version=TORCH_VERSION)
@@ -271,15 +283,18 @@ def _check_pipeline(text: str) -> str:
     return str(pipeline)
 
 
-def _fitting(metadata: bytes) -> bytes:
-    # A batch is closed long before, unless it is of one node with a text of megabytes.
-    if len(metadata) > _LARGEST_RESPONSE:
+def _summary(summary: Summary) -> bytes:
+    return _fitting(responses.summary(summary), "what the summary says of the program", "guards (`keep_at_home`)")
+
+
+def _fitting(response: bytes, what: str, without: str) -> bytes:
+    # Batches of nodes are closed long before, unless one node has a text of megabytes.
+    if len(response) > _LARGEST_RESPONSE:
         raise RetracedError(
             Reason.PROGRAM_TOO_LARGE,
-            f"the metadata of one node makes a message of {len(metadata)} bytes, and {_LARGEST_RESPONSE} are the most; "
-            "ask for the program without node metadata",
+            f"{what} makes a message of {len(response)} bytes, and {_LARGEST_RESPONSE} are the most; send it again without {without}",
         )
-    return metadata
+    return response
 
 
 def _unwritable(error: Exception, reports: tuple[PassReport, ...]) -> RetracedError:

@@ -38,11 +38,19 @@ class MessageError(Exception):
 
 @dataclass(frozen=True)
 class StartJob:
-    """Fork a worker. `memory_bytes` is beyond what it shares with the zygote, `cpu_seconds` of all its threads; 0 is no limit."""
+    """Fork a worker.
+
+    Attributes:
+        job_id: The job.
+        memory_bytes: Its memory beyond what it shares with the zygote; 0 is no limit.
+        cpu_seconds: Processor time of all its threads; 0 is no limit.
+        read_seconds: How much of that reading the program may take; 0 is no limit.
+    """
 
     job_id: int
     memory_bytes: int
     cpu_seconds: int
+    read_seconds: float
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,12 @@ JobEvent = bytes | RetracedError | JobDone | JobStats
 def encode_command(command: ZygoteCommand) -> bytes:
     """Serializes a command to the zygote."""
     if isinstance(command, StartJob):
-        start = messages_pb2.StartJob(job_id=command.job_id, memory_bytes=command.memory_bytes, cpu_seconds=command.cpu_seconds)
+        start = messages_pb2.StartJob(
+            job_id=command.job_id,
+            memory_bytes=command.memory_bytes,
+            cpu_seconds=command.cpu_seconds,
+            read_seconds=command.read_seconds,
+        )
         return messages_pb2.ZygoteCommand(start_job=start).SerializeToString()
     return messages_pb2.ZygoteCommand(kill_job=messages_pb2.KillJob(job_id=command.job_id)).SerializeToString()
 
@@ -131,7 +144,8 @@ def decode_command(data: bytes) -> ZygoteCommand:
     message = messages_pb2.ZygoteCommand()
     _parse(message, data)
     if message.HasField("start_job"):
-        return StartJob(message.start_job.job_id, message.start_job.memory_bytes, message.start_job.cpu_seconds)
+        start = message.start_job
+        return StartJob(start.job_id, start.memory_bytes, start.cpu_seconds, start.read_seconds)
     if message.HasField("kill_job"):
         return KillJob(message.kill_job.job_id)
     raise MessageError("the command to the zygote is empty")

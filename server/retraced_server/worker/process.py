@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import resource
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from retraced_server.worker import _libc
@@ -30,6 +32,22 @@ def adopt_orphans() -> None:
 def dump_no_core() -> None:
     """Has no core file written of this process and its children: it would hold a caller's tensors."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+@contextmanager
+def processor_time(seconds: float) -> Iterator[None]:
+    """Have the kernel end this process by SIGPROF where what is inside takes more processor time than `seconds`; 0 is no limit.
+
+    Nothing that runs has to look at a clock, so that native code is ended too.
+    """
+    if not seconds:
+        yield
+        return
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def be_first_out_of_memory() -> None:

@@ -76,6 +76,8 @@ CASES: tuple[tuple[str, tuple[int, ...], Decision], ...] = (
     ("mmap", (0, 4096, READ_WRITE, PRIVATE | 0x100), REFUSED),  # MAP_GROWSDOWN
     ("mprotect", (4096, 4096, READ_WRITE), ALLOWED),
     ("mprotect", (4096, 4096, mmap.PROT_READ | mmap.PROT_EXEC), REFUSED),
+    ("setitimer", (signal.ITIMER_PROF,), ALLOWED),
+    ("setitimer", (signal.ITIMER_REAL,), REFUSED),
     ("clone", (A_THREAD,), ALLOWED),
     ("clone", (signal.SIGCHLD,), REFUSED),
     ("clone", (0x4100 | signal.SIGCHLD,), REFUSED),  # posix_spawn: CLONE_VM | CLONE_VFORK

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import mmap
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -128,6 +129,8 @@ def _threads() -> Iterator[Rule]:
     yield Rule("clone", (Masked(0, _CLONE_THREAD | _CLONE_REFUSED, _CLONE_THREAD),))
     for option in (_PR_SET_NAME, _PR_GET_NAME):
         yield Rule("prctl", (Masked(0, _WHOLE, option),))
+    # Of timers the one that ends it when it has read for too long.
+    yield Rule("setitimer", (Masked(0, _INT, signal.ITIMER_PROF),))
     # Its own limits, which it can only lower.
     yield Rule("prlimit64", (Masked(0, _INT, 0),))
 
