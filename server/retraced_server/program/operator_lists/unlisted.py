@@ -1,4 +1,4 @@
-"""Operators that the rules would put on the list, and that are left out of it after review, each with the reason.
+"""Operators that are left out of the list after review, whatever its rules say of them, each with the reason.
 
 A packet, such as `aten.quantized_lstm_cell`, stands for all its overloads.
 """
