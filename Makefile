@@ -70,8 +70,8 @@ bench: $(STAMP) ## Compare with stock torch on this machine
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: fuzz
-fuzz: $(FUZZ_STAMP) ## Attack the reader, a server and the client with mutated archives and answers, each fuzzer for 5 minutes or MINUTES
-	@status=0; for fuzzer in reader guided expressions server lying; do \
+fuzz: $(FUZZ_STAMP) ## Attack the reader, operators, a server and the client, by archives, arguments and answers, each fuzzer for 5 minutes or MINUTES
+	@status=0; for fuzzer in reader guided expressions operators server lying; do \
 		$(BIN)/python -m fuzz $$fuzzer --minutes $(or $(MINUTES),5) --json build/fuzz/$$fuzzer.json $(ARGS) || status=1; \
 	done; exit $$status
 

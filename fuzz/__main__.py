@@ -26,7 +26,7 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--seed", default=0, show_default=True, help="What the run depends on, beside the code."),
         click.option("--minutes", type=click.FloatRange(min=0), help="How long; without it and --count, one minute."),
-        click.option("--count", type=click.IntRange(min=1), help="How many archives or requests."),
+        click.option("--count", type=click.IntRange(min=1), help="How many archives, requests or calls."),
         click.option(
             "--findings",
             default=_FOLDER,
@@ -144,6 +144,23 @@ def server(
     report = Report("Mutated archives and streams to a server", seed, findings)
     with _watching(json_path) as progress:
         fuzz_server(report, archives, count=count, seconds=_seconds(minutes, count), progress=progress)
+    _end(report, json_path)
+
+
+@main.command()
+@_common
+@click.option(
+    "--operator", "names", multiple=True, help="An operator to call, such as aten.add.Tensor; repeatable. Without it, all."
+)
+def operators(
+    seed: int, minutes: float | None, count: int | None, findings: Path, json_path: Path | None, names: tuple[str, ...]
+) -> None:
+    """Call every operator that programs may hold with extreme arguments, as passes do, in processes of their own."""
+    from fuzz.operators import fuzz_operators
+
+    report = Report("Calls of single operators with extreme arguments", seed, findings)
+    with _watching(json_path) as progress:
+        fuzz_operators(report, names, count=count, seconds=_seconds(minutes, count), progress=progress)
     _end(report, json_path)
 
 

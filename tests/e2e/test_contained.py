@@ -43,3 +43,14 @@ def test_attempt_is_contained_and_named(client: Client, attempt: str) -> None:
     assert caught.value.reason == ATTEMPTS[attempt].reason
     assert not Path("/tmp/written-by-a-worker").exists()
     assert not client.transform(_ARCHIVE, "retrace").modified
+
+
+def test_caller_whose_programs_crash_workers_is_refused_for_a_while() -> None:
+    arguments = ["--workers", "1", "--max-crashes-per-caller", "2", "--import", "tests.support.fault_passes"]
+    with EmbeddedServer(arguments) as server, Client(server.address) as client:
+        for _ in range(2):
+            with pytest.raises(errors.WorkerCrashed):
+                client.transform(_ARCHIVE, "fault-crash")
+        with pytest.raises(errors.CallerLimitExceeded, match="2 workers that ran programs of this caller have crashed"):
+            client.transform(_ARCHIVE, "retrace")
+        assert client.passes()

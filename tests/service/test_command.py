@@ -57,6 +57,8 @@ def _run(*arguments: str, **environment: str) -> Result:
         ((), {"RETRACED_READ_PATH": "/a,/b"}, "read_paths", (Path("/a"), Path("/b"))),
         (("--allow-namespace", "mkldnn", "--allow-namespace", "onednn"), {}, "allow_namespaces", ("mkldnn", "onednn")),
         ((), {"RETRACED_ALLOW_NAMESPACE": "mkldnn,onednn"}, "allow_namespaces", ("mkldnn", "onednn")),
+        (("--allow-operator", "aten._stack.default"), {}, "allow_operators", ("aten._stack.default",)),
+        ((), {"RETRACED_ALLOW_OPERATOR": "aten._stack.default"}, "allow_operators", ("aten._stack.default",)),
         ((), {}, "metrics_port", None),
         (("--metrics-port", "0"), {}, "metrics_port", 0),
         ((), {"RETRACED_METRICS_PORT": "9464"}, "metrics_port", 9464),
@@ -113,9 +115,12 @@ def test_a_value_that_cannot_be_used_is_named_with_its_option(
 def test_help_names_every_setting_with_its_variable_and_default() -> None:
     text = " ".join(_run("--help").output.split())
     for field in Settings.model_fields:
-        option = {"imports": "import", "allow_namespaces": "allow-namespace", "read_paths": "read-path"}.get(
-            field
-        ) or field.replace("_", "-")
+        option = {
+            "imports": "import",
+            "allow_namespaces": "allow-namespace",
+            "allow_operators": "allow-operator",
+            "read_paths": "read-path",
+        }.get(field) or field.replace("_", "-")
         assert f"--{option} " in text
         assert f"RETRACED_{option.replace('-', '_').upper()}" in text
     assert "Examples:" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import grpc
@@ -12,11 +13,13 @@ import pytest
 
 from retraced._feed import TransformCall
 from retraced.v1.graph_transform_pb2_grpc import GraphTransformServiceStub
+from retraced_server.errors import Reason, RetracedError
+from retraced_server.service import quotas
 from retraced_server.service.authentication import Authenticator
-from retraced_server.service.callers import CallerLimits, Callers
+from retraced_server.service.callers import ANONYMOUS, CallerLimits, Callers
 from retraced_server.service.reloaded import Reloaded
 from tests.service.conftest import Start, chunk, failure, spec, transform
-from tests.service.fake_engine import FakeEngine, waits
+from tests.service.fake_engine import FakeEngine, fails, waits
 
 
 def _as(caller: str) -> tuple[tuple[str, str], ...]:
@@ -25,14 +28,14 @@ def _as(caller: str) -> tuple[tuple[str, str], ...]:
 
 @pytest.fixture
 def authenticate(tmp_path: Path) -> Authenticator:
-    """Knows `first`, who may have two calls and 10 bytes, and `second`, who has the server's limits: three calls and 100 bytes."""
+    """Knows `first`, who may have two calls, 10 bytes and two crashes, and `second`, who has the server's limits: three calls and 100 bytes."""
     path = tmp_path / "callers.toml"
     first, second = (hashlib.sha256(f"token-of-{name}".encode()).hexdigest() for name in ("first", "second"))
     path.write_text(
-        f'[callers.first]\ntoken_sha256 = "{first}"\nmax_requests = 2\nmax_upload = 10\n'
+        f'[callers.first]\ntoken_sha256 = "{first}"\nmax_requests = 2\nmax_upload = 10\nmax_crashes = 2\n'
         f'[callers.second]\ntoken_sha256 = "{second}"\n'
     )
-    limits = CallerLimits(max_requests=3, max_upload_bytes=100)
+    limits = CallerLimits(max_requests=3, max_upload_bytes=100, max_crashes=3)
     return Authenticator(Reloaded([path], lambda: Callers.read(path, limits)), limits=limits)
 
 
@@ -123,3 +126,53 @@ async def test_without_authentication_all_are_one_caller(start: Start, engine: F
         running = await _running(channel, engine, "first")
         assert (await failure(other, metadata=_as("second"))).info.reason == "CALLER_LIMIT_EXCEEDED"
         running.cancel()
+
+
+async def test_caller_whose_programs_crash_workers_is_refused_for_a_while_and_keeps_nobody_out(
+    start: Start, engine: FakeEngine, authenticate: Authenticator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with start(authenticate=authenticate) as address, grpc.aio.insecure_channel(address) as channel:
+        succeeds, engine.job = engine.job, fails(RetracedError(Reason.WORKER_CRASHED, "crashed"))
+        for _ in range(2):
+            assert (await failure(channel, metadata=_as("first"))).info.reason == "WORKER_CRASHED"
+        engine.job = succeeds
+        error = await failure(channel, metadata=_as("first"))
+        assert (error.code, error.info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "CALLER_LIMIT_EXCEEDED")
+        assert error.info.metadata["limit"] == "2"
+        assert error.retry_after is not None
+        assert 590 < error.retry_after <= 600
+        assert await transform(channel, metadata=_as("second"))
+        monkeypatch.setattr(quotas, "_CRASHES_COUNT_SECONDS", 0.0)
+        assert await transform(channel, metadata=_as("first"))
+
+
+async def test_failure_that_is_no_crash_is_not_counted_as_one(
+    start: Start, engine: FakeEngine, authenticate: Authenticator
+) -> None:
+    async with start(authenticate=authenticate) as address, grpc.aio.insecure_channel(address) as channel:
+        engine.job = fails(RetracedError(Reason.PROGRAM_INVALID, "no program"))
+        for _ in range(4):
+            assert (await failure(channel, metadata=_as("first"))).info.reason == "PROGRAM_INVALID"
+
+
+@pytest.mark.parametrize(
+    ("peers", "refused"),
+    [
+        (("ipv4:192.0.2.1:1000", "ipv4:192.0.2.1:2000"), True),
+        (("ipv4:192.0.2.1:1000", "ipv4:192.0.2.2:1000"), False),
+        (("ipv6:%5B2001:db8::1%5D:1000", "ipv6:%5B2001:db8::2%5D:1000"), True),
+        (("ipv6:%5B2001:db8::1%5D:1000", "ipv6:%5B2001:db8:0:1::1%5D:1000"), False),
+        (("unix:", "unix:"), True),
+    ],
+)
+def test_callers_without_a_name_are_told_apart_by_address_where_workers_crash(peers: tuple[str, str], refused: bool) -> None:
+    kept, limits = quotas.Quotas(), CallerLimits(max_crashes=1)
+    with pytest.raises(RetracedError, match="crashed"), kept.crashes(ANONYMOUS, peers[0], limits):
+        raise RetracedError(Reason.WORKER_CRASHED, "crashed")
+    expected = (
+        pytest.raises(RetracedError, match="1 workers that ran programs of this caller have crashed")
+        if refused
+        else nullcontext()
+    )
+    with expected, kept.crashes(ANONYMOUS, peers[1], limits):
+        pass

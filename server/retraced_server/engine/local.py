@@ -45,6 +45,7 @@ class LocalEngineConfig:
         worker_memory_bytes: Memory of a worker beyond what it shares with the others; 0 is no limit.
         imports: Modules that are loaded into the zygote, and so are in every worker: operator libraries, passes.
         allow_namespaces: Namespaces of torch's own operators that programs may hold, besides the usual.
+        allow_operators: Single operators that programs may hold, besides those on the list.
         spool_dir: Where workers' temporary files go.
         first_uid: The first of the users that workers become where the server is root; there are as many as workers.
         read_paths: Folders and files that workers may read, besides Python's packages.
@@ -60,6 +61,7 @@ class LocalEngineConfig:
     worker_memory_bytes: int = 0
     imports: tuple[str, ...] = ()
     allow_namespaces: tuple[str, ...] = ()
+    allow_operators: tuple[str, ...] = ()
     spool_dir: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
     first_uid: int = 65000
     read_paths: tuple[Path, ...] = ()
@@ -109,6 +111,7 @@ class LocalEngine:
             config.spool_dir,
             config.sandbox,
             allow_namespaces=config.allow_namespaces,
+            allow_operators=config.allow_operators,
             newer_schema=config.accept_newer_schema,
         )
         self._admission = Admission(config.jobs_at_a_time, config.max_queued)

@@ -26,6 +26,7 @@ class Supervisor:
         spool_dir: Where its temporary files go.
         sandbox: How its workers are locked down.
         allow_namespaces: Namespaces of torch's own operators that programs may hold, besides the usual.
+        allow_operators: Single operators that programs may hold, besides those on the list.
         newer_schema: Whether its workers read programs of newer minor versions of the schema.
 
     Attributes:
@@ -39,12 +40,14 @@ class Supervisor:
         sandbox: SandboxConfig,
         *,
         allow_namespaces: Sequence[str] = (),
+        allow_operators: Sequence[str] = (),
         newer_schema: bool = False,
     ) -> None:
         self._imports = imports
         self._spool_dir = spool_dir
         self._sandbox = sandbox
         self._allow_namespaces = allow_namespaces
+        self._allow_operators = allow_operators
         self._newer_schema = newer_schema
         self._zygote: Zygote | None = None
         self._facts: WorkerFacts | None = None
@@ -138,6 +141,7 @@ class Supervisor:
             self._spool_dir,
             self._sandbox,
             allow_namespaces=self._allow_namespaces,
+            allow_operators=self._allow_operators,
             newer_schema=self._newer_schema,
         )
 

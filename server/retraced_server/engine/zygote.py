@@ -146,6 +146,7 @@ class Zygote:
         sandbox: SandboxConfig,
         *,
         allow_namespaces: Sequence[str] = (),
+        allow_operators: Sequence[str] = (),
         newer_schema: bool = False,
     ) -> Zygote:
         """Starts a zygote, and waits until it can fork.
@@ -155,6 +156,7 @@ class Zygote:
             spool_dir: Where it has a folder for temporary files while it runs.
             sandbox: How its workers are locked down.
             allow_namespaces: Namespaces of torch's own operators that programs may hold, besides the usual.
+            allow_operators: Single operators that programs may hold, besides those on the list.
             newer_schema: Whether they read programs of newer minor versions of the schema.
 
         Raises:
@@ -175,6 +177,7 @@ class Zygote:
                         f"--parent={os.getpid()}",
                         *(f"--import={name}" for name in imports),
                         *(f"--allow-namespace={name}" for name in allow_namespaces),
+                        *(f"--allow-operator={name}" for name in allow_operators),
                         *_sandbox_options(sandbox),
                         *(["--accept-newer-schema"] if newer_schema else []),
                         stdin=asyncio.subprocess.DEVNULL,

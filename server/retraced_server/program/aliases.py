@@ -2,9 +2,10 @@
 
 The answer is what execution of the node with fake tensors gives:
 
-- An operator with a kernel of its own says in its schema whether its result is a view of an argument, or an argument.
-- One that torch composes of others may return its argument, a view of it or neither, by sizes, strides and dtypes: each distinct
-  call is executed once, on meta tensors of the sizes that the program was exported with. Unbacked sizes get a typical value.
+- An operator says in its schema whether its result is a view of an argument, or an argument.
+- Of a few that torch composes of others, `reshape` and `to` among them, the schema says only that it may be: each distinct call whose integers
+  are in range is executed once, on meta tensors of the sizes that the program was exported with. Unbacked sizes get a typical value. Nothing
+  else is executed: what stands in a file decides on no other call.
 - A higher-order operator that runs its body in place, such as `wrap_with_set_grad_enabled`, returns views of its operands where its
   body does. Results of the other higher-order operators, and the inputs of bodies, have storages of their own.
 """
@@ -17,10 +18,11 @@ from typing import Any, Final, TypeAlias, cast
 
 import torch
 from torch import fx
-from torch._ops import OpOverload
+from torch._ops import OpOverload, OpOverloadPacket
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
+from retraced_server.program.argument_checks import integers_fit
 from retraced_server.program.fake_tensors import FakeTensors
 from retraced_server.program.symbols import Symbols
 
@@ -33,39 +35,24 @@ _IN_PLACE_BODIES: Final = frozenset(
     (_hop.wrap_with_set_grad_enabled, _hop.wrap_with_autocast, _hop.wrap, _hop.tag_activation_checkpoint, _hop.strict_mode)
 )
 _ELSEWHERE: Final = object()
-# Composed operators that always compute something new.
-_FRESH: Final = frozenset(
-    (
-        *(
-            "linear",
-            "matmul",
-            "layer_norm",
-            "group_norm",
-            "instance_norm",
-            "batch_norm",
-            "rms_norm",
-            "conv1d",
-            "conv2d",
-            "conv3d",
-        ),
-        *("conv_transpose1d", "conv_transpose2d", "scaled_dot_product_attention", "max_pool1d", "max_pool2d", "max_pool3d"),
-        *(
-            "adaptive_avg_pool1d",
-            "adaptive_avg_pool2d",
-            "where",
-            "min",
-            "max",
-            "__and__",
-            "__or__",
-            "__xor__",
-            "sym_size",
-            "item",
-        ),
-        *("einsum", "outer", "softmax", "log_softmax", "cross_entropy_loss", "one_hot", "std", "var", "square", "rsub"),
-    )
+
+
+def _packets(*names: str) -> frozenset[OpOverloadPacket]:
+    return frozenset(getattr(torch.ops.aten, name) for name in names)
+
+
+# Composed operators that return an argument, a view of it, or something new, by its sizes, strides and dtype.
+_DEPENDS: Final = _packets(
+    *("reshape", "reshape_as", "flatten", "ravel", "contiguous", "to", "type_as", "to_dense", "conj_physical", "sum_to_size"),
+    *("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"),
+    *("cartesian_prod", "flatten_dense_tensors", "native_channel_shuffle"),
 )
-# Operators with a kernel of their own that return a view, though their schema does not say so.
-_VIEWS: Final = frozenset((torch.ops.aten._unsafe_view.default,))
+# Operators that return their first argument or views of it, though their schema does not say so.
+_VIEWS: Final = _packets(
+    "_unsafe_view", "atleast_1d", "atleast_2d", "atleast_3d", "data", "unsafe_chunk", "unflatten_dense_tensors"
+)
+# Operators that return a view of each tensor in the list that is their first argument, though their schema does not say so.
+_VIEWS_OF_EACH: Final = _packets("atleast_1d", "atleast_2d", "atleast_3d", "broadcast_tensors", "meshgrid")
 
 
 class Aliases:
@@ -93,10 +80,10 @@ class Aliases:
         """
         target: Any = node.target
         if isinstance(target, OpOverload):
-            if not _is_composed(target):
+            if target.overloadpacket in _VIEWS_OF_EACH and isinstance(node.args[0], (list, tuple)):
+                return tuple(map(_recorded, node.args[0]))
+            if target.overloadpacket not in _DEPENDS or target._schema.is_mutable:
                 return tuple(_argument(target, node, index) for index in _annotated(target))
-            if target._opname in _FRESH:
-                return ()
             leaves = _leaves(node)
             # What shares a storage with a sparse tensor cannot be told.
             if any(isinstance(leaf, FakeTensor) and not _has_storage(leaf) for leaf in leaves):
@@ -142,10 +129,12 @@ class Aliases:
         for index, stand_in in enumerate(stand_ins):
             if isinstance(stand_in, torch.Tensor):
                 owners.setdefault(_storage(stand_in), index)
-        # Another device needs a copy; and what writes says so in its schema.
-        if not owners or _ELSEWHERE in stand_ins or target._schema.is_mutable:
+        # Another device needs a copy.
+        if not owners or _ELSEWHERE in stand_ins:
             return ()
         args, kwargs = pytree.tree_unflatten(stand_ins, pytree.tree_structure((node.args, node.kwargs)))
+        if not integers_fit(target, args, kwargs):
+            return ()
         try:
             results = target(*args, **kwargs)
         # Whatever an operator makes of arguments that do not fit it, or of data that is not there: it then says nothing.
@@ -190,20 +179,19 @@ def _argument(target: OpOverload, node: fx.Node, index: int | None) -> FakeTenso
     if index is None:
         return None
     argument = node.args[index] if index < len(node.args) else node.kwargs.get(target._schema.arguments[index].name)
+    return _recorded(argument)
+
+
+# An argument is anything that a node may be given.
+def _recorded(argument: Any) -> FakeTensor | None:
     value = argument.meta.get("val") if isinstance(argument, fx.Node) else None
     return value if isinstance(value, FakeTensor) else None
 
 
 @functools.cache
-def _is_composed(target: OpOverload) -> bool:
-    """Whether torch composes an operator of others, so that its schema does not decide on aliases."""
-    return target.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
-
-
-@functools.cache
 def _annotated(target: OpOverload) -> _Shared:
     """For each result, the argument that it is or is a view of, by the schema; nothing where there is none."""
-    if target in _VIEWS:
+    if target.overloadpacket in _VIEWS:
         return (0,)
     arguments = [(index, argument.alias_info) for index, argument in enumerate(target._schema.arguments) if argument.alias_info]
     shared = []

@@ -124,11 +124,11 @@ PRIM: Final[Mapping[str, Effect]] = dict.fromkeys(("prim::device", "prim::dtype"
 _IN_PROCESS: Final[Mapping[Target, Effect]] = dict.fromkeys(
     (operator.getitem, torch.sym_sum, math.ceil, math.floor, round, max, min, abs), Effect.NONE
 )
-# Operators that are what functions above call, and stand beside them in programs.
-_WITHIN: Final = frozenset(
+WITHIN_OPERATORS: Final = frozenset(
     getattr(torch.ops.aten, name).default
     for name in ("_add_batch_dim", "_remove_batch_dim", "_make_dual", "_unpack_dual", "_fw_primal")
 )
+"""Operators that are what functions above call, and stand beside them in programs."""
 
 WRAPS_FOR_LEVEL: Final = frozenset(
     (
@@ -174,7 +174,7 @@ def stated_effect(target: Target | str) -> Effect:
     if (op := overload_of(target)) is not None:
         if op.namespace == "prim":
             return PRIM.get(op.name(), Effect.UNKNOWN)
-        if op in _WITHIN:
+        if op in WITHIN_OPERATORS:
             return Effect.WITHIN
         known = NAMESPACES.get(op.namespace)
         return Effect.OUTSIDE if known is not None and known.acts_outside else Effect.SCHEMA

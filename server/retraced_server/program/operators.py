@@ -1,7 +1,7 @@
 """The operators that may stand in a program, by the names that the schema gives them.
 
-A name is looked up in closed tables and, for `torch.ops`, among the operators that are registered in this process, in namespaces
-that are allowed. torch walks from module `torch` by `getattr` instead, and so reaches any function.
+A name is looked up in closed tables; of `torch.ops` those on the closed list of this torch version are found, those of namespaces that whoever
+runs the server allows, and single ones that they allow. torch walks from module `torch` by `getattr` instead, and so reaches any function.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from torch._ops import HigherOrderOperator, OpOverload
 from retraced_server.program.errors import program_invalid, program_unsupported, shortened
 from retraced_server.program.functions import FUNCTIONS, HIGHER_ORDER, ORDERED, PRIM, Target
 from retraced_server.program.namespaces import DEFAULT_MODULES, DEFAULT_NAMESPACES, how_to_allow
+from retraced_server.program.operator_lists import listed_operators
+from retraced_server.program.operator_lists.unlisted import why_unlisted
 from retraced_server.program.options import LONGEST_NAME
 
 # What is allowed wherever a server runs is registered wherever programs are read: in a zygote, before it forks.
@@ -78,11 +80,13 @@ class Operators:
     """Finds the operators of one program.
 
     Args:
-        namespaces: Namespaces of custom operators that are allowed.
+        namespaces: Namespaces whose operators are allowed, besides the usual.
+        operators: Single operators that are allowed, such as `aten._sobol_engine_draw.default`, besides those on the list.
     """
 
-    def __init__(self, namespaces: frozenset[str]) -> None:
-        self._allowed = DEFAULT_NAMESPACES | namespaces
+    def __init__(self, namespaces: frozenset[str], operators: frozenset[str] = frozenset()) -> None:
+        self._namespaces = namespaces
+        self._operators = operators
         self._found: dict[str, Target] = {}
 
     def find(self, name: str) -> Target:
@@ -139,14 +143,21 @@ class Operators:
         namespace, packet, overload = match.groups()
         if name in _EXPLAINED:
             raise _unknown(name, _EXPLAINED[name])
-        if namespace not in self._allowed:
+        by_name = f"{namespace}.{packet}.{overload}"
+        if not (namespace in DEFAULT_NAMESPACES or namespace in self._namespaces or by_name in self._operators):
             advice = how_to_allow(namespace, registered=_is_registered(namespace))
             raise _unknown(name, f"the namespace `{namespace}` is not allowed: {advice}")
         found = getattr(getattr(getattr(torch.ops, namespace), packet, None), overload, None)
         if not isinstance(found, OpOverload):
             raise _unknown(name, "no such operator is registered in the server")
         if namespace in DEFAULT_NAMESPACES:
-            _check_harmless(name, found)
+            check_harmless(found)
+            if by_name not in listed_operators() and by_name not in self._operators:
+                raise _unknown(
+                    name,
+                    f"it is not on the list of operators that every server reads, since {why_unlisted(by_name)}; a server reads it that was "
+                    f"started with `serve --allow-operator {by_name}`",
+                )
         return found
 
 
@@ -154,8 +165,13 @@ def _is_registered(namespace: str) -> bool:
     return any(name.startswith(f"{namespace}::") for name in torch._C._dispatch_get_all_op_names())
 
 
-def _check_harmless(name: str, op: OpOverload) -> None:
-    schema = op._schema
+def check_harmless(op: OpOverload) -> None:
+    """Check that an operator only computes with tensors and plain values, by its name and its schema.
+
+    Raises:
+        RetracedError: PROGRAM_UNSUPPORTED: it does more, or takes or gives objects.
+    """
+    name, schema = operator_name(op), op._schema
     if op.name() in _REFUSED or (op.namespace == "prim" and op.name() not in PRIM):
         raise _unknown(name, "it does more than compute")
     # Python is told of it only so.

@@ -46,11 +46,13 @@ class ReadOptions:
     Attributes:
         namespaces: Namespaces, such as `mylib`, whose operators may stand in a program besides the usual. They must be
             registered in this process already: nothing is imported for a program.
+        operators: Single operators, such as `aten._sobol_engine_draw.default`, that may stand in a program besides those on the list.
         tree_types: Serialized names of registered pytree nodes, named tuples included, that may stand in tree specs. Their
             registered functions run on contexts from the file.
         newer_minors: Whether a program in a newer minor version of the schema is read when every field in it is known.
     """
 
     namespaces: frozenset[str] = frozenset()
+    operators: frozenset[str] = frozenset()
     tree_types: frozenset[str] = frozenset()
     newer_minors: bool = False

@@ -173,7 +173,7 @@ def _build(
     # Before the graph, whose operators on such tensors would be named in the place of the reason.
     for config in (weights, constants):
         check_plain(config)
-    parts = ProgramParts(symbols, Operators(options.namespaces))
+    parts = ProgramParts(symbols, Operators(options.namespaces, options.operators))
     reader = GraphReader(described.graph, parts)
     parts.signature = read_signature(described.signature, reader)
     parts.tied = _tied(parts.signature, source, {WEIGHTS: weights, CONSTANTS: constants})

@@ -24,6 +24,7 @@ from retraced_server.errors import RetracedError
 from retraced_server.program import schema
 from retraced_server.program._torch import graph_module_attributes, lazy_graph_module, unbacked_bindings
 from retraced_server.program.aliases import Aliases
+from retraced_server.program.argument_checks import check_arguments, check_operand
 from retraced_server.program.errors import cause, located, program_invalid, program_unsupported, shortened
 from retraced_server.program.fake_tensors import FakeTensors
 from retraced_server.program.functions import SYM_OPERATORS, Target
@@ -217,6 +218,7 @@ class GraphReader:
             name = output_name(described.outputs[0])
         args, kwargs = operator_arguments(target, described.inputs, self)
         node = self._graph.create_node("call_function", target, args, kwargs, check_name(name) if name else None)
+        check_arguments(target, args, kwargs, self._parts.symbols.typical)
         self._results(described, node, metadata)
         return node
 
@@ -224,6 +226,7 @@ class GraphReader:
         args, kwargs = plain_arguments(described.inputs, self)
         name = described.name
         if isinstance(target, HigherOrderOperator):
+            check_operand(args, kwargs, self._parts.symbols.typical)
             for argument in (*args, *kwargs.values()):
                 if isinstance(argument, fx.Node) and argument.op == "get_attr":
                     # Bodies have no metadata of their own in the file.

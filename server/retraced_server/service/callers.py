@@ -50,11 +50,13 @@ class CallerLimits:
         max_requests: Calls at a time.
         max_archive_bytes: The largest archive.
         max_upload_bytes: Bytes of all archives of its calls at a time.
+        max_crashes: Workers that its programs may crash in ten minutes.
     """
 
     max_requests: int = 0
     max_archive_bytes: int = 0
     max_upload_bytes: int = 0
+    max_crashes: int = 0
 
 
 NO_LIMITS = CallerLimits()
@@ -85,6 +87,7 @@ class Entry(BaseModel):
     max_requests: int | None = Field(None, ge=1)
     max_archive_size: ByteSize | None = Field(None, ge=1)
     max_upload: ByteSize | None = Field(None, ge=1)
+    max_crashes: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _can_be_known(self) -> Entry:
@@ -156,5 +159,6 @@ class Callers:
             max_requests=entry.max_requests or self._defaults.max_requests,
             max_archive_bytes=entry.max_archive_size or self._defaults.max_archive_bytes,
             max_upload_bytes=entry.max_upload or self._defaults.max_upload_bytes,
+            max_crashes=entry.max_crashes or self._defaults.max_crashes,
         )
         return Caller(name, limits)

@@ -55,7 +55,12 @@ _FAILURE_STATUS, _SETTINGS_STATUS = 1, 2
 _log = structlog.stdlib.get_logger("retraced")
 
 # Options that may be given several times, in the singular each.
-_REPEATED = {"imports": "--import", "allow_namespaces": "--allow-namespace", "read_paths": "--read-path"}
+_REPEATED = {
+    "imports": "--import",
+    "allow_namespaces": "--allow-namespace",
+    "allow_operators": "--allow-operator",
+    "read_paths": "--read-path",
+}
 
 
 def _option_name(field: str) -> str:
@@ -74,7 +79,9 @@ def _metavar(field: str, info: FieldInfo) -> str:
     for kind, name in names.items():
         if info.annotation == kind:
             return name
-    return {"imports": "MODULE", "allow_namespaces": "NAME", "read_paths": "PATH"}.get(field, "FOLDER")
+    return {"imports": "MODULE", "allow_namespaces": "NAME", "allow_operators": "NAME", "read_paths": "PATH"}.get(
+        field, "FOLDER"
+    )
 
 
 def _default(info: FieldInfo) -> str:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 from retraced_server.errors import FieldViolation, Reason, RetracedError
-from retraced_server.service.callers import CallerLimits
+from retraced_server.service.callers import ANONYMOUS, CallerLimits
+from retraced_server.service.connections import peer_of
 
 _RETRY_SECONDS = 1.0
+_CRASHES_COUNT_SECONDS = 600.0
+# What a worker ends of by the program that it was given, and not by its size or by who runs the server.
+_CRASHES = frozenset((Reason.WORKER_CRASHED, Reason.SANDBOX_OPERATION_DENIED))
 
 
 class Quotas:
@@ -19,6 +25,8 @@ class Quotas:
     def __init__(self) -> None:
         self._requests: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
+        # When workers of each crashed, the last ten minutes.
+        self._crashes: dict[str, list[float]] = {}
 
     def enter(self, caller: str, limits: CallerLimits, task: asyncio.Task[object]) -> None:
         """Counts a call until its task is done.
@@ -38,6 +46,37 @@ class Quotas:
             )
         self._requests[caller] += 1
         task.add_done_callback(lambda _: _give_back(self._requests, caller, 1))
+
+    @contextlib.contextmanager
+    def crashes(self, caller: str, peer: str, limits: CallerLimits) -> Iterator[None]:
+        """Counts the call if its worker crashes: who may try that again and again finds out where things are in the memory of workers.
+
+        Args:
+            caller: Who calls. Callers without a name are told apart by their addresses.
+            peer: The address that the call came from, as gRPC has it.
+            limits: What the caller is allowed.
+
+        Raises:
+            RetracedError: CALLER_LIMIT_EXCEEDED: too many workers of this caller have crashed of late.
+        """
+        who = caller if caller != ANONYMOUS else f"{ANONYMOUS} {_host(peer)}"
+        now = time.monotonic()
+        self._crashes = {name: late for name, times in self._crashes.items() if (late := _since(times, now))}
+        counted = self._crashes.get(who, [])
+        if limits.max_crashes and len(counted) >= limits.max_crashes:
+            raise RetracedError(
+                Reason.CALLER_LIMIT_EXCEEDED,
+                f"{len(counted)} workers that ran programs of this caller have crashed within {_CRASHES_COUNT_SECONDS:g} seconds, which is "
+                "all that it may cause; try again later",
+                metadata={"limit": str(limits.max_crashes)},
+                retry_after=counted[-limits.max_crashes] + _CRASHES_COUNT_SECONDS - now,
+            )
+        try:
+            yield
+        except RetracedError as error:
+            if error.reason in _CRASHES:
+                self._crashes.setdefault(who, []).append(time.monotonic())
+            raise
 
     @contextlib.contextmanager
     def upload(self, caller: str, limits: CallerLimits, size: int) -> Iterator[None]:
@@ -74,3 +113,13 @@ def _give_back(counter: Counter[str], caller: str, amount: int) -> None:
     counter[caller] -= amount
     if not counter[caller]:
         del counter[caller]
+
+
+def _since(times: list[float], now: float) -> list[float]:
+    return [at for at in times if now - at < _CRASHES_COUNT_SECONDS]
+
+
+def _host(peer: str) -> str:
+    """The address of a peer such as `ipv4:192.0.2.1:40312`, or the network where it is IPv6; empty for a Unix socket."""
+    kind, _, rest = peer.partition(":")
+    return peer_of(unquote(rest).rpartition(":")[0].strip("[]")) if kind in ("ipv4", "ipv6") else ""

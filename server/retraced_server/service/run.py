@@ -64,6 +64,7 @@ async def serve(settings: Settings) -> None:
         worker_memory_bytes=settings.worker_memory,
         imports=settings.imports,
         allow_namespaces=settings.allow_namespaces,
+        allow_operators=settings.allow_operators,
         spool_dir=settings.spool_dir,
         first_uid=settings.first_uid,
         read_paths=settings.read_paths,

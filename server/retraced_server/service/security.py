@@ -33,7 +33,11 @@ def open_security(settings: Settings) -> Security:
         SecurityError: A file cannot be used, or one is missing.
     """
     files = _tls_files(settings)
-    limits = CallerLimits(max_requests=settings.max_requests_per_caller, max_upload_bytes=settings.max_upload_per_caller)
+    limits = CallerLimits(
+        max_requests=settings.max_requests_per_caller,
+        max_upload_bytes=settings.max_upload_per_caller,
+        max_crashes=settings.max_crashes_per_caller,
+    )
     path = settings.callers
     try:
         credentials = None if files is None else server_credentials(files)

@@ -54,7 +54,11 @@ class GraphTransformServicer:
         pipeline = self._transforms.check(request, call.limits.max_archive_bytes)
         record.pipeline = str(pipeline)
         structlog.contextvars.bind_contextvars(pipeline=str(pipeline)[:_LOGGED_CHARACTERS], archive_bytes=request.archive_size)
-        with self._calls.quotas.upload(call.caller, call.limits, request.archive_size):
+        quotas = self._calls.quotas
+        with (
+            quotas.crashes(call.caller, context.peer(), call.limits),
+            quotas.upload(call.caller, call.limits, request.archive_size),
+        ):
             await self._run(request, context, call)
 
     async def _run(self, request: TransformRequest, context: Context, call: Call) -> None:

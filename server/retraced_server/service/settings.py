@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     max_upload_per_caller: ByteSize = Field(
         ByteSize(0), ge=0, description="Size of all archives that one caller may have on the server at a time; 0 is no limit."
     )
+    max_crashes_per_caller: int = Field(
+        20, ge=0, description="Workers that the programs of one caller may crash in ten minutes; 0 is no limit."
+    )
     workers: int = Field(
         default_factory=_processors,
         ge=1,
@@ -126,6 +129,12 @@ class Settings(BaseSettings):
         (),
         validation_alias="RETRACED_ALLOW_NAMESPACE",
         description="Namespace of torch's own operators that programs may hold, besides the usual. May be given several times.",
+    )
+    allow_operators: Names = Field(
+        (),
+        validation_alias="RETRACED_ALLOW_OPERATOR",
+        description="Operator that programs may hold, such as aten._sobol_engine_draw.default, besides those on the list. May be given "
+        "several times.",
     )
     read_paths: Paths = Field(
         (),

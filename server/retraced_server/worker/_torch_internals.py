@@ -8,6 +8,7 @@ import sympy
 import torch
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._dynamo.source import LocalSource
+from torch._functorch import predispatch
 from torch._library.fake_class_registry import FakeScriptObject
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, disable_fake_tensor_cache
@@ -38,6 +39,7 @@ __all__ = [
     "is_functorch_wrapped_tensor",
     "keystr",
     "no_dispatch",
+    "predispatch",
     "python_type",
     "raw_expression",
     "run_no_real_kernels",

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import torch
 
+from retraced_server.errors import RetracedError
 from retraced_server.passes import RegistrationError, catalogue, load_plugins
 from retraced_server.program import SCHEMA_VERSION, TORCH_VERSION, ReadOptions
 from retraced_server.program.namespaces import TORCH_NAMESPACES
+from retraced_server.program.operators import Operators
 
 # Named here though the zygote uses it later: what a worker runs is to be imported before the first fork.
 from retraced_server.worker import child, sandbox  # noqa: F401
@@ -28,6 +30,7 @@ from retraced_server.worker._torch_internals import (
     run_no_real_kernels,
     start_no_progress_monitor,
 )
+from retraced_server.worker.batch_dims import check_batch_dims
 from retraced_server.worker.constants import keep_constants_small
 from retraced_server.worker.huge_pages import collapse_memory
 from retraced_server.worker.messages import ZygoteReady
@@ -62,7 +65,12 @@ class Prepared:
 
 
 def prepare(
-    imports: Sequence[str], config: SandboxConfig, *, allow_namespaces: Sequence[str] = (), newer_schema: bool = False
+    imports: Sequence[str],
+    config: SandboxConfig,
+    *,
+    allow_namespaces: Sequence[str] = (),
+    allow_operators: Sequence[str] = (),
+    newer_schema: bool = False,
 ) -> Prepared:
     """Imports, warms up, makes the sandbox ready, and freezes what there is, so that forked workers share it.
 
@@ -70,14 +78,15 @@ def prepare(
         imports: The operator's modules.
         config: How workers are locked down.
         allow_namespaces: Namespaces of torch's own operators that programs may hold, besides the usual.
+        allow_operators: Single operators that programs may hold, besides those on the list.
         newer_schema: Whether they read programs of newer minor versions of the schema, as far as every field is known.
 
     Returns:
         What is ready, and what each worker locks itself down with.
 
     Raises:
-        PrepareError: A module or a plugin cannot be imported, a namespace has no operators, a module has started a thread, the warm-up
-            failed, or the sandbox does not hold.
+        PrepareError: A module or a plugin cannot be imported, a namespace has no operators, an operator cannot be allowed, a module
+            has started a thread, the warm-up failed, or the sandbox does not hold.
     """
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
@@ -85,6 +94,7 @@ def prepare(
     torchs_operators, torchs_types = _operator_namespaces(), frozenset(registered_tree_types())
     run_no_real_kernels()
     keep_constants_small()
+    check_batch_dims()
     loaded = tuple((name, _load(name)) for name in imports)
     try:
         plugins = load_plugins()
@@ -93,6 +103,7 @@ def prepare(
     # Before the warm-up, in which torch may load more of its own.
     options = ReadOptions(
         namespaces=_namespaces(torchs_operators, allow_namespaces),
+        operators=_operators(allow_operators),
         tree_types=frozenset(registered_tree_types()) - torchs_types,
         newer_minors=newer_schema,
     )
@@ -128,6 +139,18 @@ def _namespaces(before: frozenset[str], allowed: Sequence[str]) -> frozenset[str
                 f"no operators of the namespace `{name}` are registered, which --allow-namespace names; --import the module that registers them"
             )
     return (registered - before - TORCH_NAMESPACES) | frozenset(allowed)
+
+
+def _operators(allowed: Sequence[str]) -> frozenset[str]:
+    """Return the names of the single operators that are allowed, once it is known that a program may hold them."""
+    names = frozenset(name.removeprefix("torch.ops.") for name in allowed)
+    operators = Operators(frozenset(), names)
+    for name in sorted(names):
+        try:
+            operators.find(f"torch.ops.{name}")
+        except RetracedError as error:
+            raise PrepareError(f"--allow-operator {name}: {error.message}") from error
+    return names
 
 
 def _operator_namespaces() -> frozenset[str]:

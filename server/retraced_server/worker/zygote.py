@@ -210,6 +210,7 @@ def _main(arguments: list[str]) -> int:
     parser.add_argument("--parent", type=int)
     parser.add_argument("--import", dest="imports", action="append", default=[])
     parser.add_argument("--allow-namespace", dest="allow_namespaces", action="append", default=[])
+    parser.add_argument("--allow-operator", dest="allow_operators", action="append", default=[])
     parser.add_argument("--uid", type=int, default=SandboxConfig.uids.start)
     parser.add_argument("--uids", type=int, default=len(SandboxConfig.uids))
     parser.add_argument("--read-path", dest="read_paths", action="append", type=Path, default=[])
@@ -238,7 +239,11 @@ def _main(arguments: list[str]) -> int:
         uids = range(options.uid, options.uid + options.uids)
         config = SandboxConfig(uids, tuple(options.read_paths), allow_missing=options.allow_missing_sandbox)
         prepared = prepare(
-            options.imports, config, allow_namespaces=options.allow_namespaces, newer_schema=options.accept_newer_schema
+            options.imports,
+            config,
+            allow_namespaces=options.allow_namespaces,
+            allow_operators=options.allow_operators,
+            newer_schema=options.accept_newer_schema,
         )
     except (Exception, SystemExit) as error:  # noqa: BLE001 - an operator's module may raise anything
         text = "".join(traceback.format_exception(error.__cause__ or error))

@@ -1,0 +1,36 @@
+"""Operators that are left out of the list after review, whatever its rules say of them, each with the reason.
+
+A packet, such as `aten.quantized_lstm_cell`, stands for all its overloads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+_CRASHES: Final = "its native code trusts its arguments, and ends the process with some"
+
+UNLISTED: Final[Mapping[str, str]] = dict.fromkeys(
+    (
+        "aten._remove_batch_dim",
+        "aten._thnn_differentiable_gru_cell_backward",
+        "aten._thnn_differentiable_lstm_cell_backward",
+        "aten._sobol_engine_initialize_state_",
+        "aten._stack",
+        "aten.quantized_lstm_cell",
+        "aten.fractional_max_pool2d_backward",
+        "aten._foreach_copy",
+        "aten._new_zeros_with_same_feature_meta",
+        "aten._batch_norm_impl_index_backward",
+        "aten._nnpack_spatial_convolution",
+        "aten.range.out",
+    ),
+    _CRASHES,
+)
+"""Why an operator is not on the list, by its name or that of its packet."""
+
+
+def why_unlisted(name: str) -> str:
+    """Return why an operator, such as `aten._stack.default`, is not on the list, as the rest of a sentence."""
+    packet, _, _ = name.rpartition(".")
+    return UNLISTED.get(name) or UNLISTED.get(packet) or "torch.export and its decompositions do not emit it"
