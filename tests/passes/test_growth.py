@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import cProfile
+import functools
 import pstats
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
+import torch
 from torch import fx
 
 from retraced_server.passes import run_pipeline
+from retraced_server.passes._correspondence import Correspondence
 from tests.support.large_graphs import as_program, equal_calls, wide_fan_out
 
 _SIZE, _TIMES = 200, 4
+
+
+class _Unbind(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([item + 1 for item in x.unbind(0)])
 
 
 def _calls(program: Any, pipeline: str, mode: Any) -> int:
@@ -36,3 +45,15 @@ def test_work_grows_in_step_with_users_of_one_node(make: Callable[[int], fx.Grap
     few, many = (_calls(as_program(make(size)), pipeline, mode) for size in (_SIZE, _SIZE * _TIMES))
     # A quarter more than in step; where each user looks at each other it is several times that.
     assert many <= 1.25 * _TIMES * few
+
+
+def test_work_of_finding_what_decomposed_results_became_grows_in_step_with_them() -> None:
+    counts = []
+    for size in (40, 160):
+        program = torch.export.export(_Unbind(), (torch.ones(size, 3),))
+        profile = cProfile.Profile()
+        with mock.patch("retraced_server.passes.decompose.Correspondence", functools.partial(profile.runcall, Correspondence)):
+            run_pipeline(program, "decompose")
+        # The attribute is missing in typeshed.
+        counts.append(int(pstats.Stats(profile).total_calls))  # type: ignore[attr-defined]
+    assert counts[1] <= 1.25 * 4 * counts[0]

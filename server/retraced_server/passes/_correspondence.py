@@ -35,6 +35,11 @@ class GraphMatch:
         origins: For a node of the new graph, all old nodes that it came from.
         inlined: Whether a body was inlined into it.
         repeated: For a node of the new graph that computes a symbolic number which another node computes too, the old node of that one.
+        tags: For a call of the new graph the old node whose tag it has.
+        groups: For a node of the old graph the calls of the new one that have its tag, in order.
+        items: Of those the items of tuples, by the old node, the tuple and the position.
+        taken: The nodes of the new graph that have the value of an old one.
+        made: For a node of the old graph the nodes of the new one that came from it.
     """
 
     path: str
@@ -45,11 +50,31 @@ class GraphMatch:
     origins: dict[fx.Node, tuple[fx.Node, ...]] = field(default_factory=dict)
     inlined: bool = False
     repeated: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    tags: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    groups: dict[fx.Node, list[fx.Node]] = field(default_factory=lambda: defaultdict(list))
+    items: dict[Hashable, fx.Node] = field(default_factory=dict)
+    taken: set[fx.Node] = field(default_factory=set)
+    made: dict[fx.Node, list[fx.Node]] = field(default_factory=lambda: defaultdict(list))
+
+    def pair(self, old: fx.Node, new: fx.Node) -> None:
+        """Record that a new node has the value of an old one."""
+        self.values[old] = new
+        self.taken.add(new)
 
     def derive(self, new: fx.Node, source: fx.Node, *others: fx.Node) -> None:
-        """Records where a new node comes from."""
+        """Record where a new node comes from."""
         self.sources[new] = source
         self.origins[new] = (source, *others)
+        for origin in self.origins[new]:
+            self.made[origin].append(new)
+
+    def add_call(self, new: fx.Node, origin: fx.Node) -> None:
+        """Record a call of the new graph that has the tag of an old node."""
+        self.tags[new] = origin
+        self.groups[origin].append(new)
+        if new.target is operator.getitem and isinstance(new.args[1], int):
+            self.items[origin, new.args] = new
+        self.derive(new, origin)
 
 
 class Correspondence:
@@ -109,38 +134,36 @@ class Correspondence:
         return {new: self._aliases.get(old, old) for old, new in match.values.items()}
 
     def _match(self, path: str, old: fx.GraphModule, new: fx.GraphModule, placeholders: Mapping[fx.Node, fx.Node]) -> None:
-        match = GraphMatch(path, old, new, dict(placeholders))
+        match = GraphMatch(path, old, new)
         self.graphs.append(match)
-        groups: dict[fx.Node, list[fx.Node]] = defaultdict(list)
         nodes = list(self._old_nodes(old))
         members = set(nodes)
         for node in new.graph.nodes:
             origin = self._by_key.get(str(node.meta.get(TAG)))
             # Nodes of bodies that torch traces by themselves have the tag of the call.
             if origin in members and node.op == "call_function":
-                groups[origin].append(node)
-                match.derive(node, origin)
+                match.add_call(node, origin)
         for before, after in placeholders.items():
+            match.pair(before, after)
             match.derive(after, before)
         match.inlined = any(node.graph is not old.graph for node in nodes)
         for node in nodes:
-            self._match_node(match, node, groups)
+            self._match_node(match, node)
         self._match_untagged(match, nodes)
-        match.values[old.graph.output_node()] = new.graph.output_node()
+        match.pair(old.graph.output_node(), new.graph.output_node())
         match.derive(new.graph.output_node(), old.graph.output_node())
 
-    def _match_node(self, match: GraphMatch, node: fx.Node, groups: Mapping[fx.Node, list[fx.Node]]) -> None:
+    def _match_node(self, match: GraphMatch, node: fx.Node) -> None:
         body = inlined_body(match.old, node) if node.op == "call_function" else None
         if body is not None:
             self._match_inlined(match, node, body)
             return
-        group = groups.get(node, [])
-        found = self._choose(node, group, match)
+        found = self._choose(node, node, match)
         if found is not None:
-            match.values[node] = found
+            match.pair(node, found)
             self._match_bodies(match, node, found)
         elif node.target is operator.getitem and isinstance(node.args[0], fx.Node) and node not in match.values:
-            self._match_item(match, node, groups.get(node.args[0], []))
+            self._match_item(match, node, node.args[0])
 
     def _match_inlined(self, match: GraphMatch, node: fx.Node, body: fx.GraphModule) -> None:
         results = body.graph.output_node().args[0]
@@ -151,17 +174,15 @@ class Correspondence:
                 continue
             self._aliases[user] = self._aliases.get(result, result)
             if result in match.values:
-                match.values[user] = match.values[result]
+                match.pair(user, match.values[result])
 
-    def _match_item(self, match: GraphMatch, node: fx.Node, group: list[fx.Node]) -> None:
-        """Finds an item of a tuple among the nodes that the tuple's operator became."""
-        parent = node.args[0]
-        assert isinstance(parent, fx.Node)
+    def _match_item(self, match: GraphMatch, node: fx.Node, parent: fx.Node) -> None:
+        """Find an item of a tuple among the nodes that the tuple's operator became."""
         counterpart = match.values.get(parent)
-        items = [n for n in group if n.target is operator.getitem and n.args == (counterpart, node.args[1])]
-        found = items[-1] if items else self._choose(node, group, match) if counterpart is None else None
+        item = match.items.get((parent, (counterpart, node.args[1])))
+        found = self._choose(node, parent, match) if counterpart is None else item
         if found is not None:
-            match.values[node] = found
+            match.pair(node, found)
             match.derive(found, node, parent)
 
     def _match_bodies(self, match: GraphMatch, old: fx.Node, new: fx.Node) -> None:
@@ -170,22 +191,18 @@ class Correspondence:
             return
         matched = {id(graph.new) for graph in self.graphs}
         for (old_attribute, old_body), (new_attribute, new_body) in zip(old_bodies, new_bodies, strict=True):
-            match.values[old_attribute] = new_attribute
+            match.pair(old_attribute, new_attribute)
             match.derive(new_attribute, old_attribute)
             if id(new_body) not in matched:
                 path = child_path(match.path, old_attribute.target)
                 self._match(path, old_body, new_body, _body_placeholders(old_body, new_body))
 
-    def _choose(self, node: fx.Node, group: list[fx.Node], match: GraphMatch) -> fx.Node | None:
-        """Finds the node of a group that has the value of the old node: the last that others use, those first that its users became."""
-        recorded, taken = node.meta.get("val"), set(match.values.values())
-        free = [n for n in group if n not in taken and (recorded is not None or n.target == node.target)]
-        members = set(group)
-        used = [n for n in free if any(user not in members for user in n.users)]
-        expected = set(node.users)
-        wanted = [n for n in used if any(not expected.isdisjoint(match.origins.get(user, ())) for user in n.users)]
-        # Values are compared last, which costs most: of the nodes that an operator with many results became, few are compared for each result.
-        for candidate in (*reversed(wanted), *reversed(used), *reversed(free)):
+    def _choose(self, node: fx.Node, origin: fx.Node, match: GraphMatch) -> fx.Node | None:
+        """Find the node that has the value of an old one among those with the tag of `origin`."""
+        recorded = node.meta.get("val")
+        for candidate in _candidates(node, origin, match):
+            if candidate in match.taken or (recorded is None and candidate.target != node.target):
+                continue
             if self._values.same(recorded, candidate.meta.get("val")):
                 self._values.rename(recorded, candidate.meta.get("val"))
                 return candidate
@@ -207,7 +224,7 @@ class Correspondence:
             if same:
                 old = matched[key] = same.pop(0)
                 self._values.rename(old.meta.get("val"), node.meta.get("val"))
-                match.values[old] = node
+                match.pair(old, node)
                 match.derive(node, old)
                 back[node] = old
             else:
@@ -226,6 +243,23 @@ class Correspondence:
                 self._aliases.update((inner, self._aliases.get(outer, outer)) for inner, outer in operands)
                 yield from (n for n in self._old_nodes(body) if n.op == "call_function")
             yield node
+
+
+def _candidates(node: fx.Node, origin: fx.Node, match: GraphMatch) -> Iterator[fx.Node]:
+    """Yield the nodes with the tag of `origin`, the last first: those used come before others, by what the old users became first.
+
+    Of the nodes that an operator with many results became, few are looked at for each result.
+    """
+
+    def is_used(candidate: fx.Node) -> bool:
+        return any(match.tags.get(user) is not origin for user in candidate.users)
+
+    users = (new for user in node.users for new in match.made.get(user, ()))
+    wanted = {value for user in users for value in user.all_input_nodes if match.tags.get(value) is origin and is_used(value)}
+    yield from sorted(wanted, reverse=True)
+    group = match.groups.get(origin, ())
+    yield from filter(is_used, reversed(group))
+    yield from reversed(group)
 
 
 def _bodies(module: fx.GraphModule, node: fx.Node) -> Iterator[tuple[fx.Node, fx.GraphModule]]:
