@@ -63,25 +63,25 @@ class ProxyValue(Generic[_T]):
         yield from self.data
 
     def __bool__(self) -> bool:
-        return bool(self._concrete("bool"))
+        return bool(self._concrete("bool", "used in a boolean context"))
 
     def __int__(self) -> int:
-        return int(self._concrete("int"))
+        return int(self._concrete("int", "converted to int"))
 
     def __float__(self) -> float:
-        return float(self._concrete("float"))
+        return float(self._concrete("float", "converted to float"))
 
     def __index__(self) -> int:
-        return operator.index(self._concrete("index"))
+        return operator.index(self._concrete("index", "used in index context"))
 
     def __repr__(self) -> str:
         return f"ProxyValue({self.node.name}: {self.data!r})"
 
-    def _concrete(self, kind: str) -> Any:
+    def _concrete(self, kind: str, how: str) -> Any:
         if isinstance(self.data, (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool)):
             what = "a tensor" if isinstance(self.data, torch.Tensor) else f"the symbolic expression {self.data}"
             raise ExportPassError(
-                f"{kind}() of '{self.node.name}' would specialise the program: its value is {what}, which is not known before the "
+                f"{kind}() of '{self.node.name}' would specialise the program, {how}: its value is {what}, which is not known before the "
                 "program runs. Decide by facts that hold for every input (dtype, rank, a size that is a plain number), or "
                 "compute with it through call_operator or call_sym"
             )
