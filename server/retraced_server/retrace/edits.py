@@ -63,6 +63,8 @@ class Edits:
     def __init__(self) -> None:
         self.states_values = False
         self._records: dict[fx.Node, _Record] = {}
+        # By their ids, the values that are recorded for known nodes: in the metadata of another, one is not stated by hand but copied.
+        self._recorded: dict[int, Any] = {}
         # The nodes of each graph in order, when its values were recorded.
         self._orders: dict[fx.Graph, list[fx.Node]] = {}
         # Copies of graphs in which a write was edited.
@@ -82,9 +84,8 @@ class Edits:
         for path, graph_module in walk_graphs(module):
             self._orders[graph_module.graph] = list(graph_module.graph.nodes)
             for node in graph_module.graph.nodes:
-                record = self._records[node] = _Record(
-                    _call(node), _value(graph_module, node), fits, (node_key(path, node.name),)
-                )
+                record = _Record(_call(node), _value(graph_module, node), fits, (node_key(path, node.name),))
+                self._record(node, record)
                 if node.op == "placeholder":
                     record.input = node.name
                 elif node.op == "output":
@@ -101,13 +102,16 @@ class Edits:
                 record = self._records.get(node)
                 if record is not None:
                     fits = record.fits and self.holds(node, _attribute(original, node))
-                    self._records[copies[node]] = _Record(
-                        _call(copies[node]),
-                        _value(graph_module, copies[node]),
-                        fits,
-                        record.origins,
-                        record.input,
-                        record.outputs,
+                    self._record(
+                        copies[node],
+                        _Record(
+                            _call(copies[node]),
+                            _value(graph_module, copies[node]),
+                            fits,
+                            record.origins,
+                            record.input,
+                            record.outputs,
+                        ),
                     )
             if self.is_disturbed(original.graph):
                 self._disturbed.add(graph_module.graph)
@@ -138,7 +142,8 @@ class Edits:
             origins = [origin for old in olds for origin in self.origins_of(old) or ()]
             made = account.made_with(node)
             call = _call(node) if made is None else RecordedCall(*made)
-            record = self._records[node] = _Record(call, _value(module, node), True, tuple(dict.fromkeys(origins)))
+            record = _Record(call, _value(module, node), True, tuple(dict.fromkeys(origins)))
+            self._record(node, record)
             if node.op == "placeholder" and (old := inputs.get(node)) is not None:
                 record.input = self.input_of(old)
             elif node.op == "output":
@@ -147,6 +152,10 @@ class Edits:
                     before = [None if at is None or at >= len(before) else before[at] for at in outputs]
                 record.outputs = before
         self._move_holders(counterpart)
+
+    def _record(self, node: fx.Node, record: _Record) -> None:
+        self._records[node] = record
+        self._recorded[id(record.value)] = record.value
 
     def _move_holders(self, counterpart: Callable[[fx.Node], fx.Node | None]) -> None:
         for name, node in self._holders.items():
@@ -168,12 +177,17 @@ class Edits:
         if record is None:
             is_call = node.op == "call_function"
             needs_value = has_result(node.target) if is_call else isinstance(attribute, torch.Tensor)
-            return self.states_values and ("val" in node.meta or not needs_value)
+            return self.states_values and (not needs_value or self._states_value(node))
         value = attribute if node.op == "get_attr" else node.meta.get("val", _MISSING)
         if value is not record.value:
             # What an input is, nothing but its value says.
-            return self.states_values and node.op == "call_function"
+            return self.states_values and node.op == "call_function" and self._states_value(node)
         return record.fits and _is_same_call(node, record.call)
+
+    def _states_value(self, node: fx.Node) -> bool:
+        """Whether a value was recorded by hand: not one that came along with metadata copied from another node."""
+        value = node.meta.get("val", _MISSING)
+        return value is not _MISSING and id(value) not in self._recorded
 
     def is_disturbed(self, graph: fx.Graph) -> bool:
         """Whether any value of a graph may have changed, since what is written in place is no longer, or in another order."""
@@ -200,12 +214,12 @@ class Edits:
         )
 
     def put_back_values(self, graph: fx.Graph) -> None:
-        """Records again what was recorded for nodes whose value was changed by hand, since they are executed to find it."""
-        if self.states_values:
-            return
+        """Records again what was recorded for nodes whose value was changed by hand, unless it is taken as it is."""
         for node in graph.nodes:
             record = self._records.get(node) if node.op == "call_function" else None
-            if record is not None and record.fits and node.meta.get("val", _MISSING) is not record.value:
+            if record is None or not record.fits or node.meta.get("val", _MISSING) is record.value:
+                continue
+            if not (self.states_values and self._states_value(node)):
                 if record.value is _MISSING:
                     del node.meta["val"]
                 else:

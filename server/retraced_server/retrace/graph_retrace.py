@@ -456,7 +456,7 @@ class GraphRetrace:
             self.tracer.submodules[value] = node
         elif isinstance(value, torch.Tensor):
             self.tracer.attribute_nodes[id(value)] = (value, node)
-            if "val" not in node.meta and self._edits is not None and not self._edits.knows(old):
+            if self._edits is not None and not self._edits.knows(old) and not self._edits.holds(old, value):
                 self.tracer.set_metadata(node, value)
             self.tracer.callback.on_attr(ProxyValue(value, node))
         self.results[old] = value
