@@ -8,70 +8,20 @@ from typing import Any
 import pytest
 import torch
 from torch import fx
-from torch.fx.passes.infra.pass_base import PassBase
 
 from retraced_server.passes import run_pipeline
-from retraced_server.retrace import ExportPass, PassResult
 from tests.passes.support import export
+from tests.support.edit_ways import WAYS, Edit, described_values, find_call
 
 aten = torch.ops.aten
 
-Edit = Callable[[fx.GraphModule], None]
-
-
-class _OnTorchsBase(PassBase):
-    def __init__(self, edit: Edit) -> None:
-        super().__init__()
-        self.edit = edit
-
-    def call(self, graph_module: fx.GraphModule) -> PassResult:
-        self.edit(graph_module)
-        return PassResult(graph_module, True)
-
-
-class _WithoutVisit(ExportPass):
-    def __init__(self, edit: Edit) -> None:
-        super().__init__()
-        self.edit = edit
-
-    def call(self, graph_module: fx.GraphModule) -> PassResult:
-        self.edit(graph_module)
-        return PassResult(graph_module, True)
-
-
-class _BeforeVisit(_WithoutVisit):
-    def call(self, graph_module: fx.GraphModule) -> PassResult:
-        self.edit(graph_module)
-        return ExportPass.call(self, graph_module)
-
-
-class _AfterVisit(_WithoutVisit):
-    def call(self, graph_module: fx.GraphModule) -> PassResult:
-        module = ExportPass.call(self, graph_module).graph_module
-        self.edit(module)
-        return PassResult(module, True)
-
-
-def _as_a_function(edit: Edit) -> Edit:
-    return edit
-
-
-every_way = pytest.mark.parametrize("way", [_OnTorchsBase, _WithoutVisit, _BeforeVisit, _AfterVisit, _as_a_function])
-
-
-def _call(module: fx.GraphModule, target: Any) -> fx.Node:
-    return module.graph.find_nodes(op="call_function", target=target)[0]
-
-
-def _values(module: fx.GraphModule) -> dict[str, tuple[Any, ...]]:
-    values = {node.name: node.meta["val"] for node in module.graph.nodes if node.op == "call_function"}
-    return {name: (value.dtype, *value.shape) for name, value in values.items() if isinstance(value, torch.Tensor)}
+every_way = pytest.mark.parametrize("way", WAYS)
 
 
 @every_way
 def test_value_copied_with_the_metadata_of_a_neighbour_is_not_believed(way: Callable[[Edit], Any]) -> None:
     def replaces(module: fx.GraphModule) -> None:
-        relu = _call(module, aten.relu.default)
+        relu = find_call(module, aten.relu.default)
         with module.graph.inserting_before(relu):
             total = module.graph.call_function(aten.sum.dim_IntList, (relu.args[0], [1], True))
         total.meta = relu.meta.copy()
@@ -79,27 +29,27 @@ def test_value_copied_with_the_metadata_of_a_neighbour_is_not_believed(way: Call
         module.graph.erase_node(relu)
 
     program = run_pipeline(export(lambda x: x.relu().exp(), torch.randn(2, 3)), [way(replaces)]).program
-    assert list(_values(program.graph_module).values()) == [(torch.float32, 2, 1)] * 2
+    assert list(described_values(program.graph_module).values()) == [(torch.float32, 2, 1)] * 2
 
 
 @every_way
 def test_value_of_another_node_given_to_a_known_one_is_not_believed(way: Callable[[Edit], Any]) -> None:
     def sums(module: fx.GraphModule) -> None:
-        relu = _call(module, aten.relu.default)
+        relu = find_call(module, aten.relu.default)
         relu.target, relu.args = aten.sum.dim_IntList, (relu.args[0], [1], True)
-        relu.meta = _call(module, aten.exp.default).meta.copy()
+        relu.meta = find_call(module, aten.exp.default).meta.copy()
 
     program = run_pipeline(export(lambda x: x.relu().exp(), torch.randn(2, 3)), [way(sums)]).program
-    assert list(_values(program.graph_module).values()) == [(torch.float32, 2, 1)] * 2
+    assert list(described_values(program.graph_module).values()) == [(torch.float32, 2, 1)] * 2
 
 
 @every_way
 def test_erased_value_is_recorded_again(way: Callable[[Edit], Any]) -> None:
     def forgets(module: fx.GraphModule) -> None:
-        del _call(module, aten.relu.default).meta["val"]
+        del find_call(module, aten.relu.default).meta["val"]
 
     program = run_pipeline(export(lambda x: x.relu().exp(), torch.randn(2, 3)), [way(forgets)]).program
-    assert list(_values(program.graph_module).values()) == [(torch.float32, 2, 3)] * 2
+    assert list(described_values(program.graph_module).values()) == [(torch.float32, 2, 3)] * 2
 
 
 @every_way
@@ -111,12 +61,12 @@ def test_graph_put_together_from_copies_keeps_what_its_nodes_compute(way: Callab
 
     given = export(lambda x: x.relu().exp(), torch.randn(2, 3))
     program = run_pipeline(given, [way(copies)]).program
-    assert _values(program.graph_module) == _values(given.graph_module)
+    assert described_values(program.graph_module) == described_values(given.graph_module)
 
 
 def test_attribute_inserted_by_hand_has_the_value_of_the_attribute_whatever_metadata_was_copied_to_it() -> None:
     def adds(module: fx.GraphModule) -> None:
-        relu = _call(module, aten.relu.default)
+        relu = find_call(module, aten.relu.default)
         module.register_buffer("ones", torch.ones(1, 3))
         with module.graph.inserting_before(relu):
             ones = module.graph.get_attr("ones")

@@ -19,6 +19,7 @@ from torch import fx
 from retraced_server.program.functions import overload_of
 from retraced_server.retrace.account import Account
 from retraced_server.retrace.arguments import same_arguments
+from retraced_server.retrace.autocast_states import AutocastState, autocast_states, autocast_states_of_graph
 from retraced_server.retrace.execute import has_result
 from retraced_server.retrace.graphs import node_key, walk_graphs
 
@@ -67,6 +68,8 @@ class Edits:
         self._recorded: dict[int, Any] = {}
         # The nodes of each graph in order, when its values were recorded.
         self._orders: dict[fx.Graph, list[fx.Node]] = {}
+        # Under which autocast nodes were, when their values were recorded; those under none are not here.
+        self._autocast: dict[fx.Node, AutocastState] = {}
         # Copies of graphs in which a write was edited.
         self._disturbed: set[fx.Graph] = set()
         # For nodes of the given root graph the node that has the value now.
@@ -90,18 +93,20 @@ class Edits:
                     record.input = node.name
                 elif node.op == "output":
                     record.outputs = list(range(_length(node)))
+        self._autocast = autocast_states(module)
         self._holders = {node.name: node for node in module.graph.nodes}
 
     def add_copy(self, copy: fx.GraphModule, module: fx.GraphModule) -> None:
         """Notes a copy of a graph module: what is known of the nodes holds for their copies."""
         copies: dict[fx.Node, fx.Node] = {}
+        autocast = autocast_states(module)
         for path, graph_module in walk_graphs(copy):
             original = operator.attrgetter(path)(module) if path else module
             copies.update(zip(original.graph.nodes, graph_module.graph.nodes, strict=True))
             for node in original.graph.nodes:
                 record = self._records.get(node)
                 if record is not None:
-                    fits = record.fits and self.holds(node, _attribute(original, node))
+                    fits = record.fits and self.holds(node, _attribute(original, node), autocast.get(node, ()))
                     self._record(
                         copies[node],
                         _Record(
@@ -117,6 +122,7 @@ class Edits:
                 self._disturbed.add(graph_module.graph)
             if original.graph in self._orders:
                 self._orders[graph_module.graph] = [copies[node] for node in original.graph.nodes if node in self._records]
+        self._autocast.update((copies[node], state) for node, state in autocast.items())
         self._move_holders(copies.get)
 
     def add_result(
@@ -126,6 +132,7 @@ class Edits:
         inputs: Mapping[fx.Node, fx.Node | None],
         outputs: list[int | None] | None,
         counterpart: Callable[[fx.Node], fx.Node | None],
+        autocast: AutocastState,
     ) -> None:
         """Notes a graph that a retrace has made: its values are recorded for the calls that the nodes were made with.
 
@@ -135,7 +142,9 @@ class Edits:
             inputs: For its placeholders the old ones that they stand for.
             outputs: The old positions of its results; None if they are as they were.
             counterpart: Gives the node that has the value of an old node, the node itself where it is of another graph.
+            autocast: What the graph is called under.
         """
+        self._autocast.update(autocast_states_of_graph(module.graph, autocast))
         self._orders[module.graph] = list(module.graph.nodes)
         for node in module.graph.nodes:
             olds = account.origins_of(node) or next(filter(None, map(account.origins_of, node.users)), [])
@@ -164,12 +173,13 @@ class Edits:
 
     # -- what was edited ---------------------------------------------------------------------------------------------------------
 
-    def holds(self, node: fx.Node, attribute: Any = None) -> bool:
+    def holds(self, node: fx.Node, attribute: Any, autocast: AutocastState) -> bool:
         """Whether the value recorded for a node is still that of the node.
 
         Args:
             node: The node.
             attribute: For a `get_attr` node what it reads.
+            autocast: What the node is under.
         """
         if node.op == "output":
             return True
@@ -182,6 +192,8 @@ class Edits:
         if value is not record.value:
             # What an input is, nothing but its value says.
             return self.states_values and node.op == "call_function" and self._states_value(node)
+        if node.op == "call_function" and self._autocast.get(node, ()) != autocast:
+            return False
         return record.fits and _is_same_call(node, record.call)
 
     def _states_value(self, node: fx.Node) -> bool:
@@ -208,8 +220,10 @@ class Edits:
 
     def has_dirty(self, module: fx.GraphModule) -> bool:
         """Whether a graph or a subgraph of it has a node whose recorded value does not hold."""
+        autocast = autocast_states(module)
         return any(
-            self.is_disturbed(child.graph) or not all(self.holds(node, _attribute(child, node)) for node in child.graph.nodes)
+            self.is_disturbed(child.graph)
+            or not all(self.holds(node, _attribute(child, node), autocast.get(node, ())) for node in child.graph.nodes)
             for _, child in walk_graphs(module)
         )
 
