@@ -13,16 +13,18 @@ from torch import fx
 
 from retraced_server.retrace._torch import PassResult
 from retraced_server.retrace.arguments import same_arguments
-from retraced_server.retrace.copies import copy_with_bodies, returned_graph, same_graphs, same_metadata_objects
+from retraced_server.retrace.copies import copy_with_bodies, returned_graph, same_graphs
 from retraced_server.retrace.edits import Edits
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.given_graph import GivenGraph
 from retraced_server.retrace.graphs import node_key, walk_graphs
 from retraced_server.retrace.held_programs import lent
 from retraced_server.retrace.interpreter import can_visit
+from retraced_server.retrace.metadata_containers import same_node_metadata
 from retraced_server.retrace.outcome import RetraceOutcome
 from retraced_server.retrace.pass_context import PassContext, pass_context
 from retraced_server.retrace.pass_state import state_of
+from retraced_server.retrace.recorded_sizes import RecordedSizes
 from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
 
 if TYPE_CHECKING:
@@ -207,7 +209,7 @@ class EditedRun:
         copy = copy_with_bodies(module)
         self._scope.edits = Edits()
         self._scope.edits.add_given(copy)
-        given, edits_of_given = GivenGraph(module), Edits()
+        given, edits_of_given, sizes = GivenGraph(module), Edits(), RecordedSizes(module)
         edits_of_given.add_given(module)
         with _undone_unless_modified(module) as results, _entered(self._scope, self._instance):
             try:
@@ -216,8 +218,12 @@ class EditedRun:
                 if given.has_edits():
                     copy_of_given = copy_with_bodies(module)
                     edits_of_given.add_copy(copy_of_given, module)
+                    sizes.keep_changes(copy_of_given)
+                if new is not module:
+                    sizes.keep_changes(new)
             finally:
                 given.put_back()
+                sizes.put_back()
             if given.was_edited:
                 if new is not module and not (new is copy and same_graphs(copy, module)):
                     raise ExportPassError(
@@ -322,12 +328,7 @@ def _add_origins(outcome: RetraceOutcome, edits: Edits, old: dict[str, fx.Node],
 
 
 def _is_copy(node: fx.Node, old: fx.Node) -> bool:
-    if (
-        node.name != old.name
-        or node.op != old.op
-        or node.target != old.target
-        or not same_metadata_objects(node.meta, old.meta)
-    ):
+    if node.name != old.name or node.op != old.op or node.target != old.target or not same_node_metadata(node.meta, old.meta):
         return False
     return same_arguments(node.args, old.args, _is_namesake) and same_arguments(node.kwargs, old.kwargs, _is_namesake)
 

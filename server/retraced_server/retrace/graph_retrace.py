@@ -31,13 +31,13 @@ from retraced_server.retrace.arguments import (
 )
 from retraced_server.retrace.autocast_states import AutocastState, region_autocast
 from retraced_server.retrace.compare import Comparison
-from retraced_server.retrace.copies import same_metadata_objects
 from retraced_server.retrace.copy_nodes import copy_node
 from retraced_server.retrace.edits import Edits, RecordedCall, symbols_bound
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.execute import changes_metadata, execute, has_result, resolve_packet, states_facts
 from retraced_server.retrace.executor import Executor
 from retraced_server.retrace.graphs import body_names
+from retraced_server.retrace.metadata_containers import same_node_metadata
 from retraced_server.retrace.node_metadata import PROTECTED_KEYS, NodeMetadata
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.regions import RegionExecutor
@@ -551,7 +551,7 @@ class GraphRetrace:
         else:
             node = copy_node(self.tracer.graph, old, new_args, new_kwargs)
         self._regions.visit(node)
-        if meta is not None and not same_metadata_objects(meta.data, old.meta):
+        if meta is not None and not same_node_metadata(meta.data, old.meta):
             for key, value in meta.data.items():
                 if key not in PROTECTED_KEYS and (key not in old.meta or old.meta[key] is not value):
                     node.meta[key] = value
