@@ -19,7 +19,6 @@ from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.given_graph import GivenGraph
 from retraced_server.retrace.graphs import node_key, walk_graphs
 from retraced_server.retrace.held_programs import lent
-from retraced_server.retrace.interpreter import can_visit
 from retraced_server.retrace.metadata_containers import same_node_metadata
 from retraced_server.retrace.outcome import RetraceOutcome
 from retraced_server.retrace.pass_context import PassContext, pass_context
@@ -149,10 +148,11 @@ def _nested_on_copy(
     scope: EditScope, edits: Edits, instance: ExportPass, method: _Method, module: fx.GraphModule
 ) -> PassResult:
     copy = copy_with_bodies(module)
-    edits.add_copy(copy, module)
-    with _entered(scope, instance):
+    with edits.given_back_unless_modified() as results, _entered(scope, instance):
+        edits.add_copy(copy, module)
         new = returned_graph(method(instance, copy), copy)
-    return PassResult(module, False) if same_graphs(new, module) else PassResult(new, True)
+        results.append(PassResult(module, False) if same_graphs(new, module) else PassResult(new, True))
+    return results[0]
 
 
 class EditedRun:
@@ -251,8 +251,7 @@ class EditedRun:
         if same_graphs(new, given):
             return PassResult(given, False)
         edits.states_values = True
-        # What no program may call is left to the check of the program, which refuses it.
-        if edits.has_dirty(new) and can_visit(new):
+        if edits.has_dirty(new):
             # Named as the pass, which errors tell of.
             visitor: ExportPass = type(pass_name(self._instance), (self._base,), {})()
             outer = pass_context()

@@ -8,7 +8,8 @@ a graph. A node whose call is no longer that one is *dirty*, and is executed aga
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import fx
 
 from retraced_server.program.functions import overload_of
+from retraced_server.retrace._torch import PassResult
 from retraced_server.retrace.account import Account
 from retraced_server.retrace.arguments import same_arguments
 from retraced_server.retrace.autocast_states import AutocastState, autocast_states, autocast_states_of_graph
@@ -162,6 +164,16 @@ class Edits:
                 record.outputs = before
         self._move_holders(counterpart)
 
+    @contextmanager
+    def given_back_unless_modified(self) -> Iterator[list[PassResult]]:
+        """Have values where they were, unless what is run with a copy puts a modified result into the list."""
+        holders, results = self._holders.copy(), list[PassResult]()
+        try:
+            yield results
+        finally:
+            if not (results and results[0].modified):
+                self._holders = holders
+
     def _record(self, node: fx.Node, record: _Record) -> None:
         self._records[node] = record
         self._recorded[id(record.value)] = record.value
@@ -192,9 +204,17 @@ class Edits:
         if value is not record.value:
             # What an input is, nothing but its value says.
             return self.states_values and node.op == "call_function" and self._states_value(node)
-        if node.op == "call_function" and self._autocast.get(node, ()) != autocast:
+        if node.op == "call_function" and (
+            self._autocast.get(node, ()) != autocast or any(map(self.is_stated, node.all_input_nodes))
+        ):
             return False
         return record.fits and _is_same_call(node, record.call)
+
+    def is_stated(self, node: fx.Node) -> bool:
+        """Whether a call that is known has a value that was recorded by hand, and that is taken as it is."""
+        if not self.states_values or node.op != "call_function" or (record := self._records.get(node)) is None:
+            return False
+        return node.meta.get("val", _MISSING) is not record.value and self._states_value(node)
 
     def _states_value(self, node: fx.Node) -> bool:
         """Whether a value was recorded by hand: not one that came along with metadata copied from another node."""

@@ -530,7 +530,10 @@ class GraphRetrace:
 
     def is_recorded(self, value: Argument) -> bool:
         """Whether a value says what the program has recorded for the old node that it stands for."""
-        return not isinstance(value, ProxyValue) or value.node in self.reuse.recorded
+        if not isinstance(value, ProxyValue):
+            return True
+        old = self.reuse.recorded.get(value.node)
+        return old is not None and not (isinstance(self._edits, Edits) and self._edits.is_stated(old))
 
     def _copy(self, old: fx.Node, args: Any, kwargs: Any, meta: NodeMetadata | None) -> fx.Node:
         """Copies an old node with its name and metadata; what a hook has added to the metadata is added.
