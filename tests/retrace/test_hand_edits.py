@@ -224,7 +224,7 @@ def test_value_that_was_recorded_by_hand_after_the_last_visit_is_taken_as_it_is(
             node.meta["val"] = node.meta["val"].to(torch.float64)
 
     result = run_pipeline(_program(), [states])
-    assert [dtype for _, _, dtype, _ in _values(result.program.graph_module)] == [torch.float32, torch.float64, torch.float32]
+    assert [dtype for _, _, dtype, _ in _values(result.program.graph_module)] == [torch.float32, torch.float64, torch.float64]
 
 
 def test_input_whose_value_was_changed_by_hand_makes_what_reads_it_dirty() -> None:

@@ -15,7 +15,7 @@ from tests.support.case import ProgramCase
 from tests.support.compare import assert_same_results, run, saved_and_loaded, shape_env_snapshot, validate
 from tests.support.describe import describe_program
 from tests.support.examples import examples
-from tests.support.hand_edits import edit_in_call, seeds, shares
+from tests.support.hand_edits import EDITS, STATES_NOTHING, edit_in_call, edit_without_visit, seeds, shares
 from tests.support.passes import TorchExportPass, canonical, run_torch_pass
 from tests.support.random_programs import programs
 
@@ -28,9 +28,9 @@ _SETTINGS = settings(
 )
 
 
-def _on_torchs_class(case: ProgramCase, seed: int, share: int) -> ExportedProgram | Exception:
+def _on_torchs_class(case: ProgramCase, seed: int, share: int, edits: Any = EDITS) -> ExportedProgram | Exception:
     try:
-        return run_torch_pass(case.build(), edit_in_call(TorchExportPass, seed, share))
+        return run_torch_pass(case.build(), edit_in_call(TorchExportPass, seed, share, edits))
     except Exception as error:  # noqa: BLE001  # Torch raises whatever an edit leads to.
         return error
 
@@ -38,13 +38,24 @@ def _on_torchs_class(case: ProgramCase, seed: int, share: int) -> ExportedProgra
 @_SETTINGS
 @given(case=programs(), seed=seeds, share=shares)
 def test_edited_program_is_what_torchs_class_makes_of_it(case: ProgramCase, seed: int, share: int) -> None:
+    _check(case, edit_in_call(ExportPass, seed, share)(), _on_torchs_class(case, seed, share))
+
+
+@_SETTINGS
+@given(case=programs(), seed=seeds, share=shares)
+def test_program_edited_without_a_visit_is_what_torchs_class_makes_of_it_with_one(
+    case: ProgramCase, seed: int, share: int
+) -> None:
+    _check(case, edit_without_visit(seed, share), _on_torchs_class(case, seed, share, STATES_NOTHING))
+
+
+def _check(case: ProgramCase, instance: Any, expected: ExportedProgram | Exception) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = case.program
         before, env = describe_program(program), shape_env_snapshot(program)
-        expected = _on_torchs_class(case, seed, share)
         try:
-            result = run_pipeline(program, [edit_in_call(ExportPass, seed, share)()])
+            result = run_pipeline(program, [instance])
         except RetracedError:
             assert isinstance(expected, Exception)
             assert describe_program(program) == before

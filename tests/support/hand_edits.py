@@ -100,15 +100,20 @@ EDITS: dict[str, Callable[[fx.Node], None]] = {
 }
 
 
-def edit_by_hand(module: fx.GraphModule, seed: int, share: int) -> None:
+# Those after which a graph states no value by hand: what is recorded is what torch's class computes, with or without a visit.
+STATES_NOTHING = {name: edit for name, edit in EDITS.items() if name != "record other value"}
+
+
+def edit_by_hand(module: fx.GraphModule, seed: int, share: int, edits: dict[str, Callable[[fx.Node], None]] = EDITS) -> None:
     """Edit some calls of a graph and of its conds' branches, in place.
 
     Args:
         module: The graph module.
         seed: Decides which nodes are edited and how, by their names.
         share: How many of a hundred nodes are edited.
+        edits: How they may be edited, by name.
     """
-    names = sorted(EDITS)
+    names = sorted(edits)
     for path, graph_module in graphs(module):
         if path.startswith("submod"):
             # Torch's class visits no subgraphs but those of cond and map.
@@ -116,20 +121,29 @@ def edit_by_hand(module: fx.GraphModule, seed: int, share: int) -> None:
         for node in list(graph_module.graph.nodes):
             drawn = zlib.crc32(f"{seed}:{path}:{node.name}".encode())
             if node.op == "call_function" and drawn % 100 < share and isinstance(node.target, torch._ops.OpOverload):
-                EDITS[names[drawn // 100 % len(names)]](node)
+                edits[names[drawn // 100 % len(names)]](node)
         graph_module.graph.lint()
         graph_module.recompile()
 
 
-def edit_in_call(base: type, seed: int, share: int) -> Any:
+def edit_in_call(base: type, seed: int, share: int, edits: dict[str, Callable[[fx.Node], None]] = EDITS) -> Any:
     """Make a pass on a base class that edits the graph by hand, and has its values computed anew."""
 
     class EditsInCall(base):  # type: ignore[misc]
         def call(self, graph_module: fx.GraphModule) -> Any:
-            edit_by_hand(graph_module, seed, share)
+            edit_by_hand(graph_module, seed, share, edits)
             return super().call(graph_module)
 
     return EditsInCall
+
+
+def edit_without_visit(seed: int, share: int) -> Callable[[fx.GraphModule], None]:
+    """Make a pass that edits the graph by hand, and leaves it at that: no value is stated by hand."""
+
+    def edits_without_visit(graph_module: fx.GraphModule) -> None:
+        edit_by_hand(graph_module, seed, share, STATES_NOTHING)
+
+    return edits_without_visit
 
 
 seeds = strategies.integers(0, 2**16)

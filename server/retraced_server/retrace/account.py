@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import fx
 
-from retraced_server.retrace.copies import same_metadata_objects
+from retraced_server.retrace.metadata_containers import same_node_metadata
 
 
 class Account:
@@ -50,7 +50,7 @@ class Account:
             or node.kwargs is not kwargs
             or node.target is not old.target
             or node.name != old.name
-            or not same_metadata_objects(node.meta, old.meta)
+            or not same_node_metadata(node.meta, old.meta)
         ]
         for node in edited:
             self.forget_copy(node)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import sympy
@@ -12,6 +11,7 @@ from torch import fx
 
 from retraced_server.retrace._torch import PassResult
 from retraced_server.retrace.arguments import Argument
+from retraced_server.retrace.autocast_states import AutocastState
 from retraced_server.retrace.graph_retrace import GraphRetrace
 from retraced_server.retrace.graphs import child_path
 from retraced_server.retrace.proxy_value import ProxyValue
@@ -66,15 +66,6 @@ def trailing_operands(args: Sequence[Argument], body: fx.GraphModule) -> tuple[A
     return operands if len(operands) == wanted and not nested else None
 
 
-# The operator's arguments are of many types.
-def body_context(target: Any, args: Sequence[Any]) -> AbstractContextManager[Any]:
-    """The state in which an operator runs its body, where that decides what the body's operators compute."""
-    if target is torch.ops.higher_order.wrap_with_autocast:
-        device_type, dtype, enabled, cache_enabled = args[:4]
-        return torch.autocast(device_type, dtype, enabled, cache_enabled)
-    return nullcontext()
-
-
 def slices(operands: Sequence[Argument], retrace: GraphRetrace | None) -> list[Argument]:
     """What one step of a map or a scan sees of stacked operands: a slice along the first dimension. `retrace` is that of the graph, if any."""
     return [
@@ -91,18 +82,18 @@ class VisitedBodies:
     """The graphs that one call of a pass has visited, so that each is visited once however often it is called."""
 
     def __init__(self) -> None:
-        self._results: dict[fx.GraphModule, list[tuple[tuple[Any, ...], PassResult]]] = {}
+        self._results: dict[fx.GraphModule, list[tuple[tuple[Any, ...], AutocastState, PassResult]]] = {}
 
-    def find(self, module: fx.GraphModule, inputs: tuple[Any, ...]) -> PassResult | None:
-        """The result of an earlier visit with inputs that say the same."""
-        for known, result in self._results.get(module, []):
-            if len(known) == len(inputs) and all(map(same_metadata, known, inputs)):
+    def find(self, module: fx.GraphModule, inputs: tuple[Any, ...], autocast: AutocastState) -> PassResult | None:
+        """The result of an earlier visit under the same autocast, with inputs that say the same."""
+        for known, state, result in self._results.get(module, []):
+            if state == autocast and len(known) == len(inputs) and all(map(same_metadata, known, inputs)):
                 return result
         return None
 
-    def keep(self, module: fx.GraphModule, inputs: tuple[Any, ...], result: PassResult) -> None:
+    def keep(self, module: fx.GraphModule, inputs: tuple[Any, ...], autocast: AutocastState, result: PassResult) -> None:
         """Notes a visit."""
-        self._results.setdefault(module, []).append((inputs, result))
+        self._results.setdefault(module, []).append((inputs, autocast, result))
 
 
 def settle_inputs(module: fx.GraphModule, inputs: Sequence[Argument], caller: GraphRetrace | None) -> tuple[Any, ...]:

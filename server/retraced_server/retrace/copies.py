@@ -11,16 +11,24 @@ from retraced_server.retrace._torch import PassResult
 from retraced_server.retrace.arguments import same_arguments
 from retraced_server.retrace.constants import copy_graph_module
 from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.metadata_containers import own_containers, same_node_metadata
 
 
 def copy_with_bodies(module: fx.GraphModule) -> fx.GraphModule:
-    """Copies a graph and its bodies, with names and metadata; tensors and recorded values are shared."""
+    """Copies a graph and its bodies, with names and metadata; tensors, recorded values and other objects in metadata are shared."""
+    return _copy_with_bodies(module, {})
+
+
+def _copy_with_bodies(module: fx.GraphModule, containers: dict[int, Any]) -> fx.GraphModule:
     result = copy_graph_module(module)
+    own_containers(result.meta, containers)
+    for node in result.graph.nodes:
+        own_containers(node.meta, containers)
     for node in result.graph.find_nodes(op="get_attr"):
         body = _attribute(module, node)
         if isinstance(body, fx.GraphModule) and _attribute(result, node) is body:
             *path, name = str(node.target).split(".")
-            result.get_submodule(".".join(path)).add_module(name, copy_with_bodies(body))
+            result.get_submodule(".".join(path)).add_module(name, _copy_with_bodies(body, containers))
     return result
 
 
@@ -41,7 +49,7 @@ def returned_graph(result: Any, given: fx.GraphModule) -> fx.GraphModule:
 
 
 def same_graphs(new: fx.GraphModule, old: fx.GraphModule) -> bool:
-    """Whether two graphs have the same nodes, names, metadata and attributes, bodies included. Metadata is compared by identity."""
+    """Whether two graphs have the same nodes, names, metadata and attributes, bodies included. What metadata holds is compared by identity."""
     if new is old:
         return True
     if len(new.graph.nodes) != len(old.graph.nodes):
@@ -53,18 +61,13 @@ def same_graphs(new: fx.GraphModule, old: fx.GraphModule) -> bool:
 
     for a, b in zip(new.graph.nodes, old.graph.nodes, strict=True):
         counterparts[b] = a
-        if a.op != b.op or a.name != b.name or a.target != b.target or not same_metadata_objects(a.meta, b.meta):
+        if a.op != b.op or a.name != b.name or a.target != b.target or not same_node_metadata(a.meta, b.meta):
             return False
         if not same_arguments(a.args, b.args, same_node) or not same_arguments(a.kwargs, b.kwargs, same_node):
             return False
         if a.op == "get_attr" and not _same_attribute(_attribute(new, a), _attribute(old, b)):
             return False
-    return same_metadata_objects(new.meta, old.meta)
-
-
-def same_metadata_objects(new: dict[str, Any], old: dict[str, Any]) -> bool:
-    """Whether two metadata dictionaries hold the same objects."""
-    return new.keys() == old.keys() and all(map(operator.is_, new.values(), map(old.__getitem__, new)))
+    return same_node_metadata(new.meta, old.meta)
 
 
 def _same_attribute(new: Any, old: Any) -> bool:

@@ -13,16 +13,17 @@ from torch import fx
 
 from retraced_server.retrace._torch import PassResult
 from retraced_server.retrace.arguments import same_arguments
-from retraced_server.retrace.copies import copy_with_bodies, returned_graph, same_graphs, same_metadata_objects
+from retraced_server.retrace.copies import copy_with_bodies, returned_graph, same_graphs
 from retraced_server.retrace.edits import Edits
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.given_graph import GivenGraph
 from retraced_server.retrace.graphs import node_key, walk_graphs
 from retraced_server.retrace.held_programs import lent
-from retraced_server.retrace.interpreter import can_visit
+from retraced_server.retrace.metadata_containers import same_node_metadata
 from retraced_server.retrace.outcome import RetraceOutcome
 from retraced_server.retrace.pass_context import PassContext, pass_context
 from retraced_server.retrace.pass_state import state_of
+from retraced_server.retrace.recorded_sizes import RecordedSizes
 from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
 
 if TYPE_CHECKING:
@@ -147,10 +148,11 @@ def _nested_on_copy(
     scope: EditScope, edits: Edits, instance: ExportPass, method: _Method, module: fx.GraphModule
 ) -> PassResult:
     copy = copy_with_bodies(module)
-    edits.add_copy(copy, module)
-    with _entered(scope, instance):
+    with edits.given_back_unless_modified() as results, _entered(scope, instance):
+        edits.add_copy(copy, module)
         new = returned_graph(method(instance, copy), copy)
-    return PassResult(module, False) if same_graphs(new, module) else PassResult(new, True)
+        results.append(PassResult(module, False) if same_graphs(new, module) else PassResult(new, True))
+    return results[0]
 
 
 class EditedRun:
@@ -207,7 +209,7 @@ class EditedRun:
         copy = copy_with_bodies(module)
         self._scope.edits = Edits()
         self._scope.edits.add_given(copy)
-        given, edits_of_given = GivenGraph(module), Edits()
+        given, edits_of_given, sizes = GivenGraph(module), Edits(), RecordedSizes(module)
         edits_of_given.add_given(module)
         with _undone_unless_modified(module) as results, _entered(self._scope, self._instance):
             try:
@@ -216,8 +218,12 @@ class EditedRun:
                 if given.has_edits():
                     copy_of_given = copy_with_bodies(module)
                     edits_of_given.add_copy(copy_of_given, module)
+                    sizes.keep_changes(copy_of_given)
+                if new is not module:
+                    sizes.keep_changes(new)
             finally:
                 given.put_back()
+                sizes.put_back()
             if given.was_edited:
                 if new is not module and not (new is copy and same_graphs(copy, module)):
                     raise ExportPassError(
@@ -245,8 +251,7 @@ class EditedRun:
         if same_graphs(new, given):
             return PassResult(given, False)
         edits.states_values = True
-        # What no program may call is left to the check of the program, which refuses it.
-        if edits.has_dirty(new) and can_visit(new):
+        if edits.has_dirty(new):
             # Named as the pass, which errors tell of.
             visitor: ExportPass = type(pass_name(self._instance), (self._base,), {})()
             outer = pass_context()
@@ -322,12 +327,7 @@ def _add_origins(outcome: RetraceOutcome, edits: Edits, old: dict[str, fx.Node],
 
 
 def _is_copy(node: fx.Node, old: fx.Node) -> bool:
-    if (
-        node.name != old.name
-        or node.op != old.op
-        or node.target != old.target
-        or not same_metadata_objects(node.meta, old.meta)
-    ):
+    if node.name != old.name or node.op != old.op or node.target != old.target or not same_node_metadata(node.meta, old.meta):
         return False
     return same_arguments(node.args, old.args, _is_namesake) and same_arguments(node.kwargs, old.kwargs, _is_namesake)
 

@@ -8,7 +8,8 @@ a graph. A node whose call is no longer that one is *dirty*, and is executed aga
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,10 @@ import torch
 from torch import fx
 
 from retraced_server.program.functions import overload_of
+from retraced_server.retrace._torch import PassResult
 from retraced_server.retrace.account import Account
 from retraced_server.retrace.arguments import same_arguments
+from retraced_server.retrace.autocast_states import AutocastState, autocast_states, autocast_states_of_graph
 from retraced_server.retrace.execute import has_result
 from retraced_server.retrace.graphs import node_key, walk_graphs
 
@@ -63,8 +66,12 @@ class Edits:
     def __init__(self) -> None:
         self.states_values = False
         self._records: dict[fx.Node, _Record] = {}
+        # By their ids, the values that are recorded for known nodes: in the metadata of another, one is not stated by hand but copied.
+        self._recorded: dict[int, Any] = {}
         # The nodes of each graph in order, when its values were recorded.
         self._orders: dict[fx.Graph, list[fx.Node]] = {}
+        # Under which autocast nodes were, when their values were recorded; those under none are not here.
+        self._autocast: dict[fx.Node, AutocastState] = {}
         # Copies of graphs in which a write was edited.
         self._disturbed: set[fx.Graph] = set()
         # For nodes of the given root graph the node that has the value now.
@@ -82,37 +89,42 @@ class Edits:
         for path, graph_module in walk_graphs(module):
             self._orders[graph_module.graph] = list(graph_module.graph.nodes)
             for node in graph_module.graph.nodes:
-                record = self._records[node] = _Record(
-                    _call(node), _value(graph_module, node), fits, (node_key(path, node.name),)
-                )
+                record = _Record(_call(node), _value(graph_module, node), fits, (node_key(path, node.name),))
+                self._record(node, record)
                 if node.op == "placeholder":
                     record.input = node.name
                 elif node.op == "output":
                     record.outputs = list(range(_length(node)))
+        self._autocast = autocast_states(module)
         self._holders = {node.name: node for node in module.graph.nodes}
 
     def add_copy(self, copy: fx.GraphModule, module: fx.GraphModule) -> None:
         """Notes a copy of a graph module: what is known of the nodes holds for their copies."""
         copies: dict[fx.Node, fx.Node] = {}
+        autocast = autocast_states(module)
         for path, graph_module in walk_graphs(copy):
             original = operator.attrgetter(path)(module) if path else module
             copies.update(zip(original.graph.nodes, graph_module.graph.nodes, strict=True))
             for node in original.graph.nodes:
                 record = self._records.get(node)
                 if record is not None:
-                    fits = record.fits and self.holds(node, _attribute(original, node))
-                    self._records[copies[node]] = _Record(
-                        _call(copies[node]),
-                        _value(graph_module, copies[node]),
-                        fits,
-                        record.origins,
-                        record.input,
-                        record.outputs,
+                    fits = record.fits and self.holds(node, _attribute(original, node), autocast.get(node, ()))
+                    self._record(
+                        copies[node],
+                        _Record(
+                            _call(copies[node]),
+                            _value(graph_module, copies[node]),
+                            fits,
+                            record.origins,
+                            record.input,
+                            record.outputs,
+                        ),
                     )
             if self.is_disturbed(original.graph):
                 self._disturbed.add(graph_module.graph)
             if original.graph in self._orders:
                 self._orders[graph_module.graph] = [copies[node] for node in original.graph.nodes if node in self._records]
+        self._autocast.update((copies[node], state) for node, state in autocast.items())
         self._move_holders(copies.get)
 
     def add_result(
@@ -122,6 +134,7 @@ class Edits:
         inputs: Mapping[fx.Node, fx.Node | None],
         outputs: list[int | None] | None,
         counterpart: Callable[[fx.Node], fx.Node | None],
+        autocast: AutocastState,
     ) -> None:
         """Notes a graph that a retrace has made: its values are recorded for the calls that the nodes were made with.
 
@@ -131,14 +144,17 @@ class Edits:
             inputs: For its placeholders the old ones that they stand for.
             outputs: The old positions of its results; None if they are as they were.
             counterpart: Gives the node that has the value of an old node, the node itself where it is of another graph.
+            autocast: What the graph is called under.
         """
+        self._autocast.update(autocast_states_of_graph(module.graph, autocast))
         self._orders[module.graph] = list(module.graph.nodes)
         for node in module.graph.nodes:
             olds = account.origins_of(node) or next(filter(None, map(account.origins_of, node.users)), [])
             origins = [origin for old in olds for origin in self.origins_of(old) or ()]
             made = account.made_with(node)
             call = _call(node) if made is None else RecordedCall(*made)
-            record = self._records[node] = _Record(call, _value(module, node), True, tuple(dict.fromkeys(origins)))
+            record = _Record(call, _value(module, node), True, tuple(dict.fromkeys(origins)))
+            self._record(node, record)
             if node.op == "placeholder" and (old := inputs.get(node)) is not None:
                 record.input = self.input_of(old)
             elif node.op == "output":
@@ -148,6 +164,20 @@ class Edits:
                 record.outputs = before
         self._move_holders(counterpart)
 
+    @contextmanager
+    def given_back_unless_modified(self) -> Iterator[list[PassResult]]:
+        """Have values where they were, unless what is run with a copy puts a modified result into the list."""
+        holders, results = self._holders.copy(), list[PassResult]()
+        try:
+            yield results
+        finally:
+            if not (results and results[0].modified):
+                self._holders = holders
+
+    def _record(self, node: fx.Node, record: _Record) -> None:
+        self._records[node] = record
+        self._recorded[id(record.value)] = record.value
+
     def _move_holders(self, counterpart: Callable[[fx.Node], fx.Node | None]) -> None:
         for name, node in self._holders.items():
             if node is not None:
@@ -155,12 +185,13 @@ class Edits:
 
     # -- what was edited ---------------------------------------------------------------------------------------------------------
 
-    def holds(self, node: fx.Node, attribute: Any = None) -> bool:
+    def holds(self, node: fx.Node, attribute: Any, autocast: AutocastState) -> bool:
         """Whether the value recorded for a node is still that of the node.
 
         Args:
             node: The node.
             attribute: For a `get_attr` node what it reads.
+            autocast: What the node is under.
         """
         if node.op == "output":
             return True
@@ -168,12 +199,27 @@ class Edits:
         if record is None:
             is_call = node.op == "call_function"
             needs_value = has_result(node.target) if is_call else isinstance(attribute, torch.Tensor)
-            return self.states_values and ("val" in node.meta or not needs_value)
+            return self.states_values and (not needs_value or self._states_value(node))
         value = attribute if node.op == "get_attr" else node.meta.get("val", _MISSING)
         if value is not record.value:
             # What an input is, nothing but its value says.
-            return self.states_values and node.op == "call_function"
+            return self.states_values and node.op == "call_function" and self._states_value(node)
+        if node.op == "call_function" and (
+            self._autocast.get(node, ()) != autocast or any(map(self.is_stated, node.all_input_nodes))
+        ):
+            return False
         return record.fits and _is_same_call(node, record.call)
+
+    def is_stated(self, node: fx.Node) -> bool:
+        """Whether a call that is known has a value that was recorded by hand, and that is taken as it is."""
+        if not self.states_values or node.op != "call_function" or (record := self._records.get(node)) is None:
+            return False
+        return node.meta.get("val", _MISSING) is not record.value and self._states_value(node)
+
+    def _states_value(self, node: fx.Node) -> bool:
+        """Whether a value was recorded by hand: not one that came along with metadata copied from another node."""
+        value = node.meta.get("val", _MISSING)
+        return value is not _MISSING and id(value) not in self._recorded
 
     def is_disturbed(self, graph: fx.Graph) -> bool:
         """Whether any value of a graph may have changed, since what is written in place is no longer, or in another order."""
@@ -194,18 +240,20 @@ class Edits:
 
     def has_dirty(self, module: fx.GraphModule) -> bool:
         """Whether a graph or a subgraph of it has a node whose recorded value does not hold."""
+        autocast = autocast_states(module)
         return any(
-            self.is_disturbed(child.graph) or not all(self.holds(node, _attribute(child, node)) for node in child.graph.nodes)
+            self.is_disturbed(child.graph)
+            or not all(self.holds(node, _attribute(child, node), autocast.get(node, ())) for node in child.graph.nodes)
             for _, child in walk_graphs(module)
         )
 
     def put_back_values(self, graph: fx.Graph) -> None:
-        """Records again what was recorded for nodes whose value was changed by hand, since they are executed to find it."""
-        if self.states_values:
-            return
+        """Records again what was recorded for nodes whose value was changed by hand, unless it is taken as it is."""
         for node in graph.nodes:
             record = self._records.get(node) if node.op == "call_function" else None
-            if record is not None and record.fits and node.meta.get("val", _MISSING) is not record.value:
+            if record is None or not record.fits or node.meta.get("val", _MISSING) is record.value:
+                continue
+            if not (self.states_values and self._states_value(node)):
                 if record.value is _MISSING:
                     del node.meta["val"]
                 else:

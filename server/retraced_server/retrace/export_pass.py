@@ -20,8 +20,8 @@ from retraced_server.retrace._torch import (
     executorch_call_delegate,
 )
 from retraced_server.retrace.arguments import Argument
+from retraced_server.retrace.autocast_states import AutocastState, entered, subgraph_autocast
 from retraced_server.retrace.bodies import (
-    body_context,
     body_path,
     find_bodies,
     replace_bodies,
@@ -192,21 +192,24 @@ class ExportPass(PassBase):
         run = state_of(self).running
         parent = run.retrace
         data = settle_inputs(graph_module, inputs, parent)
-        result = run.visited.find(graph_module, data)
+        added = () if parent is None else parent.region_autocast + parent.called_under
+        autocast = () if parent is None else parent.autocast + parent.called_under
+        result = run.visited.find(graph_module, data, autocast)
         if result is None:
-            result = self.__visit(run, graph_module, data)
-            run.visited.keep(graph_module, data, result)
+            with entered(added):
+                result = self.__visit(run, graph_module, data, autocast)
+            run.visited.keep(graph_module, data, autocast, result)
         if parent is not None and result.modified:
             # Each graph that calls a body has its result in the body's place.
             parent.replace_body(graph_module, result.graph_module)
         return result
 
-    def __visit(self, run: PassRun, graph_module: fx.GraphModule, data: tuple[Any, ...]) -> PassResult:
+    def __visit(self, run: PassRun, graph_module: fx.GraphModule, data: tuple[Any, ...], autocast: AutocastState) -> PassResult:
         tracer = self.ExportTracer(self, graph_module.graph._codegen)
         tracer.reserve(graph_module)
         tracer.fake_tensor_mode = run.session.fake_mode
         path = body_path(graph_module, run.retrace)
-        retrace = GraphRetrace(run.session, graph_module, path, tracer)
+        retrace = GraphRetrace(run.session, graph_module, path, tracer, autocast)
         outer_tracer, outer_retrace = self.tracer, run.retrace
         self.tracer, run.retrace = tracer, retrace
         try:
@@ -376,7 +379,7 @@ class ExportPass(PassBase):
                 operands = trailing_operands(args, body)
                 if operands is None:
                     operands = tuple(node.meta.get("val") for node in body.graph.nodes if node.op == "placeholder")
-                with body_context(op, args):
+                with state_of(self).calling_under(subgraph_autocast(op, args)):
                     visited[body] = self.call_submodule(body, operands).graph_module
         new_args, new_kwargs = replace_bodies((args, kwargs), visited)
         return self._fx("call_function", op, new_args, new_kwargs, meta)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import fx
 
+from retraced_server.retrace.autocast_states import AutocastState, autocast_states
 from retraced_server.retrace.edits import RecordedCall
 from retraced_server.retrace.graphs import walk_graphs
 
@@ -29,12 +30,15 @@ class GivenGraph:
             for nodes in self._graphs.values()
             for node in nodes
         }
+        self._autocast = autocast_states(module)
 
     # The attribute and the value are whatever a graph has.
-    def holds(self, node: fx.Node, attribute: Any = None) -> bool:
-        """Whether a node has the call and the value that it was given with. `attribute` is not looked at."""
+    def holds(self, node: fx.Node, attribute: Any, autocast: AutocastState) -> bool:
+        """Whether a node has the call and the value that it was given with, under the same autocast. `attribute` is not looked at."""
         given = self._nodes.get(node)
         if given is None:
+            return False
+        if node.op == "call_function" and self._autocast.get(node, ()) != autocast:
             return False
         target, args, kwargs, _, meta = given
         return node.args is args and node.kwargs is kwargs and node.target is target and node.meta.get("val") is meta.get("val")

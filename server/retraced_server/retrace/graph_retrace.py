@@ -29,14 +29,15 @@ from retraced_server.retrace.arguments import (
     same_arguments,
     with_proxies,
 )
+from retraced_server.retrace.autocast_states import AutocastState, region_autocast
 from retraced_server.retrace.compare import Comparison
-from retraced_server.retrace.copies import same_metadata_objects
 from retraced_server.retrace.copy_nodes import copy_node
 from retraced_server.retrace.edits import Edits, RecordedCall, symbols_bound
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.execute import changes_metadata, execute, has_result, resolve_packet, states_facts
 from retraced_server.retrace.executor import Executor
 from retraced_server.retrace.graphs import body_names
+from retraced_server.retrace.metadata_containers import same_node_metadata
 from retraced_server.retrace.node_metadata import PROTECTED_KEYS, NodeMetadata
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.regions import RegionExecutor
@@ -63,10 +64,13 @@ class GraphRetrace:
         result: The new graph module, once all nodes have been visited; the old one if nothing differs.
         account: What each node of the new graph is.
         placeholders: The new graph's inputs, with the old placeholder that each stands for.
+        called_under: The autocast that the visited node runs its subgraphs under, besides what it is under itself.
         outputs: The old position of each output of the new graph, None for a new one; None as a whole if they are as they were.
     """
 
-    def __init__(self, session: Session, module: fx.GraphModule, path: str, tracer: ExportTracer) -> None:
+    def __init__(
+        self, session: Session, module: fx.GraphModule, path: str, tracer: ExportTracer, autocast: AutocastState
+    ) -> None:
         self.session = session
         self.module = module
         self.path = path
@@ -79,6 +83,8 @@ class GraphRetrace:
         self.outputs: list[int | None] | None = None
         self.current: fx.Node | None = None
         self.reuse = Reuse(module.graph)
+        self.called_under: AutocastState = ()
+        self._outer_autocast = autocast
         self._edits = session.edits
         self._is_disturbed = False
         if isinstance(self._edits, Edits):
@@ -100,6 +106,16 @@ class GraphRetrace:
     def body_names(self) -> dict[int, str]:
         """The attributes of the old graph module that hold bodies, by the bodies' ids."""
         return body_names(self.module)
+
+    @property
+    def region_autocast(self) -> AutocastState:
+        """The autocast of the regions that the next node is in."""
+        return region_autocast(regions) if (regions := self._regions.current) else ()
+
+    @property
+    def autocast(self) -> AutocastState:
+        """What the next node is under."""
+        return self._outer_autocast + self.region_autocast
 
     # -- visiting old nodes ------------------------------------------------------------------------------------------------------
 
@@ -347,7 +363,9 @@ class GraphRetrace:
         """Whether an old node was edited by hand, so that what is recorded for it need not be its value."""
         if self._edits is None:
             return False
-        return (self._is_disturbed and old.op == "call_function") or not self._edits.holds(old, self.results.get(old))
+        if self._is_disturbed and old.op == "call_function":
+            return True
+        return not self._edits.holds(old, self.results.get(old), self.autocast)
 
     def _is_green(self, old: fx.Node, args: Any, kwargs: Any) -> bool:
         self._has_stand_ins = False
@@ -360,7 +378,13 @@ class GraphRetrace:
 
     def _stands_for(self, new: Argument, old: fx.Node) -> bool:
         if not isinstance(new, ProxyValue):
-            return old.op == "get_attr" and new is self.results.get(old) and not self._is_dirty(old)
+            return (
+                old.op == "get_attr"
+                and new is self.results.get(old)
+                and not self._is_dirty(old)
+                # What a subgraph became for another call may have taken its place.
+                and self.tracer.attribute(str(old.target)) is new
+            )
         node = new.node
         if self.reuse.kept.get(old) is node:
             return True
@@ -442,7 +466,7 @@ class GraphRetrace:
     def tell(self, edits: Edits) -> None:
         """Notes the graph that was made, and what became of the old one, for what the pass may edit next."""
         if self.modified:
-            edits.add_result(self.result, self.account, self.placeholders, self.outputs, self.counterpart)
+            edits.add_result(self.result, self.account, self.placeholders, self.outputs, self.counterpart, self._outer_autocast)
 
     # -- attributes --------------------------------------------------------------------------------------------------------------
 
@@ -457,7 +481,7 @@ class GraphRetrace:
             self.tracer.submodules[value] = node
         elif isinstance(value, torch.Tensor):
             self.tracer.attribute_nodes[id(value)] = (value, node)
-            if "val" not in node.meta and self._edits is not None and not self._edits.knows(old):
+            if self._edits is not None and not self._edits.knows(old) and not self._edits.holds(old, value, ()):
                 self.tracer.set_metadata(node, value)
             self.tracer.callback.on_attr(ProxyValue(value, node))
         self.results[old] = value
@@ -491,9 +515,14 @@ class GraphRetrace:
                 )
 
     def replace_body(self, old: fx.GraphModule, new: fx.GraphModule) -> None:
-        """A body was changed: where the old one is an attribute of this graph, the new one takes its place and its name."""
+        """A body was changed: where the old one is an attribute of this graph, the new one takes its place and its name.
+
+        Where another call has it already, unchanged, the new one is an attribute besides it.
+        """
         node = self.tracer.submodules.get(old)
-        if node is not None and new is not old:
+        if node is None or new is old:
+            return
+        if not any(reader.users for reader in self.tracer.graph.find_nodes(op="get_attr", target=node.target, sort=False)):
             self.tracer.set_attribute(str(node.target), new)
             del self.tracer.submodules[old]
             self.tracer.submodules[new] = node
@@ -502,7 +531,10 @@ class GraphRetrace:
 
     def is_recorded(self, value: Argument) -> bool:
         """Whether a value says what the program has recorded for the old node that it stands for."""
-        return not isinstance(value, ProxyValue) or value.node in self.reuse.recorded
+        if not isinstance(value, ProxyValue):
+            return True
+        old = self.reuse.recorded.get(value.node)
+        return old is not None and not (isinstance(self._edits, Edits) and self._edits.is_stated(old))
 
     def _copy(self, old: fx.Node, args: Any, kwargs: Any, meta: NodeMetadata | None) -> fx.Node:
         """Copies an old node with its name and metadata; what a hook has added to the metadata is added.
@@ -523,7 +555,7 @@ class GraphRetrace:
         else:
             node = copy_node(self.tracer.graph, old, new_args, new_kwargs)
         self._regions.visit(node)
-        if meta is not None and not same_metadata_objects(meta.data, old.meta):
+        if meta is not None and not same_node_metadata(meta.data, old.meta):
             for key, value in meta.data.items():
                 if key not in PROTECTED_KEYS and (key not in old.meta or old.meta[key] is not value):
                     node.meta[key] = value

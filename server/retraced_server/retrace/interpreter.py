@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,6 @@ from retraced_server.program.functions import overload_of, stated_effect
 from retraced_server.retrace._torch import HigherOrderOperator, OpOverloadPacket, executorch_call_delegate
 from retraced_server.retrace.arguments import Argument, map_leaves
 from retraced_server.retrace.errors import ExportPassError, PassError, innermost_source_line, pass_error
-from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.overrides import refuse_overrides
 from retraced_server.retrace.pass_state import state_of
@@ -38,6 +38,16 @@ _SYM_FUNCTIONS: frozenset[Callable[..., Any]] = frozenset(
 _SYM_MODULES = frozenset({"_operator", "builtins", "math"})
 # Modules whose functions are called as they are, without a hook: what ExecuTorch's out variants write to.
 _PLAIN_MODULES = frozenset({"executorch.exir.memory"})
+
+
+class _HookKind(Enum):
+    """Which hook is for a call."""
+
+    GETITEM = auto()
+    OPERATOR = auto()
+    HIGHER_ORDER = auto()
+    SYM = auto()
+    NONE = auto()
 
 
 # What torch's class calls of an interpreter and this one does not, with what to override in its place.
@@ -170,21 +180,19 @@ class ExportInterpreter(fx.Interpreter):
 
     def _call_function(self, target: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> Argument:
         callback = self.callback
-        if target is operator.getitem:
+        kind = _hook_kind(target)
+        if kind is None:
+            raise ExportPassError(f"Unsupported target type: {target}")
+        if kind is _HookKind.GETITEM:
             value, key = args
             return callback.call_getitem(value, key, meta)
-        if overload_of(target) is not None or isinstance(target, OpOverloadPacket):
+        if kind is _HookKind.OPERATOR:
             return callback.call_operator(target, args, kwargs, meta)
-        if isinstance(target, HigherOrderOperator):
+        if kind is _HookKind.HIGHER_ORDER:
             return self._call_higher_order(target, args, kwargs, meta)
-        module = getattr(target, "__module__", None)
-        if module in _SYM_MODULES or target in _SYM_FUNCTIONS:
-            if kwargs:
-                return callback._fx("call_function", target, args, kwargs, meta)
+        if kind is _HookKind.SYM and not kwargs:
             return callback.call_sym(target, args, meta)
-        if module in _PLAIN_MODULES:
-            return callback._fx("call_function", target, args, kwargs, meta)
-        raise ExportPassError(f"Unsupported target type: {target}")
+        return callback._fx("call_function", target, args, kwargs, meta)
 
     def _call_higher_order(self, target: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> Argument:
         callback, operators = self.callback, torch.ops.higher_order
@@ -206,22 +214,19 @@ class ExportInterpreter(fx.Interpreter):
         return callback.call_higher_order(target, args, kwargs, meta)
 
 
-def can_visit(module: fx.GraphModule) -> bool:
-    """Return whether every node of a graph and its subgraphs is of a kind, and calls what, a retrace can visit."""
-    return all(
-        _is_callable(node.target) if node.op == "call_function" else node.op in ("placeholder", "get_attr", "output")
-        for _, child in walk_graphs(module)
-        for node in child.graph.nodes
-    )
-
-
 # A target of fx may be a name too.
-def _is_callable(target: Any) -> bool:
-    if overload_of(target) is not None or isinstance(target, (OpOverloadPacket, HigherOrderOperator)):
-        return True
-    if target in _SYM_FUNCTIONS or getattr(target, "__module__", None) in _SYM_MODULES:
-        return True
-    return stated_effect(target).of_regions
+def _hook_kind(target: Any) -> _HookKind | None:
+    """Return which hook is for calls of a target; None where no graph that is visited may call it."""
+    if target is operator.getitem:
+        return _HookKind.GETITEM
+    if overload_of(target) is not None or isinstance(target, OpOverloadPacket):
+        return _HookKind.OPERATOR
+    if isinstance(target, HigherOrderOperator):
+        return _HookKind.HIGHER_ORDER
+    module = getattr(target, "__module__", None)
+    if module in _SYM_MODULES or target in _SYM_FUNCTIONS:
+        return _HookKind.SYM
+    return _HookKind.NONE if module in _PLAIN_MODULES or stated_effect(target).of_regions else None
 
 
 def _attribute(module: torch.nn.Module, target: str) -> Any:

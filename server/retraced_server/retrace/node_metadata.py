@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from retraced_server.retrace.metadata_containers import copy_container
+
 # Metadata is an open dictionary in torch: any key, any value.
 NodeMetadataValue = Any
 
@@ -12,7 +14,7 @@ PROTECTED_KEYS = frozenset({"val", "stack_trace", "nn_module_stack", "debug_hand
 
 
 class NodeMetadata:
-    """A copy of a node's metadata that a hook can read, add to and hand on."""
+    """A copy of a node's metadata that a hook can read, add to and hand on; a dictionary or list that it reads is a copy as well."""
 
     __slots__ = ("data",)
 
@@ -20,7 +22,8 @@ class NodeMetadata:
         self.data: dict[str, NodeMetadataValue] = data.copy()
 
     def __getitem__(self, key: str) -> NodeMetadataValue:
-        return self.data[key]
+        value = self.data[key] = copy_container(self.data[key], {}) if key != "val" else self.data[key]
+        return value
 
     def __setitem__(self, key: str, value: NodeMetadataValue) -> None:
         """Sets a key.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
+from retraced_server.retrace.autocast_states import AutocastState
 from retraced_server.retrace.bodies import VisitedBodies
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.graph_retrace import GraphRetrace
@@ -84,6 +86,19 @@ class PassState:
         if self.run is None or self.run.retrace is None:
             raise ExportPassError("hooks can only be called while the pass runs; call the pass with a graph module")
         return self.run.retrace
+
+    @contextmanager
+    def calling_under(self, autocast: AutocastState) -> Iterator[None]:
+        """Have the subgraphs of the node that is visited run under an autocast besides its own. Outside of a run nothing executes them."""
+        retrace = None if self.run is None else self.run.retrace
+        if retrace is None:
+            yield
+            return
+        retrace.called_under = autocast
+        try:
+            yield
+        finally:
+            retrace.called_under = ()
 
 
 def is_running(instance: ExportPass) -> bool:

@@ -80,6 +80,11 @@ class RegionExecutor:
         self._regions = Regions()
 
     @property
+    def current(self) -> tuple[fx.Node, ...]:
+        """The regions that the next call is in, outermost first."""
+        return self._regions.current
+
+    @property
     def is_in_level(self) -> bool:
         """Whether the next call is in a level of functorch."""
         return any(node.target in LEVELS for node in self._regions.current)

@@ -1,0 +1,75 @@
+"""Under which autocast the calls of a graph are: what they compute depends on it, and none of their arguments says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import fx
+
+from retraced_server.retrace.graphs import body_of, walk_graphs
+from retraced_server.retrace.regions import Regions
+
+_ENTER = torch.amp.autocast_mode._enter_autocast
+_WRAP = torch.ops.higher_order.wrap_with_autocast
+
+# For each autocast that is in effect, outermost first, what `torch.autocast` is called with.
+AutocastState = tuple[tuple[tuple[Any, ...], dict[str, Any]], ...]
+
+
+def region_autocast(regions: tuple[fx.Node, ...]) -> AutocastState:
+    """Return the autocast of the regions that a call is in."""
+    return tuple((node.args, node.kwargs) for node in regions if node.target is _ENTER)
+
+
+# An operator's arguments are of many types.
+def subgraph_autocast(target: Any, args: Sequence[Any]) -> AutocastState:
+    """Return the autocast that a higher-order operator runs its subgraph under."""
+    return ((tuple(args[:4]), {}),) if target is _WRAP else ()
+
+
+def autocast_states(module: fx.GraphModule) -> dict[fx.Node, AutocastState]:
+    """Return under which autocast the nodes of a graph and its subgraphs are; those under none are left out.
+
+    A subgraph of several calls is told of the first.
+    """
+    found: dict[fx.Node, AutocastState] = {}
+    graphs = [child.graph for _, child in walk_graphs(module)]
+    if any(graph.find_nodes(op="call_function", target=target, sort=False) for graph in graphs for target in (_ENTER, _WRAP)):
+        _collect(module, (), found, set())
+    return found
+
+
+def _collect(module: fx.GraphModule, outer: AutocastState, found: dict[fx.Node, AutocastState], seen: set[fx.Graph]) -> None:
+    if module.graph in seen:
+        return
+    seen.add(module.graph)
+    found.update(states := autocast_states_of_graph(module.graph, outer))
+    for node in module.graph.nodes:
+        if node.op == "call_function":
+            for value in node.all_input_nodes:
+                if (subgraph := body_of(module, value)) is not None:
+                    _collect(subgraph, states.get(node, ()) + subgraph_autocast(node.target, node.args), found, seen)
+
+
+def autocast_states_of_graph(graph: fx.Graph, outer: AutocastState) -> dict[fx.Node, AutocastState]:
+    """Return the same of one graph alone, which is called under `outer`."""
+    if not outer and not graph.find_nodes(op="call_function", target=_ENTER, sort=False):
+        return {}
+    states, regions = {}, Regions()
+    for node in graph.nodes:
+        if state := outer + region_autocast(regions.current):
+            states[node] = state
+        regions.visit(node)
+    return states
+
+
+@contextmanager
+def entered(state: AutocastState) -> Iterator[None]:
+    """Enter autocast."""
+    with ExitStack() as stack:
+        for args, kwargs in state:
+            stack.enter_context(torch.autocast(*args, **kwargs))
+        yield
