@@ -9,7 +9,7 @@ torch's own functions in real levels of functorch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,15 @@ class Regions:
         elif effect.changes_state:
             self.current = (*self.current, node)
 
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Enter the autocast that a call in the current region runs under, and leave it."""
+        with ExitStack() as entered:
+            for node in self.current:
+                if node.target is _AUTOCAST:
+                    entered.enter_context(torch.autocast(*node.args, **node.kwargs))  # type: ignore[arg-type]
+            yield
+
 
 class RegionExecutor:
     """Executes the calls of one graph that mean something in their region only.
@@ -88,14 +97,9 @@ class RegionExecutor:
         """Hear of the next node of the graph."""
         self._regions.visit(node)
 
-    @contextmanager
-    def state(self) -> Iterator[None]:
+    def state(self) -> AbstractContextManager[None]:
         """Enter the autocast of the regions that the next call is in."""
-        with ExitStack() as entered:
-            for node in self._regions.current:
-                if node.target is _AUTOCAST:
-                    entered.enter_context(torch.autocast(*node.args, **node.kwargs))  # type: ignore[arg-type]
-            yield
+        return self._regions.autocast()
 
     # Targets, arguments and values are whatever a graph has.
     def execute(self, target: Any, arguments: tuple[Any, Any], data: tuple[Any, Any]) -> Any:
