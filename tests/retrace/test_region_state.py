@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
+from torch import fx
 from torch.export import Dim, ExportedProgram
 
 from retraced_server.passes import run_pipeline
 from retraced_server.retrace import ExportPass, NodeMetadata
+from retraced_server.retrace.interpreted_bodies import interpreted, plainly
 from tests.passes.support import export
 from tests.support.process_state import region_state
 
 aten = torch.ops.aten
 amp: Any = torch.amp.autocast_mode
+predispatch: Any = torch._functorch.predispatch
 
 
 def under_autocast() -> ExportedProgram:
@@ -64,4 +68,23 @@ def test_looking_for_the_guards_of_a_programs_own_nodes_leaves_no_region_entered
     before = region_state()
     (report,) = run_pipeline(make(), [_Narrows()]).reports
     assert report.new_guards
+    assert region_state() == before
+
+
+@pytest.mark.parametrize("size", [12, 7])
+def test_executing_a_subgraph_leaves_what_it_entered_though_it_fails(size: int) -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    graph.call_function(torch._C._set_grad_enabled, (True,))
+    for target, args in ((amp._enter_autocast, ("cpu", torch.bfloat16, True, None)), (predispatch._jvp_increment_nesting, ())):
+        graph.call_function(target, args)
+    left = graph.call_function(predispatch._enter_dual_level)
+    graph.call_function(predispatch._exit_dual_level, kwargs={"level": left})
+    graph.call_function(predispatch._enter_dual_level)
+    graph.output(graph.call_function(aten.view.default, (x, [size])))
+    body = interpreted(fx.GraphModule(torch.nn.Module(), graph), plainly)
+    before = region_state()
+    with torch.no_grad(), nullcontext() if size == 12 else pytest.raises(RuntimeError, match="invalid for input of size 12"):
+        assert body(torch.randn(3, 4)).shape == (12,)
+        assert not torch.is_grad_enabled()
     assert region_state() == before

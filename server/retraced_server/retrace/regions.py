@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,12 +17,11 @@ from torch import fx
 
 from retraced_server.program.functions import UNWRAPS_FROM_LEVEL, WRAPS_FOR_LEVEL, Effect, stated_effect
 from retraced_server.retrace._torch import (
-    functorch_depth,
-    leave_functorch_levels,
     predispatch,
     view_of,
 )
 from retraced_server.retrace.arguments import map_leaves
+from retraced_server.retrace.entered_regions import entered_regions
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.interpreted_bodies import interpreted, plainly
 from retraced_server.retrace.values import logical
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
 _AUTOCAST = torch.amp.autocast_mode._enter_autocast
 _aten = torch.ops.aten
 LEVELS = frozenset((predispatch._vmap_increment_nesting, predispatch._jvp_increment_nesting))
-_LEAVING_STATE = frozenset((torch.amp.autocast_mode._exit_autocast, predispatch._exit_dual_level))
 _SLICING = frozenset((predispatch._add_batch_dim, _aten._add_batch_dim.default))
 _ALIASING = WRAPS_FOR_LEVEL - _SLICING
 
@@ -125,16 +122,16 @@ class RegionExecutor:
         if start is None:
             raise ExportPassError("it stands outside of the region in which it means something")
         try:
-            with _levels() as entered:
-                value = self._replay(start, target, arguments, entered)
+            with entered_regions() as called:
+                value = self._replay(start, target, arguments, called)
                 return map_leaves(value, torch.Tensor, lambda tensor: _fresh(logical(tensor)))
         except ExportPassError:
             raise
         except Exception as error:
             raise ExportPassError(f"the region that `{start.name}` begins cannot be executed as it is now: {error}") from error
 
-    def _replay(self, start: fx.Node, target: Any, arguments: tuple[Any, Any], entered: list[Callable[[], None]]) -> Any:
-        """Execute the region from its beginning as far as a call needs it, and the call; note how to leave what was entered."""
+    def _replay(self, start: fx.Node, target: Any, arguments: tuple[Any, Any], called: Callable[[Any, Any], None]) -> Any:
+        """Execute the region from its beginning as far as a call needs it, and the call."""
         region = _following(start)
         needed = _needed(arguments, region)
         values: dict[fx.Node, Any] = {}
@@ -147,12 +144,7 @@ class RegionExecutor:
         for node in region:
             if node in needed:
                 values[node] = result = _call(node.target, map_leaves((node.args, node.kwargs), fx.Node, value))
-                if node.target is _AUTOCAST:
-                    entered.append(partial(result.__exit__, None, None, None))
-                elif node.target is predispatch._enter_dual_level:
-                    entered.append(partial(predispatch._exit_dual_level, level=result))
-                elif node.target in _LEAVING_STATE:
-                    entered.pop()
+                called(node.target, result)
         return _call(target, map_leaves(arguments, fx.Node, value))
 
     def _outer_value(self, node: fx.Node) -> Any:
@@ -200,16 +192,3 @@ def _call(target: Any, arguments: Any) -> Any:
     args, kwargs = arguments
     # It changes what results record for gradients, which fake values have none of.
     return None if target is torch._C._set_grad_enabled else target(*args, **kwargs)
-
-
-@contextmanager
-def _levels() -> Iterator[list[Callable[[], None]]]:
-    """Leave the levels of functorch that a part of a graph has entered and not left, and what else the list says how to leave."""
-    depth = functorch_depth()
-    entered: list[Callable[[], None]] = []
-    try:
-        yield entered
-    finally:
-        for leave in reversed(entered):
-            leave()
-        leave_functorch_levels(depth)
