@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import cProfile
-import pstats
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +9,7 @@ import pytest
 from torch import fx
 
 from retraced_server.passes import run_pipeline
+from tests.support.growth import calls
 from tests.support.large_graphs import as_program, equal_calls, wide_fan_out
 
 _SIZE, _TIMES = 200, 4
@@ -18,10 +17,7 @@ _SIZE, _TIMES = 200, 4
 
 def _calls(program: Any, pipeline: str, mode: Any) -> int:
     run_pipeline(program, pipeline, mode=mode)
-    profile = cProfile.Profile()
-    profile.runcall(run_pipeline, program, pipeline, mode=mode)
-    # The attribute is missing in typeshed.
-    return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
+    return calls(lambda: run_pipeline(program, pipeline, mode=mode))
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,14 @@
 Inside a level of functorch the recorded values are *logical*: `torch.vmap`'s are those of one example. Operators are executed on them as
 anywhere else, since that is what a transform promises of them. What leaves a level depends on more than logical values: its strides, and
 whether the calls in the region work under the transform at all. So the region is then executed as a whole, from the call that began it, with
-torch's own functions in real levels of functorch.
+torch's own functions in real levels of functorch. Of the regions around it only the levels and the autocast are entered: what it takes from
+them is logical, as for any other call in them, so that no region is executed again for those in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -94,9 +95,10 @@ class RegionExecutor:
         """Hear of the next node of the graph."""
         self._regions.visit(node)
 
-    def state(self) -> AbstractContextManager[None]:
-        """Enter the autocast of the regions that the next call is in."""
-        return self._regions.autocast()
+    # A target is anything that fx calls.
+    def state(self, target: Any) -> AbstractContextManager[None]:
+        """Enter the autocast that the next call is in. One that is executed with its region enters it where the region does."""
+        return nullcontext() if stated_effect(target).of_regions else self._regions.autocast()
 
     # Targets, arguments and values are whatever a graph has.
     def execute(self, target: Any, arguments: tuple[Any, Any], data: tuple[Any, Any]) -> Any:
@@ -118,22 +120,31 @@ class RegionExecutor:
             return view_of(tensor, tuple(tensor.size()), tuple(tensor.stride()), tensor.storage_offset())
         if target not in UNWRAPS_FROM_LEVEL:
             return None
-        start = next((node for node in self._regions.current if node.target is not _AUTOCAST), None)
-        if start is None:
+        region = self._innermost()
+        if region is None:
             raise ExportPassError("it stands outside of the region in which it means something")
+        around, start = region
         try:
             with entered_regions() as called:
-                value = self._replay(start, target, arguments, called)
+                value = self._replay(around, start, (target, arguments), called)
                 return map_leaves(value, torch.Tensor, lambda tensor: _fresh(logical(tensor)))
         except ExportPassError:
             raise
         except Exception as error:
             raise ExportPassError(f"the region that `{start.name}` begins cannot be executed as it is now: {error}") from error
 
-    def _replay(self, start: fx.Node, target: Any, arguments: tuple[Any, Any], called: Callable[[Any, Any], None]) -> Any:
-        """Execute the region from its beginning as far as a call needs it, and the call."""
-        region = _following(start)
-        needed = _needed(arguments, region)
+    def _innermost(self) -> tuple[tuple[fx.Node, ...], fx.Node] | None:
+        """Return the call that began the innermost level, and those that entered a region around it."""
+        entered = [node for node in self._regions.current if stated_effect(node.target) is Effect.ENTERS]
+        for at in reversed(range(len(entered))):
+            if entered[at].target is not _AUTOCAST:
+                return tuple(entered[:at]), entered[at]
+        return None
+
+    def _replay(
+        self, around: Sequence[fx.Node], start: fx.Node, call: tuple[Any, tuple[Any, Any]], called: Callable[[Any, Any], None]
+    ) -> Any:
+        """Execute a region from its beginning as far as a call needs it, and the call."""
         values: dict[fx.Node, Any] = {}
 
         def value(node: fx.Node) -> Any:
@@ -141,14 +152,16 @@ class RegionExecutor:
                 values[node] = self._outer_value(node)
             return values[node]
 
-        for node in region:
-            if node in needed:
-                values[node] = result = _call(node.target, map_leaves((node.args, node.kwargs), fx.Node, value))
-                called(node.target, result)
+        target, arguments = call
+        region = _following(start)
+        needed = _needed(arguments, region)
+        for node in (*around, *(node for node in region if node in needed and node.op == "call_function")):
+            values[node] = result = _call(node.target, map_leaves((node.args, node.kwargs), fx.Node, value))
+            called(node.target, result)
         return _call(target, map_leaves(arguments, fx.Node, value))
 
     def _outer_value(self, node: fx.Node) -> Any:
-        """Return the value of a node from before the region, as a copy that the region may write to; an attribute as it is."""
+        """Return the value of a node that is no call of the region, as a copy that the region may write to; an attribute as it is."""
         if node.op == "get_attr":
             return interpreted(self._tracer.attribute(str(node.target)), plainly)
         return map_leaves(node.meta.get("val"), torch.Tensor, lambda tensor: _fresh(logical(tensor)))
