@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
+from retraced_server.errors import text_of
 from retraced_server.program.functions import UNWRAPS_FROM_LEVEL, WRAPS_FOR_LEVEL, Effect, stated_effect
 from retraced_server.retrace._torch import (
     predispatch,
@@ -131,7 +132,9 @@ class RegionExecutor:
         except ExportPassError:
             raise
         except Exception as error:
-            raise ExportPassError(f"the region that `{start.name}` begins cannot be executed as it is now: {error}") from error
+            raise ExportPassError(
+                f"the region that `{start.name}` begins cannot be executed as it is now: {text_of(error)}"
+            ) from error
 
     def _innermost(self) -> tuple[tuple[fx.Node, ...], fx.Node] | None:
         """Return the call that began the innermost level, and those that entered a region around it."""
