@@ -128,6 +128,34 @@ def test_operator_is_replaced_in_a_forward_derivative_whose_results_change_size(
     validate(result)
 
 
+def _erases_sin(module: fx.GraphModule) -> Any:
+    (sin,) = module.graph.find_nodes(op="call_function", target=aten.sin.default)
+    sin.replace_all_uses_with(sin.args[0])
+    module.graph.erase_node(sin)
+    return PassResult(module, True)
+
+
+@pytest.mark.parametrize("prepare", [lambda program: program, _read], ids=["exported", "read"])
+@pytest.mark.parametrize(
+    ("edit", "computed"),
+    [
+        (_Replaces(aten.sin.default, aten.tanh.default), lambda a: (a**3).tanh()),
+        (_Replaces(aten.sin.default, aten.cumsum.default, 0), lambda a: (a**3).cumsum(0)),
+        (_erases_sin, lambda a: a**3),
+    ],
+    ids=["other operator", "other schema", "erased by hand"],
+)
+def test_forward_derivative_is_executed_as_a_whole_after_any_edit(
+    prepare: Callable[[ExportedProgram], ExportedProgram], edit: Any, computed: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    x, v = torch.randn(3), torch.randn(3)
+    result = run_pipeline(prepare(jvp()[0]), [edit]).program
+    torch.testing.assert_close(tuple(result.module()(x, v)), torch.func.jvp(computed, (x,), (v,)))
+    validate(result)
+    # What is recorded is what is executed.
+    assert run_pipeline(result, "retrace", mode="full").program is result
+
+
 # Of a program that was read, composed operators that give views have recorded values that share no storage, and are given ones that do.
 @pytest.mark.parametrize(
     ("make", "prepare"),
