@@ -44,7 +44,9 @@ def measure(setup: Setup) -> Section:
             sizes = _QUICK_SIZES if setup.quick else [size for size in _SIZES if size <= _LARGEST.get(kind, size)]
             first, paths = _archives(setup, kind, sizes)
             rounds = 1 if setup.quick else _MOST_ROUNDS
-            tasks: dict[str, Callable[[Path], tuple[float, int]]] = {task: partial(_task, task, rounds, first) for task in TASKS}
+            tasks: dict[str, Callable[[Path], tuple[float, int]]] = {
+                task: partial(_task, task, rounds, first) for task in TASKS
+            }
             tasks[REQUEST] = partial(_request, client, server)
             times: list[list[Cell]] = []
             for task, of_path in tasks.items():

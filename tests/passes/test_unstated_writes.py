@@ -48,7 +48,8 @@ def _with_running_statistics() -> Iterator[OpOverload]:
 
 
 def _arguments(op: OpOverload, switch: bool) -> dict[str, Any]:
-    given, outs = {}, []
+    given: dict[str, Any] = {}
+    outs = []
     for argument in op._schema.arguments:
         if argument.is_out:
             outs.append(argument.name)
@@ -101,6 +102,9 @@ def test_operator_on_running_statistics_that_other_devices_run_writes_them_unles
 
 
 class _Counts(nn.Module):
+    mean: torch.Tensor
+    var: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(_COLUMNS))

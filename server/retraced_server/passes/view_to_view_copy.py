@@ -44,6 +44,7 @@ def _copying_form(target: Any) -> OpOverload | None:
     op = overload_of(target)
     if op is None or op.namespace != "aten" or not op._schema.arguments:
         return None
+    copying: OpOverload | None
     if op is torch.ops.aten._unsafe_view.default:
         copying = torch.ops.aten.view_copy.default
     else:
@@ -58,5 +59,4 @@ def _copying_form(target: Any) -> OpOverload | None:
         raise ExportPassError(
             f"{op} is called as an operator of a dialect, and may return a view; run this pass before the dialect's"
         )
-    assert isinstance(copying, OpOverload)
     return copying
