@@ -110,3 +110,12 @@ class Failure:
     def error(self) -> RetracedError:
         """Make a new exception of the facts."""
         return RetracedError(self.reason, self.message, metadata=self.metadata, retry_after=self.retry_after)
+
+
+def text_of(error: BaseException) -> str:
+    """Return what an error says, or the name of its type where it says nothing or cannot: a pass may raise errors of any kind."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a class may write itself in any way
+        text = ""
+    return text or type(error).__name__

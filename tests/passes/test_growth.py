@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import cProfile
-import functools
-import pstats
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -15,6 +12,7 @@ from torch import fx
 
 from retraced_server.passes import run_pipeline
 from retraced_server.passes._correspondence import Correspondence
+from tests.support.growth import calls
 from tests.support.large_graphs import as_program, equal_calls, wide_fan_out
 
 _SIZE, _TIMES = 200, 4
@@ -27,10 +25,7 @@ class _Unbind(torch.nn.Module):
 
 def _calls(program: Any, pipeline: str, mode: Any) -> int:
     run_pipeline(program, pipeline, mode=mode)
-    profile = cProfile.Profile()
-    profile.runcall(run_pipeline, program, pipeline, mode=mode)
-    # The attribute is missing in typeshed.
-    return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
+    return calls(lambda: run_pipeline(program, pipeline, mode=mode))
 
 
 @pytest.mark.parametrize(
@@ -48,12 +43,15 @@ def test_work_grows_in_step_with_users_of_one_node(make: Callable[[int], fx.Grap
 
 
 def test_work_of_finding_what_decomposed_results_became_grows_in_step_with_them() -> None:
-    counts = []
-    for size in (40, 160):
-        program = torch.export.export(_Unbind(), (torch.ones(size, 3),))
-        profile = cProfile.Profile()
-        with mock.patch("retraced_server.passes.decompose.Correspondence", functools.partial(profile.runcall, Correspondence)):
-            run_pipeline(program, "decompose")
-        # The attribute is missing in typeshed.
-        counts.append(int(pstats.Stats(profile).total_calls))  # type: ignore[attr-defined]
-    assert counts[1] <= 1.25 * 4 * counts[0]
+    counts: list[int] = []
+
+    def counted(*arguments: Any) -> Correspondence:
+        made: list[Correspondence] = []
+        counts.append(calls(lambda: made.append(Correspondence(*arguments))))
+        return made[0]
+
+    with mock.patch("retraced_server.passes.decompose.Correspondence", counted):
+        for size in (40, 160):
+            run_pipeline(torch.export.export(_Unbind(), (torch.ones(size, 3),)), "decompose")
+    few, many = counts
+    assert many <= 1.25 * 4 * few

@@ -14,7 +14,9 @@ from torch.export import Dim, ExportedProgram
 
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes import ProgramPass, ProgramPassResult, run_pipeline
-from retraced_server.retrace import ExportPass, PassError, PassResult
+from retraced_server.retrace import ExportPass, NodeMetadata, PassError, PassResult, ProxyValue
+from retraced_server.worker.job import is_out_of_memory
+from retraced_server.worker.sandbox.violations import violation_of
 from tests.passes.support import export
 from tests.support.compare import assert_shape_env_unchanged, shape_env_snapshot
 from tests.support.describe import alias_sets, describe_program
@@ -85,6 +87,39 @@ def test_line_of_a_failing_hook_is_the_pass_s_own_and_not_torch_s() -> None:
     line = error.metadata["error_line"]
     assert "torch.zeros(2, 3).view(7)" in linecache.getline(__file__, int(line.removeprefix("test_pipeline_errors.py:")))
     assert error.metadata["error_type"] == "RuntimeError"
+
+
+class _WordlessError(RuntimeError):
+    """An exception that cannot be written."""
+
+    def __str__(self) -> str:
+        raise KeyError("no text")
+
+
+class _RaisesWordless(ExportPass):
+    def call_operator(self, op: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> ProxyValue[Any]:
+        raise _WordlessError
+
+
+def _raises_wordless(module: fx.GraphModule) -> Any:
+    raise _WordlessError
+
+
+@pytest.mark.parametrize("instance", [_RaisesWordless(), _raises_wordless], ids=["hook", "function"])
+def test_exception_that_cannot_be_written_is_named_by_its_type(instance: Any) -> None:
+    error = _failure(_program(), [instance])
+    assert error.reason is Reason.PASS_FAILED
+    assert error.metadata["error_type"] == "_WordlessError"
+    assert "_WordlessError (at test_pipeline_errors.py:" in error.message
+    # The worker asks of any error whether it is one of memory, or of the sandbox.
+    assert not is_out_of_memory(error)
+    assert violation_of(error, None, []) is None
+
+
+def test_hook_that_raises_what_cannot_be_written_fails_with_a_pass_error_of_its_type() -> None:
+    with pytest.raises(PassError, match=r"failed at node 'cos' .*: _WordlessError$") as caught:
+        _RaisesWordless()(_program().graph_module)
+    assert isinstance(caught.value, _WordlessError)
 
 
 def test_exception_that_a_built_in_pass_meets_keeps_its_type(monkeypatch: pytest.MonkeyPatch) -> None:

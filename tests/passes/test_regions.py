@@ -18,6 +18,7 @@ from retraced_server.passes.cse import CommonSubexpressionElimination
 from retraced_server.passes.dce import DeadCodeElimination
 from retraced_server.program import read_program
 from retraced_server.retrace import ExportPass, NodeMetadata
+from retraced_server.retrace.values import logical
 from tests.passes.support import export, names, targets
 from tests.support.case import Inputs
 from tests.support.compare import assert_same_results, saved_and_loaded, validate
@@ -127,6 +128,34 @@ def test_operator_is_replaced_in_a_forward_derivative_whose_results_change_size(
     validate(result)
 
 
+def _erases_sin(module: fx.GraphModule) -> Any:
+    (sin,) = module.graph.find_nodes(op="call_function", target=aten.sin.default)
+    sin.replace_all_uses_with(sin.args[0])
+    module.graph.erase_node(sin)
+    return PassResult(module, True)
+
+
+@pytest.mark.parametrize("prepare", [lambda program: program, _read], ids=["exported", "read"])
+@pytest.mark.parametrize(
+    ("edit", "computed"),
+    [
+        (_Replaces(aten.sin.default, aten.tanh.default), lambda a: (a**3).tanh()),
+        (_Replaces(aten.sin.default, aten.cumsum.default, 0), lambda a: (a**3).cumsum(0)),
+        (_erases_sin, lambda a: a**3),
+    ],
+    ids=["other operator", "other schema", "erased by hand"],
+)
+def test_forward_derivative_is_executed_as_a_whole_after_any_edit(
+    prepare: Callable[[ExportedProgram], ExportedProgram], edit: Any, computed: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    x, v = torch.randn(3), torch.randn(3)
+    result = run_pipeline(prepare(jvp()[0]), [edit]).program
+    torch.testing.assert_close(tuple(result.module()(x, v)), torch.func.jvp(computed, (x,), (v,)))
+    validate(result)
+    # What is recorded is what is executed.
+    assert run_pipeline(result, "retrace", mode="full").program is result
+
+
 # Of a program that was read, composed operators that give views have recorded values that share no storage, and are given ones that do.
 @pytest.mark.parametrize(
     ("make", "prepare"),
@@ -161,6 +190,82 @@ def test_call_without_dunder_call_executes_what_was_edited_in_a_region_and_what_
     (left,) = result.graph_module.graph.find_nodes(op="call_function", target=predispatch._remove_batch_dim)
     assert left.meta["val"].shape == (3, 2)
     torch.testing.assert_close(result.graph_module(x)[0], x[:, 1:3])
+
+
+def _without_gradients(inner: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    def row(x: torch.Tensor) -> Any:
+        with torch.no_grad():
+            y = x.cos()
+        return inner(y)
+
+    return row
+
+
+@pytest.mark.parametrize("prepare", [lambda program: program, _read], ids=["exported", "read"])
+def test_region_that_calls_a_subgraph_is_executed_as_a_whole(prepare: Callable[[ExportedProgram], ExportedProgram]) -> None:
+    x = torch.randn(3, 4)
+    program = prepare(export(lambda x: torch.vmap(_without_gradients(torch.sin))(x), x))
+    assert targets(program)["wrap_with_set_grad_enabled"] == 1
+    assert run_pipeline(program, "retrace", mode="full").program is program
+    result = run_pipeline(program, [_Replaces(aten.sin.default, aten.narrow.default, 0, 1, 2)], check=True).program
+    executed = export(lambda x: torch.vmap(_without_gradients(lambda row: row.narrow(0, 1, 2)))(x), x)
+    assert_same_results(executed, result, [((x,), {})], exact=True)
+    validate(result)
+
+
+@pytest.mark.parametrize("prepare", [lambda program: program, _read], ids=["exported", "read"])
+def test_attribute_that_an_edit_reads_within_a_region_is_what_the_region_computes_with(
+    prepare: Callable[[ExportedProgram], ExportedProgram],
+) -> None:
+    x, weight = torch.randn(3, 4), torch.randn(2, 4)
+
+    def multiplies(module: fx.GraphModule) -> Any:
+        module.register_buffer("weight", weight)
+        (sin,) = module.graph.find_nodes(op="call_function", target=aten.sin.default)
+        with module.graph.inserting_before(sin):
+            attribute = module.graph.get_attr("weight")
+        sin.target, sin.args = aten.mul.Tensor, (attribute, sin.args[0])
+        return ExportPass().call(module)
+
+    program = prepare(export(lambda x: torch.vmap(lambda row: row.sin() + 1)(x), x))
+    result = run_pipeline(program, [multiplies]).program
+    assert_same_results(export(lambda x: torch.vmap(lambda row: weight * row + 1)(x), x), result, [((x,), {})], exact=True)
+    assert result.graph_module.graph.output_node().args[0][0].meta["val"].shape == (3, 2, 4)
+
+
+@pytest.mark.parametrize("prepare", [lambda program: program, _read], ids=["exported", "read"])
+def test_operator_is_replaced_in_a_region_within_another(prepare: Callable[[ExportedProgram], ExportedProgram]) -> None:
+    def nested(inner: Any) -> ExportedProgram:
+        return export(lambda x: torch.vmap(lambda rows: torch.vmap(inner)(rows).cos())(x).exp(), x)
+
+    x = torch.randn(3, 4, 5)
+    program = prepare(nested(torch.sin))
+    assert run_pipeline(program, "retrace", mode="full").program is program
+    result = run_pipeline(program, [_Replaces(aten.sin.default, aten.narrow.default, 0, 1, 2)], check=True).program
+    executed = nested(lambda value: value.narrow(0, 1, 2))
+    assert_same_results(executed, result, [((x,), {})], exact=True)
+    validate(result)
+    for wanted, found in zip(executed.graph.output_node().args[0], result.graph.output_node().args[0], strict=True):
+        assert (found.meta["val"].shape, found.meta["val"].stride()) == (wanted.meta["val"].shape, wanted.meta["val"].stride())
+
+
+def test_autocast_within_a_region_is_entered_for_the_calls_after_it_only() -> None:
+    def rows(x: torch.Tensor, weight: torch.Tensor) -> Any:
+        return torch.mm(x, weight), torch.mm(x.cos(), weight)
+
+    program = export(lambda x, w: torch.vmap(lambda row: rows(row, w))(x), torch.randn(3, 2, 4), torch.randn(4, 4))
+    graph, amp = program.graph, torch.amp.autocast_mode
+    _, second = graph.find_nodes(op="call_function", target=aten.mm.default)
+    (ended,) = graph.find_nodes(op="call_function", target=predispatch._vmap_decrement_nesting)
+    with graph.inserting_before(second):
+        entered = graph.call_function(amp._enter_autocast, ("cpu", torch.bfloat16, True, None))
+    with graph.inserting_before(ended):
+        left = graph.call_function(amp._exit_autocast, (entered,))
+    entered.meta["val"] = left.meta["val"] = None
+    for node in (second, *second.users):
+        node.meta["val"] = torch.empty_like(logical(node.meta["val"]), dtype=torch.bfloat16)
+    program.graph_module.recompile()
+    assert run_pipeline(program, "retrace", mode="full").program is program
 
 
 def test_operator_that_the_transform_does_not_take_is_an_error_at_what_leaves_the_region() -> None:

@@ -14,9 +14,11 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from retraced_server.passes.registry import catalogue, create_pass
+from retraced_server.passes.view_to_view_copy import ViewToViewCopy
 from retraced_server.pipeline.parse import parse_pipeline
 from retraced_server.retrace import ExportPass, NodeMetadata, PassError, PassResult, ProxyValue
 from retraced_server.retrace.pass_context import PassContext, RetraceMode
+from tests.passes.support import export as export_function
 from tests.support.case import ProgramCase
 from tests.support.compare import assert_shape_env_unchanged, shape_env_snapshot
 from tests.support.dialect import DialectOperator, in_dialect, module_in_dialect, pass_in_dialect
@@ -84,6 +86,22 @@ def test_built_in_passes_do_what_they_do_on_the_operators_that_are_wrapped(any_c
     for call in parse_pipeline(text, catalogue()).passes:
         expected, wrapped = (create_pass(call)(each).graph_module for each in (expected, wrapped))  # type: ignore[operator, union-attr]
     assert canonical(wrapped) == canonical(module_in_dialect(expected))
+
+
+@pytest.mark.parametrize("call", [lambda x: x.permute(1, 0).sin(), lambda x: aten._unsafe_view.default(x, [6]).sin()])
+def test_view_that_a_dialect_wraps_is_refused_and_named(call: Any) -> None:
+    module = module_in_dialect(export_function(call, torch.randn(2, 3)).graph_module)
+    with pytest.raises(
+        PassError, match="is called as an operator of a dialect, and may return a view; run this pass before"
+    ) as caught:
+        ViewToViewCopy()(module)
+    assert caught.value.node in ("permute", "_unsafe_view")
+
+
+def test_operators_that_copy_stay_as_a_dialect_wraps_them() -> None:
+    copying = ViewToViewCopy()(export_function(lambda x: x.permute(1, 0).sin(), torch.randn(2, 3)).graph_module).graph_module
+    module = module_in_dialect(copying)
+    assert ViewToViewCopy()(module).graph_module is module
 
 
 def test_new_node_is_named_after_the_dialects_operator() -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import cProfile
 import functools
-import math
-import pstats
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +14,8 @@ from torch.export import ExportedProgram
 
 from retraced_server.passes import run_pipeline
 from retraced_server.retrace import ExportPass, NodeMetadata, PassContext, ProxyValue
+from tests.passes.support import export
+from tests.support.growth import calls, exponent
 from tests.support.large_graphs import as_program, deep_chain, many_bodies, many_expressions, many_symbols, wide_graph
 
 aten = torch.ops.aten
@@ -69,17 +68,6 @@ def _made(make: Callable[[int], fx.GraphModule], size: int) -> fx.GraphModule:
     return make(size)
 
 
-def _calls(task: Callable[[], object]) -> int:
-    profile = cProfile.Profile()
-    profile.runcall(task)
-    # The attribute is missing in typeshed.
-    return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
-
-
-def _exponent(counts: list[int]) -> float:
-    return math.log(counts[1] / counts[0]) / math.log(_SIZES[1] / _SIZES[0])
-
-
 @pytest.mark.parametrize("make", [deep_chain, wide_graph, many_symbols, many_expressions, many_bodies])
 @pytest.mark.parametrize(
     ("pass_type", "mode"),
@@ -95,8 +83,8 @@ def test_calls_grow_in_step_with_nodes(make: Callable[[int], fx.GraphModule], pa
                 pass_type()(module)
 
         run()
-        counts.append(_calls(run))
-    assert _exponent(counts) <= 1.1
+        counts.append(calls(run))
+    assert exponent(counts, _SIZES) <= 1.1
 
 
 @pytest.mark.parametrize("pass_type", [Rewrites, AddsInput])
@@ -109,5 +97,41 @@ def test_calls_grow_in_step_with_inputs_and_outputs(pass_type: type[ExportPass])
             assert run_pipeline(program, [pass_type()]).modified
 
         run()
-        counts.append(_calls(run))
-    assert _exponent(counts) <= 1.1
+        counts.append(calls(run))
+    assert exponent(counts, _SIZES) <= 1.1
+
+
+def _inner_regions(size: int) -> ExportedProgram:
+    def rows(x: torch.Tensor) -> Any:
+        for _ in range(size):
+            x = torch.vmap(lambda value: value.sin() + 1)(x)
+        return x
+
+    return export(lambda x: torch.vmap(rows)(x), torch.randn(3, 4))
+
+
+def _regions_after_a_state_that_is_set(size: int) -> ExportedProgram:
+    def mapped(x: torch.Tensor) -> Any:
+        for _ in range(size):
+            x = torch.vmap(lambda row: row.sin() + 1)(x)
+        return x
+
+    program = export(mapped, torch.randn(3, 4))
+    with program.graph.inserting_before(next(node for node in program.graph.nodes if node.op == "call_function")):
+        program.graph.call_function(torch._C._set_grad_enabled, (False,)).meta["val"] = None
+    program.graph_module.recompile()
+    return program
+
+
+@pytest.mark.parametrize("make", [_inner_regions, _regions_after_a_state_that_is_set])
+def test_calls_grow_in_step_with_regions(make: Callable[[int], ExportedProgram]) -> None:
+    sizes, counts = (4, 32), []
+    for size in sizes:
+        program = make(size)
+
+        def run(program: ExportedProgram = program) -> None:
+            assert not run_pipeline(program, "retrace", mode="full").modified
+
+        run()
+        counts.append(calls(run))
+    assert exponent(counts, sizes) <= 1.1

@@ -306,6 +306,17 @@ def test_method_that_would_never_be_called_is_refused_when_the_class_is_made() -
                 raise AssertionError
 
 
+@pytest.mark.parametrize(
+    ("base", "name"), [(ExportPass.ExportInterpreter, "_set_current_node"), (ExportPass.ExportTracer, "get_fresh_qualname")]
+)
+def test_method_that_would_never_be_called_is_refused_where_it_comes_from_a_mixin(base: type, name: str) -> None:
+    mixin = type("Mixin", (), {name: lambda self, argument: argument})
+    with pytest.raises(TypeError, match=rf"Mine\.{name} would never be called"):
+        type("Mine", (mixin, base), {})
+    # A class in between that does not define it is no such class.
+    assert getattr(type("Mine", (type("Mixin", (), {}), base), {}), name) is getattr(base, name)
+
+
 @pytest.mark.parametrize("name", ["ExportTracer", "ExportInterpreter"])
 def test_tracer_or_interpreter_of_another_class_is_refused_when_the_class_is_made(name: str) -> None:
     with pytest.raises(TypeError, match=rf"Mixes\.{name} must be a subclass of retraced's ExportPass\.{name}"):

@@ -5,8 +5,9 @@ The table `program.functions` says it of every target; here it is said of calls,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
+from typing import Final
 
 import torch
 from torch import fx
@@ -20,10 +21,16 @@ from retraced_server.retrace.graphs import body_of
 _higher_order = torch.ops.higher_order
 # They run an operator that writes to its arguments on copies of them.
 _FUNCTIONALIZED = (_higher_order.auto_functionalized, _higher_order.auto_functionalized_v2)
-# Their schemas do not say that they write to the running statistics.
-_NORMALISATIONS = frozenset(
-    {"batch_norm", "_batch_norm_impl_index", "native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "instance_norm"}
-)
+_RUNNING = ("running_mean", "running_var")
+# What operators write to though their schemas do not say so, by the names of the arguments: normalisations update their running statistics.
+_UNSTATED_WRITES: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(
+        ("batch_norm", "_batch_norm_impl_index", "native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"), _RUNNING
+    ),
+    **dict.fromkeys(("batch_norm_update_stats", "batch_norm_gather_stats", "batch_norm_gather_stats_with_counts"), _RUNNING),
+    "instance_norm": _RUNNING,
+    "_no_grad_embedding_renorm_": ("weight",),
+}
 # Assertions in functional form: what they return only orders them.
 _FUNCTIONAL_ASSERTIONS = ("_functional_assert", "_functional_sym_constrain_range")
 
@@ -45,7 +52,7 @@ def has_effect(module: fx.GraphModule, node: fx.Node) -> bool:
         return True
     if op is not None:
         asserts = not op._schema.returns or op._opname.startswith(_FUNCTIONAL_ASSERTIONS)
-        return asserts or _takes_object(op) or bool(_written_statistics(node, op))
+        return asserts or _takes_object(op) or bool(written_arguments(module, node))
     if not isinstance(target, HigherOrderOperator):
         return False
     if target not in _FUNCTIONALIZED and _runs_mutable_operator(node):
@@ -71,13 +78,12 @@ def written_arguments(module: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
         return []
     target = node.target
     if (op := overload_of(target)) is not None:
-        if not op._schema.is_mutable:
-            return _written_statistics(node, op)
+        if not op._schema.is_mutable and op._opname not in _UNSTATED_WRITES:
+            return []
         given = arguments_by_name(node, op)
         written: list[fx.Node] = []
-        for argument in op._schema.arguments:
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                fx.map_arg(given.get(argument.name), written.append)
+        for name in (*_stated_writes(op), *_unstated_writes(op, given)):
+            fx.map_arg(given.get(name), written.append)
         return written
     if stated_effect(target) is Effect.UNKNOWN:
         return node.all_input_nodes
@@ -95,14 +101,17 @@ def arguments_by_name(node: fx.Node, target: OpOverload) -> dict[str, Argument]:
     return {**node.kwargs, **dict(zip(names, node.args, strict=False))}
 
 
-def _written_statistics(node: fx.Node, target: OpOverload) -> list[fx.Node]:
-    """Gives the running statistics that a normalisation updates in training, which its schema does not tell of."""
-    if target._opname not in _NORMALISATIONS:
-        return []
-    given = arguments_by_name(node, target)
-    if given.get("training", given.get("use_input_stats")) is False:
-        return []
-    return [value for name in ("running_mean", "running_var") if isinstance(value := given.get(name), fx.Node)]
+@cache
+def _stated_writes(target: OpOverload) -> tuple[str, ...]:
+    """Give the names of the arguments that an operator writes to by its schema."""
+    arguments = target._schema.arguments
+    return tuple(argument.name for argument in arguments if argument.alias_info is not None and argument.alias_info.is_write)
+
+
+def _unstated_writes(target: OpOverload, given: Mapping[str, Argument]) -> tuple[str, ...]:
+    """Give the names of the arguments that a call writes to without a word of it in the schema, unless it is told not to."""
+    is_evaluated = given.get("training", given.get("use_input_stats")) is False
+    return () if is_evaluated else _UNSTATED_WRITES.get(target._opname, ())
 
 
 def bodies(module: fx.GraphModule, node: fx.Node) -> Iterator[fx.GraphModule]:

@@ -12,6 +12,7 @@ from importlib import metadata
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from retraced_server.errors import text_of
 from retraced_server.passes.base import GraphPass, ProgramPass
 from retraced_server.pipeline.catalogue import IrLevel, OptionInfo, OptionType, OptionValue, PassInfo
 from retraced_server.pipeline.parse import PassCall
@@ -137,7 +138,7 @@ def create_pass(call: PassCall) -> GraphPass | ProgramPass:
     try:
         created: GraphPass | ProgramPass = entry.factory(**values)
     except Exception as error:
-        raise RegistrationError(f"pass `{call}` could not be created: {error}") from error
+        raise RegistrationError(f"pass `{call}` could not be created: {text_of(error)}") from error
     return created
 
 
@@ -157,7 +158,7 @@ def load_plugins() -> dict[str, tuple[str, str]]:
         except Exception as error:
             source = point.dist.name if point.dist is not None else point.value
             raise RegistrationError(
-                f"plugin `{point.name}` of {source} ({point.value}) could not be loaded: {type(error).__name__}: {error}"
+                f"plugin `{point.name}` of {source} ({point.value}) could not be loaded: {type(error).__name__}: {text_of(error)}"
             ) from error
     return {point.name: (point.module, point.dist.version if point.dist is not None else "") for point in found}
 

@@ -11,7 +11,7 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from retraced_server.collector import collector_paused
-from retraced_server.errors import Reason, RetracedError
+from retraced_server.errors import Reason, RetracedError, text_of
 from retraced_server.passes.base import GraphPass, ProgramPass, ProgramPassResult, kept_names, preserved_modules
 from retraced_server.passes.ir_level import is_above, require_level
 from retraced_server.passes.provenance import ProvenanceLedger
@@ -353,7 +353,7 @@ class _Run:
             "remaining_pipeline": ",".join(left.text for left in self._steps[index:]),
         }
         own, line = own_error(error), own_line(step.instance, error)
-        text, raised = str(error) or type(error).__name__, []
+        text, raised = text_of(error), []
         if line is not None or not isinstance(own, ExportPassError):
             metadata["error_type"] = type(own).__name__
             raised += [type(own).__name__] if type(own).__name__ not in text else []

@@ -11,6 +11,7 @@ from torch._ops import OpOverload
 from retraced_server.passes.ir_level import require_level
 from retraced_server.passes.registry import register_pass
 from retraced_server.pipeline.catalogue import IrLevel
+from retraced_server.program.functions import overload_of
 from retraced_server.retrace import Argument, ExportPass, ExportPassError, NodeMetadata, ProxyValue, pass_context
 
 
@@ -39,17 +40,23 @@ class ViewToViewCopy(ExportPass):
         return super().call_operator(copying, args, kwargs, meta)
 
 
-def _copying_form(op: Any) -> OpOverload | None:
+def _copying_form(target: Any) -> OpOverload | None:
+    op = overload_of(target)
+    if op is None or op.namespace != "aten" or not op._schema.arguments:
+        return None
+    copying: OpOverload | None
     if op is torch.ops.aten._unsafe_view.default:
-        return torch.ops.aten.view_copy.default
-    if not isinstance(op, OpOverload) or op.namespace != "aten" or not op._schema.arguments:
-        return None
-    alias = op._schema.arguments[0].alias_info
-    if alias is None or alias.is_write:
-        return None
-    packet = getattr(torch.ops.aten, f"{op._opname}_copy", None)
-    copying = getattr(packet, op._overloadname, None)
+        copying = torch.ops.aten.view_copy.default
+    else:
+        alias = op._schema.arguments[0].alias_info
+        if alias is None or alias.is_write:
+            return None
+        copying = getattr(getattr(torch.ops.aten, f"{op._opname}_copy", None), op._overloadname, None)
     if copying is None:
         raise ExportPassError(f"{op} may return a view, and has no form that always copies; run `decompose` before")
-    assert isinstance(copying, OpOverload)
+    if op is not target:
+        # Which operator of its dialect copies, only the dialect knows.
+        raise ExportPassError(
+            f"{op} is called as an operator of a dialect, and may return a view; run this pass before the dialect's"
+        )
     return copying

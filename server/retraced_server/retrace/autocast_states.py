@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
 from retraced_server.retrace.graphs import body_of, walk_graphs
-from retraced_server.retrace.regions import Regions
+from retraced_server.retrace.regions import AutocastState, Regions
 
 _ENTER = torch.amp.autocast_mode._enter_autocast
 _WRAP = torch.ops.higher_order.wrap_with_autocast
-
-# For each autocast that is in effect, outermost first, what `torch.autocast` is called with.
-AutocastState = tuple[tuple[tuple[Any, ...], dict[str, Any]], ...]
-
-
-def region_autocast(regions: tuple[fx.Node, ...]) -> AutocastState:
-    """Return the autocast of the regions that a call is in."""
-    return tuple((node.args, node.kwargs) for node in regions if node.target is _ENTER)
 
 
 # An operator's arguments are of many types.
@@ -60,16 +51,7 @@ def autocast_states_of_graph(graph: fx.Graph, outer: AutocastState) -> dict[fx.N
         return {}
     states, regions = {}, Regions()
     for node in graph.nodes:
-        if state := outer + region_autocast(regions.current):
+        if state := outer + regions.autocast:
             states[node] = state
         regions.visit(node)
     return states
-
-
-@contextmanager
-def entered(state: AutocastState) -> Iterator[None]:
-    """Enter autocast."""
-    with ExitStack() as stack:
-        for args, kwargs in state:
-            stack.enter_context(torch.autocast(*args, **kwargs))
-        yield

@@ -21,9 +21,10 @@ from retraced_server.program.functions import overload_of
 from retraced_server.retrace._torch import PassResult
 from retraced_server.retrace.account import Account
 from retraced_server.retrace.arguments import same_arguments
-from retraced_server.retrace.autocast_states import AutocastState, autocast_states, autocast_states_of_graph
+from retraced_server.retrace.autocast_states import autocast_states, autocast_states_of_graph
 from retraced_server.retrace.execute import has_result
 from retraced_server.retrace.graphs import node_key, walk_graphs
+from retraced_server.retrace.regions import AutocastState
 
 _MISSING = object()
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import fx
 
+from retraced_server.errors import text_of
+
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+)', re.MULTILINE)
 
 
@@ -101,7 +103,7 @@ def pass_error(error: Exception, pass_class: type, **place: Any) -> PassError:
         place: The fields of `PassError` that say at which node.
     """
     own = type(error)
-    message = str(error) or own.__name__
+    message = text_of(error)
     # What the engine says needs no type beside it.
     if message != own.__name__ and not isinstance(error, ExportPassError):
         message = f"{own.__name__}: {message}"

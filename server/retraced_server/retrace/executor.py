@@ -42,14 +42,14 @@ class Executor:
     def execute(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Executes an operator on the data of its arguments, after what was deferred, and gives its value."""
         self._settle()
-        with self._regions.state():
+        with self._regions.state(target):
             return self._run(target, (args, kwargs), self._data((args, kwargs)))
 
     def result(self, target: Any, args: Any, kwargs: Any) -> Any:
         """As `execute`, but what the operator gave for arguments of the same description may be given again."""
         self._settle()
         data = self._data((args, kwargs))
-        with self._regions.state():
+        with self._regions.state(target):
             return self._session.known_results.get(target, *data, lambda: self._run(target, (args, kwargs), data))
 
     def _settle(self) -> None:

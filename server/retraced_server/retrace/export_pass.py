@@ -20,7 +20,7 @@ from retraced_server.retrace._torch import (
     executorch_call_delegate,
 )
 from retraced_server.retrace.arguments import Argument
-from retraced_server.retrace.autocast_states import AutocastState, entered, subgraph_autocast
+from retraced_server.retrace.autocast_states import subgraph_autocast
 from retraced_server.retrace.bodies import (
     body_path,
     find_bodies,
@@ -43,6 +43,7 @@ from retraced_server.retrace.own_guards import add_own_guards
 from retraced_server.retrace.pass_context import pass_context
 from retraced_server.retrace.pass_state import STATE_ATTRIBUTE, PassRun, PassState, is_running, state_of
 from retraced_server.retrace.proxy_value import ProxyValue
+from retraced_server.retrace.regions import AutocastState, under_autocast
 from retraced_server.retrace.session import Session, find_fake_mode
 from retraced_server.retrace.tracer import ExportTracer as _ExportTracer
 
@@ -196,7 +197,7 @@ class ExportPass(PassBase):
         autocast = () if parent is None else parent.autocast + parent.called_under
         result = run.visited.find(graph_module, data, autocast)
         if result is None:
-            with entered(added):
+            with under_autocast(added):
                 result = self.__visit(run, graph_module, data, autocast)
             run.visited.keep(graph_module, data, autocast, result)
         if parent is not None and result.modified:

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import fx
 
-from retraced_server.retrace.autocast_states import AutocastState, autocast_states
+from retraced_server.retrace.autocast_states import autocast_states
 from retraced_server.retrace.edits import RecordedCall
 from retraced_server.retrace.graphs import walk_graphs
+from retraced_server.retrace.regions import AutocastState
 
 
 class GivenGraph:

@@ -29,7 +29,6 @@ from retraced_server.retrace.arguments import (
     same_arguments,
     with_proxies,
 )
-from retraced_server.retrace.autocast_states import AutocastState, region_autocast
 from retraced_server.retrace.compare import Comparison
 from retraced_server.retrace.copy_nodes import copy_node
 from retraced_server.retrace.edits import Edits, RecordedCall, symbols_bound
@@ -40,7 +39,7 @@ from retraced_server.retrace.graphs import body_names
 from retraced_server.retrace.metadata_containers import same_node_metadata
 from retraced_server.retrace.node_metadata import PROTECTED_KEYS, NodeMetadata
 from retraced_server.retrace.proxy_value import ProxyValue
-from retraced_server.retrace.regions import RegionExecutor
+from retraced_server.retrace.regions import AutocastState, RegionExecutor
 from retraced_server.retrace.repeats import Repeats
 from retraced_server.retrace.reuse import Reuse, same_constants
 from retraced_server.retrace.tracer import ExportTracer
@@ -110,7 +109,7 @@ class GraphRetrace:
     @property
     def region_autocast(self) -> AutocastState:
         """The autocast of the regions that the next node is in."""
-        return region_autocast(regions) if (regions := self._regions.current) else ()
+        return self._regions.autocast
 
     @property
     def autocast(self) -> AutocastState:

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from retraced_server.retrace.arguments import Argument, map_leaves
+from retraced_server.retrace.entered_regions import entered_regions
 
 # Gives the result of an operator, from the operator, its arguments, and what executes it.
 Call = Callable[[Any, Any, Any, Callable[[], Any]], Any]
@@ -36,16 +37,20 @@ class InterpretedBody(torch.nn.Module):
     # A body takes and gives whatever its operator does.
     def forward(self, *operands: Any) -> Any:
         """Runs the graph."""
-        return _BodyInterpreter(self.body, self._call).run(*operands)
+        with entered_regions() as called:
+            return _BodyInterpreter(self.body, self._call, called).run(*operands)
 
 
 class _BodyInterpreter(fx.Interpreter):
-    def __init__(self, body: fx.GraphModule, call: Call) -> None:
+    def __init__(self, body: fx.GraphModule, call: Call, called: Callable[[Any, Any], None]) -> None:
         super().__init__(body)
         self._call = call
+        self._called = called
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return self._call(target, args, kwargs, lambda: target(*args, **kwargs))
+        result = self._call(target, args, kwargs, lambda: target(*args, **kwargs))
+        self._called(target, result)
+        return result
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         value = super().get_attr(target, args, kwargs)

@@ -67,7 +67,7 @@ class ExportInterpreter(fx.Interpreter):
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        refuse_overrides(cls, _NOT_CALLED)
+        refuse_overrides(cls, ExportInterpreter, _NOT_CALLED)
 
     def __init__(self, callback: ExportPass, module: fx.GraphModule) -> None:
         super().__init__(module, garbage_collect_values=False)

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from retraced_server.meta_tensors import copy_with_own_storage
-from retraced_server.program.functions import overload_of
+from retraced_server.program.functions import overload_of, stated_effect
 from retraced_server.retrace._torch import (
     FakeTensor,
     FakeTensorMode,
@@ -121,12 +121,13 @@ class KnownResults:
 
     def _key(self, target: Any, args: Any, kwargs: Any, tensors: list[FakeTensor]) -> tuple[Hashable, ...] | None:
         op, call = overload_of(target), self._session.descriptions.call(target, args, kwargs, tensors)
-        # Without a tensor, the default device counts; autocast sets what no description says; and a hook that has enabled gradients would
-        # be given views that have them.
+        # Without a tensor, the default device counts; autocast sets what no description says, and what leaves a region depends on the region;
+        # and a hook that has enabled gradients would be given views that have them.
         if (
             op is None
             or call is None
             or not is_builtin(op)
+            or stated_effect(target).of_regions
             or not tensors
             or is_any_autocast_enabled()
             or torch.is_grad_enabled()

@@ -10,16 +10,17 @@ def overrides(cls: type, base: type, names: Iterable[str]) -> bool:
     return any(getattr(cls, name) is not getattr(base, name) for name in names)
 
 
-def refuse_overrides(cls: type, instead: Mapping[str, str]) -> None:
-    """Raise for a method that a class defines and that nothing would call.
+def refuse_overrides(cls: type, base: type, instead: Mapping[str, str]) -> None:
+    """Raise for a method that a class defines or takes from another class, and that nothing would call.
 
     Args:
         cls: The class that is made.
+        base: The engine class that it is a subclass of.
         instead: For each such method the one to override in its place.
 
     Raises:
         TypeError: There is one.
     """
-    for name in vars(cls):
-        if name in instead:
+    for name in instead:
+        if overrides(cls, base, (name,)):
             raise TypeError(f"{cls.__qualname__}.{name} would never be called: override `{instead[name]}` instead")

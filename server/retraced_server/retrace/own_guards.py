@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from retraced_server.program.functions import stated_effect
 from retraced_server.retrace._torch import (
     HigherOrderOperator,
     disable_fake_tensor_cache,
@@ -15,6 +16,7 @@ from retraced_server.retrace._torch import (
 )
 from retraced_server.retrace.execute import execute
 from retraced_server.retrace.graphs import walk_graphs
+from retraced_server.retrace.regions import Regions, under_autocast
 from retraced_server.retrace.session import find_fake_mode
 
 
@@ -36,14 +38,22 @@ def add_own_guards(module: fx.GraphModule) -> None:
     try:
         with mode, disable_fake_tensor_cache(mode), enable_python_dispatcher(), torch.no_grad():
             for _, graph in walk_graphs(module):
+                regions = Regions()
                 for node in graph.graph.nodes:
-                    if node.op == "call_function" and not isinstance(node.target, HigherOrderOperator):
+                    regions.visit(node)
+                    if _is_executed(node):
                         # Torch raises what it likes.
-                        with suppress(Exception):
+                        with suppress(Exception), under_autocast(regions.autocast):
                             execute(node.target, *_recorded((node.args, node.kwargs)))
     finally:
         mode.allow_non_fake_inputs = allowed
         mode.epoch += 1
+
+
+def _is_executed(node: fx.Node) -> bool:
+    if node.op != "call_function" or isinstance(node.target, HigherOrderOperator):
+        return False
+    return not stated_effect(node.target).of_regions
 
 
 # A recorded value is whatever an operator returns.

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from retraced_server.retrace.autocast_states import AutocastState
 from retraced_server.retrace.bodies import VisitedBodies
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.graph_retrace import GraphRetrace
 from retraced_server.retrace.outcome import RetraceOutcome
 from retraced_server.retrace.pass_context import PassContext
+from retraced_server.retrace.regions import AutocastState
 from retraced_server.retrace.session import Session
 
 if TYPE_CHECKING:

@@ -3,27 +3,27 @@
 Inside a level of functorch the recorded values are *logical*: `torch.vmap`'s are those of one example. Operators are executed on them as
 anywhere else, since that is what a transform promises of them. What leaves a level depends on more than logical values: its strides, and
 whether the calls in the region work under the transform at all. So the region is then executed as a whole, from the call that began it, with
-torch's own functions in real levels of functorch.
+torch's own functions in real levels of functorch. Of the regions around it only the levels and the autocast are entered: what it takes from
+them is logical, as for any other call in them, so that no region is executed again for those in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 
+from retraced_server.errors import text_of
 from retraced_server.program.functions import UNWRAPS_FROM_LEVEL, WRAPS_FOR_LEVEL, Effect, stated_effect
 from retraced_server.retrace._torch import (
-    functorch_depth,
-    leave_functorch_levels,
     predispatch,
     view_of,
 )
 from retraced_server.retrace.arguments import map_leaves
+from retraced_server.retrace.entered_regions import entered_regions
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.interpreted_bodies import interpreted, plainly
 from retraced_server.retrace.values import logical
@@ -34,9 +34,11 @@ if TYPE_CHECKING:
 _AUTOCAST = torch.amp.autocast_mode._enter_autocast
 _aten = torch.ops.aten
 LEVELS = frozenset((predispatch._vmap_increment_nesting, predispatch._jvp_increment_nesting))
-_LEAVING_STATE = frozenset((torch.amp.autocast_mode._exit_autocast, predispatch._exit_dual_level))
 _SLICING = frozenset((predispatch._add_batch_dim, _aten._add_batch_dim.default))
 _ALIASING = WRAPS_FOR_LEVEL - _SLICING
+
+# For each autocast that is in effect, outermost first, what `torch.autocast` is called with.
+AutocastState = tuple[tuple[tuple[Any, ...], dict[str, Any]], ...]
 
 
 class Regions:
@@ -67,6 +69,20 @@ class Regions:
         elif effect.changes_state:
             self.current = (*self.current, node)
 
+    @property
+    def autocast(self) -> AutocastState:
+        """The autocast that a call in the current region runs under, of the graph's own."""
+        return tuple((node.args, node.kwargs) for node in self.current if node.target is _AUTOCAST)
+
+
+@contextmanager
+def under_autocast(state: AutocastState) -> Iterator[None]:
+    """Enter autocast, and leave it."""
+    with ExitStack() as entered:
+        for args, kwargs in state:
+            entered.enter_context(torch.autocast(*args, **kwargs))
+        yield
+
 
 class RegionExecutor:
     """Executes the calls of one graph that mean something in their region only.
@@ -80,9 +96,9 @@ class RegionExecutor:
         self._regions = Regions()
 
     @property
-    def current(self) -> tuple[fx.Node, ...]:
-        """The regions that the next call is in, outermost first."""
-        return self._regions.current
+    def autocast(self) -> AutocastState:
+        """The autocast of the regions that the next call is in."""
+        return self._regions.autocast
 
     @property
     def is_in_level(self) -> bool:
@@ -93,14 +109,10 @@ class RegionExecutor:
         """Hear of the next node of the graph."""
         self._regions.visit(node)
 
-    @contextmanager
-    def state(self) -> Iterator[None]:
-        """Enter the autocast of the regions that the next call is in."""
-        with ExitStack() as entered:
-            for node in self._regions.current:
-                if node.target is _AUTOCAST:
-                    entered.enter_context(torch.autocast(*node.args, **node.kwargs))  # type: ignore[arg-type]
-            yield
+    # A target is anything that fx calls.
+    def state(self, target: Any) -> AbstractContextManager[None]:
+        """Enter the autocast that the next call is in. One that is executed with its region enters it where the region does."""
+        return nullcontext() if stated_effect(target).of_regions else under_autocast(self._regions.autocast)
 
     # Targets, arguments and values are whatever a graph has.
     def execute(self, target: Any, arguments: tuple[Any, Any], data: tuple[Any, Any]) -> Any:
@@ -122,22 +134,33 @@ class RegionExecutor:
             return view_of(tensor, tuple(tensor.size()), tuple(tensor.stride()), tensor.storage_offset())
         if target not in UNWRAPS_FROM_LEVEL:
             return None
-        start = next((node for node in self._regions.current if node.target is not _AUTOCAST), None)
-        if start is None:
+        region = self._innermost()
+        if region is None:
             raise ExportPassError("it stands outside of the region in which it means something")
+        around, start = region
         try:
-            with _levels() as entered:
-                value = self._replay(start, target, arguments, entered)
+            with entered_regions() as called:
+                value = self._replay(around, start, (target, arguments), called)
                 return map_leaves(value, torch.Tensor, lambda tensor: _fresh(logical(tensor)))
         except ExportPassError:
             raise
         except Exception as error:
-            raise ExportPassError(f"the region that `{start.name}` begins cannot be executed as it is now: {error}") from error
+            raise ExportPassError(
+                f"the region that `{start.name}` begins cannot be executed as it is now: {text_of(error)}"
+            ) from error
 
-    def _replay(self, start: fx.Node, target: Any, arguments: tuple[Any, Any], entered: list[Callable[[], None]]) -> Any:
-        """Execute the region from its beginning as far as a call needs it, and the call; note how to leave what was entered."""
-        region = _following(start)
-        needed = _needed(arguments, region)
+    def _innermost(self) -> tuple[tuple[fx.Node, ...], fx.Node] | None:
+        """Return the call that began the innermost level, and those that entered a region around it."""
+        entered = [node for node in self._regions.current if stated_effect(node.target) is Effect.ENTERS]
+        for at in reversed(range(len(entered))):
+            if entered[at].target is not _AUTOCAST:
+                return tuple(entered[:at]), entered[at]
+        return None
+
+    def _replay(
+        self, around: Sequence[fx.Node], start: fx.Node, call: tuple[Any, tuple[Any, Any]], called: Callable[[Any, Any], None]
+    ) -> Any:
+        """Execute a region from its beginning as far as a call needs it, and the call."""
         values: dict[fx.Node, Any] = {}
 
         def value(node: fx.Node) -> Any:
@@ -145,19 +168,16 @@ class RegionExecutor:
                 values[node] = self._outer_value(node)
             return values[node]
 
-        for node in region:
-            if node in needed:
-                values[node] = result = _call(node.target, map_leaves((node.args, node.kwargs), fx.Node, value))
-                if node.target is _AUTOCAST:
-                    entered.append(partial(result.__exit__, None, None, None))
-                elif node.target is predispatch._enter_dual_level:
-                    entered.append(partial(predispatch._exit_dual_level, level=result))
-                elif node.target in _LEAVING_STATE:
-                    entered.pop()
+        target, arguments = call
+        region = _following(start)
+        needed = _needed(arguments, region)
+        for node in (*around, *(node for node in region if node in needed and node.op == "call_function")):
+            values[node] = result = _call(node.target, map_leaves((node.args, node.kwargs), fx.Node, value))
+            called(node.target, result)
         return _call(target, map_leaves(arguments, fx.Node, value))
 
     def _outer_value(self, node: fx.Node) -> Any:
-        """Return the value of a node from before the region, as a copy that the region may write to; an attribute as it is."""
+        """Return the value of a node that is no call of the region, as a copy that the region may write to; an attribute as it is."""
         if node.op == "get_attr":
             return interpreted(self._tracer.attribute(str(node.target)), plainly)
         return map_leaves(node.meta.get("val"), torch.Tensor, lambda tensor: _fresh(logical(tensor)))
@@ -201,16 +221,3 @@ def _call(target: Any, arguments: Any) -> Any:
     args, kwargs = arguments
     # It changes what results record for gradients, which fake values have none of.
     return None if target is torch._C._set_grad_enabled else target(*args, **kwargs)
-
-
-@contextmanager
-def _levels() -> Iterator[list[Callable[[], None]]]:
-    """Leave the levels of functorch that a part of a graph has entered and not left, and what else the list says how to leave."""
-    depth = functorch_depth()
-    entered: list[Callable[[], None]] = []
-    try:
-        yield entered
-    finally:
-        for leave in reversed(entered):
-            leave()
-        leave_functorch_levels(depth)

@@ -51,7 +51,7 @@ class ExportTracer(fx.Tracer):
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        refuse_overrides(cls, _NOT_CALLED)
+        refuse_overrides(cls, ExportTracer, _NOT_CALLED)
 
     def __init__(self, callback: ExportPass, codegen: CodeGen) -> None:
         super().__init__()

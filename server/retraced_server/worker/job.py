@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, cast
 
 from retraced.v1 import program_pb2
-from retraced_server.errors import Reason, RetracedError
+from retraced_server.errors import Reason, RetracedError, text_of
 from retraced_server.passes import PipelineResult, RegistrationError, catalogue, check_pipeline, create_pass, run_pipeline
 from retraced_server.passes.raised import own_error
 from retraced_server.pipeline.domain import NodeSelection, OutputDelivery, PassReport
@@ -115,7 +115,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
             return True
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
             return True
-        if isinstance(error, RuntimeError) and any(text in str(error) for text in _ALLOCATION_FAILURES):
+        if isinstance(error, RuntimeError) and any(text in text_of(error) for text in _ALLOCATION_FAILURES):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -299,7 +299,7 @@ def _fitting(response: bytes, what: str, without: str) -> bytes:
 
 def _unwritable(error: Exception, reports: tuple[PassReport, ...]) -> RetracedError:
     index, report = [(index, report) for index, report in enumerate(reports) if report.modified][-1]
-    text = " ".join(str(error).split())[:_LONGEST_CAUSE]
+    text = " ".join(text_of(error).split())[:_LONGEST_CAUSE]
     message = (
         f"the program after pass {index + 1} of {len(reports)}, `{report.text}`, the last that modified it, cannot be written: "
         f"{text if isinstance(error, RetracedError) else f'{type(error).__name__}: {text}'}"

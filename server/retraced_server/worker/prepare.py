@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from retraced_server.errors import RetracedError
+from retraced_server.errors import RetracedError, text_of
 from retraced_server.passes import RegistrationError, catalogue, load_plugins
 from retraced_server.program import SCHEMA_VERSION, TORCH_VERSION, ReadOptions
 from retraced_server.program.namespaces import TORCH_NAMESPACES
@@ -165,7 +165,7 @@ def _load(name: str) -> str:
         importlib.import_module(name)
     except (Exception, SystemExit) as error:
         raise PrepareError(
-            f"the module `{name}` cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}"
+            f"the module `{name}` cannot be imported: {type(error).__name__}: {' '.join(text_of(error).split())}"
         ) from error
     package = name.partition(".")[0]
     distributions = metadata.packages_distributions().get(package, [package])

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retraced_server.errors import text_of
 from retraced_server.worker.frames import FrameError, close_fds, encode_frame, receive_frame_with_fds, send_frame
 from retraced_server.worker.messages import (
     KillJob,
@@ -247,7 +248,7 @@ def _main(arguments: list[str]) -> int:
         )
     except (Exception, SystemExit) as error:  # noqa: BLE001 - an operator's module may raise anything
         text = "".join(traceback.format_exception(error.__cause__ or error))
-        send_frame(control, encode_event(ZygoteFailed(str(error) or type(error).__name__, text)))
+        send_frame(control, encode_event(ZygoteFailed(text_of(error), text)))
         return 1
     send_frame(control, encode_event(prepared.ready))
     try:

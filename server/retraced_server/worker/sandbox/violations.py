@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from retraced_server.errors import text_of
+
 
 class ViolationKind(Enum):
     """What was refused."""
@@ -78,9 +80,9 @@ def _origins(error: BaseException | None) -> Iterator[BaseException]:
 def _of_one(error: BaseException, writable: Path | None, readable: Sequence[Path]) -> Violation | None:
     if isinstance(error, socket.gaierror):
         return Violation(ViolationKind.NETWORK, _NETWORK)
-    if isinstance(error, ImportError | OSError) and any(text in str(error) for text in _LINKER):
+    if isinstance(error, ImportError | OSError) and any(text in text_of(error) for text in _LINKER):
         return Violation(ViolationKind.OPERATION, _CODE)
-    if isinstance(error, RuntimeError) and _NO_THREAD in str(error):
+    if isinstance(error, RuntimeError) and _NO_THREAD in text_of(error):
         return Violation(ViolationKind.LIMIT, "the worker started more threads than it may")
     return _of_errno(error, writable, readable) if isinstance(error, OSError) else None
 

@@ -1,0 +1,43 @@
+"""Leaves what executed calls of a graph have entered, however their execution ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+
+from retraced_server.retrace._torch import functorch_depth, leave_functorch_levels, predispatch
+
+_AUTOCAST = torch.amp.autocast_mode
+
+
+# Targets and results are whatever a graph has.
+@contextmanager
+def entered_regions() -> Iterator[Callable[[Any, Any], None]]:
+    """Leave at the end the autocast and the levels that calls have entered and not left, and record gradients as before.
+
+    Yields:
+        What is to be told of each call: the function and its result.
+    """
+    depth, records_gradients = functorch_depth(), torch.is_grad_enabled()
+    # Functions that leave what was entered, with a call of each.
+    entered: list[tuple[Any, Callable[[], None]]] = []
+
+    def called(target: Any, result: Any) -> None:
+        if target is _AUTOCAST._enter_autocast:
+            entered.append((_AUTOCAST._exit_autocast, partial(result.__exit__, None, None, None)))
+        elif target is predispatch._enter_dual_level:
+            entered.append((predispatch._exit_dual_level, partial(predispatch._exit_dual_level, level=result)))
+        elif entered and entered[-1][0] is target:
+            entered.pop()
+
+    try:
+        yield called
+    finally:
+        for _, leave in reversed(entered):
+            leave()
+        leave_functorch_levels(depth)
+        torch._C._set_grad_enabled(records_gradients)
