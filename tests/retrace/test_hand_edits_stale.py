@@ -11,7 +11,8 @@ import torch
 from torch import fx, nn
 
 from retraced_server.passes import run_pipeline
-from retraced_server.retrace import ExportPass, PassError, PassResult
+from retraced_server.retrace import ExportPass, PassResult
+from retraced_server.retrace.errors import InvalidGraphError
 from tests.passes.support import export
 from tests.support.describe import graphs
 from tests.support.edit_ways import WAYS, Edit, WithoutVisit, described_values, find_call
@@ -148,7 +149,7 @@ def test_edited_graph_with_a_call_that_cannot_be_visited_is_refused() -> None:
             sin.target = torch.nn.functional.gelu
             return PassResult(graph_module, True)
 
-    with pytest.raises(PassError, match=r"Calls failed at node 'sin'.*Unsupported target type"):
+    with pytest.raises(InvalidGraphError, match=r"the graph is not valid: no program calls this, at node 'sin' \(.*gelu"):
         Calls()(export(lambda x: x.sin().exp(), torch.randn(2)).graph_module)
 
 

@@ -25,7 +25,7 @@ from retraced_server.retrace.agreement import run_checked
 from retraced_server.retrace.build_program import build_program, check_program, check_signature
 from retraced_server.retrace.check_regions import check_regions
 from retraced_server.retrace.edited_run import EditedRun, pass_name
-from retraced_server.retrace.errors import NodeError
+from retraced_server.retrace.errors import InvalidGraphError, NodeError
 from retraced_server.retrace.held_programs import ProgramState
 from retraced_server.retrace.pass_state import state_of
 from retraced_server.retrace.program_edit import ProgramEdit, changed_outputs
@@ -246,6 +246,8 @@ class _Run:
                 totals = self._program_pass(index, step, step.instance)
             else:
                 totals = self._graph_pass(index, step, step.instance, before)
+        except InvalidGraphError as error:
+            raise self._failure(Reason.PASS_OUTPUT_INVALID, index, error) from error
         # What a hook raises is of its own type too, which may be any.
         except PassError as error:
             raise self._failure(Reason.PASS_FAILED, index, error) from error

@@ -19,6 +19,7 @@ from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.given_graph import GivenGraph
 from retraced_server.retrace.graphs import node_key, walk_graphs
 from retraced_server.retrace.held_programs import lent
+from retraced_server.retrace.interpreter import check_visitable
 from retraced_server.retrace.metadata_containers import same_node_metadata
 from retraced_server.retrace.outcome import RetraceOutcome
 from retraced_server.retrace.pass_context import PassContext, pass_context
@@ -252,6 +253,7 @@ class EditedRun:
             return PassResult(given, False)
         edits.states_values = True
         if edits.has_dirty(new):
+            check_visitable(new)
             # Named as the pass, which errors tell of.
             visitor: ExportPass = type(pass_name(self._instance), (self._base,), {})()
             outer = pass_context()

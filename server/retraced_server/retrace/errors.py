@@ -40,6 +40,10 @@ class NodeError(ExportPassError):
         self.source = source
 
 
+class InvalidGraphError(NodeError):
+    """A pass left a graph that no program has."""
+
+
 class PassError(NodeError):
     """A pass failed at a node. The error that it raised is the `__cause__`, and can be caught by its own type too.
 

@@ -13,7 +13,15 @@ from torch import fx
 from retraced_server.program.functions import overload_of, stated_effect
 from retraced_server.retrace._torch import HigherOrderOperator, OpOverloadPacket, executorch_call_delegate
 from retraced_server.retrace.arguments import Argument, map_leaves
-from retraced_server.retrace.errors import ExportPassError, PassError, innermost_source_line, pass_error
+from retraced_server.retrace.errors import (
+    ExportPassError,
+    InvalidGraphError,
+    PassError,
+    innermost_source_line,
+    pass_error,
+    place_of,
+)
+from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.overrides import refuse_overrides
 from retraced_server.retrace.pass_state import state_of
@@ -212,6 +220,22 @@ class ExportInterpreter(fx.Interpreter):
             lowered, *operands = args
             return callback.call_delegate(lowered, tuple(operands), kwargs, meta)
         return callback.call_higher_order(target, args, kwargs, meta)
+
+
+def check_visitable(module: fx.GraphModule) -> None:
+    """Check that every call of a graph and its subgraphs is of a kind that a retrace can visit.
+
+    Raises:
+        InvalidGraphError: One is not.
+    """
+    for path, child in walk_graphs(module):
+        for node in child.graph.nodes:
+            if node.op == "call_function" and _hook_kind(node.target) is None:
+                where = {"graph": path, "node": node.name, "target": str(node.target)}
+                source = innermost_source_line(node.meta.get("stack_trace"))
+                raise InvalidGraphError(
+                    f"the graph is not valid: no program calls this, {place_of(node, path)}", **where, source=source
+                )
 
 
 # A target of fx may be a name too.
