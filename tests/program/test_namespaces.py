@@ -65,6 +65,7 @@ def test_collectives_on_fake_tensors_talk_to_nobody() -> None:
         ("torch.ops.torchvision.nms.default", "serve --import torchvision` (`pip install torchvision`)"),
         ("torch.ops.fbgemm.permute_2D_sparse_data.default", "serve --import fbgemm_gpu` (`pip install fbgemm-gpu-cpu`)"),
         ("torch.ops.llama.custom_sdpa.default", "`pip install executorch`"),
+        ("torch.ops.transformers.grouped_mm_fallback.default", "serve --import transformers.integrations.moe`"),
         ("torch.ops.nobody_knows.it.default", "serve --import MODULE"),
     ],
 )
@@ -72,6 +73,16 @@ def test_namespace_that_is_not_allowed_is_refused_with_what_helps(name: str, adv
     with pytest.raises(RetracedError, match=re.escape(advice)) as caught:
         Operators(frozenset()).find(name)
     assert caught.value.reason is Reason.PROGRAM_UNSUPPORTED
+
+
+def test_mixtures_of_experts_of_transformers_are_read_where_what_registers_their_operators_is_imported() -> None:
+    code = (
+        f"import {NAMESPACES['transformers'].module}\n"
+        "from retraced_server.program.operators import Operators\n"
+        "print(Operators(frozenset({'transformers'})).find('torch.ops.transformers.grouped_mm_fallback.default'))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300).stdout
+    assert found == "transformers.grouped_mm_fallback.default\n"
 
 
 def test_namespace_that_is_registered_and_that_nobody_knows_is_allowed_by_name() -> None:

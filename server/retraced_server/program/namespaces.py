@@ -92,6 +92,8 @@ _OF_PACKAGES: Final = {
     "tensorrt": Namespace("torch_tensorrt", "torch-tensorrt"),
     "bitsandbytes": Namespace("bitsandbytes", "bitsandbytes"),
     "xformers": Namespace("xformers.ops", "xformers"),
+    # Its mixtures of experts.
+    "transformers": Namespace("transformers.integrations.moe", "transformers"),
     "flash_attn": Namespace("flash_attn", "flash-attn"),
     "dim_order_ops": Namespace("executorch.exir.passes.dim_order_ops_registry", "executorch"),
     "llama": Namespace("executorch.extension.llm.custom_ops.custom_ops", "executorch"),
