@@ -201,6 +201,17 @@ def test_expression_that_expands_without_end_is_refused(text: str) -> None:
         parse_expression(text)
 
 
+def test_division_of_many_terms_in_many_symbols_is_refused() -> None:
+    def divided(count: int) -> str:
+        sums = (f"Add({', '.join(_SIZES[at : at + 4])})" for at in range(0, 4 * count, 4))
+        return f"PythonMod(Mul({', '.join(sums)}), Mul({_SIZES[20]}, {_SIZES[21]}))"
+
+    parse_expression(divided(2))
+    with pytest.raises(RetracedError, match="a division in it is of too many terms") as caught:
+        parse_expression(divided(4))
+    assert caught.value.reason is Reason.PROGRAM_UNSUPPORTED
+
+
 def test_terms_are_counted_as_sympy_expands_them() -> None:
     # 3 ** 6 = 729 terms fit, and 3 ** 7 do not; the powers of a sum of 3 have (n + 1)(n + 2) / 2 terms.
     factors = [f"Add({a}, {b}, Integer(1))" for a, b in zip(_SIZES[::2], _SIZES[1::2], strict=True)]

@@ -49,6 +49,9 @@ _MOST_BITS: Final = 4096
 _MOST_TERMS: Final = 1024
 """Terms that it has when its products and powers are expanded, as torch and sympy do to compare, to simplify and to divide."""
 
+_MOST_DIVIDED: Final = 1024
+"""Terms that are divided, or divided by, times the symbols in them: sympy looks for common divisors in all symbols at once."""
+
 # Anything that sympy makes; sympy has no types.
 _Expr: TypeAlias = Any
 
@@ -109,6 +112,9 @@ _FUNCTIONS: Final[dict[str, tuple[_Expr, int, int]]] = {
     **{f"OpaqueUnaryFn_{name}": (getattr(functions, f"OpaqueUnaryFn_{name}"), 1, 1) for name in _OPAQUE},
     **{name: (function, 2, 2) for name, function in _COMPARISONS.items()},
 }
+_DIVISIONS: Final = frozenset(
+    ("FloorDiv", "ModularIndexing", "PythonMod", "Mod", "CleanDiv", "CeilDiv", "IntTrueDiv", "FloatTrueDiv")
+)
 _FLATTENED: Final = frozenset(("Add", "Mul", "And", "Or", "Max", "Min"))
 """Functions of which one in another of the same becomes one, with the arguments of both."""
 # What functions make of a division by zero and the like.
@@ -258,6 +264,10 @@ class _Parser:
             raise _invalid(self._text, f"`{name}` is a function of numbers")
         if name in _POWERS:
             self._bound_power(name, *arguments)
+        if name in _DIVISIONS:
+            symbols = set[_Expr]().union(*(argument.free_symbols for argument in arguments))
+            if sum(map(self._terms, arguments)) * len(symbols) > _MOST_DIVIDED:
+                raise _unsupported(self._text, "a division in it is of too many terms")
         made = function(*arguments)
         if name.startswith("OpaqueUnaryFn_") and made.is_number and not made.is_Atom:
             # Of a number torch computes it, unless no floating-point number holds the result.
