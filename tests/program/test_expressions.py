@@ -212,6 +212,12 @@ def test_division_of_many_terms_in_many_symbols_is_refused() -> None:
     assert caught.value.reason is Reason.PROGRAM_UNSUPPORTED
 
 
+@pytest.mark.parametrize("name", ["FloorDiv", "Mod", "CleanDiv", "IntTrueDiv"])
+def test_sum_of_many_sizes_is_divided_by_a_number(name: str) -> None:
+    sizes = (f"Mul(Integer(3), Symbol('s{number}', positive=True, integer=True))" for number in range(60))
+    assert len(parse_expression(f"{name}(Add({', '.join(sizes)}, Integer(-3)), Integer(2))").free_symbols) == 60
+
+
 def test_terms_are_counted_as_sympy_expands_them() -> None:
     # 3 ** 6 = 729 terms fit, and 3 ** 7 do not; the powers of a sum of 3 have (n + 1)(n + 2) / 2 terms.
     factors = [f"Add({a}, {b}, Integer(1))" for a, b in zip(_SIZES[::2], _SIZES[1::2], strict=True)]

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.program.namespaces import DEFAULT_NAMESPACES, NAMESPACES, TORCH_NAMESPACES, how_to_allow
 from retraced_server.program.operators import Operators
-from retraced_server.worker.prepare import PrepareError, _namespaces
+from retraced_server.worker.prepare import PrepareError, _brought, _namespaces
 
 
 def _registered() -> set[str]:
@@ -102,3 +102,15 @@ def test_what_an_import_registers_is_allowed_but_not_what_it_loads_of_torch() ->
 def test_namespace_that_nothing_registers_cannot_be_allowed() -> None:
     with pytest.raises(PrepareError, match="no operators of the namespace `mistyped` are registered"):
         _namespaces(frozenset(), ["mistyped"])
+
+
+def test_operators_that_an_import_adds_to_a_namespace_of_torchs_are_read() -> None:
+    before = frozenset(torch._C._dispatch_get_all_op_names())
+    with torch.library._scoped_library("quantized_decomposed", "FRAGMENT") as library:
+        library.define("embedding_of_a_package(Tensor weight, Tensor indices) -> Tensor")
+        brought = _brought(before)
+        assert brought == {"quantized_decomposed.embedding_of_a_package.default"}
+        (name,) = brought
+        assert str(Operators(frozenset(), brought).find(f"torch.ops.{name}")) == name
+        with pytest.raises(RetracedError, match="not on the list"):
+            Operators(frozenset()).find(f"torch.ops.{name}")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import fx
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
 
 from retraced_server.errors import RetracedError
 from retraced_server.passes import run_pipeline
@@ -116,3 +116,68 @@ def test_value_that_is_changed_in_place_and_back_again_is_no_modification() -> N
 
     program = _program()
     assert run_pipeline(program, [Peeks()]).program is program
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(5, 5), (5, 7)])
+@pytest.mark.parametrize("unbacked", [False, True])
+def test_finding_what_was_changed_in_place_teaches_the_shape_environment_nothing(
+    rows: int, columns: int, unbacked: bool
+) -> None:
+    def known(x: torch.Tensor) -> torch.Tensor:
+        return x.sin().exp()
+
+    def counted(x: torch.Tensor) -> torch.Tensor:
+        numbers = x.long()
+        return x.new_zeros([numbers[0, 0].item(), numbers[0, 1].item()]).sin().exp()  # type: ignore[list-item]  # They are integers.
+
+    def transposes(module: fx.GraphModule) -> PassResult:
+        find_call(module, aten.sin.default).meta["val"].t_()
+        return PassResult(module, True)
+
+    dims = (({0: Dim.AUTO, 1: Dim.AUTO},),)
+    program = export(counted if unbacked else known, torch.full((rows, columns), 2.0), dynamic_shapes=dims)
+    recorded = find_call(program.graph_module, aten.sin.default).meta["val"]
+    sizes, env = str(recorded.size()), recorded.fake_mode.shape_env
+    before = (list(env.guards), dict(env.replacements), dict(env.var_to_range))
+    run_pipeline(program, [transposes], refuse_new_guards=True)
+    assert str(recorded.size()) == sizes
+    assert (env.guards, env.replacements, env.var_to_range) == before
+
+
+def test_program_of_inference_mode_is_given_to_passes_that_edit_by_hand() -> None:
+    class Reads(ExportPass):
+        def call(self, graph_module: fx.GraphModule) -> PassResult:
+            return super().call(graph_module)
+
+    with torch.inference_mode():
+        program = export(lambda x: x.sin().exp(), torch.randn(2))
+    assert not run_pipeline(program, [Reads()]).modified
+
+
+@every_way
+def test_order_of_what_metadata_holds_is_part_of_it(way: Callable[[Edit], Any]) -> None:
+    def reorders(module: fx.GraphModule) -> None:
+        custom = find_call(module, aten.sin.default).meta["custom"]
+        custom["a"] = custom.pop("a")
+
+    program = _program()
+    result = run_pipeline(program, [way(reorders)])
+    assert result.modified
+    assert [list(custom) for custom in (_customs(program)[0], _customs(result.program)[0])] == [["a", "inner"], ["inner", "a"]]
+
+
+def test_containers_that_hold_one_another_are_copied_and_compared_once() -> None:
+    def writes(module: fx.GraphModule) -> PassResult:
+        held: list[Any] = [1]
+        for _ in range(60):
+            held = [held, held]
+        held.append(held)
+        find_call(module, aten.sin.default).meta["custom"] = held
+        return PassResult(module, True)
+
+    class Reads(ExportPass):
+        def call(self, graph_module: fx.GraphModule) -> PassResult:
+            return super().call(graph_module)
+
+    result = run_pipeline(_program(), [writes, Reads()])
+    assert [report.modified for report in result.reports] == [True, False]

@@ -13,6 +13,7 @@ from torch.export import Dim, ExportedProgram
 
 from retraced_server.passes import run_pipeline
 from retraced_server.retrace import ExportPass, NodeMetadata
+from retraced_server.retrace.entered_regions import entered_regions
 from retraced_server.retrace.interpreted_bodies import interpreted, plainly
 from tests.passes.support import export
 from tests.support.process_state import region_state
@@ -88,3 +89,16 @@ def test_executing_a_subgraph_leaves_what_it_entered_though_it_fails(size: int) 
         assert body(torch.randn(3, 4)).shape == (12,)
         assert not torch.is_grad_enabled()
     assert region_state() == before
+
+
+def test_regions_that_cross_one_another_are_each_left_once() -> None:
+    before = region_state()
+    with entered_regions() as called:
+        context = amp._enter_autocast("cpu", torch.bfloat16, True, None)
+        called(amp._enter_autocast, context)
+        called(predispatch._jvp_increment_nesting, predispatch._jvp_increment_nesting())
+        called(predispatch._enter_dual_level, predispatch._enter_dual_level())
+        called(amp._exit_autocast, amp._exit_autocast(context))
+    assert region_state() == before
+    assert torch.autocast_increment_nesting() == 1
+    assert torch.autocast_decrement_nesting() == 0

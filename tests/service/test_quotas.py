@@ -150,9 +150,10 @@ async def test_failure_that_is_no_crash_is_not_counted_as_one(
     start: Start, engine: FakeEngine, authenticate: Authenticator
 ) -> None:
     async with start(authenticate=authenticate) as address, grpc.aio.insecure_channel(address) as channel:
-        engine.job = fails(RetracedError(Reason.PROGRAM_INVALID, "no program"))
-        for _ in range(4):
-            assert (await failure(channel, metadata=_as("first"))).info.reason == "PROGRAM_INVALID"
+        for reason in (Reason.PROGRAM_INVALID, Reason.SANDBOX_OPERATION_DENIED):
+            engine.job = fails(RetracedError(reason, "not taken"))
+            for _ in range(4):
+                assert (await failure(channel, metadata=_as("first"))).info.reason == reason.value
 
 
 @pytest.mark.parametrize(

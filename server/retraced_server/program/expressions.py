@@ -115,6 +115,8 @@ _FUNCTIONS: Final[dict[str, tuple[_Expr, int, int]]] = {
 _DIVISIONS: Final = frozenset(
     ("FloorDiv", "ModularIndexing", "PythonMod", "Mod", "CleanDiv", "CeilDiv", "IntTrueDiv", "FloatTrueDiv")
 )
+_CHEAP_OF_SUMS: Final = frozenset(("FloorDiv", "ModularIndexing", "Mod", "CleanDiv", "IntTrueDiv"))
+"""Those of them that take a sum of many sizes and a number no longer than the sum itself."""
 _FLATTENED: Final = frozenset(("Add", "Mul", "And", "Or", "Max", "Min"))
 """Functions of which one in another of the same becomes one, with the arguments of both."""
 # What functions make of a division by zero and the like.
@@ -266,7 +268,8 @@ class _Parser:
             self._bound_power(name, *arguments)
         if name in _DIVISIONS:
             symbols = set[_Expr]().union(*(argument.free_symbols for argument in arguments))
-            if sum(map(self._terms, arguments)) * len(symbols) > _MOST_DIVIDED:
+            is_cheap = name in _CHEAP_OF_SUMS and _is_sum_over_numbers(arguments)
+            if not is_cheap and sum(map(self._terms, arguments)) * len(symbols) > _MOST_DIVIDED:
                 raise _unsupported(self._text, "a division in it is of too many terms")
         made = function(*arguments)
         if name.startswith("OpaqueUnaryFn_") and made.is_number and not made.is_Atom:
@@ -343,6 +346,15 @@ _LITERALS: Final[dict[str, Callable[[_Parser], _Expr]]] = {
     "Rational": _Parser.rational,
     "Float": _Parser.float,
 }
+
+
+def _is_sum_over_numbers(arguments: list[_Expr]) -> bool:
+    """Return whether a sum of symbols, each with a number for a factor, is divided by numbers."""
+    divided, *divisors = arguments
+    return all(divisor.is_Integer for divisor in divisors) and all(
+        term.is_Integer or (term.as_coeff_Mul()[0].is_Integer and term.as_coeff_Mul()[1].is_Symbol)
+        for term in sympy.Add.make_args(divided)
+    )
 
 
 def _invalid(text: str, what: str) -> Exception:

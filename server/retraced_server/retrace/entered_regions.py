@@ -31,8 +31,11 @@ def entered_regions() -> Iterator[Callable[[Any, Any], None]]:
             entered.append((_AUTOCAST._exit_autocast, partial(result.__exit__, None, None, None)))
         elif target is predispatch._enter_dual_level:
             entered.append((predispatch._exit_dual_level, partial(predispatch._exit_dual_level, level=result)))
-        elif entered and entered[-1][0] is target:
-            entered.pop()
+        else:
+            # Regions may cross one another.
+            at = next((at for at in reversed(range(len(entered))) if entered[at][0] is target), None)
+            if at is not None:
+                del entered[at]
 
     try:
         yield called

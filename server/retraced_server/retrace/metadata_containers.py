@@ -22,11 +22,14 @@ def copy_container(value: Any, copies: dict[int, Any]) -> Any:
     if kind not in _CONTAINERS:
         return value
     if (known := copies.get(id(value))) is None:
-        if kind in _DICTS:
-            known = kind((key, copy_container(item, copies)) for key, item in value.items())
+        # Known before it is filled: it may hold itself.
+        known = copies[id(value)] = kind()
+        if kind is list:
+            known.extend(copy_container(item, copies) for item in value)
+        elif kind is set:
+            known.update(value)
         else:
-            known = kind(copy_container(item, copies) for item in value)
-        copies[id(value)] = known
+            known.update((key, copy_container(item, copies)) for key, item in value.items())
     return known
 
 
@@ -42,15 +45,25 @@ def same_node_metadata(new: dict[str, Any], old: dict[str, Any]) -> bool:
     if new.keys() != old.keys():
         return False
     before = list(map(old.__getitem__, new))
-    return all(map(operator.is_, new.values(), before)) or all(map(_is_same, new.values(), before))
+    if all(map(operator.is_, new.values(), before)):
+        return True
+    compared: set[tuple[int, int]] = set()
+    return all(_is_same(one, other, compared) for one, other in zip(new.values(), before, strict=True))
 
 
-def _is_same(new: Any, old: Any) -> bool:
-    if new is old:
+def _is_same(new: Any, old: Any, compared: set[tuple[int, int]]) -> bool:
+    """Compare two values; `compared` holds the containers that were compared before, or that these are in."""
+    if new is old or (id(new), id(old)) in compared:
         return True
     kind = type(new)
     if kind is not type(old) or kind not in _CONTAINERS or len(new) != len(old):
         return False
+    compared.add((id(new), id(old)))
+    if kind is set:
+        return bool(new == old)
     if kind in _DICTS:
-        return new.keys() == old.keys() and all(map(_is_same, new.values(), map(old.__getitem__, new)))
-    return bool(new == old) if kind is set else all(map(_is_same, new, old))
+        # The order of entries may mean something, as that of a stack of modules does.
+        if list(new) != list(old):
+            return False
+        new, old = new.values(), old.values()
+    return all(_is_same(one, other, compared) for one, other in zip(new, old, strict=True))

@@ -9,6 +9,7 @@ from torch import fx
 
 from retraced_server.retrace._torch import FakeTensor, alias_of, pytree
 from retraced_server.retrace.graphs import walk_graphs
+from retraced_server.retrace.values import expression
 
 
 class RecordedSizes:
@@ -24,7 +25,8 @@ class RecordedSizes:
             for node in child.graph.nodes:
                 value = node.meta.get("val")
                 for tensor in (value,) if isinstance(value, FakeTensor) else _tensors(value):
-                    if tensor.layout is torch.strided:
+                    # Those of inference mode do not count what is done to them.
+                    if tensor.layout is torch.strided and not tensor.is_inference():
                         self._given[id(tensor)] = (tensor, tensor._version, _sizes(tensor))
 
     def _changed(self) -> dict[int, FakeTensor]:
@@ -32,7 +34,7 @@ class RecordedSizes:
         return {
             key: tensor
             for key, (tensor, version, sizes) in self._given.items()
-            if tensor._version != version and _sizes(tensor) != sizes
+            if tensor._version != version and _as_expressions(_sizes(tensor)) != _as_expressions(sizes)
         }
 
     def keep_changes(self, module: fx.GraphModule) -> None:
@@ -59,3 +61,9 @@ def _tensors(value: Any) -> list[FakeTensor]:
 
 def _sizes(tensor: FakeTensor) -> tuple[Any, ...]:
     return tensor.size(), tensor.stride(), tensor.storage_offset()
+
+
+def _as_expressions(sizes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return sizes as they can be compared: comparing symbolic numbers would teach the shape environment that they are equal."""
+    size, stride, offset = sizes
+    return tuple(map(expression, (*size, *stride, offset)))

@@ -15,8 +15,13 @@ from retraced_server.service.connections import peer_of
 
 _RETRY_SECONDS = 1.0
 _CRASHES_COUNT_SECONDS = 600.0
-# What a worker ends of by the program that it was given, and not by its size or by who runs the server.
-_CRASHES = frozenset((Reason.WORKER_CRASHED, Reason.SANDBOX_OPERATION_DENIED))
+
+
+def _is_crash(error: RetracedError) -> bool:
+    """Return whether a worker ended by the program that it was given, and not by its size or by who runs the server."""
+    # Most of what the sandbox refuses is an error of the call that a worker makes, and is answered by it.
+    is_ended = error.reason is Reason.SANDBOX_OPERATION_DENIED and "signal" in error.metadata
+    return is_ended or error.reason is Reason.WORKER_CRASHED
 
 
 class Quotas:
@@ -74,7 +79,7 @@ class Quotas:
         try:
             yield
         except RetracedError as error:
-            if error.reason in _CRASHES:
+            if _is_crash(error):
                 self._crashes.setdefault(who, []).append(time.monotonic())
             raise
 

@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -19,7 +19,7 @@ import torch
 from retraced_server.errors import RetracedError, text_of
 from retraced_server.passes import RegistrationError, catalogue, load_plugins
 from retraced_server.program import SCHEMA_VERSION, TORCH_VERSION, ReadOptions
-from retraced_server.program.namespaces import TORCH_NAMESPACES
+from retraced_server.program.namespaces import DEFAULT_NAMESPACES, TORCH_NAMESPACES
 from retraced_server.program.operators import Operators
 
 # Named here though the zygote uses it later: what a worker runs is to be imported before the first fork.
@@ -91,7 +91,7 @@ def prepare(
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
     start_no_progress_monitor()
-    torchs_operators, torchs_types = _operator_namespaces(), frozenset(registered_tree_types())
+    torchs_operators, torchs_types = frozenset(registered_operators()), frozenset(registered_tree_types())
     run_no_real_kernels()
     keep_constants_small()
     check_batch_dims()
@@ -102,8 +102,8 @@ def prepare(
         raise PrepareError(str(error)) from error
     # Before the warm-up, in which torch may load more of its own.
     options = ReadOptions(
-        namespaces=_namespaces(torchs_operators, allow_namespaces),
-        operators=_operators(allow_operators),
+        namespaces=_namespaces(_namespaces_of(torchs_operators), allow_namespaces),
+        operators=_operators(allow_operators) | _brought(torchs_operators),
         tree_types=frozenset(registered_tree_types()) - torchs_types,
         newer_minors=newer_schema,
     )
@@ -132,7 +132,7 @@ def _namespaces(before: frozenset[str], allowed: Sequence[str]) -> frozenset[str
 
     A module may bring more of torch's own with it, which nobody has asked for.
     """
-    registered = _operator_namespaces()
+    registered = _namespaces_of(registered_operators())
     for name in allowed:
         if name not in registered:
             raise PrepareError(
@@ -153,8 +153,22 @@ def _operators(allowed: Sequence[str]) -> frozenset[str]:
     return names
 
 
-def _operator_namespaces() -> frozenset[str]:
-    return frozenset(name.partition("::")[0] for name in registered_operators())
+def _brought(before: frozenset[str]) -> frozenset[str]:
+    """Return the names of the operators that the imports have registered in namespaces that are read anyway, by a list of torch's own.
+
+    Args:
+        before: The names of the operators that were registered before.
+    """
+    names = (
+        name.replace("::", ".")
+        for name in set(registered_operators()) - before
+        if name.partition("::")[0] in DEFAULT_NAMESPACES
+    )
+    return frozenset(name if name.count(".") > 1 else f"{name}.default" for name in names)
+
+
+def _namespaces_of(operators: Iterable[str]) -> frozenset[str]:
+    return frozenset(name.partition("::")[0] for name in operators)
 
 
 def _load(name: str) -> str:

@@ -33,4 +33,4 @@ UNLISTED: Final[Mapping[str, str]] = dict.fromkeys(
 def why_unlisted(name: str) -> str:
     """Return why an operator, such as `aten._stack.default`, is not on the list, as the rest of a sentence."""
     packet, _, _ = name.rpartition(".")
-    return UNLISTED.get(name) or UNLISTED.get(packet) or "torch.export and its decompositions do not emit it"
+    return UNLISTED.get(name) or UNLISTED.get(packet) or "torch.export and its decompositions emit none of that name"
