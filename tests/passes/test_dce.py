@@ -287,3 +287,13 @@ def test_values_that_a_preserved_signature_names_stay() -> None:
     program = export(_Outer(), _X, preserve_module_call_signature=("linear",))
     assert targets(run_pipeline(program, "dce").program)["aten.linear"] == 1
     assert "aten.linear" not in targets(run_pipeline(export(_Outer(), _X), "dce").program)
+
+
+def test_program_without_its_dead_nodes_has_its_recorded_values_and_call_signature() -> None:
+    program = export(lambda x: (x.relu(), x.sin())[1].exp(), torch.randn(2, 3))
+    result = run_pipeline(program, "dce")
+    assert result.modified
+    assert result.program.module_call_graph == program.module_call_graph
+    assert result.remarks == ()
+    old = {node.name: node.meta["val"] for node in program.graph.nodes if node.op != "output"}
+    assert all(node.meta["val"] is old[node.name] for node in result.program.graph.nodes if node.op != "output")

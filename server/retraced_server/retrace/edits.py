@@ -67,8 +67,9 @@ class Edits:
     def __init__(self) -> None:
         self.states_values = False
         self._records: dict[fx.Node, _Record] = {}
-        # By their ids, the values that are recorded for known nodes: in the metadata of another, one is not stated by hand but copied.
-        self._recorded: dict[int, Any] = {}
+        # By their ids, the values that are recorded for known nodes, with these: in the metadata of another, one is not stated by hand
+        # but copied.
+        self._recorded: dict[int, tuple[Any, list[fx.Node]]] = {}
         # The nodes of each graph in order, when its values were recorded.
         self._orders: dict[fx.Graph, list[fx.Node]] = {}
         # Under which autocast nodes were, when their values were recorded; those under none are not here.
@@ -177,7 +178,7 @@ class Edits:
 
     def _record(self, node: fx.Node, record: _Record) -> None:
         self._records[node] = record
-        self._recorded[id(record.value)] = record.value
+        self._recorded.setdefault(id(record.value), (record.value, []))[1].append(node)
 
     def _move_holders(self, counterpart: Callable[[fx.Node], fx.Node | None]) -> None:
         for name, node in self._holders.items():
@@ -200,7 +201,7 @@ class Edits:
         if record is None:
             is_call = node.op == "call_function"
             needs_value = has_result(node.target) if is_call else isinstance(attribute, torch.Tensor)
-            return self.states_values and (not needs_value or self._states_value(node))
+            return self.states_values and (not needs_value or self._states_value(node) or self._is_copy(node, autocast))
         value = attribute if node.op == "get_attr" else node.meta.get("val", _MISSING)
         if value is not record.value:
             # What an input is, nothing but its value says.
@@ -221,6 +222,25 @@ class Edits:
         """Whether a value was recorded by hand: not one that came along with metadata copied from another node."""
         value = node.meta.get("val", _MISSING)
         return value is not _MISSING and id(value) not in self._recorded
+
+    def _is_copy(self, node: fx.Node, autocast: AutocastState) -> bool:
+        """Whether an unknown node has the recorded value of a known one along with its call, as in a graph that a pass has copied."""
+        _, known = self._recorded.get(id(node.meta.get("val", _MISSING)), (None, []))
+        return any(
+            self._records[other].fits
+            and self._autocast.get(other, ()) == autocast
+            and _is_same_call(node, self._records[other].call, self._has_value_of)
+            for other in known
+        )
+
+    def _has_value_of(self, node: Any, known: fx.Node) -> bool:
+        """Whether an argument is a known node, or a copy of it."""
+        if node is known or not isinstance(node, fx.Node):
+            return node is known
+        record = self._records.get(known)
+        if node.op == "get_attr":
+            return known.op == "get_attr" and node.target == known.target
+        return record is not None and record.value is not _MISSING and node.meta.get("val", _MISSING) is record.value
 
     def is_disturbed(self, graph: fx.Graph) -> bool:
         """Whether any value of a graph may have changed, since what is written in place is no longer, or in another order."""
@@ -307,12 +327,13 @@ def _call(node: fx.Node) -> RecordedCall:
     return RecordedCall(node.target, node.args, node.kwargs)
 
 
-def _is_same_call(node: fx.Node, call: RecordedCall) -> bool:
+# A leaf of arguments is whatever a graph has.
+def _is_same_call(node: fx.Node, call: RecordedCall, same_node: Callable[[Any, fx.Node], bool] = operator.is_) -> bool:
     if node.target is not call.target and node.target != call.target:
         return False
     if node.args is call.args and node.kwargs is call.kwargs:
         return True
-    return same_arguments(node.args, call.args, operator.is_) and same_arguments(node.kwargs, call.kwargs, operator.is_)
+    return same_arguments(node.args, call.args, same_node) and same_arguments(node.kwargs, call.kwargs, same_node)
 
 
 def _value(module: fx.GraphModule, node: fx.Node) -> Any:
