@@ -93,7 +93,7 @@ def test_metadata_protects_what_the_engine_keeps() -> None:
     copied = meta.copy()
     copied["other"] = 3
     assert ("mine" in copied, "other" in meta) == (True, False)
-    assert copied["custom"] is meta["custom"]
+    assert copied["custom"] == meta["custom"]
     for key in ("val", "stack_trace", "nn_module_stack", "debug_handle", "tensor_meta"):
         with pytest.raises(RuntimeError, match="Could not override node key"):
             meta[key] = None

@@ -51,11 +51,18 @@ ROUTES = (
         lambda folder: _size(f"Integer.__class__.__base__.__subclasses__().__len__() + len([{touch(folder)}])"),
         r"`\.` is not of its grammar|cannot be read",
     ),
-    Route("huge-power", lambda _: _size("Pow(Integer(10), Integer(10000000000))"), r"a power in it", effect=Effect.LIMIT),
+    Route(
+        "huge-power",
+        lambda _: _size("Pow(Integer(10), Integer(10000000000))"),
+        r"a power in it",
+        Reason.PROGRAM_UNSUPPORTED,
+        effect=Effect.LIMIT,
+    ),
     Route(
         "tower-of-powers",
         lambda _: _size("Pow(Pow(Pow(Integer(10), Integer(99)), Integer(99)), Integer(99999999))"),
         r"a power in it|too large",
+        Reason.PROGRAM_UNSUPPORTED,
         effect=Effect.LIMIT,
     ),
     Route(
