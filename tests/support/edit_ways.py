@@ -14,19 +14,7 @@ from retraced_server.retrace import ExportPass, PassResult
 Edit = Callable[[fx.GraphModule], None]
 
 
-class OnTorchsBase(PassBase):
-    """Edits a graph, on torch's base class."""
-
-    def __init__(self, edit: Edit) -> None:
-        super().__init__()
-        self.edit = edit
-
-    def call(self, graph_module: fx.GraphModule) -> PassResult:
-        self.edit(graph_module)
-        return PassResult(graph_module, True)
-
-
-class WithoutVisit(ExportPass):
+class _Edits:
     """Edits a graph, and visits nothing."""
 
     def __init__(self, edit: Edit) -> None:
@@ -36,6 +24,14 @@ class WithoutVisit(ExportPass):
     def call(self, graph_module: fx.GraphModule) -> PassResult:
         self.edit(graph_module)
         return PassResult(graph_module, True)
+
+
+class OnTorchsBase(_Edits, PassBase):
+    """Does so on torch's base class."""
+
+
+class WithoutVisit(_Edits, ExportPass):
+    """Does so on ours."""
 
 
 class BeforeVisit(WithoutVisit):
