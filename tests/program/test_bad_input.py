@@ -270,7 +270,7 @@ def test_model_that_is_no_json_object_is_refused(tmp_path: Path, data: bytes) ->
     assert _error(zipped({**records(_case().archive), MODEL: data}), tmp_path).reason is Reason.PROGRAM_INVALID
 
 
-def test_bodies_that_nest_without_end_are_refused(tmp_path: Path) -> None:
+def test_subgraphs_that_nest_without_end_are_refused(tmp_path: Path) -> None:
     def nest(model: Any) -> None:
         inner: Any = {"name": "body", "graph": {**_graph(by_name_model("nothing_at_all")), "nodes": []}}
         for _ in range(60):

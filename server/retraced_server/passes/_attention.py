@@ -17,7 +17,7 @@ _OPERATORS = frozenset({_FLASH, _aten.scaled_dot_product_attention.default})
 
 
 def has_attention(module: fx.GraphModule) -> bool:
-    """Whether a graph or a body of it calls scaled dot product attention."""
+    """Whether a graph or a subgraph of it calls scaled dot product attention."""
     return any(node.target in _OPERATORS for _, graph in walk_graphs(module) for node in graph.graph.nodes)
 
 

@@ -16,7 +16,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch.fx.node import Argument
 
 from retraced_server.program.functions import Effect, overload_of, stated_effect
-from retraced_server.retrace.graphs import body_of
+from retraced_server.retrace.graphs import subgraph_of
 
 _higher_order = torch.ops.higher_order
 # They run an operator that writes to its arguments on copies of them.
@@ -57,7 +57,7 @@ def has_effect(module: fx.GraphModule, node: fx.Node) -> bool:
         return False
     if target not in _FUNCTIONALIZED and _runs_mutable_operator(node):
         return True
-    return any(has_effect(body, inner) for body in bodies(module, node) for inner in body.graph.nodes)
+    return any(has_effect(subgraph, inner) for subgraph in subgraphs(module, node) for inner in subgraph.graph.nodes)
 
 
 def draws_random_numbers(module: fx.GraphModule, node: fx.Node) -> bool:
@@ -68,7 +68,7 @@ def draws_random_numbers(module: fx.GraphModule, node: fx.Node) -> bool:
     if not isinstance(target, HigherOrderOperator):
         return False
     return any(torch.Tag.nondeterministic_seeded in operator.tags for operator in _operators(node)) or any(
-        draws_random_numbers(body, inner) for body in bodies(module, node) for inner in body.graph.nodes
+        draws_random_numbers(subgraph, inner) for subgraph in subgraphs(module, node) for inner in subgraph.graph.nodes
     )
 
 
@@ -90,7 +90,9 @@ def written_arguments(module: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
     if not isinstance(target, HigherOrderOperator) or target in _FUNCTIONALIZED:
         return []
     writes = "mutation" in target.name() or _runs_mutable_operator(node)
-    if writes or any(written_arguments(body, inner) for body in bodies(module, node) for inner in body.graph.nodes):
+    if writes or any(
+        written_arguments(subgraph, inner) for subgraph in subgraphs(module, node) for inner in subgraph.graph.nodes
+    ):
         return node.all_input_nodes
     return []
 
@@ -114,12 +116,12 @@ def _unstated_writes(target: OpOverload, given: Mapping[str, Argument]) -> tuple
     return () if is_evaluated else _UNSTATED_WRITES.get(target._opname, ())
 
 
-def bodies(module: fx.GraphModule, node: fx.Node) -> Iterator[fx.GraphModule]:
+def subgraphs(module: fx.GraphModule, node: fx.Node) -> Iterator[fx.GraphModule]:
     """Yields the graphs among the arguments of a call."""
     for argument in node.all_input_nodes:
-        body = body_of(module, argument)
-        if body is not None:
-            yield body
+        subgraph = subgraph_of(module, argument)
+        if subgraph is not None:
+            yield subgraph
 
 
 @cache

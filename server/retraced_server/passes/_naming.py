@@ -13,7 +13,7 @@ from torch.fx.graph import _Namespace
 from retraced_server.passes._correspondence import ASSERT_SCALAR, Correspondence, GraphMatch
 from retraced_server.passes._keys import UnkeyedError, call_key
 from retraced_server.passes._working_copy import TAG, set_attribute
-from retraced_server.retrace.graphs import body_of, node_key, walk_graphs
+from retraced_server.retrace.graphs import node_key, subgraph_of, walk_graphs
 from retraced_server.retrace.values import same_metadata
 
 # Metadata of the value that a node has, and not of where it comes from.
@@ -44,7 +44,7 @@ def adopt(correspondence: Correspondence) -> dict[str, str]:
             node.meta = _metadata(match, node, with_tensor_meta, bound)
         _restore_messages(match, {node.name: name for node, name in names.items()})
         _rename_nodes(match.new.graph, names)
-        _rename_bodies(match)
+        _rename_subgraphs(match)
         match.new.meta = dict(match.old.meta)
     return renamed
 
@@ -121,20 +121,20 @@ def _restore_messages(match: GraphMatch, before: dict[str, str]) -> None:
         node.args = (node.args[0], message)
 
 
-def _rename_bodies(match: GraphMatch) -> None:
-    """Gives the bodies of a graph module the names of the attributes that their counterparts have."""
+def _rename_subgraphs(match: GraphMatch) -> None:
+    """Gives the subgraphs of a graph module the names of the attributes that their counterparts have."""
     nodes = match.new.graph.find_nodes(op="get_attr")
-    bodies = {str(node.target): body for node in nodes if (body := body_of(match.new, node)) is not None}
+    subgraphs = {str(node.target): subgraph for node in nodes if (subgraph := subgraph_of(match.new, node)) is not None}
     targets = {str(node.target): str(match.sources[node].target) for node in nodes if node in match.sources}
-    for target in bodies:
+    for target in subgraphs:
         delattr(match.new, target)
     taken = {*targets.values(), *dir(match.new)}
-    for target, body in bodies.items():
+    for target, subgraph in subgraphs.items():
         if target not in targets:
             stem = _SUFFIX.sub("", target)
             targets[target] = next(name for k in count() if (name := f"{stem}_{k}") not in taken)
             taken.add(targets[target])
-        set_attribute(match.new, targets[target], body)
+        set_attribute(match.new, targets[target], subgraph)
     for node in nodes:
         node.target = targets.get(str(node.target), node.target)
 

@@ -49,7 +49,7 @@ def equate(env: ShapeEnv, renaming: Mapping[sympy.Symbol, sympy.Symbol]) -> None
 
 
 def rebind(root: fx.GraphModule, env: ShapeEnv, stale: set[sympy.Symbol]) -> None:
-    """Rewrites the values recorded in a program, bodies included, so that they do without symbols which are equal to others.
+    """Rewrites the values recorded in a program, subgraphs included, so that they do without symbols which are equal to others.
 
     Args:
         root: The program's graph module; its nodes' metadata is changed.

@@ -64,7 +64,7 @@ class Decompose(ProgramPass):
         env = shape_env_of(program.graph_module)
         transaction = ShapeEnvTransaction(env)
         try:
-            with transaction.learning(asserts=True), transaction.attributing(partial(_traced_place, program)):
+            with transaction.recording_guards(asserts=True), transaction.attributing(partial(_traced_place, program)):
                 known = set() if env is None else set(env.var_to_range)
                 with only_fresh_renamed(env):
                     traced, remarks = self._trace(program, transaction)

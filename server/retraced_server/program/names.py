@@ -18,7 +18,7 @@ _QUOTABLE: Final = re.compile(r"""(?:[^"\\]|\\(?![\\'"abfnrtvxuUN0-7.]|$))*""")
 
 
 def check_name(name: str) -> str:
-    """Checks that the name of a value, an argument or a body is an identifier.
+    """Checks that the name of a value, an argument or a subgraph is an identifier.
 
     Raises:
         RetracedError: PROGRAM_INVALID where it is not, PROGRAM_UNSUPPORTED where it is too long.

@@ -34,7 +34,7 @@ class _Source(Struct, forbid_unknown_fields=True, gc=False):
 _SOURCES: Final = msgspec.json.Decoder(list[_Source | None] | None)
 
 
-class NodeMetadata:
+class MetadataReader:
     """Reads the metadata of one program's nodes; what repeats is read once and copied.
 
     Args:

@@ -137,7 +137,7 @@ class OptionalTensorArgument(SchemaRecord):
 
 
 class GraphArgument(SchemaRecord):
-    """A body of a higher-order operator, under the name that its module has."""
+    """A subgraph of a higher-order operator, under the name that its module has."""
 
     name: str
     graph: Graph

@@ -41,7 +41,7 @@ class Symbols:
     Attributes:
         shape_env: The shape environment.
         mode: The mode of its fake tensors.
-        fresh: Unbacked symbols that no node of the current graph has bound yet. Whoever enters a body replaces it.
+        fresh: Unbacked symbols that no node of the current graph has bound yet. Whoever enters a subgraph replaces it.
     """
 
     def __init__(self, ranges: dict[str, program_schema.RangeConstraint]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.retrace.graphs import body_of, walk_graphs
+from retraced_server.retrace.graphs import subgraph_of, walk_graphs
 from retraced_server.retrace.regions import AutocastState, Regions
 
 _ENTER = torch.amp.autocast_mode._enter_autocast
@@ -41,7 +41,7 @@ def _collect(module: fx.GraphModule, outer: AutocastState, found: dict[fx.Node, 
     for node in module.graph.nodes:
         if node.op == "call_function":
             for value in node.all_input_nodes:
-                if (subgraph := body_of(module, value)) is not None:
+                if (subgraph := subgraph_of(module, value)) is not None:
                     _collect(subgraph, states.get(node, ()) + subgraph_autocast(node.target, node.args), found, seen)
 
 

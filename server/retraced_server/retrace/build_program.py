@@ -28,10 +28,10 @@ from torch.export.graph_signature import (
 from retraced_server.retrace._torch import SpecViolationError
 from retraced_server.retrace.assemble import assemble
 from retraced_server.retrace.call_schema import check_calls
-from retraced_server.retrace.call_specs import append_arguments, append_results, drop_leaves, dropped_parameters
 from retraced_server.retrace.check_regions import check_regions
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.program_edit import EditedInput, ProgramEdit
+from retraced_server.retrace.pytree_specs import append_arguments, append_results, drop_leaves, dropped_parameters
 from retraced_server.retrace.values import free_symbols, same_metadata
 
 # One of the *Argument classes of torch.export.graph_signature.
@@ -246,7 +246,7 @@ def _missing(specs: Sequence[object], kept: Sequence[object]) -> set[int]:
 
 
 def _values(module: fx.GraphModule) -> dict[int, Any]:
-    """The recorded values, bodies of higher-order operators included, by identity."""
+    """The recorded values, subgraphs of higher-order operators included, by identity."""
     graphs = (child.graph for child in module.modules() if isinstance(child, fx.GraphModule))
     return {id(value): value for graph in graphs for node in graph.nodes if (value := node.meta.get("val")) is not None}
 

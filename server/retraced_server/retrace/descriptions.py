@@ -33,7 +33,7 @@ class Descriptions:
     def call(self, target: Any, args: Any, others: Any, tensors: list[FakeTensor] | None = None) -> Hashable | None:
         """What tells a call of an operator from calls that may give something else.
 
-        It is asked before the operator is executed. What one writes to is described anew: a body's operators write to the tensors
+        It is asked before the operator is executed. What one writes to is described anew: a subgraph's operators write to the tensors
         themselves, as `unsqueeze_` does to sizes.
 
         Args:

@@ -13,7 +13,7 @@ from torch import fx
 
 from retraced_server.retrace._torch import PassResult
 from retraced_server.retrace.arguments import same_arguments
-from retraced_server.retrace.copies import copy_with_bodies, returned_graph, same_graphs
+from retraced_server.retrace.copies import copy_with_subgraphs, returned_graph, same_graphs
 from retraced_server.retrace.edits import Edits
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.given_graph import GivenGraph
@@ -148,7 +148,7 @@ def _entered(scope: EditScope, instance: object) -> Iterator[None]:
 def _nested_on_copy(
     scope: EditScope, edits: Edits, instance: ExportPass, method: _Method, module: fx.GraphModule
 ) -> PassResult:
-    copy = copy_with_bodies(module)
+    copy = copy_with_subgraphs(module)
     with edits.given_back_unless_modified() as results, _entered(scope, instance):
         edits.add_copy(copy, module)
         new = returned_graph(method(instance, copy), copy)
@@ -207,7 +207,7 @@ class EditedRun:
         Raises:
             ExportPassError: It has edited both.
         """
-        copy = copy_with_bodies(module)
+        copy = copy_with_subgraphs(module)
         self._scope.edits = Edits()
         self._scope.edits.add_given(copy)
         given, edits_of_given, sizes = GivenGraph(module), Edits(), RecordedSizes(module)
@@ -217,7 +217,7 @@ class EditedRun:
                 with lent(self._instance, module, copy):
                     new = returned_graph(self._method(copy), copy)
                 if given.has_edits():
-                    copy_of_given = copy_with_bodies(module)
+                    copy_of_given = copy_with_subgraphs(module)
                     edits_of_given.add_copy(copy_of_given, module)
                     sizes.keep_changes(copy_of_given)
                 if new is not module:
@@ -237,7 +237,7 @@ class EditedRun:
 
     def directly(self, module: fx.GraphModule) -> PassResult:
         """Runs `call` without `__call__`: on the graph itself, which the caller may have edited before, so that every node is executed."""
-        before = copy_with_bodies(module)
+        before = copy_with_subgraphs(module)
         self._scope.edits = edits = Edits()
         edits.add_given(module, fits=False)
         with _undone_unless_modified(module) as results, _entered(self._scope, self._instance):

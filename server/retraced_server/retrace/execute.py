@@ -22,7 +22,7 @@ from retraced_server.retrace._torch import (
 from retraced_server.retrace.aliases import written_arguments
 from retraced_server.retrace.arguments import Argument, map_leaves
 from retraced_server.retrace.errors import ExportPassError
-from retraced_server.retrace.interpreted_bodies import Call, interpreted, plainly
+from retraced_server.retrace.interpreted_subgraphs import Call, interpreted, plainly
 
 # Operators that state facts about symbols instead of computing.
 _FACTS = (
@@ -35,7 +35,7 @@ _FACTS = (
 
 
 @cache
-def states_facts(target: Any) -> bool:
+def is_symbolic_assert(target: Any) -> bool:
     """Whether an operator only states what holds for symbols, so that executing it refines the shape environment."""
     op = overload_of(target)
     return op is not None and op._opname in _FACTS
@@ -91,7 +91,7 @@ class Execution:
 def execute(
     target: Callable[..., Any], args: tuple[Argument, ...], kwargs: dict[str, Argument], call: Call = plainly
 ) -> Execution:
-    """Executes an operator on data. The caller has entered the fake mode and no_grad. `call` is how the operators of its bodies are called.
+    """Executes an operator on data. The caller has entered the fake mode and no_grad. `call` is how the operators of its subgraphs are called.
 
     An operator that writes to an argument is given a stand-in for it: fake tensors carry sizes, memos and constants that a write would
     change. The stand-in shares the argument's storage, as does what the operator returns of it, unless that may grow.

@@ -50,20 +50,20 @@ class Executor:
         self._settle()
         data = self._data((args, kwargs))
         with self._regions.state(target):
-            return self._session.known_results.get(target, *data, lambda: self._run(target, (args, kwargs), data))
+            return self._session.fake_result_cache.get(target, *data, lambda: self._run(target, (args, kwargs), data))
 
     def _settle(self) -> None:
-        self._session.executing()
+        self._session.flush_deferred_asserts()
         if self._unwritten:
             unwritten, self._unwritten = self._unwritten, []
             for target, args, kwargs in unwritten:
-                with self._session.transaction.repeating(asserts=False):
+                with self._session.transaction.suppressing_guards(asserts=False):
                     self._run(target, (args, kwargs), self._data((args, kwargs)))
 
     def _run(self, target: Any, arguments: tuple[Any, Any], data: tuple[Any, Any]) -> Any:
         if stated_effect(target).of_regions:
             return self._regions.execute(target, map_leaves(arguments, ProxyValue, lambda proxy: proxy.node), data)
-        execution = execute(target, *data, self._session.known_results.get)
+        execution = execute(target, *data, self._session.fake_result_cache.get)
         if execution.written:
             self._note_written(execution.written, arguments)
         return execution.value

@@ -173,7 +173,7 @@ class ExportInterpreter(fx.Interpreter):
         if stated_effect(target).of_regions and overload_of(target) is None:
             return False
         only = self._run.only
-        # A higher-order operator's hook visits its bodies.
+        # A higher-order operator's hook visits its subgraphs.
         return only is None or target in only or isinstance(target, HigherOrderOperator)
 
     def _without_hook(self, node: fx.Node) -> Argument:
@@ -211,8 +211,8 @@ class ExportInterpreter(fx.Interpreter):
             f, mapped, operands = args
             return callback.call_map(f, mapped, operands, meta)
         if target is operators.while_loop:
-            condition, body, carried, *rest = args
-            return callback.call_while(condition, body, carried, rest[0] if rest else (), meta)
+            condition, subgraph, carried, *rest = args
+            return callback.call_while(condition, subgraph, carried, rest[0] if rest else (), meta)
         if target is operators.scan:
             combine, init, xs, *rest = args
             return callback.call_scan(combine, init, xs, rest[0] if rest else (), meta)

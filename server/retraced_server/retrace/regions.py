@@ -25,7 +25,7 @@ from retraced_server.retrace._torch import (
 from retraced_server.retrace.arguments import map_leaves
 from retraced_server.retrace.entered_regions import entered_regions
 from retraced_server.retrace.errors import ExportPassError
-from retraced_server.retrace.interpreted_bodies import interpreted, plainly
+from retraced_server.retrace.interpreted_subgraphs import interpreted, plainly
 from retraced_server.retrace.values import logical
 
 if TYPE_CHECKING:

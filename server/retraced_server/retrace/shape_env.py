@@ -199,7 +199,7 @@ class ShapeEnvTransaction:
                 members["_log_guard"] = outer
 
     @contextmanager
-    def learning(self, *, asserts: bool) -> Iterator[None]:
+    def recording_guards(self, *, asserts: bool) -> Iterator[None]:
         """Runs a new operator: what it adds stays, and what the hook that made it has added.
 
         Args:
@@ -213,7 +213,7 @@ class ShapeEnvTransaction:
         yield
 
     @contextmanager
-    def repeating(self, *, asserts: bool, about: Iterable[sympy.Symbol] = ()) -> Iterator[None]:
+    def suppressing_guards(self, *, asserts: bool, about: Iterable[sympy.Symbol] = ()) -> Iterator[None]:
         """Runs an operator that the program has already, with guards suppressed.
 
         Args:

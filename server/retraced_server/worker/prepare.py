@@ -35,7 +35,7 @@ from retraced_server.worker.constants import keep_constants_small
 from retraced_server.worker.huge_pages import collapse_memory
 from retraced_server.worker.messages import ZygoteReady
 from retraced_server.worker.sandbox import SandboxConfig, SandboxError
-from retraced_server.worker.usual_sizes import reason_about_usual_sizes
+from retraced_server.worker.symbolic_caches import prewarm_symbolic_caches
 from retraced_server.worker.warm_up import sample_archive, warm_up
 from retraced_server.worker.written_pages import WrittenPages
 
@@ -109,7 +109,7 @@ def prepare(
     )
     with sample_archive() as sample:
         warm_up(sample)
-        reason_about_usual_sizes()
+        prewarm_symbolic_caches()
         _check_single_thread()
         try:
             prepared = sandbox.prepare(config)

@@ -1,4 +1,4 @@
-"""What the nodes of a new graph are: old ones as they were, or made, and of which old nodes."""
+"""Map the nodes of a rewritten graph to those of the source graph."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from torch import fx
 from retraced_server.retrace.metadata_containers import same_node_metadata
 
 
-class Account:
-    """Says of each node of one new graph what it is. Kept while the graph is made, and read when the outcome is told."""
+class NodeCorrespondence:
+    """Map each node of a rewritten graph to the nodes of the source graph that it came from.
+
+    A node is a copy of an old one, or was made while one was visited.
+    """
 
     def __init__(self) -> None:
         # Copies of old nodes, with the old node and the arguments that they were made with.

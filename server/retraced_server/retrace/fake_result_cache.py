@@ -1,4 +1,4 @@
-"""What operators gave for arguments that said the same: layers of a network repeat, and so do a pipeline's passes."""
+"""Memoize fake-tensor results by operator and argument metadata: layers of a network repeat, and so do a pipeline's passes."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ class _Result:
 _OF_MODES: WeakKeyDictionary[FakeTensorMode, dict[Hashable, _Result]] = WeakKeyDictionary()
 
 
-class KnownResults:
-    """Gives the results of operators without executing them, where one was executed on arguments of the same description.
+class FakeResultCache:
+    """Memoize the results of fake operators by operator and description of the arguments.
 
     A fake operator's result depends on nothing but the metadata of its arguments and what is known of their symbols; torch's own cache of
     fake operators rests on that too, and asks torch about the sizes of each tensor that it makes. Left out are operators that write, that make

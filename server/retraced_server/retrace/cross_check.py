@@ -1,4 +1,4 @@
-"""Whether two retraces of one graph by one pass agree: the debug check of the incremental mode against the full one."""
+"""Cross-check the incremental mode against the full one: two retraces of one graph by one pass must agree."""
 
 from __future__ import annotations
 
@@ -45,10 +45,13 @@ def run_checked(instance: ExportPass, module: fx.GraphModule) -> PassResult:
 
 
 def disagreement(full: fx.GraphModule, incremental: fx.GraphModule) -> str | None:
-    """Says what differs first in two graphs or their bodies: nodes, names, arguments or recorded values, but for the names of new symbols."""
+    """Return the first difference of two graphs or their subgraphs, but for the names of new symbols; None where they agree.
+
+    Nodes, names, arguments and recorded values are compared.
+    """
     one, other = dict(walk_graphs(full)), dict(walk_graphs(incremental))
     if one.keys() != other.keys():
-        return f"the bodies are {sorted(one)} in full mode, {sorted(other)} incrementally"
+        return f"the subgraphs are {sorted(one)} in full mode, {sorted(other)} incrementally"
     return next((found for path in one for found in _differences(path, one[path], other[path])), None)
 
 
