@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._prims_common import compute_elementwise_output_logical_to_physical_perm as physical_order
 
 from retraced_server.retrace.graphs import walk_graphs
+from retraced_server.torch_compat.decompositions import stride_order
 
 _aten = torch.ops.aten
 _FLASH = _aten._scaled_dot_product_flash_attention_for_cpu.default
@@ -46,6 +46,6 @@ def _flash_attention(
     grouped = query.size(1) != key.size(1)
     output, weights = math(query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=grouped)
     # The operator allocates its result with `empty_like(query)`.
-    order, _ = physical_order(query)
+    order, _ = stride_order(query)
     back = [order.index(dimension) for dimension in range(len(order))]
     return output.permute(order).contiguous().permute(back), weights

@@ -11,12 +11,12 @@ from typing import Any
 import sympy
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from retraced_server.passes._keys import UnkeyedError, call_key
 from retraced_server.passes._working_copy import TAG, inlined_subgraph
 from retraced_server.retrace.graphs import child_path, node_key, subgraph_of, walk_graphs
 from retraced_server.retrace.values import SYMBOLIC, expression
+from retraced_server.torch_compat.pytree import pytree
 
 ASSERT_SCALAR = torch.ops.aten._assert_scalar.default
 """An assertion that torch derives again; its message has the name of a node."""

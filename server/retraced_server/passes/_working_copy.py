@@ -14,6 +14,7 @@ from torch.export import ExportedProgram, ModuleCallEntry
 from torch.export.graph_signature import ConstantArgument, ExportGraphSignature, OutputKind, OutputSpec
 
 from retraced_server.retrace.graphs import child_path, node_key, subgraph_of
+from retraced_server.torch_compat.programs import set_parts
 
 # Of the metadata that torch's tracer copies from the node being run to the nodes it makes, the one key that neither export
 # nor AOTAutograd reads.
@@ -35,16 +36,17 @@ def working_copy(program: ExportedProgram) -> ExportedProgram:
     """
     graph_module, names = _copy_graph_module(program.graph_module, "")
     result = copy.copy(program)
-    result._graph_module = graph_module
-    result._graph_signature = _renamed(program.graph_signature, names)
-    result._state_dict = _without_gradients(program.state_dict)
-    result._constants = dict(program.constants)
-    result._range_constraints = dict(program.range_constraints)
-    result._guards_code = []
-    result._example_inputs = None
-    result._module_call_graph = [
-        ModuleCallEntry(entry.fqn, None) if entry.fqn else entry for entry in program.module_call_graph
-    ]
+    set_parts(
+        result,
+        graph_module=graph_module,
+        graph_signature=_renamed(program.graph_signature, names),
+        state_dict=_without_gradients(program.state_dict),
+        constants=dict(program.constants),
+        range_constraints=dict(program.range_constraints),
+        guards_code=[],
+        example_inputs=None,
+        module_call_graph=[ModuleCallEntry(entry.fqn, None) if entry.fqn else entry for entry in program.module_call_graph],
+    )
     return result
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 from torch import fx
-from torch._ops import HigherOrderOperator, OpOverloadPacket
 
 from retraced_server.passes._aliasing import Aliases, holds_tensor, is_view
 from retraced_server.passes._effects import draws_random_numbers, has_effect
@@ -21,6 +20,7 @@ from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.pass_state import state_of
 from retraced_server.retrace.regions import Regions
 from retraced_server.retrace.values import metadata_key, same_metadata
+from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverloadPacket, base_name
 
 _UNINITIALISED = frozenset(
     {"empty", "empty_like", "empty_permuted", "empty_quantized", "empty_strided", "new_empty", "new_empty_strided"}
@@ -143,7 +143,7 @@ class _Finder:
         target, op = node.target, overload_of(node.target)
         if isinstance(target, (HigherOrderOperator, OpOverloadPacket)) or (node.kwargs and op is None):
             return False
-        if op is not None and op._opname in _UNINITIALISED:
+        if op is not None and base_name(op) in _UNINITIALISED:
             return False
         return not has_effect(self._module, node) and not draws_random_numbers(self._module, node)
 

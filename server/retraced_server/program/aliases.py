@@ -18,13 +18,13 @@ from typing import Any, Final, TypeAlias, cast
 
 import torch
 from torch import fx
-from torch._ops import OpOverload, OpOverloadPacket
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils import _pytree as pytree
 
 from retraced_server.program.argument_checks import integers_fit
 from retraced_server.program.fake_tensors import FakeTensors
 from retraced_server.program.symbols import Symbols
+from retraced_server.torch_compat.fake_tensors import FakeTensor, storage_id
+from retraced_server.torch_compat.operators import OpOverload, OpOverloadPacket, schema_of
+from retraced_server.torch_compat.pytree import pytree
 
 # For each result, the position of the argument whose storage it has. Of an operator the position is in its schema, of an executed
 # call among the leaves of its arguments.
@@ -82,7 +82,7 @@ class Aliases:
         if isinstance(target, OpOverload):
             if target.overloadpacket in _VIEWS_OF_EACH and isinstance(node.args[0], (list, tuple)):
                 return tuple(map(_recorded, node.args[0]))
-            if target.overloadpacket not in _DEPENDS or target._schema.is_mutable:
+            if target.overloadpacket not in _DEPENDS or schema_of(target).is_mutable:
                 return tuple(_argument(target, node, index) for index in _annotated(target))
             leaves = _leaves(node)
             # What shares a storage with a sparse tensor cannot be told.
@@ -109,7 +109,7 @@ class Aliases:
         at = is_subgraph.index(True)
         operands = [leaf.meta.get("val") for leaf in pytree.tree_leaves(node.args[at + 1 :]) if isinstance(leaf, fx.Node)]
         bases = []
-        for index in self._subgraphs.get(cast(Any, root._modules.get(str(node.args[at]))), ()):
+        for index in self._subgraphs.get(cast(Any, dict(root.named_children()).get(str(node.args[at]))), ()):
             operand = operands[index] if index is not None and index < len(operands) else None
             bases.append(operand if isinstance(operand, FakeTensor) else None)
         return tuple(bases)
@@ -172,13 +172,13 @@ def _has_storage(value: Any) -> bool:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return cast(int, tensor.untyped_storage()._cdata)
+    return storage_id(tensor)
 
 
 def _argument(target: OpOverload, node: fx.Node, index: int | None) -> FakeTensor | None:
     if index is None:
         return None
-    argument = node.args[index] if index < len(node.args) else node.kwargs.get(target._schema.arguments[index].name)
+    argument = node.args[index] if index < len(node.args) else node.kwargs.get(schema_of(target).arguments[index].name)
     return _recorded(argument)
 
 
@@ -193,9 +193,11 @@ def _annotated(target: OpOverload) -> _Shared:
     """For each result, the argument that it is or is a view of, by the schema; nothing where there is none."""
     if target.overloadpacket in _VIEWS:
         return (0,)
-    arguments = [(index, argument.alias_info) for index, argument in enumerate(target._schema.arguments) if argument.alias_info]
+    arguments = [
+        (index, argument.alias_info) for index, argument in enumerate(schema_of(target).arguments) if argument.alias_info
+    ]
     shared = []
-    for result in target._schema.returns:
+    for result in schema_of(target).returns:
         names = result.alias_info.before_set if result.alias_info else frozenset()
         # A list of views: the argument's set becomes any set.
         found = (index for index, own in arguments if own.before_set & names or (not names and "*" in own.after_set))

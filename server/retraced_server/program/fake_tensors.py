@@ -12,16 +12,14 @@ from typing import Final, cast
 import msgspec
 import torch
 from msgspec import Raw
-from torch._subclasses.fake_tensor import FakeTensor
 
-from retraced_server.meta_tensors import copy_with_own_storage, empty_coo
 from retraced_server.program import schema
-from retraced_server.program._torch import allow_absent_device
 from retraced_server.program.errors import cause, program_invalid, program_unsupported
 from retraced_server.program.options import MOST_DIMENSIONS
 from retraced_server.program.scalar_types import read_device, read_dtype, read_layout
-from retraced_server.program.sparse_kernels import add_sparse_kernels
 from retraced_server.program.symbols import Size, Symbols
+from retraced_server.torch_compat.fake_tensors import FakeTensor, allow_absent_device, copy_with_own_storage, empty_coo
+from retraced_server.torch_compat.sparse_kernels import add_sparse_kernels
 
 as_strided = torch.ops.aten.as_strided.default
 # A sparse tensor of a file has all its dimensions sparse, and is not coalesced: the file says neither, and this promises least.

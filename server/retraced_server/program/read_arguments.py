@@ -7,13 +7,13 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
 from msgspec import UNSET
 from torch import fx
-from torch.fx.node import Argument
 
 from retraced_server.program import program_schema, schema
 from retraced_server.program.errors import program_invalid, program_unsupported, shortened
 from retraced_server.program.operators import Operators
 from retraced_server.program.options import DEEPEST_ARGUMENT, MOST_ITEMS
 from retraced_server.program.scalar_types import read_device, read_dtype, read_layout, read_memory_format
+from retraced_server.torch_compat.graphs import Argument
 
 _SymArgument: TypeAlias = schema.SymIntArgument | schema.SymFloatArgument | schema.SymBoolArgument
 _Items = TypeVar("_Items", bound=Sized)

@@ -15,14 +15,10 @@ import msgspec
 import torch
 from msgspec import UNSET
 from torch import fx
-from torch._ops import HigherOrderOperator, OpOverload
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.export.graph_signature import ExportGraphSignature
-from torch.fx.node import Argument
 
 from retraced_server.errors import RetracedError
 from retraced_server.program import schema
-from retraced_server.program._torch import graph_module_attributes, lazy_graph_module, unbacked_bindings
 from retraced_server.program.aliases import Aliases
 from retraced_server.program.argument_checks import check_arguments, check_operand
 from retraced_server.program.errors import cause, located, program_invalid, program_unsupported, shortened
@@ -35,6 +31,10 @@ from retraced_server.program.options import DEEPEST_GRAPH
 from retraced_server.program.read_arguments import check_items, custom_object, output_name, read_argument
 from retraced_server.program.read_calls import operator_arguments, plain_arguments
 from retraced_server.program.symbols import Symbols
+from retraced_server.torch_compat.fake_tensors import FakeTensor
+from retraced_server.torch_compat.graphs import Argument, LazyGraphModule, graph_module_attributes, name_for_target, rename_node
+from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverload
+from retraced_server.torch_compat.symbolic_shapes import constrain_size, unbacked_bindings
 
 # torch computes these too from symbolic numbers.
 _SYM_TARGETS: frozenset[Target] = SYM_OPERATORS | {torch.ops.aten.item.default}
@@ -115,7 +115,7 @@ class GraphReader:
         with _locating("the outputs"):
             self._output()
             self._bind_unbacked()
-        return lazy_graph_module(self._root, self._graph)
+        return LazyGraphModule(self._root, self._graph)
 
     # -- scope of arguments ------------------------------------------------------------------------------------------------------
 
@@ -250,7 +250,7 @@ class GraphReader:
             size = node.args[0]
             value = size.meta["val"] if isinstance(size, fx.Node) else size
             if isinstance(value, torch.SymInt):
-                symbols.shape_env._constrain_range_for_size(value.node.expr)
+                constrain_size(symbols.shape_env, value)
 
     # -- results -----------------------------------------------------------------------------------------------------------------
 
@@ -274,7 +274,7 @@ class GraphReader:
                 return
             if only.as_none is not UNSET:
                 node.meta["val"] = None
-                node._rename(f"{self._graph._target_to_str(node.target)}_unused")
+                rename_node(node, f"{name_for_target(self._graph, node.target)}_unused")
                 return
             if only.as_tensors is UNSET or not only.as_tensors:
                 raise program_invalid("the result of a node is neither a value, nothing, nor a list of tensors")

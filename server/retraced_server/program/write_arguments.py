@@ -10,13 +10,13 @@ from typing import Any, Final, Protocol
 
 import torch
 from torch import fx
-from torch._ops import HigherOrderOperator, OpOverload
 from torch.export.graph_signature import CustomObjArgument
 
 from retraced_server.program.errors import program_unsupported
 from retraced_server.program.operators import operator_name
 from retraced_server.program.scalar_types import DTYPE_NUMBERS, LAYOUT_NUMBERS, MEMORY_FORMAT_NUMBERS
 from retraced_server.program.write_values import Json, write_device, write_float
+from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverload
 
 
 class NameScope(Protocol):

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._ops import HigherOrderOperator, OpOverload
 
 from retraced_server.errors import RetracedError
 from retraced_server.program.errors import cause, located, program_unsupported
@@ -20,6 +19,7 @@ from retraced_server.program.write_arguments import write_argument
 from retraced_server.program.write_metadata import write_metadata
 from retraced_server.program.write_outputs import OutputWriter
 from retraced_server.program.write_values import Json, ValueWriter
+from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverload
 
 _POSITIONAL = 1
 _KEYWORD = 2

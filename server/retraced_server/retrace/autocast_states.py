@@ -10,8 +10,8 @@ from torch import fx
 
 from retraced_server.retrace.graphs import subgraph_of, walk_graphs
 from retraced_server.retrace.regions import AutocastState, Regions
+from retraced_server.torch_compat.functorch import ENTER_AUTOCAST
 
-_ENTER = torch.amp.autocast_mode._enter_autocast
 _WRAP = torch.ops.higher_order.wrap_with_autocast
 
 
@@ -28,7 +28,11 @@ def autocast_states(module: fx.GraphModule) -> dict[fx.Node, AutocastState]:
     """
     found: dict[fx.Node, AutocastState] = {}
     graphs = [child.graph for _, child in walk_graphs(module)]
-    if any(graph.find_nodes(op="call_function", target=target, sort=False) for graph in graphs for target in (_ENTER, _WRAP)):
+    if any(
+        graph.find_nodes(op="call_function", target=target, sort=False)
+        for graph in graphs
+        for target in (ENTER_AUTOCAST, _WRAP)
+    ):
         _collect(module, (), found, set())
     return found
 
@@ -47,7 +51,7 @@ def _collect(module: fx.GraphModule, outer: AutocastState, found: dict[fx.Node, 
 
 def autocast_states_of_graph(graph: fx.Graph, outer: AutocastState) -> dict[fx.Node, AutocastState]:
     """Return the same of one graph alone, which is called under `outer`."""
-    if not outer and not graph.find_nodes(op="call_function", target=_ENTER, sort=False):
+    if not outer and not graph.find_nodes(op="call_function", target=ENTER_AUTOCAST, sort=False):
         return {}
     states, regions = {}, Regions()
     for node in graph.nodes:

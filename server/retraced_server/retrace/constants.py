@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.retrace._torch import FakeTensor, HigherOrderOperator, LazyGraphModule
-from retraced_server.retrace.copy_nodes import copy_node
 from retraced_server.retrace.errors import ExportPassError
+from retraced_server.torch_compat.fake_tensors import FakeTensor
+from retraced_server.torch_compat.graphs import LazyGraphModule, codegen_of, copy_node, reserve_names
+from retraced_server.torch_compat.operators import HigherOrderOperator
 
 # Where operands can be added: the position of the argument that lists them. All other operators take them last.
 _OPERANDS = {"cond": 3, "while_loop": 3, "map_impl": 2, "scan": 3, "associative_scan": 2, "hints_wrapper": 1}
@@ -55,8 +56,8 @@ def copy_graph_module(module: fx.GraphModule) -> fx.GraphModule:
     """Copies a graph, with names and metadata; attributes are shared."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    graph.set_codegen(module.graph._codegen)
-    graph._graph_namespace._used_names.update(node.name for node in module.graph.nodes)
+    graph.set_codegen(codegen_of(module.graph))
+    reserve_names(graph, module.graph.nodes)
     for node in module.graph.nodes:
         args, kwargs = fx.map_arg(node.args, copies.__getitem__), fx.map_arg(node.kwargs, copies.__getitem__)
         copies[node] = copy_node(graph, node, args, kwargs)

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import fx
 
-from retraced_server.retrace._torch import PassResult
 from retraced_server.retrace.arguments import same_arguments
 from retraced_server.retrace.constants import copy_graph_module
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.metadata_containers import own_containers, same_node_metadata
+from retraced_server.torch_compat.graphs import PassResult
 
 
 def copy_with_subgraphs(module: fx.GraphModule) -> fx.GraphModule:

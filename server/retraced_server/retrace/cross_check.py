@@ -8,14 +8,15 @@ from typing import Any
 
 from torch import fx
 
-from retraced_server.retrace._torch import PassResult
 from retraced_server.retrace.compare import Comparison
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.export_pass import ExportPass
 from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.pass_context import PassContext, pass_context
-from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
 from retraced_server.retrace.values import free_symbols
+from retraced_server.torch_compat.graphs import PassResult
+from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
+from retraced_server.torch_compat.symbolic_shapes import shape_env_of
 
 
 def run_checked(instance: ExportPass, module: fx.GraphModule) -> PassResult:

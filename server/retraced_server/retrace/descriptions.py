@@ -10,9 +10,10 @@ import torch
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from retraced_server.program.functions import overload_of
-from retraced_server.retrace._torch import FakeTensor
 from retraced_server.retrace.arguments import map_leaves
 from retraced_server.retrace.values import SYMBOLIC, expression
+from retraced_server.torch_compat.fake_tensors import FakeTensor
+from retraced_server.torch_compat.operators import schema_of
 
 
 class UnknownError(Exception):
@@ -48,10 +49,10 @@ class Descriptions:
         op = overload_of(target)
         if op is None:
             return None
-        if op._schema.is_mutable:
+        if schema_of(op).is_mutable:
             map_leaves((args, others), FakeTensor, lambda tensor: self._tensors.pop(id(tensor), None))
             return None
-        if not op._schema.returns:
+        if not schema_of(op).returns:
             return None
         try:
             return op, self.describe(args, tensors), self.describe(others, tensors)

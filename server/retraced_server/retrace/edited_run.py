@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import fx
 
-from retraced_server.retrace._torch import PassResult
 from retraced_server.retrace.arguments import same_arguments
 from retraced_server.retrace.copies import copy_with_subgraphs, returned_graph, same_graphs
 from retraced_server.retrace.edits import Edits
@@ -25,7 +24,9 @@ from retraced_server.retrace.outcome import RetraceOutcome
 from retraced_server.retrace.pass_context import PassContext, pass_context
 from retraced_server.retrace.pass_state import state_of
 from retraced_server.retrace.recorded_sizes import RecordedSizes
-from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
+from retraced_server.torch_compat.graphs import PassResult, is_erased
+from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
+from retraced_server.torch_compat.symbolic_shapes import shape_env_of
 
 if TYPE_CHECKING:
     from retraced_server.retrace.export_pass import ExportPass
@@ -299,7 +300,7 @@ def _outcome(edits: Edits, given: fx.GraphModule, new: fx.GraphModule) -> Retrac
     nodes = {node.name: node for node in new.graph.nodes}
     for node in given.graph.nodes:
         holder = edits.holder(node.name)
-        if holder is None or holder.graph is not new.graph or holder._erased:
+        if holder is None or holder.graph is not new.graph or is_erased(holder):
             # A graph that was put together by hand keeps names, if anything.
             named = nodes.get(node.name)
             holder = None if named is None or edits.knows(named) else named

@@ -18,13 +18,14 @@ import torch
 from torch import fx
 
 from retraced_server.program.functions import overload_of
-from retraced_server.retrace._torch import PassResult
 from retraced_server.retrace.arguments import same_arguments
 from retraced_server.retrace.autocast_states import autocast_states, autocast_states_of_graph
 from retraced_server.retrace.execute import has_result
 from retraced_server.retrace.graphs import node_key, walk_graphs
 from retraced_server.retrace.node_correspondence import NodeCorrespondence
 from retraced_server.retrace.regions import AutocastState
+from retraced_server.torch_compat.graphs import PassResult
+from retraced_server.torch_compat.operators import schema_of
 
 _MISSING = object()
 
@@ -257,7 +258,7 @@ class Edits:
 
     def _wrote(self, node: fx.Node) -> bool:
         op = overload_of(self._records[node].call.target)
-        return op is not None and op._schema.is_mutable
+        return op is not None and schema_of(op).is_mutable
 
     def has_dirty(self, module: fx.GraphModule) -> bool:
         """Whether a graph or a subgraph of it has a node whose recorded value does not hold."""

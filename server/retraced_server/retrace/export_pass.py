@@ -9,16 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import fx
-from torch.fx.graph import CodeGen
 
-from retraced_server.retrace._torch import (
-    FakeTensor,
-    FakeTensorMode,
-    LazyGraphModule,
-    PassBase,
-    PassResult,
-    executorch_call_delegate,
-)
 from retraced_server.retrace.arguments import Argument
 from retraced_server.retrace.autocast_states import subgraph_autocast
 from retraced_server.retrace.edge import edge_operators
@@ -46,6 +37,9 @@ from retraced_server.retrace.subgraphs import (
     trailing_operands,
 )
 from retraced_server.retrace.tracer import ExportTracer as _ExportTracer
+from retraced_server.torch_compat.fake_tensors import FakeTensor, FakeTensorMode
+from retraced_server.torch_compat.graphs import CodeGen, LazyGraphModule, PassBase, PassResult, codegen_of
+from retraced_server.torch_compat.operators import executorch_call_delegate
 
 # What an interpreter for single calls interprets.
 _EMPTY = LazyGraphModule(torch.nn.Module(), fx.Graph())
@@ -208,7 +202,7 @@ class ExportPass(PassBase):
         return result
 
     def __visit(self, run: PassRun, graph_module: fx.GraphModule, data: tuple[Any, ...], autocast: AutocastState) -> PassResult:
-        tracer = self.ExportTracer(self, graph_module.graph._codegen)
+        tracer = self.ExportTracer(self, codegen_of(graph_module.graph))
         tracer.reserve(graph_module)
         tracer.fake_tensor_mode = run.session.fake_mode
         path = subgraph_path(graph_module, run.retrace)

@@ -9,19 +9,19 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from retraced_server.meta_tensors import copy_with_own_storage
 from retraced_server.program.functions import overload_of, stated_effect
-from retraced_server.retrace._torch import (
+from retraced_server.retrace.aliases import storages
+from retraced_server.retrace.values import free_symbols
+from retraced_server.torch_compat.fake_tensors import (
     FakeTensor,
     FakeTensorMode,
     alias_of,
+    copy_with_own_storage,
     disable_fake_tensor_cache,
-    is_any_autocast_enabled,
-    is_builtin,
     view_of,
 )
-from retraced_server.retrace.aliases import storages
-from retraced_server.retrace.values import free_symbols
+from retraced_server.torch_compat.functorch import is_any_autocast_enabled
+from retraced_server.torch_compat.operators import is_builtin
 
 if TYPE_CHECKING:
     from retraced_server.retrace.session import Session

@@ -11,6 +11,7 @@ from retraced_server.retrace.autocast_states import autocast_states
 from retraced_server.retrace.edits import RecordedCall
 from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.regions import AutocastState
+from retraced_server.torch_compat.graphs import restore_order
 
 
 class GivenGraph:
@@ -88,17 +89,7 @@ class GivenGraph:
                 self._put_back(graph, nodes)
 
     def _put_back(self, graph: fx.Graph, nodes: list[fx.Node]) -> None:
-        for node in nodes:
-            if node._erased:
-                # What Graph.erase_node did is undone; the place follows below.
-                node._erased = False
-                node._prev = node._next = node
-                graph._find_nodes_lookup_table.insert(node)
-                graph._len += 1
-        cursor = graph._root
-        for node in nodes:
-            cursor.append(node)
-            cursor = node
+        restore_order(graph, nodes)
         for node in nodes:
             target, args, kwargs, name, meta = self._nodes[node]
             if not self._is_as_given(node):

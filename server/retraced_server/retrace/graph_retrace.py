@@ -17,7 +17,6 @@ import torch
 from torch import fx
 
 from retraced_server.program.functions import stated_effect
-from retraced_server.retrace._torch import FakeTensor, HigherOrderOperator, OpOverload, OpOverloadPacket
 from retraced_server.retrace.aliases import storages, storages_read, written_arguments
 from retraced_server.retrace.arguments import (
     Argument,
@@ -29,7 +28,6 @@ from retraced_server.retrace.arguments import (
     with_proxies,
 )
 from retraced_server.retrace.compare import Comparison
-from retraced_server.retrace.copy_nodes import copy_node
 from retraced_server.retrace.edits import Edits, RecordedCall, symbols_bound
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.execute import changes_metadata, execute, has_result, is_symbolic_assert, resolve_packet
@@ -45,6 +43,9 @@ from retraced_server.retrace.reuse import Reuse, same_constants
 from retraced_server.retrace.tracer import ExportTracer
 from retraced_server.retrace.unbacked import means_the_same
 from retraced_server.retrace.values import free_symbols, keeps_symbols, logical, rename_symbols, same_metadata
+from retraced_server.torch_compat.fake_tensors import FakeTensor
+from retraced_server.torch_compat.graphs import copy_node, is_erased, name_for_target
+from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverload, OpOverloadPacket
 
 if TYPE_CHECKING:
     from retraced_server.retrace.session import Session
@@ -422,7 +423,7 @@ class GraphRetrace:
             is_written = self.reuse.is_written(old, self.results)
             value, bindings, _ = unbacked.rebind(old, value, bindings, self._symbols_taken, only_own=is_written)
         self.reuse.write(data_of(list(written_arguments(target, args, kwargs))), changes_metadata(target))
-        name = self.tracer.graph._target_to_str(target.overloadpacket.__name__) if isinstance(target, OpOverload) else None
+        name = name_for_target(self.tracer.graph, target.overloadpacket.__name__) if isinstance(target, OpOverload) else None
         if old is not None and isinstance(target, HigherOrderOperator):
             args = self._with_subgraph_nodes(args, old.args)
         args, kwargs = with_proxies((args, kwargs), self.tracer)
@@ -460,7 +461,7 @@ class GraphRetrace:
             return old
         result = self.results.get(old)
         stands = result.node if isinstance(result, ProxyValue) else self.attribute_node(old)
-        return stands if isinstance(stands, fx.Node) and not stands._erased else None
+        return stands if isinstance(stands, fx.Node) and not is_erased(stands) else None
 
     def tell(self, edits: Edits) -> None:
         """Notes the graph that was made, and what became of the old one, for what the pass may edit next."""

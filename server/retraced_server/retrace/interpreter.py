@@ -11,7 +11,6 @@ import torch
 from torch import fx
 
 from retraced_server.program.functions import overload_of, stated_effect
-from retraced_server.retrace._torch import HigherOrderOperator, OpOverloadPacket, executorch_call_delegate
 from retraced_server.retrace.arguments import Argument, map_leaves
 from retraced_server.retrace.errors import (
     ExportPassError,
@@ -26,6 +25,7 @@ from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.overrides import refuse_overrides
 from retraced_server.retrace.pass_state import state_of
 from retraced_server.retrace.proxy_value import ProxyValue
+from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverloadPacket, executorch_call_delegate
 
 if TYPE_CHECKING:
     from retraced_server.retrace.export_pass import ExportPass

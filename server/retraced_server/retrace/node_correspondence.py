@@ -7,6 +7,7 @@ from typing import Any
 from torch import fx
 
 from retraced_server.retrace.metadata_containers import same_node_metadata
+from retraced_server.torch_compat.graphs import is_erased
 
 
 class NodeCorrespondence:
@@ -62,7 +63,7 @@ class NodeCorrespondence:
     def has_edited_calls(self) -> bool:
         """Whether hooks gave nodes another target or other arguments than these were made with, so that their values do not hold."""
         return any(
-            not node._erased and (node.target is not target or node.args is not args or node.kwargs is not kwargs)
+            not is_erased(node) and (node.target is not target or node.args is not args or node.kwargs is not kwargs)
             for node, (target, args, kwargs) in self._made.items()
         )
 

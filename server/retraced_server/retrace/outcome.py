@@ -9,6 +9,7 @@ from torch import fx
 
 from retraced_server.retrace.graph_retrace import GraphRetrace
 from retraced_server.retrace.graphs import node_key, walk_graphs
+from retraced_server.torch_compat.graphs import is_erased
 
 
 @dataclass
@@ -78,6 +79,6 @@ class RetraceOutcome:
             if name != old.name:
                 self.renamed[old.name] = name
         self.placeholders = [
-            (node.name, None if old is None else old.name) for node, old in retrace.placeholders.items() if not node._erased
+            (node.name, None if old is None else old.name) for node, old in retrace.placeholders.items() if not is_erased(node)
         ]
         self.outputs = retrace.outputs

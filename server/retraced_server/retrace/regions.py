@@ -18,23 +18,19 @@ from torch import fx
 
 from retraced_server.errors import text_of
 from retraced_server.program.functions import UNWRAPS_FROM_LEVEL, WRAPS_FOR_LEVEL, Effect, stated_effect
-from retraced_server.retrace._torch import (
-    predispatch,
-    view_of,
-)
 from retraced_server.retrace.arguments import map_leaves
 from retraced_server.retrace.entered_regions import entered_regions
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.interpreted_subgraphs import interpreted, plainly
 from retraced_server.retrace.values import logical
+from retraced_server.torch_compat.fake_tensors import view_of
+from retraced_server.torch_compat.functorch import ADD_BATCH_DIM, ENTER_AUTOCAST, ENTER_JVP, ENTER_VMAP, SET_GRAD_ENABLED
 
 if TYPE_CHECKING:
     from retraced_server.retrace.tracer import ExportTracer
 
-_AUTOCAST = torch.amp.autocast_mode._enter_autocast
-_aten = torch.ops.aten
-LEVELS = frozenset((predispatch._vmap_increment_nesting, predispatch._jvp_increment_nesting))
-_SLICING = frozenset((predispatch._add_batch_dim, _aten._add_batch_dim.default))
+LEVELS = frozenset((ENTER_VMAP, ENTER_JVP))
+_SLICING = frozenset((ADD_BATCH_DIM, torch.ops.aten._add_batch_dim.default))
 _ALIASING = WRAPS_FOR_LEVEL - _SLICING
 
 # For each autocast that is in effect, outermost first, what `torch.autocast` is called with.
@@ -72,7 +68,7 @@ class Regions:
     @property
     def autocast(self) -> AutocastState:
         """The autocast that a call in the current region runs under, of the graph's own."""
-        return tuple((node.args, node.kwargs) for node in self.current if node.target is _AUTOCAST)
+        return tuple((node.args, node.kwargs) for node in self.current if node.target is ENTER_AUTOCAST)
 
 
 @contextmanager
@@ -153,7 +149,7 @@ class RegionExecutor:
         """Return the call that began the innermost level, and those that entered a region around it."""
         entered = [node for node in self._regions.current if stated_effect(node.target) is Effect.ENTERS]
         for at in reversed(range(len(entered))):
-            if entered[at].target is not _AUTOCAST:
+            if entered[at].target is not ENTER_AUTOCAST:
                 return tuple(entered[:at]), entered[at]
         return None
 
@@ -220,4 +216,4 @@ def _fresh(tensor: torch.Tensor) -> torch.Tensor:
 def _call(target: Any, arguments: Any) -> Any:
     args, kwargs = arguments
     # It changes what results record for gradients, which fake values have none of.
-    return None if target is torch._C._set_grad_enabled else target(*args, **kwargs)
+    return None if target is SET_GRAD_ENABLED else target(*args, **kwargs)

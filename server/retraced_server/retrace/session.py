@@ -10,7 +10,6 @@ import torch
 from torch import fx
 
 from retraced_server.collector import collector_paused
-from retraced_server.retrace._torch import FakeTensor, FakeTensorMode, detect_fake_mode, enable_python_dispatcher
 from retraced_server.retrace.compare import Remarks
 from retraced_server.retrace.descriptions import Descriptions
 from retraced_server.retrace.edits import Edits
@@ -18,9 +17,11 @@ from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.fake_result_cache import FakeResultCache
 from retraced_server.retrace.given_graph import GivenGraph
 from retraced_server.retrace.pass_context import RetraceMode
-from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
 from retraced_server.retrace.unbacked import UnbackedSymbols
 from retraced_server.retrace.values import free_symbols
+from retraced_server.torch_compat.fake_tensors import FakeTensor, FakeTensorMode, detect_fake_mode, enable_python_dispatcher
+from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
+from retraced_server.torch_compat.symbolic_shapes import shape_env_of
 
 
 class Session:

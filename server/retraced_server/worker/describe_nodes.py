@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from retraced.v1 import node_metadata_pb2 as pb
 from retraced_server.pipeline.domain import NodeSelection, Provenance
-from retraced_server.worker._torch_internals import keystr
+from retraced_server.torch_compat.pytree import keystr
 from retraced_server.worker.describe_arguments import write_argument, write_value
 from retraced_server.worker.describe_graphs import graphs
 from retraced_server.worker.describe_tables import Tables

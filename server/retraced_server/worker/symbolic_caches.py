@@ -8,9 +8,15 @@ Programs whose symbols have other names miss that, and gain from what torch asks
 from __future__ import annotations
 
 import torch
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext, SymbolicContext
 
-from retraced_server.worker._torch_internals import FakeTensorMode, LocalSource, disable_fake_tensor_cache
+from retraced_server.torch_compat.fake_tensors import FakeTensorMode, disable_fake_tensor_cache
+from retraced_server.torch_compat.symbolic_shapes import (
+    DimDynamic,
+    LocalSource,
+    ShapeEnv,
+    StatelessSymbolicContext,
+    SymbolicContext,
+)
 
 # Those of transformers that torch names sizes after, and what most modules call theirs.
 USUAL_ARGUMENTS = ("attention_mask", "input_ids", "decoder_input_ids", "x")

@@ -10,12 +10,15 @@ from functools import cache
 from typing import Any, cast
 
 import torch
-from torch._C import _DisableTorchDispatch as DisableTorchDispatch
-from torch._ops import OpOverload
-from torch._subclasses.fake_impls import register_op_impl
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from retraced_server.meta_tensors import empty_coo
+from retraced_server.torch_compat.fake_tensors import (
+    DisableTorchDispatch,
+    FakeTensor,
+    FakeTensorMode,
+    empty_coo,
+    register_op_impl,
+)
+from retraced_server.torch_compat.operators import OpOverload
 
 _aten = torch.ops.aten
 
