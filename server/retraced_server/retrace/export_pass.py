@@ -21,6 +21,7 @@ from retraced_server.retrace._torch import (
 )
 from retraced_server.retrace.arguments import Argument
 from retraced_server.retrace.autocast_states import subgraph_autocast
+from retraced_server.retrace.batched_values import BatchedValues
 from retraced_server.retrace.bodies import (
     body_path,
     find_bodies,
@@ -198,19 +199,26 @@ class ExportPass(PassBase):
         result = run.visited.find(graph_module, data, autocast)
         if result is None:
             with under_autocast(added):
-                result = self.__visit(run, graph_module, data, autocast)
+                result = self.__visit(run, graph_module, data, autocast, BatchedValues(parent and parent.batched, inputs))
             run.visited.keep(graph_module, data, autocast, result)
         if parent is not None and result.modified:
             # Each graph that calls a body has its result in the body's place.
             parent.replace_body(graph_module, result.graph_module)
         return result
 
-    def __visit(self, run: PassRun, graph_module: fx.GraphModule, data: tuple[Any, ...], autocast: AutocastState) -> PassResult:
+    def __visit(
+        self,
+        run: PassRun,
+        graph_module: fx.GraphModule,
+        data: tuple[Any, ...],
+        autocast: AutocastState,
+        batched: BatchedValues,
+    ) -> PassResult:
         tracer = self.ExportTracer(self, graph_module.graph._codegen)
         tracer.reserve(graph_module)
         tracer.fake_tensor_mode = run.session.fake_mode
         path = body_path(graph_module, run.retrace)
-        retrace = GraphRetrace(run.session, graph_module, path, tracer, autocast)
+        retrace = GraphRetrace(run.session, graph_module, path, tracer, autocast, batched)
         outer_tracer, outer_retrace = self.tracer, run.retrace
         self.tracer, run.retrace = tracer, retrace
         try:
@@ -230,6 +238,8 @@ class ExportPass(PassBase):
             # What a subgraph is given may well have changed.
             if run.retrace is None and self.should_preserve_symbolic_input_metadata():
                 retrace.check_symbolic_inputs()
+        if run.retrace is not None:
+            run.retrace.batched.add_subgraph(retrace.result, tracer.graph.output_node().args[0], batched)
         run.retraces.append(retrace)
         return PassResult(retrace.result, retrace.modified)
 

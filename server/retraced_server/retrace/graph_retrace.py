@@ -29,6 +29,7 @@ from retraced_server.retrace.arguments import (
     same_arguments,
     with_proxies,
 )
+from retraced_server.retrace.batched_values import BatchedValues
 from retraced_server.retrace.compare import Comparison
 from retraced_server.retrace.copy_nodes import copy_node
 from retraced_server.retrace.edits import Edits, RecordedCall, symbols_bound
@@ -64,11 +65,18 @@ class GraphRetrace:
         account: What each node of the new graph is.
         placeholders: The new graph's inputs, with the old placeholder that each stands for.
         called_under: The autocast that the visited node runs its subgraphs under, besides what it is under itself.
+        batched: Tells at which levels of vmap the new graph's values are batched.
         outputs: The old position of each output of the new graph, None for a new one; None as a whole if they are as they were.
     """
 
     def __init__(
-        self, session: Session, module: fx.GraphModule, path: str, tracer: ExportTracer, autocast: AutocastState
+        self,
+        session: Session,
+        module: fx.GraphModule,
+        path: str,
+        tracer: ExportTracer,
+        autocast: AutocastState,
+        batched: BatchedValues,
     ) -> None:
         self.session = session
         self.module = module
@@ -89,8 +97,9 @@ class GraphRetrace:
         if isinstance(self._edits, Edits):
             self._is_disturbed = self._edits.is_disturbed(module.graph)
             self._edits.put_back_values(module.graph)
-        self._regions = RegionExecutor(tracer)
-        self._executor = Executor(session, self._regions)
+        self.batched = batched
+        self._regions = RegionExecutor(tracer, batched)
+        self._executor = Executor(session, self._regions, batched)
         self._repeats = Repeats(session)
         # New nodes that have a name of their own making; the name of an old node is theirs when they stand for it.
         self._unnamed: dict[fx.Node, str] = {}
@@ -135,6 +144,8 @@ class GraphRetrace:
                 result = self._adopt(node, result)
             if node not in self.reuse.kept:
                 self.reuse.drop_write(node, changes_metadata(node.target))
+        if node.op == "placeholder":
+            self.batched.add_input(len(self.results), result)
         self.results[node] = result
         self.current = self.tracer.visited = None
 

@@ -23,6 +23,7 @@ from retraced_server.retrace._torch import (
     view_of,
 )
 from retraced_server.retrace.arguments import map_leaves
+from retraced_server.retrace.batched_values import BatchedValues
 from retraced_server.retrace.entered_regions import entered_regions
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.interpreted_bodies import interpreted, plainly
@@ -89,10 +90,12 @@ class RegionExecutor:
 
     Args:
         tracer: What builds the graph.
+        batched: Tells at which levels its values are batched.
     """
 
-    def __init__(self, tracer: ExportTracer) -> None:
+    def __init__(self, tracer: ExportTracer, batched: BatchedValues) -> None:
         self._tracer = tracer
+        self._batched = batched
         self._regions = Regions()
 
     @property
@@ -108,6 +111,9 @@ class RegionExecutor:
     def visit(self, node: fx.Node) -> None:
         """Hear of the next node of the graph."""
         self._regions.visit(node)
+        if (regions := self._regions.current) or self._batched.levels:
+            self._batched.enter([region for region in regions if region.target in LEVELS])
+            self._batched.add_call(node, self._tracer.attribute)
 
     # A target is anything that fx calls.
     def state(self, target: Any) -> AbstractContextManager[None]:
@@ -141,7 +147,7 @@ class RegionExecutor:
         try:
             with entered_regions() as called:
                 value = self._replay(around, start, (target, arguments), called)
-                return map_leaves(value, torch.Tensor, lambda tensor: _fresh(logical(tensor)))
+                return map_leaves(value, torch.Tensor, lambda tensor: fresh(logical(tensor)))
         except ExportPassError:
             raise
         except Exception as error:
@@ -154,7 +160,7 @@ class RegionExecutor:
         entered = [node for node in self._regions.current if stated_effect(node.target) is Effect.ENTERS]
         for at in reversed(range(len(entered))):
             if entered[at].target is not _AUTOCAST:
-                return tuple(entered[:at]), entered[at]
+                return (*self._batched.callers, *entered[:at]), entered[at]
         return None
 
     def _replay(
@@ -172,15 +178,16 @@ class RegionExecutor:
         region = _following(start)
         needed = _needed(arguments, region)
         for node in (*around, *(node for node in region if node in needed and node.op == "call_function")):
-            values[node] = result = _call(node.target, map_leaves((node.args, node.kwargs), fx.Node, value))
+            values[node] = result = call_in_region(node.target, map_leaves((node.args, node.kwargs), fx.Node, value))
             called(node.target, result)
-        return _call(target, map_leaves(arguments, fx.Node, value))
+        return call_in_region(target, map_leaves(arguments, fx.Node, value))
 
     def _outer_value(self, node: fx.Node) -> Any:
         """Return the value of a node that is no call of the region, as a copy that the region may write to; an attribute as it is."""
         if node.op == "get_attr":
             return interpreted(self._tracer.attribute(str(node.target)), plainly)
-        return map_leaves(node.meta.get("val"), torch.Tensor, lambda tensor: _fresh(logical(tensor)))
+        value = map_leaves(node.meta.get("val"), torch.Tensor, lambda tensor: fresh(logical(tensor)))
+        return self._batched.batch(value, self._batched.of(node))
 
 
 def _slice(tensor: torch.Tensor, batch_dim: int, level: int) -> Any:
@@ -213,11 +220,14 @@ def _needed(arguments: Any, region: Sequence[fx.Node]) -> set[fx.Node]:
     return needed
 
 
-def _fresh(tensor: torch.Tensor) -> torch.Tensor:
+def fresh(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that says the same, with a storage of its own."""
     return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=tensor.device)
 
 
-def _call(target: Any, arguments: Any) -> Any:
+# Targets and arguments are whatever a graph has.
+def call_in_region(target: Any, arguments: Any) -> Any:
+    """Call a function of a graph in a region that was entered for it."""
     args, kwargs = arguments
     # It changes what results record for gradients, which fake values have none of.
     return None if target is torch._C._set_grad_enabled else target(*args, **kwargs)
