@@ -39,7 +39,7 @@ class BatchedValues:
     def __init__(self, caller: BatchedValues | None, operands: Sequence[Argument]) -> None:
         self.callers: tuple[fx.Node, ...] = () if caller is None else caller.levels
         self._operands = [caller.of(operand) for operand in operands] if caller is not None and self.callers else []
-        self.levels = self.callers
+        self.levels: tuple[fx.Node, ...] = self.callers
         # Values that are batched at no level are left out. Of a higher-order operator's results each may be batched at others.
         self._levels_of: dict[fx.Node, Levels | list[Levels]] = {}
         # For subgraphs that were visited, those of their results.
@@ -89,8 +89,8 @@ class BatchedValues:
             return given | self._numbered(node, _ADDS[target])
         if target in _REMOVES:
             return given - self._numbered(node, _REMOVES[target])
-        if target is operator.getitem and isinstance(results := self._levels_of.get(node.args[0]), list):
-            return results[node.args[1]]
+        if target is operator.getitem:
+            return self._of_item(*node.args)
         if isinstance(target, HigherOrderOperator):
             read = [attribute(str(value.target)) for value in node.all_input_nodes if value.op == "get_attr"]
             known = [self._results[value] for value in read if isinstance(value, fx.GraphModule) and value in self._results]
@@ -99,9 +99,16 @@ class BatchedValues:
             return given | {level for level in self.levels if level.target is VMAP and "different" in level.args}
         return given
 
+    # The container is a node, which may have become a constant.
+    def _of_item(self, container: Any, key: Any) -> Levels:
+        levels = self._levels_of.get(container)
+        return levels[key] if isinstance(levels, list) and key < len(levels) else self.of(container)
+
     def _numbered(self, node: fx.Node, position: int) -> Levels:
         number = node.args[position] if position < len(node.args) else node.kwargs.get("level")
-        return frozenset((self.levels[number - 1],)) if isinstance(number, int) and 0 < number <= len(self.levels) else frozenset()
+        return (
+            frozenset((self.levels[number - 1],)) if isinstance(number, int) and 0 < number <= len(self.levels) else frozenset()
+        )
 
 
 def _size(level: fx.Node) -> Any:

@@ -157,7 +157,8 @@ class ExportPass(PassBase):
             session = Session(graph_module, inputs, context.mode, context.on_progress, scope.edits or scope.given)
             state.run = run = PassRun(session, context, type(self).__only)
             self.fake_tensor_mode = self.tracer.fake_tensor_mode = session.fake_mode
-            with context, session.running(), session.transaction.attributing(context.place):
+            lend = None if scope.given is None else scope.given.lend
+            with context, context.lending(lend), session.running(), session.transaction.attributing(context.place):
                 result = self.call_submodule(graph_module, tuple(inputs))
             if result.modified:
                 session.transaction.commit(graph_module, add_own_guards)
@@ -199,7 +200,9 @@ class ExportPass(PassBase):
         result = run.visited.find(graph_module, data, autocast)
         if result is None:
             with under_autocast(added):
-                result = self.__visit(run, graph_module, data, autocast, BatchedValues(parent and parent.batched, inputs))
+                result = self.__visit(
+                    run, graph_module, data, autocast, BatchedValues(None if parent is None else parent.batched, inputs)
+                )
             run.visited.keep(graph_module, data, autocast, result)
         if parent is not None and result.modified:
             # Each graph that calls a body has its result in the body's place.

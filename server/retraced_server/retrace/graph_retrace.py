@@ -36,8 +36,9 @@ from retraced_server.retrace.edits import Edits, RecordedCall, symbols_bound
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.execute import changes_metadata, execute, has_result, resolve_packet, states_facts
 from retraced_server.retrace.executor import Executor
+from retraced_server.retrace.given_graph import GivenGraph
 from retraced_server.retrace.graphs import body_names
-from retraced_server.retrace.metadata_containers import same_node_metadata
+from retraced_server.retrace.metadata_containers import same_node_metadata, same_value
 from retraced_server.retrace.node_metadata import PROTECTED_KEYS, NodeMetadata
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.regions import AutocastState, RegionExecutor
@@ -226,7 +227,7 @@ class GraphRetrace:
             return same_constants(result.data, recorded)
         # Where executing the old node gives the same other strides or offset, it is not the pass that changed them.
         call = self._recorded_call(node)
-        if self._regions.is_in_level and self._is_called_as_before(node, result.node):
+        if self.batched.levels and self._is_called_as_before(node, result.node):
             # Values of one example have strides of their own: what they are computed from says no more than their sizes.
             comparison = Comparison(self.session.transaction.env, set())
             comparison.compare(recorded, result.data)
@@ -296,7 +297,7 @@ class GraphRetrace:
             return self._value(old.meta["val"] if old.meta.get("val") is not None else arg, node)
         node = self.tracer.create_proxy("placeholder", name, (), {}).node
         node.name = self._placeholder_name(node, name)
-        node.meta.update(meta.data)
+        node.meta.update(meta.held)
         self.tracer.set_metadata(node, arg)
         self._track(node)
         del self._unnamed[node]
@@ -324,7 +325,7 @@ class GraphRetrace:
             return self._value(data, self._copy(old, (results,), {}, meta))
         node = self.tracer.create_proxy("output", "output", (with_proxies(results, self.tracer),), {}).node
         node.name = old.name
-        node.meta.update(meta.data)
+        node.meta.update(meta.held)
         self._track(node)
         self.outputs = positions(results, self._hook_outputs)
         return self._value(data, node)
@@ -438,7 +439,7 @@ class GraphRetrace:
             args = self._with_body_nodes(args, old.args)
         args, kwargs = with_proxies((args, kwargs), self.tracer)
         node = self.tracer.create_proxy("call_function", target, args, kwargs, name=name).node
-        node.meta.update(meta.data)
+        node.meta.update(meta.held)
         node.meta.pop("unbacked_bindings", None)
         if bindings:
             before = None if old is None else old.meta.get("unbacked_bindings")
@@ -565,9 +566,9 @@ class GraphRetrace:
         else:
             node = copy_node(self.tracer.graph, old, new_args, new_kwargs)
         self._regions.visit(node)
-        if meta is not None and not same_node_metadata(meta.data, old.meta):
-            for key, value in meta.data.items():
-                if key not in PROTECTED_KEYS and (key not in old.meta or old.meta[key] is not value):
+        if meta is not None and not same_node_metadata(meta.held, old.meta):
+            for key, value in meta.held.items():
+                if key not in PROTECTED_KEYS and not self._has_metadata(old, key, value):
                     node.meta[key] = value
                     self.modified = True
         self._copied = True
@@ -575,6 +576,13 @@ class GraphRetrace:
         self.reuse.keep(old, node)
         self.account.add_copy(node, old)
         return node
+
+    # Metadata holds anything.
+    def _has_metadata(self, old: fx.Node, key: str, value: Any) -> bool:
+        """Whether a value is in an old node's metadata, or was before a hook changed it there."""
+        if key in old.meta and same_value(value, old.meta[key]):
+            return True
+        return isinstance(self._edits, GivenGraph) and self._edits.gave(old, key, value)
 
     def _made_as_it_was(self, old: fx.Node, args: Any, kwargs: Any) -> fx.Node:
         """Has a tracer that makes nodes in its own way make one that stays as it was, as torch's class does."""

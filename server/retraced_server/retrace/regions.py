@@ -4,7 +4,7 @@ Inside a level of functorch the recorded values are *logical*: `torch.vmap`'s ar
 anywhere else, since that is what a transform promises of them. What leaves a level depends on more than logical values: its strides, and
 whether the calls in the region work under the transform at all. So the region is then executed as a whole, from the call that began it, with
 torch's own functions in real levels of functorch. Of the regions around it only the levels and the autocast are entered: what it takes from
-them is logical, as for any other call in them, so that no region is executed again for those in it.
+them is made of logical values, batched as `BatchedValues` tells, so that no region is executed again for those in it.
 """
 
 from __future__ import annotations
@@ -102,11 +102,6 @@ class RegionExecutor:
     def autocast(self) -> AutocastState:
         """The autocast of the regions that the next call is in."""
         return self._regions.autocast
-
-    @property
-    def is_in_level(self) -> bool:
-        """Whether the next call is in a level of functorch."""
-        return any(node.target in LEVELS for node in self._regions.current)
 
     def visit(self, node: fx.Node) -> None:
         """Hear of the next node of the graph."""
