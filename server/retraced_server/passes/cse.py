@@ -83,7 +83,7 @@ class CommonSubexpressionElimination(ExportPass):
         return super().call_getitem(value, key, meta) if earlier is None else earlier
 
     def _earlier(self) -> ProxyValue[Any] | None:
-        visited = pass_context().node
+        visited = pass_context().visited
         first = None if visited is None else self._stands_for.get(visited)
         return None if first is None else state_of(self).retrace.results[first]
 

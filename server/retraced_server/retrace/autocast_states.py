@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.retrace.graphs import subgraph_of, walk_graphs
+from retraced_server.retrace.graphs import has_calls, subgraph_of
 from retraced_server.retrace.regions import AutocastState, Regions
 from retraced_server.torch_compat.functorch import ENTER_AUTOCAST
 
@@ -27,14 +27,14 @@ def autocast_states(module: fx.GraphModule) -> dict[fx.Node, AutocastState]:
     A subgraph of several calls is told of the first.
     """
     found: dict[fx.Node, AutocastState] = {}
-    graphs = [child.graph for _, child in walk_graphs(module)]
-    if any(
-        graph.find_nodes(op="call_function", target=target, sort=False)
-        for graph in graphs
-        for target in (ENTER_AUTOCAST, _WRAP)
-    ):
+    if has_autocast(module):
         _collect(module, (), found, set())
     return found
+
+
+def has_autocast(module: fx.GraphModule) -> bool:
+    """Return whether a graph or a subgraph of it enters autocast."""
+    return has_calls(module, (ENTER_AUTOCAST, _WRAP))
 
 
 def _collect(module: fx.GraphModule, outer: AutocastState, found: dict[fx.Node, AutocastState], seen: set[fx.Graph]) -> None:

@@ -192,7 +192,7 @@ class EditedRun:
             if given is not None:
                 given.put_back()
             raise
-        if given is not None and given.was_edited:
+        if given is not None and (given.was_edited or given.is_lent):
             given.put_back()
         if self._scope.edits is None:
             return result

@@ -12,6 +12,7 @@ from torch import fx
 
 from retraced_server.retrace.arguments import Argument
 from retraced_server.retrace.autocast_states import subgraph_autocast
+from retraced_server.retrace.batched_values import BatchedValues
 from retraced_server.retrace.edge import edge_operators
 from retraced_server.retrace.edited_run import current_scope, guard_methods
 from retraced_server.retrace.edits import Edits
@@ -150,7 +151,8 @@ class ExportPass(PassBase):
             session = Session(graph_module, inputs, context.mode, context.on_progress, scope.edits or scope.given)
             state.run = run = PassRun(session, context, type(self).__only)
             self.fake_tensor_mode = self.tracer.fake_tensor_mode = session.fake_mode
-            with context, session.running(), session.transaction.attributing(context.place):
+            lend = None if scope.given is None else scope.given.lend
+            with context, context.lending(lend), session.running(), session.transaction.attributing(context.place):
                 result = self.call_submodule(graph_module, tuple(inputs))
             if result.modified:
                 session.transaction.commit(graph_module, add_own_guards)
@@ -194,19 +196,28 @@ class ExportPass(PassBase):
         result = run.visited.find(graph_module, data, autocast)
         if result is None:
             with under_autocast(added):
-                result = self.__visit(run, graph_module, data, autocast)
+                result = self.__visit(
+                    run, graph_module, data, autocast, BatchedValues(None if parent is None else parent.batched, inputs)
+                )
             run.visited.keep(graph_module, data, autocast, result)
         if parent is not None and result.modified:
             # Each graph that calls a subgraph has its result in the subgraph's place.
             parent.replace_subgraph(graph_module, result.graph_module)
         return result
 
-    def __visit(self, run: PassRun, graph_module: fx.GraphModule, data: tuple[Any, ...], autocast: AutocastState) -> PassResult:
+    def __visit(
+        self,
+        run: PassRun,
+        graph_module: fx.GraphModule,
+        data: tuple[Any, ...],
+        autocast: AutocastState,
+        batched: BatchedValues,
+    ) -> PassResult:
         tracer = self.ExportTracer(self, codegen_of(graph_module.graph))
         tracer.reserve(graph_module)
         tracer.fake_tensor_mode = run.session.fake_mode
         path = subgraph_path(graph_module, run.retrace)
-        retrace = GraphRetrace(run.session, graph_module, path, tracer, autocast)
+        retrace = GraphRetrace(run.session, graph_module, path, tracer, autocast, batched)
         outer_tracer, outer_retrace = self.tracer, run.retrace
         self.tracer, run.retrace = tracer, retrace
         try:
@@ -226,6 +237,8 @@ class ExportPass(PassBase):
             # What a subgraph is given may well have changed.
             if run.retrace is None and self.should_preserve_symbolic_input_metadata():
                 retrace.check_symbolic_inputs()
+        if run.retrace is not None:
+            run.retrace.batched.add_subgraph(retrace.result, tracer.graph.output_node().args[0], batched)
         run.retraces.append(retrace)
         return PassResult(retrace.result, retrace.modified)
 

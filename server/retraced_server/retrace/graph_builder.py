@@ -25,7 +25,7 @@ def build_input(builder: ExportPass, name: str, value: Argument, meta: NodeMetad
         ExportPassError: The pass has not been given a fake mode, as a builder is.
     """
     proxy = _tracer_of(builder).create_proxy("placeholder", name, (), {})
-    proxy.node.meta.update(meta.data)
+    proxy.node.meta.update(meta.held)
     builder.tracer.set_metadata(proxy.node, value)
     return ProxyValue(value, proxy)
 
@@ -42,7 +42,7 @@ def build_node(builder: ExportPass, kind: str, target: Any, args: Any, kwargs: A
     name = name_for_target(tracer.graph, target.overloadpacket.__name__) if isinstance(target, OpOverload) else None
     args, kwargs = with_proxies((args, kwargs), tracer)
     proxy = tracer.create_proxy(kind, target, args, kwargs, name=name)
-    proxy.node.meta.update(meta.data)
+    proxy.node.meta.update(meta.held)
     tracer.set_metadata(proxy.node, value)
     return ProxyValue(value, proxy)
 

@@ -27,13 +27,15 @@ from retraced_server.retrace.arguments import (
     same_arguments,
     with_proxies,
 )
+from retraced_server.retrace.batched_values import BatchedValues
 from retraced_server.retrace.compare import Comparison
 from retraced_server.retrace.edits import Edits, RecordedCall, symbols_bound
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.execute import changes_metadata, execute, has_result, is_symbolic_assert, resolve_packet
 from retraced_server.retrace.executor import Executor
+from retraced_server.retrace.given_graph import GivenGraph
 from retraced_server.retrace.graphs import subgraph_names
-from retraced_server.retrace.metadata_containers import same_node_metadata
+from retraced_server.retrace.metadata_containers import same_node_metadata, same_value
 from retraced_server.retrace.node_correspondence import NodeCorrespondence
 from retraced_server.retrace.node_metadata import PROTECTED_KEYS, NodeMetadata
 from retraced_server.retrace.proxy_value import ProxyValue
@@ -65,11 +67,18 @@ class GraphRetrace:
         correspondence: What each node of the new graph is.
         placeholders: The new graph's inputs, with the old placeholder that each stands for.
         called_under: The autocast that the visited node runs its subgraphs under, besides what it is under itself.
+        batched: Tells at which levels of vmap the new graph's values are batched.
         outputs: The old position of each output of the new graph, None for a new one; None as a whole if they are as they were.
     """
 
     def __init__(
-        self, session: Session, module: fx.GraphModule, path: str, tracer: ExportTracer, autocast: AutocastState
+        self,
+        session: Session,
+        module: fx.GraphModule,
+        path: str,
+        tracer: ExportTracer,
+        autocast: AutocastState,
+        batched: BatchedValues,
     ) -> None:
         self.session = session
         self.module = module
@@ -90,8 +99,9 @@ class GraphRetrace:
         if isinstance(self._edits, Edits):
             self._is_disturbed = self._edits.is_disturbed(module.graph)
             self._edits.put_back_values(module.graph)
-        self._regions = RegionExecutor(tracer)
-        self._executor = Executor(session, self._regions)
+        self.batched = batched
+        self._regions = RegionExecutor(tracer, batched)
+        self._executor = Executor(session, self._regions, batched)
         self._recompute_verifier = RecomputeVerifier(session)
         # New nodes that have a name of their own making; the name of an old node is theirs when they stand for it.
         self._unnamed: dict[fx.Node, str] = {}
@@ -136,6 +146,8 @@ class GraphRetrace:
                 result = self._adopt(node, result)
             if node not in self.reuse.kept:
                 self.reuse.drop_write(node, changes_metadata(node.target))
+        if node.op == "placeholder":
+            self.batched.add_input(len(self.results), result)
         self.results[node] = result
         self.current = self.tracer.visited = None
 
@@ -216,7 +228,7 @@ class GraphRetrace:
             return same_constants(result.data, recorded)
         # Where executing the old node gives the same other strides or offset, it is not the pass that changed them.
         call = self._recorded_call(node)
-        if self._regions.is_in_level and self._is_called_as_before(node, result.node):
+        if self.batched.levels and self._is_called_as_before(node, result.node):
             # Values of one example have strides of their own: what they are computed from says no more than their sizes.
             comparison = Comparison(self.session.transaction.env, set())
             comparison.compare(recorded, result.data)
@@ -286,7 +298,7 @@ class GraphRetrace:
             return self._value(old.meta["val"] if old.meta.get("val") is not None else arg, node)
         node = self.tracer.create_proxy("placeholder", name, (), {}).node
         node.name = self._placeholder_name(node, name)
-        node.meta.update(meta.data)
+        node.meta.update(meta.held)
         self.tracer.set_metadata(node, arg)
         self._track(node)
         del self._unnamed[node]
@@ -314,7 +326,7 @@ class GraphRetrace:
             return self._value(data, self._copy(old, (results,), {}, meta))
         node = self.tracer.create_proxy("output", "output", (with_proxies(results, self.tracer),), {}).node
         node.name = old.name
-        node.meta.update(meta.data)
+        node.meta.update(meta.held)
         self._track(node)
         self.outputs = positions(results, self._hook_outputs)
         return self._value(data, node)
@@ -428,7 +440,7 @@ class GraphRetrace:
             args = self._with_subgraph_nodes(args, old.args)
         args, kwargs = with_proxies((args, kwargs), self.tracer)
         node = self.tracer.create_proxy("call_function", target, args, kwargs, name=name).node
-        node.meta.update(meta.data)
+        node.meta.update(meta.held)
         node.meta.pop("unbacked_bindings", None)
         if bindings:
             before = None if old is None else old.meta.get("unbacked_bindings")
@@ -557,9 +569,9 @@ class GraphRetrace:
         else:
             node = copy_node(self.tracer.graph, old, new_args, new_kwargs)
         self._regions.visit(node)
-        if meta is not None and not same_node_metadata(meta.data, old.meta):
-            for key, value in meta.data.items():
-                if key not in PROTECTED_KEYS and (key not in old.meta or old.meta[key] is not value):
+        if meta is not None and not same_node_metadata(meta.held, old.meta):
+            for key, value in meta.held.items():
+                if key not in PROTECTED_KEYS and not self._has_metadata(old, key, value):
                     node.meta[key] = value
                     self.modified = True
         self._copied = True
@@ -567,6 +579,13 @@ class GraphRetrace:
         self.reuse.keep(old, node)
         self.correspondence.add_copy(node, old)
         return node
+
+    # Metadata holds anything.
+    def _has_metadata(self, old: fx.Node, key: str, value: Any) -> bool:
+        """Whether a value is in an old node's metadata, or was before a hook changed it there."""
+        if key in old.meta and same_value(value, old.meta[key]):
+            return True
+        return isinstance(self._edits, GivenGraph) and self._edits.gave(old, key, value)
 
     def _made_as_it_was(self, old: fx.Node, args: Any, kwargs: Any) -> fx.Node:
         """Has a tracer that makes nodes in its own way make one that stays as it was, as torch's class does."""

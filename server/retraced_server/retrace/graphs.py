@@ -6,7 +6,8 @@ subgraph in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import fx
@@ -29,6 +30,13 @@ def _walk(path: str, module: fx.GraphModule, seen: set[int]) -> Iterator[tuple[s
         subgraph = subgraph_of(module, node)
         if subgraph is not None:
             yield from _walk(child_path(path, node.target), subgraph, seen)
+
+
+# A target of fx is any callable.
+def has_calls(module: fx.GraphModule, targets: Iterable[Any]) -> bool:
+    """Return whether a graph or a subgraph of it calls any of some functions."""
+    graphs = [child.graph for _, child in walk_graphs(module)]
+    return any(graph.find_nodes(op="call_function", target=target, sort=False) for graph in graphs for target in targets)
 
 
 def subgraph_of(module: torch.nn.Module, node: object) -> fx.GraphModule | None:

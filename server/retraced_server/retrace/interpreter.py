@@ -116,7 +116,7 @@ class ExportInterpreter(fx.Interpreter):
 
     def _visit(self, node: fx.Node) -> None:
         retrace = self._retrace
-        self._run.context.node = node
+        self._run.context.visited = node
         self._run.session.visited()
         retrace.begin(node, self.map_nodes_to_values(node.args[0], node) if node.op == "output" else None)
         has_hook = node.op != "call_function" or self._has_hook(node.target)

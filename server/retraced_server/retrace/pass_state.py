@@ -74,7 +74,7 @@ class PassState:
     @property
     def node(self) -> fx.Node | None:
         """The node that is visited."""
-        return None if self.run is None else self.run.context.node
+        return None if self.run is None else self.run.context.visited
 
     @property
     def retrace(self) -> GraphRetrace:
