@@ -7,7 +7,7 @@ it casts what a batching rule calls. `mv`, which autocast leaves alone, gives `b
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx
@@ -23,17 +23,17 @@ from retraced_server.retrace.execute import execute
 from retraced_server.retrace.graphs import has_calls
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.regions import LEVELS, call_in_region, fresh
+from retraced_server.retrace.unbacked import UnbackedSymbols
 from retraced_server.retrace.values import logical
 from retraced_server.torch_compat.functorch import is_any_autocast_enabled
 from retraced_server.torch_compat.operators import HigherOrderOperator
-
-if TYPE_CHECKING:
-    from retraced_server.retrace.session import Session
+from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
 
 
 # Targets, arguments and values are whatever a graph has.
 def executed_in_levels(
-    session: Session,
+    transaction: ShapeEnvTransaction,
+    unbacked: UnbackedSymbols,
     batched: BatchedValues,
     target: Any,
     arguments: Any,
@@ -43,7 +43,8 @@ def executed_in_levels(
     """Return what a call gives in the levels of functorch that it is in, as a logical value.
 
     Args:
-        session: What the graphs of one call of a pass share.
+        transaction: What happens to the program's shape environment.
+        unbacked: Its unbacked symbols.
         batched: Tells which levels these are, and at which of them values are batched.
         target: What is called.
         arguments: Its arguments, with ProxyValues.
@@ -58,9 +59,9 @@ def executed_in_levels(
     value = None if isinstance(target, HigherOrderOperator) else execute_logically()
     if value is not None and not batched.of(arguments):
         return value
-    before = session.unbacked.pending()
+    before = unbacked.pending()
     try:
-        with session.transaction.suppressing_guards(asserts=False), entered_regions() as called:
+        with transaction.suppressing_guards(asserts=False), entered_regions() as called:
             for level in batched.levels:
                 called(level.target, call_in_region(level.target, fx.node.map_arg((level.args, level.kwargs), _recorded)))
             args, kwargs = map_leaves(arguments, ProxyValue, lambda proxy: batched.batch(datum(proxy), batched.of(proxy)))
@@ -68,7 +69,7 @@ def executed_in_levels(
     except Exception as error:
         raise ExportPassError(f"it cannot be executed in its region as it is now: {text_of(error)}") from error
     finally:
-        session.unbacked.drop(session.unbacked.pending() - before)
+        unbacked.drop(unbacked.pending() - before)
     if value is None:
         return result
     dtypes: list[torch.dtype] = []

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from torch import fx
 
@@ -18,6 +18,7 @@ from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.given_graph import GivenGraph
 from retraced_server.retrace.graphs import node_key, walk_graphs
 from retraced_server.retrace.held_programs import lent
+from retraced_server.retrace.hooks import PassHooks
 from retraced_server.retrace.interpreter import check_visitable
 from retraced_server.retrace.metadata_containers import same_node_metadata
 from retraced_server.retrace.outcome import RetraceOutcome
@@ -27,9 +28,6 @@ from retraced_server.retrace.recorded_sizes import RecordedSizes
 from retraced_server.torch_compat.graphs import PassResult, is_erased
 from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
 from retraced_server.torch_compat.symbolic_shapes import shape_env_of
-
-if TYPE_CHECKING:
-    from retraced_server.retrace.export_pass import ExportPass
 
 _Method = Callable[..., Any]
 _M = TypeVar("_M", bound=_Method)
@@ -88,7 +86,7 @@ def reads_only(method: _M) -> _M:
     return method
 
 
-def guard_methods(cls: type[ExportPass], base: type[ExportPass]) -> None:
+def guard_methods(cls: type[PassHooks], base: type[PassHooks]) -> None:
     """Make `__call__` and `call` of a class run as `base` promises it, however they are overridden or inherited."""
     for name in ("__call__", "call"):
         method = getattr(cls, name)
@@ -96,9 +94,9 @@ def guard_methods(cls: type[ExportPass], base: type[ExportPass]) -> None:
             setattr(cls, name, _guarded(method, base, is_call=name == "call"))
 
 
-def _guarded(method: _Method, base: type[ExportPass], *, is_call: bool) -> _Method:
+def _guarded(method: _Method, base: type[PassHooks], *, is_call: bool) -> _Method:
     @wraps(method)
-    def guarded(self: ExportPass, graph_module: fx.GraphModule) -> Any:
+    def guarded(self: PassHooks, graph_module: fx.GraphModule) -> Any:
         scope = _scope.get()
         if scope is not None and any(entered is self for entered in scope.passes):
             return method(self, graph_module)
@@ -122,7 +120,7 @@ def _guarded(method: _Method, base: type[ExportPass], *, is_call: bool) -> _Meth
     return guarded
 
 
-def _may_edit(instance: ExportPass, base: type[ExportPass]) -> bool:
+def _may_edit(instance: PassHooks, base: type[PassHooks]) -> bool:
     """Whether a class overrides a method that is given a graph module, without saying that it only reads it."""
     return any(_is_overridden(type(instance), name, base) or name in vars(instance) for name in _GIVEN_GRAPHS)
 
@@ -146,9 +144,7 @@ def _entered(scope: EditScope, instance: object) -> Iterator[None]:
         scope.passes.pop()
 
 
-def _nested_on_copy(
-    scope: EditScope, edits: Edits, instance: ExportPass, method: _Method, module: fx.GraphModule
-) -> PassResult:
+def _nested_on_copy(scope: EditScope, edits: Edits, instance: PassHooks, method: _Method, module: fx.GraphModule) -> PassResult:
     copy = copy_with_subgraphs(module)
     with edits.given_back_unless_modified() as results, _entered(scope, instance):
         edits.add_copy(copy, module)
@@ -169,7 +165,7 @@ class EditedRun:
         outcome: What became of the nodes; None where nothing changed, or the outputs were edited so that it cannot be told which is which.
     """
 
-    def __init__(self, instance: object, method: Callable[[fx.GraphModule], Any], base: type[ExportPass]) -> None:
+    def __init__(self, instance: object, method: Callable[[fx.GraphModule], Any], base: type[PassHooks]) -> None:
         self._instance = instance
         self._method = method
         self._base = base
@@ -256,7 +252,7 @@ class EditedRun:
         if edits.has_dirty(new):
             check_visitable(new)
             # Named as the pass, which errors tell of.
-            visitor: ExportPass = type(pass_name(self._instance), (self._base,), {})()
+            visitor: PassHooks = type(pass_name(self._instance), (self._base,), {})()
             outer = pass_context()
             # Values that were recorded by hand are not compared with what the nodes compute.
             with PassContext("incremental", outer.kept_names, outer.preserved_modules) as own:

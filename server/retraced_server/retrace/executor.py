@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx
@@ -15,10 +15,8 @@ from retraced_server.retrace.batched_values import BatchedValues
 from retraced_server.retrace.execute import execute
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.regions import RegionExecutor
+from retraced_server.retrace.session import Session
 from retraced_server.retrace.values import logical
-
-if TYPE_CHECKING:
-    from retraced_server.retrace.session import Session
 
 
 class Executor:
@@ -63,10 +61,12 @@ class Executor:
         with self._regions.state(target):
             if not self._batched.levels:
                 return execute()
-            return executed_in_levels(self._session, self._batched, target, arguments, self._datum, execute)
+            return executed_in_levels(
+                self._session.transaction, self._session.unbacked, self._batched, target, arguments, self._datum, execute
+            )
 
     def _settle(self) -> None:
-        self._session.flush_deferred_asserts()
+        self._session.asserts.flush()
         if self._unwritten:
             unwritten, self._unwritten = self._unwritten, []
             for target, args, kwargs in unwritten:

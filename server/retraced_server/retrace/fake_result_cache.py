@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
 from retraced_server.program.functions import overload_of, stated_effect
 from retraced_server.retrace.aliases import storages
+from retraced_server.retrace.descriptions import Descriptions
 from retraced_server.retrace.values import free_symbols
 from retraced_server.torch_compat.fake_tensors import (
     FakeTensor,
@@ -22,9 +23,7 @@ from retraced_server.torch_compat.fake_tensors import (
 )
 from retraced_server.torch_compat.functorch import is_any_autocast_enabled
 from retraced_server.torch_compat.operators import is_builtin
-
-if TYPE_CHECKING:
-    from retraced_server.retrace.session import Session
+from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
 
 # Each takes a kilobyte or two.
 _MOST = 4096
@@ -78,12 +77,20 @@ class FakeResultCache:
     Results are known to all passes of one program, as long as its shape environment is not put back.
 
     Args:
-        session: What the graphs of one call of a pass share.
+        fake_mode: The program's fake mode.
+        transaction: What happens to the program's shape environment.
+        descriptions: Describes arguments.
+        bypassed: Execute every operator, as `full` mode does, which others are judged by.
     """
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._known = _OF_MODES.setdefault(session.fake_mode, {})
+    def __init__(
+        self, fake_mode: FakeTensorMode, transaction: ShapeEnvTransaction, descriptions: Descriptions, *, bypassed: bool
+    ) -> None:
+        self._fake_mode = fake_mode
+        self._transaction = transaction
+        self._descriptions = descriptions
+        self._bypassed = bypassed
+        self._known = _OF_MODES.setdefault(fake_mode, {})
 
     # Arguments and values are whatever an operator takes and returns.
     def get(self, target: Any, args: Any, kwargs: Any, execute: Callable[[], Any]) -> Any:
@@ -95,8 +102,7 @@ class FakeResultCache:
             kwargs: Its keyword arguments as data.
             execute: Executes it.
         """
-        # `full` mode is what others are judged by.
-        if self._session.mode == "full":
+        if self._bypassed:
             return self._execute(execute)
         tensors: list[FakeTensor] = []
         key = self._key(target, args, kwargs, tensors)
@@ -106,7 +112,7 @@ class FakeResultCache:
         if found is not None:
             return self._make(found, tensors)
         value = self._execute(execute)
-        if key[-1] == self._session.transaction.mark() and free_symbols(value).keys() <= free_symbols((args, kwargs)).keys():
+        if key[-1] == self._transaction.mark() and free_symbols(value).keys() <= free_symbols((args, kwargs)).keys():
             result = self._described(value, tensors)
             if result is not None:
                 if len(self._known) >= _MOST:
@@ -116,11 +122,11 @@ class FakeResultCache:
 
     def _execute(self, execute: Callable[[], Any]) -> Any:
         # What torch's cache asks may make guards that the operator does not need, in one mode and not in the other.
-        with disable_fake_tensor_cache(self._session.fake_mode):
+        with disable_fake_tensor_cache(self._fake_mode):
             return execute()
 
     def _key(self, target: Any, args: Any, kwargs: Any, tensors: list[FakeTensor]) -> tuple[Hashable, ...] | None:
-        op, call = overload_of(target), self._session.descriptions.call(target, args, kwargs, tensors)
+        op, call = overload_of(target), self._descriptions.call(target, args, kwargs, tensors)
         # Without a tensor, the default device counts; autocast sets what no description says, and what leaves a region depends on the region;
         # and a hook that has enabled gradients would be given views that have them.
         if (
@@ -133,7 +139,7 @@ class FakeResultCache:
             or torch.is_grad_enabled()
         ):
             return None
-        return call, torch.get_default_dtype(), self._session.transaction.mark()
+        return call, torch.get_default_dtype(), self._transaction.mark()
 
     def _described(self, value: Any, tensors: list[FakeTensor]) -> _Result | None:
         kind = type(value)
@@ -167,7 +173,7 @@ class FakeResultCache:
         return _Result(kind, tuple(parts))
 
     def _says_the_same(self, value: FakeTensor, argument: FakeTensor) -> bool:
-        return self._session.descriptions.describe(value) == self._session.descriptions.describe(argument)
+        return self._descriptions.describe(value) == self._descriptions.describe(argument)
 
     def _make(self, result: _Result, tensors: list[FakeTensor]) -> Any:
         values = [self._tensor(part, tensors) for part in result.parts]
@@ -178,7 +184,7 @@ class FakeResultCache:
             return None
         if isinstance(part, _Alias):
             return alias_of(tensors[part.argument])
-        mode = self._session.fake_mode
+        mode = self._fake_mode
         if isinstance(part, _Fresh):
             return FakeTensor(mode, copy_with_own_storage(part.template), part.device)
         return view_of(tensors[part.argument], part.size, part.stride, part.offset)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import fx
 
@@ -10,15 +10,24 @@ from retraced_server.retrace.arguments import Argument, data_of, with_proxies
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.proxy_value import ProxyValue
+from retraced_server.retrace.tracer import ExportTracer
 from retraced_server.torch_compat.graphs import PassResult, name_for_target
 from retraced_server.torch_compat.operators import OpOverload
 
-if TYPE_CHECKING:
-    from retraced_server.retrace.export_pass import ExportPass
-    from retraced_server.retrace.tracer import ExportTracer
+
+class GraphBuilder(Protocol):
+    """A pass that builds a graph by itself.
+
+    Attributes:
+        tracer: What builds the graph.
+        interpreter: What executes operators on data.
+    """
+
+    tracer: ExportTracer
+    interpreter: fx.Interpreter
 
 
-def build_input(builder: ExportPass, name: str, value: Argument, meta: NodeMetadata) -> ProxyValue[Any]:
+def build_input(builder: GraphBuilder, name: str, value: Argument, meta: NodeMetadata) -> ProxyValue[Any]:
     """Add an input with a value to the graph of a pass's own tracer.
 
     Raises:
@@ -31,7 +40,7 @@ def build_input(builder: ExportPass, name: str, value: Argument, meta: NodeMetad
 
 
 # The target is of any of fx's types for them.
-def build_node(builder: ExportPass, kind: str, target: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> ProxyValue[Any]:
+def build_node(builder: GraphBuilder, kind: str, target: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> ProxyValue[Any]:
     """Add a node to the graph of a pass's own tracer, with the value that the pass's own interpreter computes.
 
     Raises:
@@ -47,7 +56,7 @@ def build_node(builder: ExportPass, kind: str, target: Any, args: Any, kwargs: A
     return ProxyValue(value, proxy)
 
 
-def build_subgraph(builder: ExportPass, module: fx.GraphModule) -> PassResult:
+def build_subgraph(builder: GraphBuilder, module: fx.GraphModule) -> PassResult:
     """Take a subgraph as it is.
 
     Raises:
@@ -57,7 +66,7 @@ def build_subgraph(builder: ExportPass, module: fx.GraphModule) -> PassResult:
     return PassResult(module, False)
 
 
-def _tracer_of(builder: ExportPass) -> ExportTracer:
+def _tracer_of(builder: GraphBuilder) -> ExportTracer:
     if builder.tracer.fake_tensor_mode is None:
         raise ExportPassError(
             "hooks can only be called while the pass runs; call the pass with a graph module, or, to build a graph with them, set "

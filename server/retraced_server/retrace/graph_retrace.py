@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sympy
 import torch
@@ -42,15 +42,13 @@ from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.recompute_verifier import RecomputeVerifier
 from retraced_server.retrace.regions import AutocastState, RegionExecutor
 from retraced_server.retrace.reuse import Reuse, same_constants
+from retraced_server.retrace.session import Session
 from retraced_server.retrace.tracer import ExportTracer
 from retraced_server.retrace.unbacked import means_the_same
 from retraced_server.retrace.values import free_symbols, keeps_symbols, logical, rename_symbols, same_metadata
 from retraced_server.torch_compat.fake_tensors import FakeTensor
 from retraced_server.torch_compat.graphs import copy_node, is_erased, name_for_target
 from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverload, OpOverloadPacket
-
-if TYPE_CHECKING:
-    from retraced_server.retrace.session import Session
 
 
 class GraphRetrace:
@@ -100,9 +98,11 @@ class GraphRetrace:
             self._is_disturbed = self._edits.is_disturbed(module.graph)
             self._edits.put_back_values(module.graph)
         self.batched = batched
-        self._regions = RegionExecutor(tracer, batched)
+        self._regions = RegionExecutor(tracer.attribute, batched)
         self._executor = Executor(session, self._regions, batched)
-        self._recompute_verifier = RecomputeVerifier(session)
+        self._recompute_verifier = RecomputeVerifier(
+            session.transaction, session.unbacked, session.asserts, session.descriptions, session.differences
+        )
         # New nodes that have a name of their own making; the name of an old node is theirs when they stand for it.
         self._unnamed: dict[fx.Node, str] = {}
         self._made: list[fx.Node] = []
@@ -242,7 +242,7 @@ class GraphRetrace:
             comparison.compare(recorded, result.data)
             if comparison.error is not None or not comparison.remarks:
                 return False
-            self.session.flush_deferred_asserts()
+            self.session.asserts.flush()
             pending = self.session.unbacked.pending()
             args, kwargs = (fx.node.map_arg(a, self._recorded_data) for a in (call.args, call.kwargs))
             args, kwargs = map_leaves((item_alone(call.target, args), kwargs), torch.Tensor, logical)
@@ -408,7 +408,7 @@ class GraphRetrace:
         if recorded is None and "val" not in old.meta and has_result(old.target):
             return self._repeat(old, args, kwargs, meta)
         if is_symbolic_assert(old.target):
-            self.session.defer(old.target, data_of(args), data_of(kwargs))
+            self.session.asserts.defer(old.target, data_of(args), data_of(kwargs))
         if changes_metadata(old.target):
             self._executor.defer(old.target, args, kwargs)
         return self._value(recorded, self._copy(old, args, kwargs, meta))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx
@@ -21,14 +21,12 @@ from retraced_server.retrace.errors import (
     place_of,
 )
 from retraced_server.retrace.graphs import walk_graphs
+from retraced_server.retrace.hooks import PassHooks
 from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.overrides import refuse_overrides
 from retraced_server.retrace.pass_state import state_of
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverloadPacket, executorch_call_delegate
-
-if TYPE_CHECKING:
-    from retraced_server.retrace.export_pass import ExportPass
 
 _SYM_FUNCTIONS: frozenset[Callable[..., Any]] = frozenset(
     {
@@ -77,7 +75,7 @@ class ExportInterpreter(fx.Interpreter):
         super().__init_subclass__(**keywords)
         refuse_overrides(cls, ExportInterpreter, _NOT_CALLED)
 
-    def __init__(self, callback: ExportPass, module: fx.GraphModule) -> None:
+    def __init__(self, callback: PassHooks, module: fx.GraphModule) -> None:
         super().__init__(module, garbage_collect_values=False)
         self.callback = callback
         self.node: fx.Node = next(iter(module.graph.nodes))

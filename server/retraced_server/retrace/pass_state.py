@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import fx
 
@@ -16,9 +16,6 @@ from retraced_server.retrace.pass_context import PassContext
 from retraced_server.retrace.regions import AutocastState
 from retraced_server.retrace.session import Session
 from retraced_server.retrace.subgraphs import VisitedSubgraphs
-
-if TYPE_CHECKING:
-    from retraced_server.retrace.export_pass import ExportPass
 
 STATE_ATTRIBUTE = "_retraced_pass_state"
 
@@ -101,12 +98,12 @@ class PassState:
             retrace.called_under = ()
 
 
-def is_running(instance: ExportPass) -> bool:
+def is_running(instance: object) -> bool:
     """Return whether a pass object is running."""
     return state_of(instance).run is not None
 
 
-def state_of(instance: ExportPass) -> PassState:
+def state_of(instance: object) -> PassState:
     """Return the state of a pass object. Its class may have a constructor that does not call that of `ExportPass`."""
     # Not by setattr, which a subclass may define.
     state: PassState = vars(instance).setdefault(STATE_ATTRIBUTE, PassState())

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import fx
 
-from retraced_server.retrace.compare import Comparison
+from retraced_server.retrace.compare import Comparison, Remarks
+from retraced_server.retrace.deferred_asserts import DeferredAsserts
+from retraced_server.retrace.descriptions import Descriptions
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.execute import is_symbolic_assert
+from retraced_server.retrace.unbacked import UnbackedSymbols
 from retraced_server.retrace.values import free_symbols
-
-if TYPE_CHECKING:
-    from retraced_server.retrace.session import Session
+from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
 
 
 class RecomputeVerifier:
@@ -23,11 +24,26 @@ class RecomputeVerifier:
     that write, that make symbols, or that read numbers. Not for several graphs: they may run under another autocast.
 
     Args:
-        session: What the graphs of one call of a pass share.
+        transaction: What happens to the program's shape environment.
+        unbacked: Its unbacked symbols.
+        asserts: The program's assertions about symbols.
+        descriptions: Describes calls, so that equal ones are found.
+        differences: Takes what differs without being wrong.
     """
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(
+        self,
+        transaction: ShapeEnvTransaction,
+        unbacked: UnbackedSymbols,
+        asserts: DeferredAsserts,
+        descriptions: Descriptions,
+        differences: Remarks,
+    ) -> None:
+        self._transaction = transaction
+        self._unbacked = unbacked
+        self._asserts = asserts
+        self._descriptions = descriptions
+        self._differences = differences
         self._remarks: dict[Hashable, frozenset[str]] = {}
 
     # Arguments and values are whatever an operator takes and returns.
@@ -48,7 +64,7 @@ class RecomputeVerifier:
         """
         recorded = old.meta.get("val")
         if is_symbolic_assert(old.target):
-            return self._session.state(old.target, args, kwargs)
+            return self._asserts.apply(old.target, args, kwargs)
         key = None if recorded is None else self._key(old, args, kwargs, recorded)
         remarks = self._remarks.get(key) if key is not None else None
         executed = recorded
@@ -60,13 +76,13 @@ class RecomputeVerifier:
             if key is not None and is_repeatable:
                 self._remarks[key] = remarks
         for kind in remarks:
-            self._session.differences.add(kind, old.name)
+            self._differences.add(kind, old.name)
         return executed
 
     def _compared(self, recorded: Any, arguments: Any, execute: Callable[[], Any]) -> tuple[Any, bool, Comparison]:
-        transaction, unbacked = self._session.transaction, self._session.unbacked
+        transaction, unbacked = self._transaction, self._unbacked
         pending = unbacked.pending()
-        self._session.flush_deferred_asserts()
+        self._asserts.flush()
         with transaction.suppressing_guards(asserts=False):
             executed = execute()
             fresh = unbacked.pending() - pending
@@ -78,5 +94,5 @@ class RecomputeVerifier:
         return executed, not makes_symbols, comparison
 
     def _key(self, node: fx.Node, args: Any, kwargs: Any, recorded: Any) -> Hashable | None:
-        call = self._session.descriptions.call(node.target, args, (kwargs, recorded))
-        return None if call is None else (call, self._session.transaction.mark())
+        call = self._descriptions.call(node.target, args, (kwargs, recorded))
+        return None if call is None else (call, self._transaction.mark())

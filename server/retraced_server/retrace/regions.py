@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx
@@ -26,9 +26,6 @@ from retraced_server.retrace.interpreted_subgraphs import interpreted, plainly
 from retraced_server.retrace.values import logical
 from retraced_server.torch_compat.fake_tensors import view_of
 from retraced_server.torch_compat.functorch import ADD_BATCH_DIM, ENTER_AUTOCAST, ENTER_JVP, ENTER_VMAP, SET_GRAD_ENABLED
-
-if TYPE_CHECKING:
-    from retraced_server.retrace.tracer import ExportTracer
 
 LEVELS = frozenset((ENTER_VMAP, ENTER_JVP))
 _SLICING = frozenset((ADD_BATCH_DIM, torch.ops.aten._add_batch_dim.default))
@@ -85,12 +82,12 @@ class RegionExecutor:
     """Executes the calls of one graph that mean something in their region only.
 
     Args:
-        tracer: What builds the graph.
+        attribute: Gives an attribute of the graph module that is built, by its dotted path.
         batched: Tells at which levels its values are batched.
     """
 
-    def __init__(self, tracer: ExportTracer, batched: BatchedValues) -> None:
-        self._tracer = tracer
+    def __init__(self, attribute: Callable[[str], Any], batched: BatchedValues) -> None:
+        self._attribute = attribute
         self._batched = batched
         self._regions = Regions()
 
@@ -104,7 +101,7 @@ class RegionExecutor:
         self._regions.visit(node)
         if (regions := self._regions.current) or self._batched.levels:
             self._batched.enter([region for region in regions if region.target in LEVELS])
-            self._batched.add_call(node, self._tracer.attribute)
+            self._batched.add_call(node, self._attribute)
 
     # A target is anything that fx calls.
     def state(self, target: Any) -> AbstractContextManager[None]:
@@ -176,7 +173,7 @@ class RegionExecutor:
     def _outer_value(self, node: fx.Node) -> Any:
         """Return the value of a node that is no call of the region, as a copy that the region may write to; an attribute as it is."""
         if node.op == "get_attr":
-            return interpreted(self._tracer.attribute(str(node.target)), plainly)
+            return interpreted(self._attribute(str(node.target)), plainly)
         value = map_leaves(node.meta.get("val"), torch.Tensor, lambda tensor: fresh(logical(tensor)))
         return self._batched.batch(value, self._batched.of(node))
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from torch import fx
 
 from retraced_server.collector import collector_paused
 from retraced_server.retrace.compare import Remarks
+from retraced_server.retrace.deferred_asserts import DeferredAsserts
 from retraced_server.retrace.descriptions import Descriptions
 from retraced_server.retrace.edits import Edits
 from retraced_server.retrace.errors import ExportPassError
@@ -18,7 +18,6 @@ from retraced_server.retrace.fake_result_cache import FakeResultCache
 from retraced_server.retrace.given_graph import GivenGraph
 from retraced_server.retrace.pass_context import RetraceMode
 from retraced_server.retrace.unbacked import UnbackedSymbols
-from retraced_server.retrace.values import free_symbols
 from retraced_server.torch_compat.fake_tensors import FakeTensor, FakeTensorMode, detect_fake_mode, enable_python_dispatcher
 from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
 from retraced_server.torch_compat.symbolic_shapes import shape_env_of
@@ -43,7 +42,8 @@ class Session:
         is_faking: Whether operators are executed on fake tensors. Where the graph module has none, nor a symbolic number, they are executed on
             what `inputs` gave, as torch's class does.
         descriptions: What its values say to operators.
-        fake_result_cache: What operators gave for arguments of the same descriptions.
+        fake_result_cache: The results of operators by the descriptions of their arguments.
+        asserts: The program's assertions about symbols that are still to be executed.
         differences: What repeated execution gives otherwise than recorded, without being wrong.
         on_progress: Called with the number of nodes visited so far.
     """
@@ -66,41 +66,17 @@ class Session:
         self.transaction = ShapeEnvTransaction(env)
         self.unbacked = UnbackedSymbols(self.transaction, self.fake_mode)
         self.descriptions = Descriptions()
-        self.fake_result_cache = FakeResultCache(self)
+        self.fake_result_cache = FakeResultCache(self.fake_mode, self.transaction, self.descriptions, bypassed=mode == "full")
+        self.asserts = DeferredAsserts(self.transaction, self.fake_mode)
         self.differences = Remarks()
         self.on_progress = on_progress
         self._visited = 0
-        self._executed = False
-        # Operators that state facts about symbols and have not been executed, since nothing has asked yet, with their data.
-        self._facts: list[tuple[Callable[..., Any], Any, Any]] = []
 
     def visited(self) -> None:
         """Counts a node."""
         self._visited += 1
         if self.on_progress is not None:
             self.on_progress(self._visited)
-
-    # A target of fx may be a name too, but not that of an operator.
-    def defer(self, target: Any, args: Any, kwargs: Any) -> None:
-        """Keeps an operator that states facts about symbols until an operator is executed that may need them."""
-        self._facts.append((target, args, kwargs))
-
-    def flush_deferred_asserts(self) -> None:
-        """An operator is about to be executed: makes what the program says of symbols up to here hold."""
-        if not self._executed:
-            self._executed = True
-            # Tensors must not remember symbols from a former run.
-            self.fake_mode.epoch += 1
-        if self._facts:
-            facts, self._facts = self._facts, []
-            for target, args, kwargs in facts:
-                self.state(target, args, kwargs)
-
-    def state(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Executes an operator of the program that states facts: they hold while the session lasts."""
-        about = free_symbols((args, kwargs))
-        with self.transaction.suppressing_guards(asserts=True, about=about):
-            return target(*args, **kwargs)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -119,8 +95,7 @@ class Session:
             raise
         finally:
             self.fake_mode.allow_non_fake_inputs = allowed
-            if self._executed:
-                self.fake_mode.epoch += 1
+            self.asserts.end()
 
 
 def find_fake_mode(module: fx.GraphModule, inputs: list[object]) -> FakeTensorMode | None:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sympy
 import torch
 from torch import fx
 
 from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.hooks import MakesNodes
 from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.values import SYMBOLIC
 from retraced_server.torch_compat.graphs import is_erased, root_of
 from retraced_server.torch_compat.symbolic_shapes import sympy_functions
-
-if TYPE_CHECKING:
-    from retraced_server.retrace.export_pass import ExportPass
 
 # How the functions of expressions are written in graphs, of two arguments each.
 _FUNCTIONS: dict[type, Callable[..., Any]] = {
@@ -42,7 +40,7 @@ class SymbolicNumbers:
         graph: The graph.
     """
 
-    def __init__(self, callback: ExportPass, graph: fx.Graph) -> None:
+    def __init__(self, callback: MakesNodes, graph: fx.Graph) -> None:
         self._callback = callback
         self._graph = graph
         self._last: fx.Node = root_of(graph)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx
 
 from retraced_server.retrace.arguments import Argument
 from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.hooks import MakesNodes
 from retraced_server.retrace.overrides import overrides, refuse_overrides
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.symbolic_numbers import SymbolicNumbers
@@ -23,9 +24,6 @@ from retraced_server.torch_compat.fake_tensors import (
 from retraced_server.torch_compat.graphs import INHERITED_META, CodeGen, fresh_name, node_source, reserve_names, taken_names
 from retraced_server.torch_compat.operators import is_lowered_module
 from retraced_server.torch_compat.pytree import pytree
-
-if TYPE_CHECKING:
-    from retraced_server.retrace.export_pass import ExportPass
 
 _NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool, str)
 
@@ -51,7 +49,7 @@ class ExportTracer(fx.Tracer):
         super().__init_subclass__(**keywords)
         refuse_overrides(cls, ExportTracer, _NOT_CALLED)
 
-    def __init__(self, callback: ExportPass, codegen: CodeGen) -> None:
+    def __init__(self, callback: MakesNodes, codegen: CodeGen) -> None:
         super().__init__()
         self.callback = callback
         self.root = torch.nn.Module()
