@@ -29,6 +29,6 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return real(target, *arguments)
 
     monkeypatch.setattr("retraced_server.retrace.fake_result_cache._OF_MODES", WeakKeyDictionary())
-    for module in ("executor", "graph_retrace"):
+    for module in ("executor", "returned_values"):
         monkeypatch.setattr(f"retraced_server.retrace.{module}.execute", execute)
     return targets

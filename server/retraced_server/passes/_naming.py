@@ -11,7 +11,8 @@ from torch import fx
 
 from retraced_server.passes._correspondence import ASSERT_SCALAR, Correspondence, GraphMatch
 from retraced_server.passes._keys import UnkeyedError, call_key
-from retraced_server.passes._working_copy import TAG, set_attribute
+from retraced_server.passes._working_copy import TAG
+from retraced_server.retrace.attributes import delete_attribute, set_attribute
 from retraced_server.retrace.graphs import node_key, subgraph_of, walk_graphs
 from retraced_server.retrace.values import same_metadata
 from retraced_server.torch_compat.graphs import fresh_name, replace_namespace, reserve_names, set_name
@@ -123,7 +124,7 @@ def _rename_subgraphs(match: GraphMatch) -> None:
     subgraphs = {str(node.target): subgraph for node in nodes if (subgraph := subgraph_of(match.new, node)) is not None}
     targets = {str(node.target): str(match.sources[node].target) for node in nodes if node in match.sources}
     for target in subgraphs:
-        delattr(match.new, target)
+        delete_attribute(match.new, target)
     taken = {*targets.values(), *dir(match.new)}
     for target, subgraph in subgraphs.items():
         if target not in targets:

@@ -13,6 +13,7 @@ from torch import fx
 from torch.export import ExportedProgram, ModuleCallEntry
 from torch.export.graph_signature import ConstantArgument, ExportGraphSignature, OutputKind, OutputSpec
 
+from retraced_server.retrace.attributes import find_attribute, set_attribute
 from retraced_server.retrace.graphs import child_path, node_key, subgraph_of
 from retraced_server.torch_compat.programs import set_parts
 
@@ -120,9 +121,9 @@ class _Copier:
         copied.meta = _tagged(node, path)
         if node.op == "get_attr":
             copied.target = f"{prefix}{node.target}"
-            if _attribute(self.root, copied.target) is None:
+            if find_attribute(self.root, copied.target) is None:
                 subgraph = subgraph_of(source, node)
-                value = _attribute(source, str(node.target)) if subgraph is None else None
+                value = find_attribute(source, node.target) if subgraph is None else None
                 made = _copy_graph_module(subgraph, child_path(path, node.target))[0] if subgraph is not None else value
                 set_attribute(self.root, copied.target, made)
         return copied
@@ -140,23 +141,6 @@ def _inlined_results(node: fx.Node, env: _Env) -> Any:
 def _tagged(node: fx.Node, path: str) -> dict[str, Any]:
     # Origins of an earlier tracing would be taken for origins in this program.
     return {key: value for key, value in node.meta.items() if key != "from_node"} | {TAG: node_key(path, node.name)}
-
-
-def _attribute(module: torch.nn.Module, target: str) -> Any:
-    found: Any = module
-    for part in target.split("."):
-        found = getattr(found, part, None)
-    return found
-
-
-def set_attribute(module: torch.nn.Module, target: str, value: Any) -> None:
-    """Sets an attribute by its dotted name; modules on the way are made."""
-    *parents, name = target.split(".")
-    for parent in parents:
-        if getattr(module, parent, None) is None:
-            module.add_module(parent, torch.nn.Module())
-        module = getattr(module, parent)
-    setattr(module, name, value)
 
 
 def _renamed(signature: ExportGraphSignature, names: dict[str, str]) -> ExportGraphSignature:

@@ -9,9 +9,9 @@ from torch import fx
 
 from retraced_server.passes._effects import draws_random_numbers, has_effect, subgraphs
 from retraced_server.passes._missed_remarks import MissedRemarks
-from retraced_server.passes._working_copy import set_attribute
 from retraced_server.passes.registry import register_pass
 from retraced_server.retrace import PassBase, PassResult, pass_context
+from retraced_server.retrace.attributes import delete_attribute, set_attribute
 from retraced_server.retrace.constants import copy_graph_module
 from retraced_server.retrace.graphs import subgraph_of, walk_graphs
 from retraced_server.retrace.values import free_symbols
@@ -104,8 +104,7 @@ def _without(
         result.graph.erase_node(copies[node])
     read = {str(node.target) for node in result.graph.find_nodes(op="get_attr")}
     for target in {str(node.target) for node in gone if node.op == "get_attr"} - read:
-        *path, name = target.split(".")
-        delattr(result.get_submodule(".".join(path)), name)
+        delete_attribute(result, target)
     for target, subgraph in changed.items():
         set_attribute(result, target, subgraph)
     return result

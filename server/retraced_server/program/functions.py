@@ -177,6 +177,12 @@ def overload_of(target: Any) -> OpOverload | None:
 
 
 @functools.cache
+def acts_on_regions(target: Target | str) -> bool:
+    """Whether a call means something by the region that it begins, ends or stands in: `Effect.of_regions` of its stated effect."""
+    return stated_effect(target).of_regions
+
+
+@functools.cache
 def stated_effect(target: Target | str) -> Effect:
     """Return the effect of a call of an operator or a function, as far as the target alone decides on it.
 

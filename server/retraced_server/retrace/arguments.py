@@ -14,6 +14,8 @@ from retraced_server.retrace.proxy_value import ProxyValue
 # An argument of a hook: a ProxyValue, a constant, a module, or a nested container of these.
 Argument = Any
 
+_CONSTANTS = frozenset({int, float, bool, str, type(None)})
+
 
 def map_leaves(value: Argument, leaf_type: type, change: Callable[[Any], Any]) -> Argument:
     """Rebuilds nested containers with every leaf of exactly `leaf_type` changed; tuples of other types and slices are containers too."""
@@ -21,7 +23,17 @@ def map_leaves(value: Argument, leaf_type: type, change: Callable[[Any], Any]) -
     if kind is leaf_type:
         return change(value)
     if kind is tuple:
-        return tuple([map_leaves(item, leaf_type, change) for item in value])
+        # Most items are leaves, or plain constants.
+        return tuple(
+            [
+                change(item)
+                if type(item) is leaf_type
+                else item
+                if type(item) in _CONSTANTS
+                else map_leaves(item, leaf_type, change)
+                for item in value
+            ]
+        )
     if kind is list or kind is immutable_list:
         return [map_leaves(item, leaf_type, change) for item in value]
     if kind is dict or kind is immutable_dict:

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from retraced_server.errors import text_of
-from retraced_server.program.functions import stated_effect
+from retraced_server.program.functions import acts_on_regions
 from retraced_server.retrace.arguments import map_leaves
 from retraced_server.retrace.autocast_states import has_autocast, subgraph_autocast
 from retraced_server.retrace.batched_values import BatchedValues
@@ -54,7 +54,7 @@ def executed_in_levels(
     Raises:
         ExportPassError: The call cannot be executed in those levels.
     """
-    if stated_effect(target).of_regions or not _depends_on_levels(target, arguments):
+    if acts_on_regions(target) or not _depends_on_levels(target, arguments):
         return execute_logically()
     value = None if isinstance(target, HigherOrderOperator) else execute_logically()
     if value is not None and not batched.of(arguments):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Collection
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import fx
 from torch.export.graph_signature import CustomObjArgument
 
 from retraced_server.program.functions import overload_of
+from retraced_server.retrace.attributes import get_attribute
 from retraced_server.retrace.errors import NodeError, innermost_source_line
 from retraced_server.retrace.graphs import node_key, walk_graphs
 from retraced_server.retrace.values import SYMBOLIC
@@ -37,7 +37,7 @@ def check_calls(module: fx.GraphModule, keys: Collection[str] | None = None) -> 
 
 def _check_call(path: str, module: fx.GraphModule, node: fx.Node, target: OpOverload) -> None:
     def datum(value: fx.Node) -> Any:
-        return operator.attrgetter(str(value.target))(module) if value.op == "get_attr" else value.meta.get("val")
+        return get_attribute(module, value.target) if value.op == "get_attr" else value.meta.get("val")
 
     args: Any = fx.node.map_aggregate(node.args, lambda leaf: datum(leaf) if isinstance(leaf, fx.Node) else leaf)
     kwargs: Any = fx.node.map_aggregate(node.kwargs, lambda leaf: datum(leaf) if isinstance(leaf, fx.Node) else leaf)

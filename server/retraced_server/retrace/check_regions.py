@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import fx
 
-from retraced_server.program.functions import Effect, stated_effect
+from retraced_server.program.functions import Effect, acts_on_regions, stated_effect
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.regions import LEVELS
@@ -64,7 +64,7 @@ def _faults(root: fx.GraphModule) -> Iterator[str]:
 
 
 def _faults_of_graph(graph: fx.Graph) -> Iterator[str]:
-    if not any(node.op == "call_function" and stated_effect(node.target).of_regions for node in graph.nodes):
+    if not any(node.op == "call_function" and acts_on_regions(node.target) for node in graph.nodes):
         return
     opened: list[fx.Node] = []
     # The calls that began the levels that values are wrapped in.

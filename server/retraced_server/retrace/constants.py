@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from retraced_server.retrace.attributes import get_attribute, set_attribute
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.torch_compat.fake_tensors import FakeTensor
 from retraced_server.torch_compat.graphs import LazyGraphModule, codegen_of, copy_node, reserve_names
@@ -39,16 +40,9 @@ def _graph_modules(module: fx.GraphModule) -> Iterator[fx.GraphModule]:
     return (child for child in module.modules() if isinstance(child, fx.GraphModule))
 
 
-def _attribute(module: fx.GraphModule, target: str) -> Any:
-    value: Any = module
-    for part in target.split("."):
-        value = getattr(value, part)
-    return value
-
-
 def _tensor_nodes(module: fx.GraphModule) -> Iterator[tuple[fx.Node, torch.Tensor]]:
     for node in module.graph.nodes:
-        if node.op == "get_attr" and isinstance(value := _attribute(module, str(node.target)), torch.Tensor):
+        if node.op == "get_attr" and isinstance(value := get_attribute(module, node.target), torch.Tensor):
             yield node, value
 
 
@@ -84,7 +78,7 @@ def pull_out_of_subgraphs(module: fx.GraphModule) -> fx.GraphModule:
         if node.op != "call_function" or not isinstance(node.target, HigherOrderOperator):
             continue
         attributes = [n for n in node.all_input_nodes if n.op == "get_attr"]
-        subgraphs = {n: b for n in attributes if isinstance(b := _attribute(module, str(n.target)), fx.GraphModule)}
+        subgraphs = {n: b for n in attributes if isinstance(b := get_attribute(module, n.target), fx.GraphModule)}
         tensors, values = next((changed[subgraph] for subgraph in subgraphs.values() if subgraph in changed), ([], []))
         if not tensors:
             inner = {attribute: pull_out_of_subgraphs(subgraph) for attribute, subgraph in subgraphs.items()}
@@ -98,7 +92,7 @@ def pull_out_of_subgraphs(module: fx.GraphModule) -> fx.GraphModule:
             for attribute, subgraph in inner.items():
                 new = _with_operands(subgraph, tensors, values)
                 changed[new] = (tensors, values)
-                _set_attribute(module, str(attribute.target), new)
+                set_attribute(module, attribute.target, new)
         _add_operands(module, node, tensors, values)
     return module
 
@@ -152,11 +146,6 @@ def _read(module: fx.GraphModule, tensor: torch.Tensor, value: Any) -> fx.Node:
     node = module.graph.get_attr(f"_tensor_constant{number}")
     node.meta["val"] = value
     return node
-
-
-def _set_attribute(module: fx.GraphModule, target: str, value: torch.nn.Module) -> None:
-    *path, name = target.split(".")
-    module.get_submodule(".".join(path)).add_module(name, value)
 
 
 def lift_to_inputs(

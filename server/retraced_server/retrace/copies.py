@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 from torch import fx
 
 from retraced_server.retrace.arguments import same_arguments
+from retraced_server.retrace.attributes import get_attribute, set_attribute
 from retraced_server.retrace.constants import copy_graph_module
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.metadata_containers import own_containers, same_node_metadata
@@ -25,10 +25,9 @@ def _copy_with_subgraphs(module: fx.GraphModule, containers: dict[int, Any]) -> 
     for node in result.graph.nodes:
         own_containers(node.meta, containers)
     for node in result.graph.find_nodes(op="get_attr"):
-        subgraph = _attribute(module, node)
-        if isinstance(subgraph, fx.GraphModule) and _attribute(result, node) is subgraph:
-            *path, name = str(node.target).split(".")
-            result.get_submodule(".".join(path)).add_module(name, _copy_with_subgraphs(subgraph, containers))
+        subgraph = get_attribute(module, node.target)
+        if isinstance(subgraph, fx.GraphModule) and get_attribute(result, node.target) is subgraph:
+            set_attribute(result, node.target, _copy_with_subgraphs(subgraph, containers))
     return result
 
 
@@ -68,7 +67,7 @@ def same_graphs(new: fx.GraphModule, old: fx.GraphModule) -> bool:
             return False
         if not same_arguments(a.args, b.args, same_node) or not same_arguments(a.kwargs, b.kwargs, same_node):
             return False
-        if a.op == "get_attr" and not _same_attribute(_attribute(new, a), _attribute(old, b)):
+        if a.op == "get_attr" and not _same_attribute(get_attribute(new, a.target), get_attribute(old, b.target)):
             return False
     return same_node_metadata(new.meta, old.meta)
 
@@ -77,7 +76,3 @@ def _same_attribute(new: Any, old: Any) -> bool:
     if isinstance(new, fx.GraphModule) and isinstance(old, fx.GraphModule):
         return same_graphs(new, old)
     return new is old
-
-
-def _attribute(module: fx.GraphModule, node: fx.Node) -> Any:
-    return operator.attrgetter(str(node.target))(module)

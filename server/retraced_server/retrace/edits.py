@@ -19,6 +19,7 @@ from torch import fx
 
 from retraced_server.program.functions import overload_of
 from retraced_server.retrace.arguments import same_arguments
+from retraced_server.retrace.attributes import MISSING, find_attribute, get_attribute
 from retraced_server.retrace.autocast_states import autocast_states, autocast_states_of_graph
 from retraced_server.retrace.execute import has_result
 from retraced_server.retrace.graphs import node_key, walk_graphs
@@ -26,8 +27,6 @@ from retraced_server.retrace.node_correspondence import NodeCorrespondence
 from retraced_server.retrace.regions import AutocastState
 from retraced_server.torch_compat.graphs import PassResult
 from retraced_server.torch_compat.operators import schema_of
-
-_MISSING = object()
 
 
 # Targets, arguments and values are whatever a graph has.
@@ -106,7 +105,7 @@ class Edits:
         copies: dict[fx.Node, fx.Node] = {}
         autocast = autocast_states(module)
         for path, graph_module in walk_graphs(copy):
-            original = operator.attrgetter(path)(module) if path else module
+            original = get_attribute(module, path) if path else module
             copies.update(zip(original.graph.nodes, graph_module.graph.nodes, strict=True))
             for node in original.graph.nodes:
                 record = self._records.get(node)
@@ -203,7 +202,7 @@ class Edits:
             is_call = node.op == "call_function"
             needs_value = has_result(node.target) if is_call else isinstance(attribute, torch.Tensor)
             return self.states_values and (not needs_value or self._states_value(node) or self._is_copy(node, autocast))
-        value = attribute if node.op == "get_attr" else node.meta.get("val", _MISSING)
+        value = attribute if node.op == "get_attr" else node.meta.get("val", MISSING)
         if value is not record.value:
             # What an input is, nothing but its value says.
             return self.states_values and node.op == "call_function" and self._states_value(node)
@@ -217,16 +216,16 @@ class Edits:
         """Whether a call that is known has a value that was recorded by hand, and that is taken as it is."""
         if not self.states_values or node.op != "call_function" or (record := self._records.get(node)) is None:
             return False
-        return node.meta.get("val", _MISSING) is not record.value and self._states_value(node)
+        return node.meta.get("val", MISSING) is not record.value and self._states_value(node)
 
     def _states_value(self, node: fx.Node) -> bool:
         """Whether a value was recorded by hand: not one that came along with metadata copied from another node."""
-        value = node.meta.get("val", _MISSING)
-        return value is not _MISSING and id(value) not in self._recorded
+        value = node.meta.get("val", MISSING)
+        return value is not MISSING and id(value) not in self._recorded
 
     def _is_copy(self, node: fx.Node, autocast: AutocastState) -> bool:
         """Whether an unknown node has the recorded value of a known one along with its call, as in a graph that a pass has copied."""
-        _, known = self._recorded.get(id(node.meta.get("val", _MISSING)), (None, []))
+        _, known = self._recorded.get(id(node.meta.get("val", MISSING)), (None, []))
         return any(
             self._records[other].fits
             and self._autocast.get(other, ()) == autocast
@@ -241,7 +240,7 @@ class Edits:
         record = self._records.get(known)
         if node.op == "get_attr":
             return known.op == "get_attr" and node.target == known.target
-        return record is not None and record.value is not _MISSING and node.meta.get("val", _MISSING) is record.value
+        return record is not None and record.value is not MISSING and node.meta.get("val", MISSING) is record.value
 
     def is_disturbed(self, graph: fx.Graph) -> bool:
         """Whether any value of a graph may have changed, since what is written in place is no longer, or in another order."""
@@ -273,10 +272,10 @@ class Edits:
         """Records again what was recorded for nodes whose value was changed by hand, unless it is taken as it is."""
         for node in graph.nodes:
             record = self._records.get(node) if node.op == "call_function" else None
-            if record is None or not record.fits or node.meta.get("val", _MISSING) is record.value:
+            if record is None or not record.fits or node.meta.get("val", MISSING) is record.value:
                 continue
             if not (self.states_values and self._states_value(node)):
-                if record.value is _MISSING:
+                if record.value is MISSING:
                     del node.meta["val"]
                 else:
                     node.meta["val"] = record.value
@@ -294,7 +293,7 @@ class Edits:
         """The value that was recorded for a node, though it may have been erased since; for a `get_attr` node the attribute."""
         record = self._records.get(node)
         value = node.meta.get("val") if record is None else record.value
-        return None if value is _MISSING else value
+        return None if value is MISSING else value
 
     # -- where nodes came from ---------------------------------------------------------------------------------------------------
 
@@ -338,16 +337,12 @@ def _is_same_call(node: fx.Node, call: RecordedCall, same_node: Callable[[Any, f
 
 
 def _value(module: fx.GraphModule, node: fx.Node) -> Any:
-    return _attribute(module, node) if node.op == "get_attr" else node.meta.get("val", _MISSING)
+    return _attribute(module, node) if node.op == "get_attr" else node.meta.get("val", MISSING)
 
 
+# An attribute is whatever a `get_attr` node reads.
 def _attribute(module: fx.GraphModule, node: fx.Node) -> Any:
-    if node.op != "get_attr":
-        return None
-    try:
-        return operator.attrgetter(str(node.target))(module)
-    except AttributeError:
-        return _MISSING
+    return find_attribute(module, node.target, MISSING) if node.op == "get_attr" else None
 
 
 def _length(output: fx.Node) -> int:

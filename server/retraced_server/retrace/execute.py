@@ -8,7 +8,7 @@ from typing import Any, TypeGuard, cast
 
 import torch
 
-from retraced_server.program.functions import overload_of
+from retraced_server.program.functions import acts_on_regions, overload_of
 from retraced_server.retrace.aliases import written_arguments
 from retraced_server.retrace.arguments import Argument, map_leaves
 from retraced_server.retrace.errors import ExportPassError
@@ -46,6 +46,12 @@ def changes_metadata(target: Any) -> bool:
     """Whether an operator changes the sizes or strides of an argument in place, as `unsqueeze_` does."""
     op = overload_of(target)
     return op is not None and torch.Tag.inplace_view in op.tags
+
+
+@cache
+def is_plain(target: Any) -> bool:
+    """Whether a call does nothing but compute: it neither asserts facts about symbols, changes metadata in place, nor acts on regions."""
+    return not (is_symbolic_assert(target) or changes_metadata(target) or acts_on_regions(target))
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.program.functions import stated_effect
+from retraced_server.program.functions import acts_on_regions
 from retraced_server.retrace.arguments import map_leaves
 from retraced_server.retrace.batched_execution import executed_in_levels
 from retraced_server.retrace.batched_values import BatchedValues
@@ -74,7 +74,7 @@ class Executor:
                     self._run(target, (args, kwargs), self._data((args, kwargs)))
 
     def _run(self, target: Any, arguments: tuple[Any, Any], data: tuple[Any, Any]) -> Any:
-        if stated_effect(target).of_regions:
+        if acts_on_regions(target):
             return self._regions.execute(target, map_leaves(arguments, ProxyValue, lambda proxy: proxy.node), data)
         execution = execute(target, *data, self._session.fake_result_cache.get)
         if execution.written:

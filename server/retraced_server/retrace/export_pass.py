@@ -17,7 +17,6 @@ from retraced_server.retrace.edge import edge_operators
 from retraced_server.retrace.edited_run import current_scope, guard_methods
 from retraced_server.retrace.edits import Edits
 from retraced_server.retrace.errors import ExportPassError
-from retraced_server.retrace.given_graph import GivenGraph
 from retraced_server.retrace.graph_builder import build_input, build_node, build_subgraph
 from retraced_server.retrace.graph_retrace import GraphRetrace
 from retraced_server.retrace.interpreter import ExportInterpreter as _ExportInterpreter
@@ -151,8 +150,7 @@ class ExportPass(PassBase):
             session = Session(graph_module, inputs, context.mode, context.on_progress, scope.edits or scope.given)
             state.run = run = PassRun(session, context, type(self).__only)
             self.fake_tensor_mode = self.tracer.fake_tensor_mode = session.fake_mode
-            lend = None if scope.given is None else scope.given.lend
-            with context, context.lending(lend), session.running(), session.transaction.attributing(context.place):
+            with context, context.lending(run.lend), session.running(), session.transaction.attributing(context.place):
                 result = self.call_submodule(graph_module, tuple(inputs))
             if result.modified:
                 session.transaction.commit(graph_module, add_own_guards)
@@ -171,8 +169,7 @@ class ExportPass(PassBase):
             return result
         finally:
             state.run = None
-            self.tracer = self.ExportTracer(self, CodeGen())
-            self.fake_tensor_mode = None
+            self.fake_tensor_mode = self.tracer.fake_tensor_mode = None
 
     def call_submodule(self, graph_module: fx.GraphModule, inputs: tuple[Argument, ...]) -> PassResult:
         """Visit a graph: the root, or a subgraph of a higher-order operator.
@@ -218,27 +215,20 @@ class ExportPass(PassBase):
         tracer.fake_tensor_mode = run.session.fake_mode
         path = subgraph_path(graph_module, run.retrace)
         retrace = GraphRetrace(run.session, graph_module, path, tracer, autocast, batched)
-        outer_tracer, outer_retrace = self.tracer, run.retrace
-        self.tracer, run.retrace = tracer, retrace
+        outer = self.tracer
+        self.tracer = tracer
+        run.visiting.append(retrace)
         try:
             with run.context.visiting(path):
                 self.ExportInterpreter(self, graph_module).run(*data)
         finally:
-            self.tracer, run.retrace = outer_tracer, outer_retrace
-        # Hooks may also change the nodes of values that they are given back, and nodes that were not visited yet.
-        edits = run.session.edits
-        retrace.modified |= retrace.correspondence.forget_edited()
-        retrace.modified |= isinstance(edits, GivenGraph) and edits.is_edited(graph_module.graph)
-        if retrace.modified:
-            retrace.drop_unused_subgraphs()
-            module = LazyGraphModule(tracer.root, tracer.graph)
-            module.meta.update(graph_module.meta)
-            retrace.result = module
-            # What a subgraph is given may well have changed.
-            if run.retrace is None and self.should_preserve_symbolic_input_metadata():
-                retrace.check_symbolic_inputs()
+            self.tracer = outer
+            run.visiting.pop()
+        # What a subgraph is given may well have changed.
+        if retrace.finish() and run.retrace is None and self.should_preserve_symbolic_input_metadata():
+            retrace.check_symbolic_inputs()
         if run.retrace is not None:
-            run.retrace.batched.add_subgraph(retrace.result, tracer.graph.output_node().args[0], batched)
+            retrace.add_results_to(run.retrace.batched)
         run.retraces.append(retrace)
         return PassResult(retrace.result, retrace.modified)
 
@@ -404,12 +394,13 @@ class ExportPass(PassBase):
     def _fx(
         self, kind: str, target: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata
     ) -> ProxyValue[Any]:
-        if not is_running(self):
+        state = state_of(self)
+        if state.run is None:
             return build_node(self, kind, target, args, kwargs, meta)
         if kind == "call_function":
-            return state_of(self).retrace.call_function(target, args, kwargs, meta)
+            return state.retrace.call_function(target, args, kwargs, meta)
         if kind == "output":
-            return state_of(self).retrace.output(args[0], meta)
+            return state.retrace.output(args[0], meta)
         raise ExportPassError(f"a pass cannot make a node of kind {kind}")
 
 

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from retraced_server.program.functions import overload_of, stated_effect
+from retraced_server.program.functions import acts_on_regions, overload_of
 from retraced_server.retrace.aliases import storages
 from retraced_server.retrace.descriptions import Descriptions
 from retraced_server.retrace.values import free_symbols
@@ -133,7 +133,7 @@ class FakeResultCache:
             op is None
             or call is None
             or not is_builtin(op)
-            or stated_effect(target).of_regions
+            or acts_on_regions(target)
             or not tensors
             or is_any_autocast_enabled()
             or torch.is_grad_enabled()

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from retraced_server.retrace.attributes import find_attribute
+
 
 def walk_graphs(module: fx.GraphModule) -> Iterator[tuple[str, fx.GraphModule]]:
     """Yields every graph with its path, each subgraph right after the graph that holds it, in the order of its nodes.
@@ -43,9 +45,7 @@ def subgraph_of(module: torch.nn.Module, node: object) -> fx.GraphModule | None:
     """Gives the graph module that a `get_attr` node of a graph stands for, or None where the argument is anything else."""
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return None
-    found: object = module
-    for part in str(node.target).split("."):
-        found = getattr(found, part, None)
+    found = find_attribute(module, node.target)
     return found if isinstance(found, fx.GraphModule) else None
 
 

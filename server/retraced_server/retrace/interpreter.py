@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.program.functions import overload_of, stated_effect
+from retraced_server.program.functions import acts_on_regions, overload_of
 from retraced_server.retrace.arguments import Argument, map_leaves
+from retraced_server.retrace.attributes import get_attribute
 from retraced_server.retrace.errors import (
     ExportPassError,
     InvalidGraphError,
@@ -119,7 +120,7 @@ class ExportInterpreter(fx.Interpreter):
         retrace.begin(node, self.map_nodes_to_values(node.args[0], node) if node.op == "output" else None)
         has_hook = node.op != "call_function" or self._has_hook(node.target)
         result = self.run_node(node) if has_hook else self._without_hook(node)
-        if node.op == "get_attr" and result is _attribute(self.module, str(node.target)):
+        if node.op == "get_attr" and result is get_attribute(self.module, node.target):
             retrace.get_attr(node, result)
         else:
             retrace.end(node, result)
@@ -129,8 +130,12 @@ class ExportInterpreter(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Argument:
         """Visits a node: calls `placeholder`, `get_attr`, `call_function` or `output` with what its arguments have become."""
         self.node = n
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        args, kwargs = self._retrace.loaded = self.fetch_args_kwargs_from_env(n)
         return getattr(self, n.op)(n.target, args, kwargs)
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[Any, Any]:
+        """Give the arguments of a node, with what nodes have become in their place."""
+        return self.map_nodes_to_values(n.args, n), self.map_nodes_to_values(n.kwargs, n) if n.kwargs else {}
 
     def map_nodes_to_values(self, args: Any, n: fx.Node) -> Any:
         """Puts what nodes have become in their place among arguments."""
@@ -168,14 +173,14 @@ class ExportInterpreter(fx.Interpreter):
 
     def _has_hook(self, target: Any) -> bool:
         # They stay where they are, as they are: no hook of torch's class takes them.
-        if stated_effect(target).of_regions and overload_of(target) is None:
+        if acts_on_regions(target) and overload_of(target) is None:
             return False
         only = self._run.only
         # A higher-order operator's hook visits its subgraphs.
         return only is None or target in only or isinstance(target, HigherOrderOperator)
 
     def _without_hook(self, node: fx.Node) -> Argument:
-        kept = self._retrace.keep(node)
+        kept = self._retrace.reuse_without_hook(node)
         if kept is not None:
             return kept
         args, kwargs = self.fetch_args_kwargs_from_env(node)
@@ -248,11 +253,4 @@ def _hook_kind(target: Any) -> _HookKind | None:
     module = getattr(target, "__module__", None)
     if module in _SYM_MODULES or target in _SYM_FUNCTIONS:
         return _HookKind.SYM
-    return _HookKind.NONE if module in _PLAIN_MODULES or stated_effect(target).of_regions else None
-
-
-def _attribute(module: torch.nn.Module, target: str) -> Any:
-    value: Any = module
-    for part in target.split("."):
-        value = getattr(value, part)
-    return value
+    return _HookKind.NONE if module in _PLAIN_MODULES or acts_on_regions(target) else None

@@ -20,23 +20,31 @@ class NodeMetadata:
         held: What it holds, to be read only: its containers may still be the node's.
     """
 
-    __slots__ = ("_has_own_containers", "held")
+    __slots__ = ("_given", "_has_own_containers", "held")
 
     def __init__(self, data: dict[str, NodeMetadataValue]) -> None:
         self.held: dict[str, NodeMetadataValue] = data.copy()
         self._has_own_containers = False
+        # What it is a copy of, as long as nobody can have changed it.
+        self._given: dict[str, NodeMetadataValue] | None = data
 
     @property
     def data(self) -> dict[str, NodeMetadataValue]:
         """The dictionary that it is, with containers of its own, which are copied when a hook first asks for any."""
         if not self._has_own_containers:
             self._has_own_containers = True
+            self._given = None
             own_containers(self.held, {})
         return self.held
 
     @data.setter
     def data(self, data: dict[str, NodeMetadataValue]) -> None:
         self.held = data
+        self._given = None
+
+    def is_copy_of(self, metadata: dict[str, NodeMetadataValue]) -> bool:
+        """Whether it is known to hold what it was made of; where it is not, it may hold the same nevertheless."""
+        return self._given is metadata
 
     def __getitem__(self, key: str) -> NodeMetadataValue:
         value = self.held[key]
@@ -51,6 +59,7 @@ class NodeMetadata:
         if key in PROTECTED_KEYS:
             raise RuntimeError(f"Could not override node key: {key}")
         self.held[key] = value
+        self._given = None
 
     def __contains__(self, key: str) -> bool:
         return key in self.held

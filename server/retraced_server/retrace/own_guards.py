@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.program.functions import stated_effect
+from retraced_server.program.functions import acts_on_regions
 from retraced_server.retrace.execute import execute
 from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.regions import Regions, under_autocast
@@ -50,7 +50,7 @@ def add_own_guards(module: fx.GraphModule) -> None:
 def _is_executed(node: fx.Node) -> bool:
     if node.op != "call_function" or isinstance(node.target, HigherOrderOperator):
         return False
-    return not stated_effect(node.target).of_regions
+    return not acts_on_regions(node.target)
 
 
 # A recorded value is whatever an operator returns.

@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx
 
 from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.given_graph import GivenGraph
 from retraced_server.retrace.graph_retrace import GraphRetrace
 from retraced_server.retrace.outcome import RetraceOutcome
 from retraced_server.retrace.pass_context import PassContext
@@ -30,7 +31,7 @@ class PassRun:
         only: The operators and functions whose hooks are called; None for all.
         visited: The graphs that were visited.
         retraces: What became of them.
-        retrace: The graph that is visited.
+        visiting: The graphs that are visited, outermost first.
     """
 
     session: Session
@@ -38,7 +39,19 @@ class PassRun:
     only: Collection[Any] | None
     visited: VisitedSubgraphs = field(default_factory=VisitedSubgraphs)
     retraces: list[GraphRetrace] = field(default_factory=list)
-    retrace: GraphRetrace | None = None
+    visiting: list[GraphRetrace] = field(default_factory=list)
+
+    @property
+    def retrace(self) -> GraphRetrace | None:
+        """The graph that is visited, innermost."""
+        return self.visiting[-1] if self.visiting else None
+
+    def lend(self) -> None:
+        """Get ready for a hook that has come by a node of the given graph, and may edit it."""
+        if isinstance(self.session.edits, GivenGraph):
+            for retrace in self.visiting:
+                retrace.materialize()
+            self.session.edits.lend()
 
 
 @dataclass(eq=False)
@@ -106,5 +119,7 @@ def is_running(instance: object) -> bool:
 def state_of(instance: object) -> PassState:
     """Return the state of a pass object. Its class may have a constructor that does not call that of `ExportPass`."""
     # Not by setattr, which a subclass may define.
-    state: PassState = vars(instance).setdefault(STATE_ATTRIBUTE, PassState())
+    state: PassState | None = vars(instance).get(STATE_ATTRIBUTE)
+    if state is None:
+        state = vars(instance)[STATE_ATTRIBUTE] = PassState()
     return state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import fx
@@ -14,25 +14,65 @@ from retraced_server.retrace.errors import ExportPassError
 _T = TypeVar("_T")
 
 
+class CopiesNodes(Protocol):
+    """A graph under construction, in which nodes that are as they were get copies when somebody asks for one."""
+
+    def proxy_of(self, old: fx.Node) -> fx.Proxy:
+        """Return the proxy of an old node's copy."""
+
+
+class PendingCopy:
+    """Stands for the copy of an old node, which is made when somebody asks for it.
+
+    Args:
+        graph: The graph under construction.
+        old: The old node.
+    """
+
+    __slots__ = ("graph", "old")
+
+    def __init__(self, graph: CopiesNodes, old: fx.Node) -> None:
+        self.graph = graph
+        self.old = old
+
+
 class ProxyValue(Generic[_T]):
     """The result of a node of the graph under construction.
 
     Attributes:
         data: A fake tensor, a symbolic or plain number, or a nested sequence of these.
-        proxy_or_node: The `fx.Proxy` or `fx.Node` that stands for it in the graph.
     """
 
-    __slots__ = ("data", "proxy_or_node")
+    __slots__ = ("_source", "data")
 
     # `data` is whatever an operator returns.
-    def __init__(self, data: Any, proxy: fx.Proxy | fx.Node) -> None:
+    def __init__(self, data: Any, proxy: fx.Proxy | fx.Node | PendingCopy) -> None:
         self.data = data
-        self.proxy_or_node = proxy
+        self._source = proxy
+
+    @property
+    def pending(self) -> fx.Node | None:
+        """The old node that it stands for as it was, where nobody has asked for a copy of that."""
+        source = self._source
+        return source.old if type(source) is PendingCopy else None
+
+    @property
+    def proxy_or_node(self) -> fx.Proxy | fx.Node:
+        """The `fx.Proxy` or `fx.Node` that stands for it in the graph."""
+        source = self._source
+        if isinstance(source, PendingCopy):
+            self._source = source = source.graph.proxy_of(source.old)
+        return source
+
+    @proxy_or_node.setter
+    def proxy_or_node(self, source: fx.Proxy | fx.Node) -> None:
+        self._source = source
 
     @property
     def node(self) -> fx.Node:
         """The node that computes the value."""
-        return self.proxy_or_node if isinstance(self.proxy_or_node, fx.Node) else self.proxy_or_node.node
+        source = self.proxy_or_node
+        return source if isinstance(source, fx.Node) else source.node
 
     @property
     def proxy(self) -> fx.Proxy:
@@ -41,9 +81,10 @@ class ProxyValue(Generic[_T]):
         Raises:
             RuntimeError: The value was made with a bare node.
         """
-        if isinstance(self.proxy_or_node, fx.Proxy):
-            return self.proxy_or_node
-        raise RuntimeError(f"ProxyValue doesn't have attached Proxy object. Node: {self.proxy_or_node.format_node()}")
+        source = self.proxy_or_node
+        if isinstance(source, fx.Proxy):
+            return source
+        raise RuntimeError(f"ProxyValue doesn't have attached Proxy object. Node: {source.format_node()}")
 
     def to_tensor(self) -> torch.Tensor:
         """Gives the data as a tensor.

@@ -17,7 +17,7 @@ import torch
 from torch import fx
 
 from retraced_server.errors import text_of
-from retraced_server.program.functions import UNWRAPS_FROM_LEVEL, WRAPS_FOR_LEVEL, Effect, stated_effect
+from retraced_server.program.functions import UNWRAPS_FROM_LEVEL, WRAPS_FOR_LEVEL, Effect, acts_on_regions, stated_effect
 from retraced_server.retrace.arguments import map_leaves
 from retraced_server.retrace.batched_values import BatchedValues
 from retraced_server.retrace.entered_regions import entered_regions
@@ -106,7 +106,7 @@ class RegionExecutor:
     # A target is anything that fx calls.
     def state(self, target: Any) -> AbstractContextManager[None]:
         """Enter the autocast that the next call is in. One that is executed with its region enters it where the region does."""
-        return nullcontext() if stated_effect(target).of_regions else under_autocast(self._regions.autocast)
+        return nullcontext() if acts_on_regions(target) else under_autocast(self._regions.autocast)
 
     # Targets, arguments and values are whatever a graph has.
     def execute(self, target: Any, arguments: tuple[Any, Any], data: tuple[Any, Any]) -> Any:

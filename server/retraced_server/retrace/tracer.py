@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from retraced_server.torch_compat.fake_tensors import (
     UnsupportedFakeTensorException,
     extract_tensor_metadata,
 )
-from retraced_server.torch_compat.graphs import INHERITED_META, CodeGen, fresh_name, node_source, reserve_names, taken_names
+from retraced_server.torch_compat.graphs import INHERITED_META, CodeGen, fresh_name, node_source, taken_names
 from retraced_server.torch_compat.operators import is_lowered_module
 from retraced_server.torch_compat.pytree import pytree
 
@@ -42,6 +42,7 @@ class ExportTracer(fx.Tracer):
 
     Attributes:
         visited: The old node that nodes are made for, whose stack trace and the like they take; None for none.
+        before_use: Called before anything is asked of the graph or its module for the first time; None for nothing.
         makes_copies: Whether nodes that stay as they were have to be made by it too, since a subclass makes nodes in a way of its own.
     """
 
@@ -50,7 +51,9 @@ class ExportTracer(fx.Tracer):
         refuse_overrides(cls, ExportTracer, _NOT_CALLED)
 
     def __init__(self, callback: MakesNodes, codegen: CodeGen) -> None:
-        super().__init__()
+        # It traces no functions, so that none has to be known by its name.
+        super().__init__(autowrap_modules=())  # type: ignore[arg-type]  # torch gives it the type of its default
+        self.before_use: Callable[[], None] | None = None
         self.callback = callback
         self.root = torch.nn.Module()
         self.graph = fx.Graph()
@@ -66,9 +69,32 @@ class ExportTracer(fx.Tracer):
         self.attribute_nodes: dict[int, tuple[Any, fx.Node]] = {}
         self._numbers = SymbolicNumbers(callback, self.graph)
 
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph that is built."""
+        self._use()
+        return self._graph
+
+    @graph.setter
+    def graph(self, graph: fx.Graph) -> None:
+        self._graph = graph
+
+    @property
+    def root(self) -> torch.nn.Module:
+        """The module that holds the graph's attributes."""
+        self._use()
+        return self._root
+
+    @root.setter
+    def root(self, root: torch.nn.Module) -> None:
+        self._root = root
+
+    def _use(self) -> None:
+        if self.before_use is not None:
+            self.before_use()
+
     def reserve(self, module: fx.GraphModule) -> None:
-        """Keeps the names of a graph's nodes for these nodes, and those of its module's attributes for the attributes."""
-        reserve_names(self.graph, module.graph.nodes)
+        """Keep the names of a module's attributes for these attributes."""
         self._attributes = module
 
     def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
@@ -79,36 +105,6 @@ class ExportTracer(fx.Tracer):
     def taken_names(self) -> set[str]:
         """Names that nodes have, or that are reserved for them."""
         return taken_names(self.graph)
-
-    def set_attribute(self, target: str, value: Any) -> None:
-        """Sets an attribute of the new module by its dotted path, making modules on the way."""
-        *path, name = target.split(".")
-        module = self.root
-        for part in path:
-            if not hasattr(module, part):
-                module.add_module(part, torch.nn.Module())
-            module = getattr(module, part)
-        if isinstance(value, torch.nn.Module):
-            module.add_module(name, value)
-        else:
-            setattr(module, name, value)
-
-    def attribute(self, target: str) -> Any:
-        """Gives an attribute of the new module by its dotted path."""
-        return operator.attrgetter(target)(self.root)
-
-    def has_attribute(self, target: str) -> bool:
-        """Whether the new module has an attribute at a dotted path."""
-        try:
-            self.attribute(target)
-        except AttributeError:
-            return False
-        return True
-
-    def drop_attribute(self, target: str) -> None:
-        """Removes an attribute of the new module by its dotted path."""
-        *path, name = target.split(".")
-        delattr(self.root.get_submodule(".".join(path)), name)
 
     def fresh_name(self, name: str) -> str:
         """Finds a node name like the given one that no node has, and takes it."""
@@ -172,6 +168,7 @@ class ExportTracer(fx.Tracer):
         return super().create_arg(a)
 
     def _module(self, module: torch.nn.Module) -> fx.Node:
+        self._use()
         if module not in self.submodules:
             name = self.fresh_attribute("lowered_module_" if is_lowered_module(module) else "submodule_")
             self.root.add_module(name, module)
@@ -179,6 +176,7 @@ class ExportTracer(fx.Tracer):
         return self.submodules[module]
 
     def _tensor(self, tensor: torch.Tensor) -> fx.Node:
+        self._use()
         known = self.attribute_nodes.get(id(tensor))
         if known is not None:
             return known[1]
