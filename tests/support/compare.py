@@ -25,10 +25,9 @@ from .describe import alias_sets, describe_program, values
 # What a call returned, what became of its inputs, and of the program's parameters and buffers.
 _Run = tuple[Any, Any, dict[str, torch.Tensor]]
 
-# Stacks are of whoever made a symbol, and a key of a cache says nothing by itself.
-_SHAPE_ENV_FACTS = tuple(
-    name for name, kind in FIELDS.items() if kind.is_fact and name not in ("var_to_stack", "_prev_cache_key")
-)
+# Who found a fact, and which work is still to be done, are no facts.
+_OF_NO_MATTER = ("var_to_stack", "var_to_range_sloc", "replacements_slocs", "_prev_cache_key", "_resimplify_floor_div_axioms")
+_SHAPE_ENV_FACTS = tuple(name for name, kind in FIELDS.items() if kind.is_fact and name not in _OF_NO_MATTER)
 _FAKE_MODE_SETTINGS = (
     "allow_fallback_kernels",
     "allow_non_fake_inputs",
