@@ -13,9 +13,9 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.export.unflatten import unflatten
 from torch.fx.experimental.symbolic_shapes import free_symbols
 
+from retraced_server.analysis.graphs import node_key
+from retraced_server.analysis.value_numbers import call_key
 from retraced_server.passes import run_pipeline
-from retraced_server.passes._keys import call_key
-from retraced_server.retrace.graphs import node_key
 from tests.passes.support import DECOMPOSABLE, QUICK, decomposed, export, names, node_keys
 from tests.support.case import ProgramCase
 from tests.support.compare import assert_shape_env_unchanged, loaded, shape_env_snapshot

@@ -7,8 +7,8 @@ import torch
 from torch._export.serde.serialize import _SYM_OPS, GraphModuleDeserializer, GraphModuleSerializer
 from torch.export.graph_signature import ExportGraphSignature
 
+from retraced_server.analysis.targets import SYM_OPERATORS
 from retraced_server.errors import Reason, RetracedError
-from retraced_server.program.functions import SYM_OPERATORS
 from retraced_server.program.operators import _BY_NAME, Operators, operator_name
 from tests.support import programs
 

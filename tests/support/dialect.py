@@ -9,9 +9,9 @@ from typing import Any
 from torch import fx
 from torch._ops import OpOverload
 
+from retraced_server.analysis.graphs import walk_graphs
 from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue
 from retraced_server.retrace.copies import copy_with_subgraphs
-from retraced_server.retrace.graphs import walk_graphs
 
 
 class DialectOperator:

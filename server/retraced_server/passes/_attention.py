@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.retrace.graphs import walk_graphs
+from retraced_server.analysis.graphs import walk_graphs
 from retraced_server.torch_compat.decompositions import stride_order
 
 _aten = torch.ops.aten

@@ -9,11 +9,11 @@ from typing import Any
 import sympy
 from torch import fx
 
+from retraced_server.analysis.attributes import delete_attribute, set_attribute
+from retraced_server.analysis.graphs import node_key, subgraph_of, walk_graphs
+from retraced_server.analysis.value_numbers import UnkeyedError, call_key
 from retraced_server.passes._correspondence import ASSERT_SCALAR, Correspondence, GraphMatch
-from retraced_server.passes._keys import UnkeyedError, call_key
 from retraced_server.passes._working_copy import TAG
-from retraced_server.retrace.attributes import delete_attribute, set_attribute
-from retraced_server.retrace.graphs import node_key, subgraph_of, walk_graphs
 from retraced_server.retrace.values import same_metadata
 from retraced_server.torch_compat.graphs import fresh_name, replace_namespace, reserve_names, set_name
 

@@ -8,7 +8,7 @@ import sympy
 import torch
 from torch import fx
 
-from retraced_server.retrace.graphs import walk_graphs
+from retraced_server.analysis.graphs import walk_graphs
 from retraced_server.torch_compat.fake_tensors import FakeTensor, TensorMetadata, storage_key, with_sizes
 from retraced_server.torch_compat.symbolic_shapes import SYMBOLIC, ShapeEnv, raw_expression, rebuilt
 

@@ -10,8 +10,8 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 
-from retraced_server.passes._aliasing import aliased_arguments
-from retraced_server.passes._effects import written_arguments
+from retraced_server.analysis.alias_sets import aliased_arguments
+from retraced_server.analysis.effects import written_arguments
 from retraced_server.torch_compat.fake_tensors import FakeTensor, storage_id
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter, FakeTensor)

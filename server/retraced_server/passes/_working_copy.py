@@ -13,8 +13,8 @@ from torch import fx
 from torch.export import ExportedProgram, ModuleCallEntry
 from torch.export.graph_signature import ConstantArgument, ExportGraphSignature, OutputKind, OutputSpec
 
-from retraced_server.retrace.attributes import find_attribute, set_attribute
-from retraced_server.retrace.graphs import child_path, node_key, subgraph_of
+from retraced_server.analysis.attributes import find_attribute, set_attribute
+from retraced_server.analysis.graphs import child_path, node_key, subgraph_of
 from retraced_server.torch_compat.programs import set_parts
 
 # Of the metadata that torch's tracer copies from the node being run to the nodes it makes, the one key that neither export

@@ -8,15 +8,15 @@ from typing import Any
 
 from torch import fx
 
-from retraced_server.passes._aliasing import Aliases, holds_tensor, is_view
-from retraced_server.passes._effects import draws_random_numbers, has_effect
-from retraced_server.passes._keys import UnkeyedError, call_key
+from retraced_server.analysis.alias_sets import AliasSets, holds_tensor, is_view
+from retraced_server.analysis.effects import draws_random_numbers, has_effect
+from retraced_server.analysis.graphs import walk_graphs
+from retraced_server.analysis.targets import overload_of
+from retraced_server.analysis.value_numbers import UnkeyedError, call_key
 from retraced_server.passes._missed_remarks import MissedRemarks
 from retraced_server.passes.registry import register_pass
-from retraced_server.program.functions import overload_of
 from retraced_server.retrace import Argument, ExportPass, NodeMetadata, PassResult, ProxyValue, pass_context
 from retraced_server.retrace.edited_run import reads_only
-from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.pass_state import state_of
 from retraced_server.retrace.regions import Regions
 from retraced_server.retrace.values import metadata_key, same_metadata
@@ -105,7 +105,7 @@ class _Finder:
         self._protected = protected
         self._preserved = preserved
         self._missed = missed
-        self._aliases = Aliases(module)
+        self._aliases = AliasSets(module)
         self._stands_for: dict[fx.Node, fx.Node] = {}
 
     def find(self) -> dict[fx.Node, fx.Node]:

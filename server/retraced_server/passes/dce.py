@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import sympy
 from torch import fx
 
-from retraced_server.passes._effects import draws_random_numbers, has_effect, subgraphs
+from retraced_server.analysis.attributes import delete_attribute, set_attribute
+from retraced_server.analysis.effects import draws_random_numbers, has_effect, subgraphs
+from retraced_server.analysis.graphs import subgraph_of, walk_graphs
 from retraced_server.passes._missed_remarks import MissedRemarks
 from retraced_server.passes.registry import register_pass
 from retraced_server.retrace import PassBase, PassResult, pass_context
-from retraced_server.retrace.attributes import delete_attribute, set_attribute
 from retraced_server.retrace.constants import copy_graph_module
-from retraced_server.retrace.graphs import subgraph_of, walk_graphs
 from retraced_server.retrace.values import free_symbols
 
 

@@ -15,6 +15,7 @@ from torch import fx
 from torch.export import ExportedProgram, ModuleCallEntry, ModuleCallSignature
 from torch.export.graph_signature import ConstantArgument, ExportGraphSignature, InputKind, OutputKind
 
+from retraced_server.analysis.graphs import node_key, walk_graphs
 from retraced_server.passes._attention import has_attention, keep_strides
 from retraced_server.passes._correspondence import Correspondence
 from retraced_server.passes._naming import adopt, origins
@@ -26,7 +27,6 @@ from retraced_server.passes.base import ProgramPass, ProgramPassResult
 from retraced_server.passes.registry import Option, register_pass
 from retraced_server.pipeline.catalogue import IrLevel
 from retraced_server.retrace.errors import ExportPassError, place_of
-from retraced_server.retrace.graphs import node_key, walk_graphs
 from retraced_server.retrace.own_guards import add_own_guards
 from retraced_server.torch_compat.decompositions import Decompositions, TableName, decompositions, run_decompositions
 from retraced_server.torch_compat.graphs import get_current_meta

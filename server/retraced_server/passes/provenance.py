@@ -7,8 +7,8 @@ from functools import cached_property
 
 from torch import fx
 
+from retraced_server.analysis.graphs import node_key, walk_graphs
 from retraced_server.pipeline.domain import Provenance
-from retraced_server.retrace.graphs import node_key, walk_graphs
 
 
 class ProvenanceLedger:

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from retraced_server.analysis.targets import overload_of
 from retraced_server.passes.ir_level import require_level
 from retraced_server.passes.registry import register_pass
 from retraced_server.pipeline.catalogue import IrLevel
-from retraced_server.program.functions import overload_of
 from retraced_server.retrace import Argument, ExportPass, ExportPassError, NodeMetadata, ProxyValue, pass_context
 from retraced_server.torch_compat.operators import OpOverload, base_name, overload_name, schema_of
 

@@ -16,9 +16,9 @@ from typing import Any, Final, cast
 
 import torch
 
+from retraced_server.analysis.namespaces import DEFAULT_MODULES, DEFAULT_NAMESPACES, how_to_allow
+from retraced_server.analysis.targets import FUNCTIONS, HIGHER_ORDER, ORDERED, PRIM, Target
 from retraced_server.program.errors import program_invalid, program_unsupported, shortened
-from retraced_server.program.functions import FUNCTIONS, HIGHER_ORDER, ORDERED, PRIM, Target
-from retraced_server.program.namespaces import DEFAULT_MODULES, DEFAULT_NAMESPACES, how_to_allow
 from retraced_server.program.operator_lists import listed_operators
 from retraced_server.program.operator_lists.unlisted import why_unlisted
 from retraced_server.program.options import LONGEST_NAME

@@ -17,13 +17,13 @@ from msgspec import UNSET
 from torch import fx
 from torch.export.graph_signature import ExportGraphSignature
 
+from retraced_server.analysis.targets import SYM_OPERATORS, Target
 from retraced_server.errors import RetracedError
 from retraced_server.program import schema
 from retraced_server.program.aliases import Aliases
 from retraced_server.program.argument_checks import check_arguments, check_operand
 from retraced_server.program.errors import cause, located, program_invalid, program_unsupported, shortened
 from retraced_server.program.fake_tensors import FakeTensors
-from retraced_server.program.functions import SYM_OPERATORS, Target
 from retraced_server.program.names import check_name
 from retraced_server.program.node_metadata import MetadataReader
 from retraced_server.program.operators import Operators, returns_one_tensor, symbolic_parameters

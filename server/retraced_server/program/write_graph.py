@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from retraced_server.analysis.targets import SYM_OPERATORS
 from retraced_server.errors import RetracedError
 from retraced_server.program.errors import cause, located, program_unsupported
-from retraced_server.program.functions import SYM_OPERATORS
 from retraced_server.program.operators import operator_name, schema_types, symbolic_parameters
 from retraced_server.program.write_arguments import write_argument
 from retraced_server.program.write_metadata import write_metadata

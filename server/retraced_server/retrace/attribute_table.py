@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.retrace.attributes import MISSING, delete_attribute, find_attribute, set_attribute
+from retraced_server.analysis.attributes import MISSING, delete_attribute, find_attribute, set_attribute
 from retraced_server.retrace.tracer import ExportTracer
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.retrace.graphs import has_calls, subgraph_of
+from retraced_server.analysis.graphs import has_calls, subgraph_of
 from retraced_server.retrace.regions import AutocastState, Regions
 from retraced_server.torch_compat.functorch import ENTER_AUTOCAST
 

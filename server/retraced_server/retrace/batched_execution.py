@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import fx
 
+from retraced_server.analysis.graphs import has_calls
+from retraced_server.analysis.targets import acts_on_regions
 from retraced_server.errors import text_of
-from retraced_server.program.functions import acts_on_regions
 from retraced_server.retrace.arguments import map_leaves
 from retraced_server.retrace.autocast_states import has_autocast, subgraph_autocast
 from retraced_server.retrace.batched_values import BatchedValues
 from retraced_server.retrace.entered_regions import entered_regions
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.execute import execute
-from retraced_server.retrace.graphs import has_calls
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.regions import LEVELS, call_in_region, fresh
 from retraced_server.retrace.unbacked import UnbackedSymbols

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.program.functions import overload_of
+from retraced_server.analysis.targets import overload_of
 from retraced_server.retrace.arguments import Argument, map_leaves
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.torch_compat.functorch import ADD_BATCH_DIM, ENTER_VMAP, REMOVE_BATCH_DIM

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import torch
 from torch import fx
 
-from retraced_server.program.functions import Effect, acts_on_regions, stated_effect
+from retraced_server.analysis.graphs import walk_graphs
+from retraced_server.analysis.targets import Effect, acts_on_regions, stated_effect
 from retraced_server.retrace.errors import ExportPassError
-from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.regions import LEVELS
 from retraced_server.torch_compat.functorch import (
     ADD_BATCH_DIM,

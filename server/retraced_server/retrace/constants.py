@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.retrace.attributes import get_attribute, set_attribute
+from retraced_server.analysis.attributes import get_attribute, set_attribute
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.torch_compat.fake_tensors import FakeTensor
 from retraced_server.torch_compat.graphs import LazyGraphModule, codegen_of, copy_node, reserve_names

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import fx
 
+from retraced_server.analysis.attributes import get_attribute, set_attribute
 from retraced_server.retrace.arguments import same_arguments
-from retraced_server.retrace.attributes import get_attribute, set_attribute
 from retraced_server.retrace.constants import copy_graph_module
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.metadata_containers import own_containers, same_node_metadata

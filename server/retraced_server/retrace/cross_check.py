@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import fx
 
+from retraced_server.analysis.graphs import walk_graphs
 from retraced_server.retrace.compare import Comparison
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.export_pass import ExportPass
-from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.pass_context import PassContext, pass_context
 from retraced_server.retrace.values import free_symbols
 from retraced_server.torch_compat.graphs import PassResult

@@ -9,7 +9,7 @@ import sympy
 import torch
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
-from retraced_server.program.functions import overload_of
+from retraced_server.analysis.targets import overload_of
 from retraced_server.retrace.arguments import map_leaves
 from retraced_server.retrace.values import SYMBOLIC, expression
 from retraced_server.torch_compat.fake_tensors import FakeTensor

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 from torch import fx
 
+from retraced_server.analysis.graphs import node_key, walk_graphs
 from retraced_server.retrace.arguments import same_arguments
 from retraced_server.retrace.copies import copy_with_subgraphs, returned_graph, same_graphs
 from retraced_server.retrace.edits import Edits
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.given_graph import GivenGraph
-from retraced_server.retrace.graphs import node_key, walk_graphs
 from retraced_server.retrace.held_programs import lent
 from retraced_server.retrace.hooks import PassHooks
 from retraced_server.retrace.interpreter import check_visitable

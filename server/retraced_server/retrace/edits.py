@@ -17,12 +17,12 @@ import sympy
 import torch
 from torch import fx
 
-from retraced_server.program.functions import overload_of
+from retraced_server.analysis.attributes import MISSING, find_attribute, get_attribute
+from retraced_server.analysis.graphs import node_key, walk_graphs
+from retraced_server.analysis.targets import overload_of
 from retraced_server.retrace.arguments import same_arguments
-from retraced_server.retrace.attributes import MISSING, find_attribute, get_attribute
 from retraced_server.retrace.autocast_states import autocast_states, autocast_states_of_graph
 from retraced_server.retrace.execute import has_result
-from retraced_server.retrace.graphs import node_key, walk_graphs
 from retraced_server.retrace.node_correspondence import NodeCorrespondence
 from retraced_server.retrace.regions import AutocastState
 from retraced_server.torch_compat.graphs import PassResult

@@ -8,8 +8,8 @@ from typing import Any, TypeGuard, cast
 
 import torch
 
-from retraced_server.program.functions import acts_on_regions, overload_of
-from retraced_server.retrace.aliases import written_arguments
+from retraced_server.analysis.effects import written_by_operator
+from retraced_server.analysis.targets import acts_on_regions, overload_of
 from retraced_server.retrace.arguments import Argument, map_leaves
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.interpreted_subgraphs import Call, interpreted, plainly
@@ -157,7 +157,7 @@ def _without_written(
             )
         return tensor
 
-    for argument in written_arguments(target, args, kwargs):
+    for argument in written_by_operator(target, args, kwargs):
         map_leaves(argument, torch.Tensor, stand_in)
 
     # A tensor may be given twice, so every occurrence of a written one is replaced.

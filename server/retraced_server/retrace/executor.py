@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.program.functions import acts_on_regions
+from retraced_server.analysis.targets import acts_on_regions
 from retraced_server.retrace.arguments import map_leaves
 from retraced_server.retrace.batched_execution import executed_in_levels
 from retraced_server.retrace.batched_values import BatchedValues

@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from retraced_server.program.functions import acts_on_regions, overload_of
-from retraced_server.retrace.aliases import storages
+from retraced_server.analysis.storages import storages
+from retraced_server.analysis.targets import acts_on_regions, overload_of
 from retraced_server.retrace.descriptions import Descriptions
 from retraced_server.retrace.values import free_symbols
 from retraced_server.torch_compat.fake_tensors import (

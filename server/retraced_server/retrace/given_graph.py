@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import fx
 
+from retraced_server.analysis.graphs import walk_graphs
 from retraced_server.retrace.autocast_states import autocast_states
 from retraced_server.retrace.edits import RecordedCall
-from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.metadata_containers import own_containers, same_node_metadata
 from retraced_server.retrace.regions import AutocastState
 from retraced_server.torch_compat.graphs import restore_order

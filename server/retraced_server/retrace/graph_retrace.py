@@ -15,17 +15,17 @@ import torch
 from torch import fx
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
-from retraced_server.program.functions import acts_on_regions
-from retraced_server.retrace.aliases import written_arguments
+from retraced_server.analysis.attributes import get_attribute
+from retraced_server.analysis.effects import written_by_operator
+from retraced_server.analysis.graphs import subgraph_names
+from retraced_server.analysis.targets import acts_on_regions, overload_of
 from retraced_server.retrace.arguments import Argument, data_of, item_alone, map_leaves, positions, same_arguments
-from retraced_server.retrace.attributes import get_attribute
 from retraced_server.retrace.batched_values import BatchedValues
 from retraced_server.retrace.edits import Edits, symbols_bound
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.execute import changes_metadata, has_result, is_plain, is_symbolic_assert, resolve_packet
 from retraced_server.retrace.executor import Executor
 from retraced_server.retrace.given_graph import GivenGraph
-from retraced_server.retrace.graphs import subgraph_names
 from retraced_server.retrace.node_builder import NodeBuilder
 from retraced_server.retrace.node_correspondence import NodeCorrespondence
 from retraced_server.retrace.node_metadata import NodeMetadata
@@ -410,7 +410,8 @@ class GraphRetrace:
             is_written = self._reuse.is_written(old, self.results)
             taken = self._returned.symbols_taken
             value, bindings, _ = unbacked.rebind(old, value, bindings, taken, only_own=is_written)
-        self._reuse.write(data_of(list(written_arguments(target, args, kwargs))), changes_metadata(target))
+        if (op := overload_of(target)) is not None:
+            self._reuse.write(data_of(list(written_by_operator(op, args, kwargs))), changes_metadata(target))
         return self._value(value, self._builder.make_call(target, args, kwargs, meta, value, bindings))
 
     def _makes_the_same_symbols(self, target: Any, old: fx.Node) -> bool:

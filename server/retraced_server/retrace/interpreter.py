@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.program.functions import acts_on_regions, overload_of
+from retraced_server.analysis.attributes import get_attribute
+from retraced_server.analysis.graphs import walk_graphs
+from retraced_server.analysis.targets import acts_on_regions, overload_of
 from retraced_server.retrace.arguments import Argument, map_leaves
-from retraced_server.retrace.attributes import get_attribute
 from retraced_server.retrace.errors import (
     ExportPassError,
     InvalidGraphError,
@@ -21,7 +22,6 @@ from retraced_server.retrace.errors import (
     pass_error,
     place_of,
 )
-from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.hooks import PassHooks
 from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.overrides import refuse_overrides

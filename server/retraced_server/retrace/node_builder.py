@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from retraced_server.analysis.attributes import get_attribute
 from retraced_server.retrace.arguments import Argument, map_leaves, with_proxies
 from retraced_server.retrace.attribute_table import AttributeTable
-from retraced_server.retrace.attributes import get_attribute
 from retraced_server.retrace.given_graph import GivenGraph
 from retraced_server.retrace.metadata_containers import same_node_metadata, same_value
 from retraced_server.retrace.node_correspondence import NodeCorrespondence

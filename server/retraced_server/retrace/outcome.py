@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
+from retraced_server.analysis.graphs import node_key, walk_graphs
 from retraced_server.retrace.graph_retrace import GraphRetrace
-from retraced_server.retrace.graphs import node_key, walk_graphs
 from retraced_server.torch_compat.graphs import is_erased
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.program.functions import acts_on_regions
+from retraced_server.analysis.graphs import walk_graphs
+from retraced_server.analysis.targets import acts_on_regions
 from retraced_server.retrace.execute import execute
-from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.regions import Regions, under_autocast
 from retraced_server.retrace.session import find_fake_mode
 from retraced_server.torch_compat.fake_tensors import disable_fake_tensor_cache, enable_python_dispatcher

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.retrace.graphs import walk_graphs
+from retraced_server.analysis.graphs import walk_graphs
 from retraced_server.retrace.values import expression
 from retraced_server.torch_compat.fake_tensors import FakeTensor, alias_of, version_of
 from retraced_server.torch_compat.pytree import pytree

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from retraced_server.analysis.targets import UNWRAPS_FROM_LEVEL, WRAPS_FOR_LEVEL, Effect, acts_on_regions, stated_effect
 from retraced_server.errors import text_of
-from retraced_server.program.functions import UNWRAPS_FROM_LEVEL, WRAPS_FOR_LEVEL, Effect, acts_on_regions, stated_effect
 from retraced_server.retrace.arguments import map_leaves
 from retraced_server.retrace.batched_values import BatchedValues
 from retraced_server.retrace.entered_regions import entered_regions

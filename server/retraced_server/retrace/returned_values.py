@@ -8,8 +8,8 @@ import sympy
 import torch
 from torch import fx
 
-from retraced_server.program.functions import acts_on_regions
-from retraced_server.retrace.aliases import storages, storages_read
+from retraced_server.analysis.storages import storages, storages_read
+from retraced_server.analysis.targets import acts_on_regions
 from retraced_server.retrace.arguments import item_alone, map_leaves
 from retraced_server.retrace.batched_values import BatchedValues
 from retraced_server.retrace.compare import Comparison

@@ -7,16 +7,16 @@ from typing import Any
 
 from torch import fx
 
-from retraced_server.program.functions import UNWRAPS_FROM_LEVEL, overload_of
-from retraced_server.retrace.aliases import (
-    AliasSets,
+from retraced_server.analysis.effects import written_by_operator
+from retraced_server.analysis.storages import (
+    WriteSets,
     aliased_inputs,
+    read_by,
     returns_alias,
     storages,
     storages_read,
-    written_arguments,
 )
-from retraced_server.retrace.arguments import item_alone
+from retraced_server.analysis.targets import UNWRAPS_FROM_LEVEL, overload_of
 from retraced_server.retrace.values import free_symbols
 from retraced_server.torch_compat.fake_tensors import FakeTensor
 from retraced_server.torch_compat.operators import schema_of
@@ -53,8 +53,8 @@ class Reuse:
         self._firsts: dict[fx.Node, fx.Node] = {}
 
     @cached_property
-    def _aliases(self) -> AliasSets:
-        return AliasSets(self._graph)
+    def _aliases(self) -> WriteSets:
+        return WriteSets(self._graph)
 
     def keep(self, old: fx.Node, new: fx.Node) -> None:
         """Notes that a new node holds an old one's recorded value."""
@@ -135,7 +135,8 @@ class Reuse:
 
     def drop_write(self, old: fx.Node, changes_metadata: bool) -> None:
         """Notes that an old operator, if it wrote to anything, does so no longer as it did."""
-        for argument in pytree.tree_leaves(list(written_arguments(old.target, old.args, old.kwargs))):
+        op = overload_of(old.target)
+        for argument in pytree.tree_leaves([] if op is None else list(written_by_operator(op, old.args, old.kwargs))):
             if isinstance(argument, fx.Node):
                 self._written_sets.add(self._aliases.written_with(argument))
                 self._sizes_written |= changes_metadata
@@ -158,7 +159,7 @@ class Reuse:
     def _is_written(self, old: fx.Node, value: fx.Node, result: Any) -> bool:
         if self._aliases.written_with(value) in self._written_sets:
             return True
-        read = item_alone(old.target, (getattr(result, "data", None), *old.args[1:]))[0]
+        read = read_by(old, getattr(result, "data", None))
         return not storages(read).isdisjoint(self._written_storages)
 
 

@@ -9,9 +9,9 @@ import sympy
 import torch
 from torch import fx
 
+from retraced_server.analysis.graphs import child_path
 from retraced_server.retrace.arguments import Argument
 from retraced_server.retrace.graph_retrace import GraphRetrace
-from retraced_server.retrace.graphs import child_path
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.regions import AutocastState
 from retraced_server.retrace.values import same_metadata

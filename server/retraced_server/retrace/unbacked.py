@@ -7,7 +7,7 @@ from typing import Any
 import sympy
 from torch import fx
 
-from retraced_server.program.functions import overload_of
+from retraced_server.analysis.targets import overload_of
 from retraced_server.retrace.values import match_symbols, rename_symbols
 from retraced_server.torch_compat.fake_tensors import FakeTensorMode
 from retraced_server.torch_compat.operators import base_name

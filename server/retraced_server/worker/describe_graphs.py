@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from retraced_server.retrace.graphs import walk_graphs
+from retraced_server.analysis.graphs import walk_graphs
 
 
 def graphs(program: ExportedProgram) -> Iterator[tuple[str, GraphModule]]:

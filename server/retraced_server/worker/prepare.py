@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
+from retraced_server.analysis.namespaces import DEFAULT_NAMESPACES, TORCH_NAMESPACES
 from retraced_server.errors import RetracedError, text_of
 from retraced_server.passes import RegistrationError, catalogue, load_plugins
 from retraced_server.program import SCHEMA_VERSION, TORCH_VERSION, ReadOptions
-from retraced_server.program.namespaces import DEFAULT_NAMESPACES, TORCH_NAMESPACES
 from retraced_server.program.operators import Operators
 from retraced_server.torch_compat.batch_dims import check_batch_dims
 from retraced_server.torch_compat.fake_tensors import run_no_real_kernels

@@ -20,12 +20,12 @@ from retraced.checks import expressions, model, operators
 from retraced.checks.output import OutputCheck
 from retraced.checks.refusal import Refused
 from retraced.errors import OutputUnsafe
+from retraced_server.analysis import namespaces as server_namespaces
+from retraced_server.analysis import targets as server_functions
 from retraced_server.errors import RetracedError
 from retraced_server.passes import run_pipeline
 from retraced_server.program import ReadOptions, read_program, write_program
 from retraced_server.program import expressions as server_expressions
-from retraced_server.program import functions as server_functions
-from retraced_server.program import namespaces as server_namespaces
 from retraced_server.program import operators as server_operators
 from retraced_server.program.scalar_types import DTYPE_NUMBERS
 from tests.support.examples import examples

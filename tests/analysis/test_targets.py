@@ -13,10 +13,10 @@ from torch._export.verifier import Verifier
 from torch._ops import HigherOrderOperator
 from torch.fx.node import _side_effectful_functions
 
+from retraced_server.analysis.effects import has_effect, written_arguments
+from retraced_server.analysis.namespaces import DEFAULT_NAMESPACES
+from retraced_server.analysis.targets import FUNCTIONS, HIGHER_ORDER, PRIM, SYM_OPERATORS, Effect, stated_effect
 from retraced_server.errors import RetracedError
-from retraced_server.passes._effects import has_effect, written_arguments
-from retraced_server.program.functions import FUNCTIONS, HIGHER_ORDER, PRIM, SYM_OPERATORS, Effect, stated_effect
-from retraced_server.program.namespaces import DEFAULT_NAMESPACES
 from retraced_server.program.operators import _BY_NAME, Operators
 
 predispatch: Any = torch._functorch.predispatch

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 
 import torch
 
-from retraced_server.program.namespaces import NAMESPACES
+from retraced_server.analysis.namespaces import NAMESPACES
 from retraced_server.torch_compat.functorch import (
     ADD_BATCH_DIM,
     ENTER_AUTOCAST,

@@ -11,9 +11,9 @@ from torch import fx, nn
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
+from retraced_server.analysis.effects import written_arguments
 from retraced_server.errors import RetracedError
 from retraced_server.passes import run_pipeline
-from retraced_server.passes._effects import written_arguments
 from tests.passes.support import export, targets
 from tests.support.compare import assert_same_results
 

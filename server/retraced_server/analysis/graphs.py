@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.retrace.attributes import find_attribute
+from retraced_server.analysis.attributes import find_attribute
 
 
 def walk_graphs(module: fx.GraphModule) -> Iterator[tuple[str, fx.GraphModule]]:

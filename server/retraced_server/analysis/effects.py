@@ -1,20 +1,19 @@
 """What calls do besides computing their result: write to their arguments, draw random numbers, assert, print, change state.
 
-The table `program.functions` says it of every target; here it is said of calls, whose arguments, subgraphs and schemas decide too.
+`targets` has it for every target; here it is found of calls, whose arguments, subgraphs and schemas decide too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import fx
 
-from retraced_server.program.functions import Effect, overload_of, stated_effect
-from retraced_server.retrace.graphs import subgraph_of
-from retraced_server.torch_compat.graphs import Argument
+from retraced_server.analysis.graphs import subgraph_of
+from retraced_server.analysis.targets import Effect, overload_of, stated_effect
 from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverload, base_name, is_impure, schema_of
 
 _higher_order = torch.ops.higher_order
@@ -72,17 +71,14 @@ def draws_random_numbers(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def written_arguments(module: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
-    """Gives the arguments that a call may write to: values, sizes or strides."""
+    """Return the arguments that a call may write to: values, sizes or strides."""
     if node.op != "call_function":
         return []
     target = node.target
     if (op := overload_of(target)) is not None:
-        if not schema_of(op).is_mutable and base_name(op) not in _UNSTATED_WRITES:
-            return []
-        given = arguments_by_name(node, op)
         written: list[fx.Node] = []
-        for name in (*_stated_writes(op), *_unstated_writes(op, given)):
-            fx.map_arg(given.get(name), written.append)
+        for argument in written_by_operator(op, node.args, node.kwargs):
+            fx.map_arg(argument, written.append)
         return written
     if stated_effect(target) is Effect.UNKNOWN:
         return node.all_input_nodes
@@ -96,27 +92,38 @@ def written_arguments(module: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
     return []
 
 
-def arguments_by_name(node: fx.Node, target: OpOverload) -> dict[str, Argument]:
-    """Gives the arguments of an operator's call by the names that its schema has for them; defaults are left out."""
-    names = (argument.name for argument in schema_of(target).arguments)
-    return {**node.kwargs, **dict(zip(names, node.args, strict=False))}
+# Arguments are nodes, or what hooks and executors have in their place.
+def written_by_operator(op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield the arguments that a call of an operator writes to, by its schema and beyond it."""
+    if not schema_of(op).is_mutable and base_name(op) not in _UNSTATED_WRITES:
+        return
+    given = arguments_by_name(op, args, kwargs)
+    for name in (*_stated_writes(op), *_unstated_writes(op, given)):
+        if name in given:
+            yield given[name]
+
+
+def arguments_by_name(op: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of an operator's call by the names that its schema has for them; defaults are left out."""
+    names = (argument.name for argument in schema_of(op).arguments)
+    return {**kwargs, **dict(zip(names, args, strict=False))}
 
 
 @cache
 def _stated_writes(target: OpOverload) -> tuple[str, ...]:
-    """Give the names of the arguments that an operator writes to by its schema."""
+    """Return the names of the arguments that an operator writes to by its schema."""
     arguments = schema_of(target).arguments
     return tuple(argument.name for argument in arguments if argument.alias_info is not None and argument.alias_info.is_write)
 
 
-def _unstated_writes(target: OpOverload, given: Mapping[str, Argument]) -> tuple[str, ...]:
-    """Give the names of the arguments that a call writes to without a word of it in the schema, unless it is told not to."""
+def _unstated_writes(target: OpOverload, given: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the arguments that a call writes to without a word of it in the schema, unless it is told not to."""
     is_evaluated = given.get("training", given.get("use_input_stats")) is False
     return () if is_evaluated else _UNSTATED_WRITES.get(base_name(target), ())
 
 
 def subgraphs(module: fx.GraphModule, node: fx.Node) -> Iterator[fx.GraphModule]:
-    """Yields the graphs among the arguments of a call."""
+    """Yield the graphs among the arguments of a call."""
     for argument in node.all_input_nodes:
         subgraph = subgraph_of(module, argument)
         if subgraph is not None:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import operator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
 from torch import fx
 
-from retraced_server.program.functions import WRAPS_FOR_LEVEL, overload_of
-from retraced_server.retrace.arguments import item_alone
+from retraced_server.analysis.targets import WRAPS_FOR_LEVEL, overload_of
 from retraced_server.torch_compat.fake_tensors import storage_id
 from retraced_server.torch_compat.functorch import unwrapped
 from retraced_server.torch_compat.operators import is_composite, schema_of
 
 
 def storages(value: Any) -> frozenset[int]:
-    """The storages of a value's tensors, as numbers."""
+    """Return the storages of a value's tensors, as numbers."""
     if isinstance(value, torch.Tensor):
         value = unwrapped(value)
         return frozenset((storage_id(value),)) if value.layout is torch.strided else frozenset()
@@ -39,22 +39,8 @@ def _is_composed(target: Callable[..., Any]) -> bool:
     return op is not None and is_composite(op)
 
 
-def written_arguments(target: Any, args: Any, kwargs: Any) -> Iterator[Any]:
-    """Gives the arguments that an operator writes to."""
-    op = overload_of(target)
-    if op is None or not schema_of(op).is_mutable:
-        return
-    for position, argument in enumerate(schema_of(op).arguments):
-        if argument.alias_info is None or not argument.alias_info.is_write:
-            continue
-        if argument.name in kwargs:
-            yield kwargs[argument.name]
-        elif position < len(args):
-            yield args[position]
-
-
 def aliased_inputs(node: fx.Node) -> list[fx.Node]:
-    """The inputs that a node's value shares storage with, by what is recorded, or by a schema that leaves no doubt.
+    """Return the inputs that a node's value shares storage with, by what is recorded, or by a schema that leaves no doubt.
 
     The recorded values of an exported program share storage where the program's values do; those of a program read from a file do not.
     """
@@ -66,9 +52,18 @@ def aliased_inputs(node: fx.Node) -> list[fx.Node]:
 
 
 def storages_read(node: fx.Node) -> dict[fx.Node, frozenset[int]]:
-    """Give the inputs of a node, each with the storages of what it reads of the recorded value: of a container the item that it takes."""
+    """Return the inputs of a node, each with the storages of what it reads of the recorded value: of a container the item that it takes."""
     inputs = node.all_input_nodes
-    return {value: storages(item_alone(node.target, (value.meta.get("val"), *node.args[1:]))[0]) for value in inputs}
+    return {value: storages(read_by(node, value.meta.get("val"))) for value in inputs}
+
+
+# A value is whatever an operator returns.
+def read_by(node: fx.Node, value: Any) -> Any:
+    """Return what a node reads of a value: of a container the item that it takes, so that not all items are looked at for each."""
+    if node.target is not operator.getitem or not isinstance(value, (tuple, list)):
+        return value
+    key = node.args[1]
+    return value[key] if isinstance(key, int) and -len(value) <= key < len(value) else value
 
 
 def _always_aliased(node: fx.Node) -> set[fx.Node]:
@@ -87,7 +82,7 @@ def _always_aliased(node: fx.Node) -> set[fx.Node]:
     return found
 
 
-class AliasSets:
+class WriteSets:
     """The sets of values of one graph that a write may change together, each named by its first node. It errs on the side of larger sets.
 
     Args:
@@ -118,9 +113,9 @@ class AliasSets:
         self._sets: dict[fx.Node, fx.Node] = {node: nodes[first(at)] for at, node in enumerate(nodes)}
 
     def written_with(self, node: fx.Node) -> fx.Node:
-        """The set that a node's value is in."""
+        """Return the set that a node's value is in."""
         return self._sets[node]
 
     def holder(self, storage: int) -> fx.Node | None:
-        """The first node whose recorded value has a storage."""
+        """Return the first node whose recorded value has a storage."""
         return self._first.get(storage)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from retraced_server.program.functions import overload_of
+from retraced_server.analysis.targets import overload_of
 from retraced_server.torch_compat.operators import OpOverload, schema_of
 
 

@@ -14,8 +14,8 @@ from functools import cache
 import torch
 from torch import fx
 
-from retraced_server.passes._effects import arguments_by_name, written_arguments
-from retraced_server.program.functions import Effect, overload_of, stated_effect
+from retraced_server.analysis.effects import arguments_by_name, written_arguments
+from retraced_server.analysis.targets import Effect, overload_of, stated_effect
 from retraced_server.torch_compat.fake_tensors import FakeTensor, storage_id
 from retraced_server.torch_compat.operators import OpOverload, base_name, is_composite, schema_of
 from retraced_server.torch_compat.pytree import pytree
@@ -50,7 +50,7 @@ _FRESH_COMPOSITES = frozenset(
 )
 
 
-class Aliases:
+class AliasSets:
     """The values of one graph, in sets that may share storage. A value that is alone in its set is a storage of its own.
 
     Args:
@@ -157,7 +157,7 @@ def aliased_arguments(node: fx.Node) -> Iterator[fx.Node]:
             return
         wanted = None if _may_hand_on(op) else {a.name for a in schema_of(op).arguments if a.alias_info is not None}
         arguments: list[fx.Node] = []
-        for name, value in arguments_by_name(node, op).items():
+        for name, value in arguments_by_name(op, node.args, node.kwargs).items():
             if wanted is None or name in wanted:
                 fx.map_arg(value, arguments.append)
         yield from filter(holds_tensor, arguments)
