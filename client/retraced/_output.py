@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-from retraced._source_archive import Bytes, chunks
 from retraced.errors import OutputNotWritable, ResponseInvalid
+from retraced_pt2.files import Bytes, chunks
 
 _MEMORY_BYTES = 32 << 20
 _READ_BYTES = 1 << 20

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from retraced.checks.model import DTYPES, STATIC_TENSOR
 from retraced.checks.refusal import Refused, shown
 from retraced.checks.shapes import Check, boolean, map_of, record
+from retraced_pt2.limits import MOST_DIMENSIONS
+from retraced_pt2.record_names import PAYLOADS
 
-_MOST_DIMENSIONS: Final = 64
 
-
-def check_payloads(config: Any, directory: str, pattern: re.Pattern[str], sizes: Mapping[str, int], path: Check) -> set[str]:
+def check_payloads(config: Any, directory: str, sizes: Mapping[str, int], path: Check) -> set[str]:
     """A payload config.
 
     Args:
         config: What the config's record holds.
         directory: Where its records lie.
-        pattern: Their names there.
         sizes: The sizes of all records by name.
         path: Judges the names of tensors.
 
@@ -31,7 +29,7 @@ def check_payloads(config: Any, directory: str, pattern: re.Pattern[str], sizes:
     """
 
     def path_name(value: Any) -> None:
-        if type(value) is not str or pattern.fullmatch(value) is None:
+        if type(value) is not str or PAYLOADS[directory].fullmatch(value) is None:
             raise Refused(f"{shown(value)} is no record of a plain tensor")
         if directory + value not in sizes:
             raise Refused(f"the record {directory}{value} is missing")
@@ -61,7 +59,7 @@ def _plain(value: Any) -> None:
 def _reach(tensor: str, meta: Any) -> int:
     """How many elements of its record a tensor reaches over."""
     sizes, strides = [size["as_int"] for size in meta["sizes"]], [stride["as_int"] for stride in meta["strides"]]
-    if len(sizes) != len(strides) or len(sizes) > _MOST_DIMENSIONS:
+    if len(sizes) != len(strides) or len(sizes) > MOST_DIMENSIONS:
         raise Refused(f"the tensor {shown(tensor)} has {len(sizes)} sizes and {len(strides)} strides")
     offset: int = meta["storage_offset"]["as_int"]
     if 0 in sizes:

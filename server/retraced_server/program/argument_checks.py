@@ -11,8 +11,9 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
+from retraced_pt2.limits import MOST_DIMENSIONS
 from retraced_server.program.errors import program_invalid, program_unsupported
-from retraced_server.program.options import MOST_DIMENSIONS, MOST_ITEMS
+from retraced_server.program.options import MOST_ITEMS
 
 _aten: Final = torch.ops.aten
 # Operators that give a list as long as a size or an integer says. Other lists are as long as a list among the arguments, or as the rank of one.

@@ -16,8 +16,9 @@ from sympy.polys.polyerrors import BasePolynomialError
 from torch.utils._sympy import functions
 from torch.utils._sympy.numbers import int_oo
 
-from retraced_server.program.errors import cause, program_invalid, program_unsupported, shortened
-from retraced_server.program.options import DEEPEST_EXPRESSION, LONGEST_EXPRESSION, MOST_PRECISION, MOST_UNBACKED_SYMBOLS
+from retraced_pt2.errors import shortened
+from retraced_pt2.limits import DEEPEST_EXPRESSION, LONGEST_EXPRESSION, MOST_PRECISION, MOST_UNBACKED_SYMBOLS
+from retraced_server.program.errors import cause, program_invalid, program_unsupported
 
 _TOKEN: Final = re.compile(
     r"\s*(?:(?P<name>[A-Za-z_]\w*)|(?P<number>-?\d{1,40})|'(?P<text>[\w.+-]{1,64})'|(?P<mark>[(),=]))", re.ASCII

@@ -14,11 +14,11 @@ import torch
 from msgspec import Raw
 from torch._subclasses.fake_tensor import FakeTensor
 
+from retraced_pt2.limits import MOST_DIMENSIONS
 from retraced_server.meta_tensors import copy_with_own_storage
 from retraced_server.program import schema
 from retraced_server.program._torch import allow_absent_device
 from retraced_server.program.errors import cause, program_invalid, program_unsupported
-from retraced_server.program.options import MOST_DIMENSIONS
 from retraced_server.program.scalar_types import read_device, read_dtype, read_layout
 from retraced_server.program.sparse_kernels import add_sparse_kernels
 from retraced_server.program.symbols import Size, Symbols

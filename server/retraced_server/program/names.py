@@ -9,8 +9,9 @@ from typing import Final
 
 from torch.utils._pytree import TreeSpec
 
-from retraced_server.program.errors import program_invalid, program_unsupported, shortened
-from retraced_server.program.options import LONGEST_NAME
+from retraced_pt2.errors import shortened
+from retraced_pt2.limits import LONGEST_NAME
+from retraced_server.program.errors import program_invalid, program_unsupported
 
 # `_format_target` of torch/fx/graph.py puts what is no identifier between double quotes, as it is. Between them a backslash stands for
 # itself only in front of what makes no escape of it. The client's `checks/names.py` has the same rule.

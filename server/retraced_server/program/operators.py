@@ -17,12 +17,13 @@ from typing import Any, Final, cast
 import torch
 from torch._ops import HigherOrderOperator, OpOverload
 
-from retraced_server.program.errors import program_invalid, program_unsupported, shortened
+from retraced_pt2.errors import shortened
+from retraced_pt2.limits import LONGEST_NAME
+from retraced_server.program.errors import program_invalid, program_unsupported
 from retraced_server.program.functions import FUNCTIONS, HIGHER_ORDER, ORDERED, PRIM, Target
 from retraced_server.program.namespaces import DEFAULT_MODULES, DEFAULT_NAMESPACES, how_to_allow
 from retraced_server.program.operator_lists import listed_operators
 from retraced_server.program.operator_lists.unlisted import why_unlisted
-from retraced_server.program.options import LONGEST_NAME
 
 # What is allowed wherever a server runs is registered wherever programs are read: in a zygote, before it forks.
 for _module in DEFAULT_MODULES:

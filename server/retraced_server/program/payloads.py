@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,17 +17,18 @@ from typing import Final
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from retraced_pt2.errors import shortened
+from retraced_pt2.limits import MOST_DIMENSIONS
+from retraced_pt2.record_names import PAYLOADS
 from retraced_server.program import program_schema, schema
 from retraced_server.program._torch import allow_absent_device
 from retraced_server.program.archive import Extent
 from retraced_server.program.dirty_pages import is_untouched
-from retraced_server.program.errors import cause, program_invalid, program_unsupported, shortened
+from retraced_server.program.errors import cause, program_invalid, program_unsupported
 from retraced_server.program.names import check_path
-from retraced_server.program.options import MOST_DIMENSIONS
-from retraced_server.program.records import CONSTANTS, WEIGHTS, RecordSource
+from retraced_server.program.records import RecordSource
 from retraced_server.program.scalar_types import read_device, read_dtype, read_layout
 
-_PATHS: Final = {WEIGHTS: re.compile(r"weight_\d{1,9}", re.ASCII), CONSTANTS: re.compile(r"tensor_\d{1,9}", re.ASCII)}
 _OBJECTS: Final = ("custom_obj_", "opaque_obj_")
 
 # Files that were mapped ahead, by descriptor.
@@ -213,7 +213,7 @@ def _with_gradient(tensor: torch.Tensor, is_param: bool, requires_grad: bool) ->
 
 
 def _static(name: str, meta: program_schema.PayloadMeta, directory: str) -> schema.StaticTensorMeta:
-    if _PATHS[directory].fullmatch(meta.path_name) is None:
+    if PAYLOADS[directory].fullmatch(meta.path_name) is None:
         raise program_invalid(f"`{shortened(meta.path_name, 200)}` is no name of a payload")
     described = meta.tensor_meta
     if described is None:

@@ -20,18 +20,19 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.export.graph_signature import ExportGraphSignature
 from torch.fx.node import Argument
 
+from retraced_pt2.errors import shortened
+from retraced_pt2.limits import DEEPEST_GRAPH
 from retraced_server.errors import RetracedError
 from retraced_server.program import schema
 from retraced_server.program._torch import graph_module_attributes, lazy_graph_module, unbacked_bindings
 from retraced_server.program.aliases import Aliases
 from retraced_server.program.argument_checks import check_arguments, check_operand
-from retraced_server.program.errors import cause, located, program_invalid, program_unsupported, shortened
+from retraced_server.program.errors import cause, located, program_invalid, program_unsupported
 from retraced_server.program.fake_tensors import FakeTensors
 from retraced_server.program.functions import SYM_OPERATORS, Target
 from retraced_server.program.names import check_name
 from retraced_server.program.node_metadata import NodeMetadata
 from retraced_server.program.operators import Operators, returns_one_tensor, symbolic_parameters
-from retraced_server.program.options import DEEPEST_GRAPH
 from retraced_server.program.read_arguments import check_items, custom_object, output_name, read_argument
 from retraced_server.program.read_calls import operator_arguments, plain_arguments
 from retraced_server.program.symbols import Symbols

@@ -6,9 +6,10 @@ from typing import Final
 
 import torch
 
+from retraced_pt2.errors import shortened
 from retraced_server.program import schema
 from retraced_server.program._torch import MKLDNN
-from retraced_server.program.errors import program_invalid, program_unsupported, shortened
+from retraced_server.program.errors import program_invalid, program_unsupported
 
 DTYPE_NUMBERS: Final[dict[torch.dtype, int]] = {
     torch.uint8: 1,

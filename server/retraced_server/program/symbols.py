@@ -18,11 +18,12 @@ from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 from torch.utils._sympy.value_ranges import ValueRanges
 
+from retraced_pt2.errors import shortened
+from retraced_pt2.limits import MOST_UNBACKED_SYMBOLS
 from retraced_server.program import program_schema, schema
 from retraced_server.program._torch import remember_stack
-from retraced_server.program.errors import cause, program_invalid, program_unsupported, shortened
+from retraced_server.program.errors import cause, program_invalid, program_unsupported
 from retraced_server.program.expressions import is_derived_size, parse_expression, split_symbol
-from retraced_server.program.options import MOST_UNBACKED_SYMBOLS
 
 Size: TypeAlias = int | torch.SymInt
 

@@ -17,8 +17,9 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils import _pytree as pytree
 from torch.utils._pytree import TreeSpec
 
-from retraced_server.program.errors import cause, program_invalid, program_unsupported, shortened
-from retraced_server.program.options import LONGEST_TREE_SPEC
+from retraced_pt2.errors import shortened
+from retraced_pt2.limits import LONGEST_TREE_SPEC
+from retraced_server.program.errors import cause, program_invalid, program_unsupported
 
 _PROTOCOL: Final = 1
 # Around a node without children, as torch writes it.

@@ -12,11 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 
-from retraced_server.program._torch import serialize_example_inputs
-from retraced_server.program.errors import program_unsupported
-from retraced_server.program.payloads import Payload, Payloads
-from retraced_server.program.read import ReadProgram
-from retraced_server.program.records import (
+from retraced_pt2.record_names import (
     CONSTANTS,
     CONSTANTS_CONFIG,
     MODEL,
@@ -25,6 +21,10 @@ from retraced_server.program.records import (
     WEIGHTS_CONFIG,
     check_program_name,
 )
+from retraced_server.program._torch import serialize_example_inputs
+from retraced_server.program.errors import program_unsupported
+from retraced_server.program.payloads import Payload, Payloads
+from retraced_server.program.read import ReadProgram
 from retraced_server.program.user_inputs import same_user_inputs
 from retraced_server.program.write_model import write_model
 from retraced_server.program.write_values import Json, ValueWriter
