@@ -15,10 +15,10 @@ from typing import Final
 import torch
 from torch._ops import OpOverload
 
+from retraced_pt2.operators import DEFAULT_NAMESPACES
 from retraced_server.errors import RetracedError
 from retraced_server.program import operator_lists
 from retraced_server.program.functions import PRIM, WITHIN_OPERATORS
-from retraced_server.program.namespaces import DEFAULT_NAMESPACES
 from retraced_server.program.operator_lists.unlisted import UNLISTED
 from retraced_server.program.operators import check_harmless
 

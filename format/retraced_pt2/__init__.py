@@ -4,3 +4,6 @@ What stands here says what is of the format. What of it is taken is a policy: th
 send, that of the client (`retraced.checks`) for what servers send back. Standard library only, but for `schema` and `program_schema`: these
 need msgspec, which the base install does not have, so the client imports neither.
 """
+
+SCHEMA_MAJOR = 8
+"""The major version of the schema (torch/_export/serde/schema.py)."""

@@ -19,7 +19,6 @@ from torch.fx.graph import _format_target
 from retraced._source import BytesSource
 from retraced.checks.names import Paths
 from retraced.checks.output import OutputCheck
-from retraced.checks.refusal import Refused
 from retraced_pt2 import limits
 from retraced_pt2.errors import FormatError
 from retraced_pt2.files import DescriptorBytes
@@ -46,7 +45,7 @@ def _by_server(path: str) -> bool:
 def _by_client(path: str) -> bool:
     try:
         Paths(()).check(path)
-    except Refused:
+    except FormatError:
         return False
     return True
 

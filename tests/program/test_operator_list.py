@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from retraced_pt2.operators import DEFAULT_NAMESPACES
 from retraced_server.errors import Reason, RetracedError
-from retraced_server.program.namespaces import DEFAULT_NAMESPACES
 from retraced_server.program.operator_lists import listed_operators
 from retraced_server.program.operator_lists.unlisted import UNLISTED
 from retraced_server.program.operators import Operators

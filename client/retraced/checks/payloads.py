@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from retraced.checks.model import DTYPES, STATIC_TENSOR
+from retraced.checks.model import STATIC_TENSOR
 from retraced.checks.refusal import Refused, shown
 from retraced.checks.shapes import Check, boolean, map_of, record
 from retraced_pt2.limits import MOST_DIMENSIONS
 from retraced_pt2.record_names import PAYLOADS
+from retraced_pt2.scalar_types import ITEM_SIZES
 
 
 def check_payloads(config: Any, directory: str, sizes: Mapping[str, int], path: Check) -> set[str]:
@@ -44,7 +45,7 @@ def check_payloads(config: Any, directory: str, sizes: Mapping[str, int], path: 
     for tensor, described in config["config"].items():
         name = directory + described["path_name"]
         reach, dtype = _reach(tensor, described["tensor_meta"]), described["tensor_meta"]["dtype"]
-        capacity = sizes[name] // DTYPES[dtype] or reach * (sizes[name] == 0)
+        capacity = sizes[name] // ITEM_SIZES[dtype] or reach * (sizes[name] == 0)
         whole = first.setdefault(name, (dtype, capacity))
         if dtype != whole[0] or reach > whole[1]:
             raise Refused(f"the tensor {shown(tensor)} does not fit into its record {name}")

@@ -15,7 +15,6 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv, _free_unbacked_symbo
 from torch.utils import _pytree as pytree
 from torch.utils._traceback import CapturedTraceback
 
-MKLDNN: torch.layout = torch._mkldnn  # type: ignore[attr-defined]  # it has no stub
 SCHEMA_VERSION: tuple[int, int] = schema.SCHEMA_VERSION
 TORCH_VERSION: str = str(torch.__version__)
 OPSET_VERSION: int = torch._C._get_max_operator_version()

@@ -14,9 +14,9 @@ import torch
 from msgspec import Raw
 from torch._subclasses.fake_tensor import FakeTensor
 
+from retraced_pt2 import schema
 from retraced_pt2.limits import MOST_DIMENSIONS
 from retraced_server.meta_tensors import copy_with_own_storage
-from retraced_server.program import schema
 from retraced_server.program._torch import allow_absent_device
 from retraced_server.program.errors import cause, program_invalid, program_unsupported
 from retraced_server.program.scalar_types import read_device, read_dtype, read_layout

@@ -17,10 +17,10 @@ from typing import Final
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from retraced_pt2 import program_schema, schema
 from retraced_pt2.errors import shortened
 from retraced_pt2.limits import MOST_DIMENSIONS
 from retraced_pt2.record_names import PAYLOADS
-from retraced_server.program import program_schema, schema
 from retraced_server.program._torch import allow_absent_device
 from retraced_server.program.archive import Extent
 from retraced_server.program.dirty_pages import is_untouched

@@ -15,6 +15,7 @@ from torch._export.verifier import SpecViolationError, TrainingIRVerifier, Verif
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature
 
+from retraced_pt2 import program_schema
 from retraced_pt2.errors import shortened
 from retraced_pt2.record_names import (
     CONSTANTS,
@@ -26,10 +27,10 @@ from retraced_pt2.record_names import (
     check_program_name,
 )
 from retraced_server.collector import collector_paused
-from retraced_server.program import _torch, program_schema
+from retraced_server.program import _torch
 from retraced_server.program.archive import Archive
 from retraced_server.program.assemble import assemble_program
-from retraced_server.program.errors import cause, program_invalid, program_unsupported, schema_unsupported
+from retraced_server.program.errors import cause, format_errors, program_invalid, program_unsupported, schema_unsupported
 from retraced_server.program.node_metadata import read_custom
 from retraced_server.program.operators import Operators
 from retraced_server.program.options import ReadOptions
@@ -121,6 +122,7 @@ def read_program(
         return replace(program, _files=files.pop_all())
 
 
+@format_errors()
 def read_records(
     source: RecordSource,
     *,

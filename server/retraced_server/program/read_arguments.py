@@ -9,8 +9,8 @@ from msgspec import UNSET
 from torch import fx
 from torch.fx.node import Argument
 
+from retraced_pt2 import program_schema, schema
 from retraced_pt2.errors import shortened
-from retraced_server.program import program_schema, schema
 from retraced_server.program.errors import program_invalid, program_unsupported
 from retraced_server.program.operators import Operators
 from retraced_server.program.options import DEEPEST_ARGUMENT, MOST_ITEMS

@@ -7,8 +7,8 @@ from typing import Any
 from torch._ops import OpOverload
 from torch.fx.node import Argument
 
+from retraced_pt2 import schema
 from retraced_pt2.errors import shortened
-from retraced_server.program import schema
 from retraced_server.program.errors import program_invalid
 from retraced_server.program.names import check_name
 from retraced_server.program.operators import schema_arguments

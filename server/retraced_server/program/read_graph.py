@@ -20,14 +20,14 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.export.graph_signature import ExportGraphSignature
 from torch.fx.node import Argument
 
-from retraced_pt2.errors import shortened
+from retraced_pt2 import schema
+from retraced_pt2.errors import FormatError, shortened
 from retraced_pt2.limits import DEEPEST_GRAPH
 from retraced_server.errors import RetracedError
-from retraced_server.program import schema
 from retraced_server.program._torch import graph_module_attributes, lazy_graph_module, unbacked_bindings
 from retraced_server.program.aliases import Aliases
 from retraced_server.program.argument_checks import check_arguments, check_operand
-from retraced_server.program.errors import cause, located, program_invalid, program_unsupported
+from retraced_server.program.errors import cause, format_error, located, program_invalid, program_unsupported
 from retraced_server.program.fake_tensors import FakeTensors
 from retraced_server.program.functions import SYM_OPERATORS, Target
 from retraced_server.program.names import check_name
@@ -376,6 +376,8 @@ def _locating(where: str) -> Iterator[None]:
         yield
     except RetracedError as error:
         raise located(error, where) from error
+    except FormatError as error:
+        raise located(format_error(error), where) from error
     except (ValueError, TypeError, AssertionError, RuntimeError, AttributeError, LookupError, ArithmeticError) as error:
         raise program_unsupported(f"{where}: this cannot be read here: {cause(error)}") from error
 

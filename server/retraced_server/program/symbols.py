@@ -18,12 +18,12 @@ from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 from torch.utils._sympy.value_ranges import ValueRanges
 
+from retraced_pt2 import program_schema, schema
 from retraced_pt2.errors import shortened
-from retraced_pt2.limits import MOST_UNBACKED_SYMBOLS
-from retraced_server.program import program_schema, schema
+from retraced_pt2.expressions import is_derived_size, split_symbol
 from retraced_server.program._torch import remember_stack
-from retraced_server.program.errors import cause, program_invalid, program_unsupported
-from retraced_server.program.expressions import is_derived_size, parse_expression, split_symbol
+from retraced_server.program.errors import cause, format_errors, program_invalid
+from retraced_server.program.expressions import parse_expression
 
 Size: TypeAlias = int | torch.SymInt
 
@@ -166,11 +166,8 @@ class Symbols:
             # It is found by its text when a value has it.
             if is_derived_size(name):
                 continue
-            kind, number = split_symbol(name)
-            if kind in ("u", "zuf") and number >= MOST_UNBACKED_SYMBOLS:
-                raise program_unsupported(
-                    f"the symbol `{name}` has a number over {MOST_UNBACKED_SYMBOLS}", field="range_constraints"
-                )
+            with format_errors(field="range_constraints"):
+                kind, number = split_symbol(name)
             if kind == "u":
                 self.shape_env.unbacked_symint_counter = max(self.shape_env.unbacked_symint_counter, number + 1)
             elif kind == "zuf":

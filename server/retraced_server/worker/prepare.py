@@ -16,10 +16,11 @@ from pathlib import Path
 
 import torch
 
+from retraced_pt2.operators import DEFAULT_NAMESPACES
 from retraced_server.errors import RetracedError, text_of
 from retraced_server.passes import RegistrationError, catalogue, load_plugins
 from retraced_server.program import SCHEMA_VERSION, TORCH_VERSION, ReadOptions
-from retraced_server.program.namespaces import DEFAULT_NAMESPACES, TORCH_NAMESPACES
+from retraced_server.program.namespaces import TORCH_NAMESPACES
 from retraced_server.program.operators import Operators
 
 # Named here though the zygote uses it later: what a worker runs is to be imported before the first fork.
