@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import stat
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from retraced_pt2 import zip_format as zf
 from retraced_pt2.errors import CompressedRecordError, Fault, FormatError, shortened
@@ -25,8 +24,7 @@ _SCRIPT: Final = "/code/__torch__"
 """Where TorchScript's archives have their source, which they compress."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Listed:
+class _Listed(NamedTuple):
     raw_name: bytes
     name: str
     flags: int
@@ -238,6 +236,8 @@ def _fields(name: str, extra: bytes) -> dict[int, bytes]:
 
 def _resolved(name: str, zip64: bytes, values: tuple[int, ...]) -> tuple[int, ...]:
     """Values of 32 bits, or those of 64 that stand for them."""
+    if not zip64 and zf.LARGEST not in values:
+        return values
     large = iter(struct.unpack(f"<{len(zip64) // 8}Q", zip64[: len(zip64) // 8 * 8]))
     if len(zip64) != 8 * values.count(zf.LARGEST):
         raise _strange_field(name)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import IO
 
 from retraced_pt2 import archive as pt2
-from retraced_pt2.files import DescriptorBytes
+from retraced_pt2 import files
+from retraced_pt2.errors import FormatError
 from retraced_pt2.record_names import is_carried
-from retraced_server.program.errors import format_errors
+from retraced_server.program.errors import format_error, format_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Archive:
     def __init__(self, file: IO[bytes]) -> None:
         self._fd = file.fileno()
         with format_errors():
-            self._archive = pt2.Archive(DescriptorBytes(self._fd))
+            self._archive = pt2.Archive(files.DescriptorBytes(self._fd))
             self.program_name = self._archive.find_program()
 
     def __contains__(self, name: str) -> bool:
@@ -66,12 +67,11 @@ class Archive:
 
     def size(self, name: str) -> int:
         """Return how many bytes a record has. Raises `RetracedError` PROGRAM_INVALID where there is none of that name."""
-        return self.extent(name).size
+        return self._find(name).size
 
-    @format_errors()
     def extent(self, name: str) -> Extent:
         """Return where a record's bytes lie in the file. Raises `RetracedError` PROGRAM_INVALID where there is none of that name."""
-        found = self._archive.extent(name)
+        found = self._find(name)
         return Extent(self._fd, found.offset, found.size, found.crc)
 
     def carried(self) -> Iterator[tuple[str, bytes]]:
@@ -79,3 +79,10 @@ class Archive:
         for name in self._archive.records:
             if is_carried(name):
                 yield name, self.read(name)
+
+    def _find(self, name: str) -> files.Extent:
+        # Asked for several times for each tensor, for which a context manager takes too long.
+        try:
+            return self._archive.extent(name)
+        except FormatError as error:
+            raise format_error(error) from error
