@@ -5,5 +5,7 @@ send, that of the client (`retraced.checks`) for what servers send back. Standar
 need msgspec, which the base install does not have, so the client imports neither.
 """
 
-SCHEMA_MAJOR = 8
+from typing import Final
+
+SCHEMA_MAJOR: Final = 8
 """The major version of the schema (torch/_export/serde/schema.py)."""
