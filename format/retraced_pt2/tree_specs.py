@@ -7,6 +7,8 @@ that are no plain containers are the builder's to judge. What is made of the nod
 from __future__ import annotations
 
 import json
+import math
+import re
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from retraced_pt2.errors import invalid, shortened, unsupported
@@ -21,6 +23,8 @@ FACTORIES: Final = frozenset(("list", "dict", "set", "tuple", "int", "float", "b
 
 _NODE: Final = {"type", "context", "children_spec"}
 _FACTORY: Final = {"default_factory_module", "default_factory_name", "dict_context"}
+# Half of a character, which no file in UTF-8 can hold.
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _PLAIN: Final = (str, int, float, bool, type(None))
 
 Key = str | int | float | bool | None
@@ -70,7 +74,7 @@ def read_tree_spec(text: str, builder: TreeSpecBuilder[_Built]) -> _Built:
     if type(spec) is not list or len(spec) != 2 or type(spec[0]) is not int:
         raise invalid(f"the tree spec `{shortened(text, 200)}` cannot be read: it is not a protocol and a node")
     if spec[0] != PROTOCOL:
-        raise invalid(f"a tree spec is of protocol {spec[0]}, and {PROTOCOL} is read")
+        raise invalid(f"a tree spec is of protocol {shortened(str(spec[0]), 64)}, and {PROTOCOL} is read")
     # Without recursion, so that the stack bounds no depth here.
     nodes, waiting = [], [spec[1]]
     while waiting:
@@ -129,7 +133,7 @@ def _node(value: Any) -> dict[str, Any]:
         or type(value["children_spec"]) is not list
         or not (value["type"] is None or type(value["type"]) is str)
     ):
-        raise invalid(f"`{shortened(str(value), 200)}` is no node of a tree spec")
+        raise invalid("a node of a tree spec is not an object of a type, a context and children")
     return value
 
 
@@ -143,15 +147,20 @@ def _factory(context: Any) -> tuple[str, Any]:
 
 
 def _keys(kind: str, keys: Any, children: list[_Built]) -> list[Key]:
-    if type(keys) is not list or not all(type(key) in _PLAIN for key in keys):
+    if type(keys) is not list or not all(type(key) in _PLAIN and not _SURROGATE.search(str(key)) for key in keys):
         raise ValueError("it is not a list of plain values")
     check_count(kind, len(keys), children)
     return keys
 
 
 def _decoded(text: str) -> Any:
-    return json.loads(text, parse_constant=_no_number)
+    return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return _no_number(text) if math.isinf(value) else value
 
 
 def _no_number(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no number of JSON")
+    raise ValueError(f"{shortened(word, 64)} is no number of JSON")

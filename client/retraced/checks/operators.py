@@ -13,7 +13,6 @@ from retraced.checks.refusal import Refused, shown
 from retraced_pt2.operators import DEFAULT_NAMESPACES, FUNCTIONS, HIGHER_ORDER, ORDERED, PRIM, higher_order_name, split_operator
 
 _LONGEST: Final = 1_024
-_FUNCTIONS: Final = frozenset(FUNCTIONS)
 _SPECIAL: Final = frozenset(
     (
         *("__not__", "__ior__", "__iand__", "__ixor__", "__or__", "__and__", "__xor__", "__lshift__", "__rshift__"),
@@ -84,11 +83,11 @@ class Operators:
         self.check(name)
         # `with_effects` is given what it orders.
         higher_order = higher_order_name(name)
-        if name in _FUNCTIONS or (higher_order is not None and higher_order not in ORDERED):
+        if name in FUNCTIONS or (higher_order is not None and higher_order not in ORDERED):
             raise Refused(f"{shown(name)} cannot be an argument")
 
     def _check(self, name: str) -> None:
-        if name in _FUNCTIONS or higher_order_name(name) in HIGHER_ORDER:
+        if name in FUNCTIONS or higher_order_name(name) in HIGHER_ORDER:
             return
         parts = split_operator(name)
         if parts is None:

@@ -9,6 +9,7 @@ from retraced.checks.model import STATIC_TENSOR
 from retraced.checks.refusal import Refused, shown
 from retraced.checks.shapes import Check, boolean, map_of, record
 from retraced_pt2.limits import MOST_DIMENSIONS
+from retraced_pt2.payloads import reach
 from retraced_pt2.record_names import PAYLOADS
 from retraced_pt2.scalar_types import ITEM_SIZES
 
@@ -44,10 +45,10 @@ def check_payloads(config: Any, directory: str, sizes: Mapping[str, int], path: 
     first: dict[str, tuple[int, int]] = {}
     for tensor, described in config["config"].items():
         name = directory + described["path_name"]
-        reach, dtype = _reach(tensor, described["tensor_meta"]), described["tensor_meta"]["dtype"]
-        capacity = sizes[name] // ITEM_SIZES[dtype] or reach * (sizes[name] == 0)
+        needed, dtype = _reach(tensor, described["tensor_meta"]), described["tensor_meta"]["dtype"]
+        capacity = sizes[name] // ITEM_SIZES[dtype] or needed * (sizes[name] == 0)
         whole = first.setdefault(name, (dtype, capacity))
-        if dtype != whole[0] or reach > whole[1]:
+        if dtype != whole[0] or needed > whole[1]:
             raise Refused(f"the tensor {shown(tensor)} does not fit into its record {name}")
     return set(first)
 
@@ -62,8 +63,4 @@ def _reach(tensor: str, meta: Any) -> int:
     sizes, strides = [size["as_int"] for size in meta["sizes"]], [stride["as_int"] for stride in meta["strides"]]
     if len(sizes) != len(strides) or len(sizes) > MOST_DIMENSIONS:
         raise Refused(f"the tensor {shown(tensor)} has {len(sizes)} sizes and {len(strides)} strides")
-    offset: int = meta["storage_offset"]["as_int"]
-    if 0 in sizes:
-        return offset
-    reach = sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
-    return offset + 1 + int(reach)
+    return reach(sizes, strides, meta["storage_offset"]["as_int"])

@@ -14,20 +14,14 @@ from retraced_server.program.errors import format_error, format_errors
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(files.Extent):
     """Where the bytes of a record lie, uncompressed.
 
     Attributes:
         fd: The file.
-        offset: Their first byte.
-        size: How many they are.
-        crc: Their checksum, as the file's directory has it.
     """
 
     fd: int
-    offset: int
-    size: int
-    crc: int
 
 
 class Archive:
@@ -72,7 +66,7 @@ class Archive:
     def extent(self, name: str) -> Extent:
         """Return where a record's bytes lie in the file. Raises `RetracedError` PROGRAM_INVALID where there is none of that name."""
         found = self._find(name)
-        return Extent(self._fd, found.offset, found.size, found.crc)
+        return Extent(found.offset, found.size, found.crc, self._fd)
 
     def carried(self) -> Iterator[tuple[str, bytes]]:
         """Yield the records that are not of the program, `extra/` files, which a rewritten archive keeps."""

@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from retraced_pt2 import program_schema, schema
 from retraced_pt2.errors import shortened
 from retraced_pt2.limits import MOST_DIMENSIONS
+from retraced_pt2.payloads import reach
 from retraced_pt2.record_names import PAYLOADS
 from retraced_server.program._torch import allow_absent_device
 from retraced_server.program.archive import Extent
@@ -142,7 +143,7 @@ class PayloadReader:
         # A tensor that was fake, or on the device `meta`, when torch saved it has a record of no bytes.
         absent = self._absent or device.type != "cpu" or extent is None or (size == 0 and numel > 0)
         if absent:
-            elements = size // dtype.itemsize or _extent(meta)
+            elements = size // dtype.itemsize or _reach(meta)
             if not 0 <= elements < 2**62 // dtype.itemsize:
                 raise program_invalid(f"the tensor `{name}` is too large")
             stored = _Stored(payload, dtype, torch.empty(elements, dtype=dtype, device="meta"))
@@ -155,7 +156,7 @@ class PayloadReader:
     def _tensor(self, name: str, stored: _Stored, is_param: bool, meta: schema.StaticTensorMeta) -> torch.Tensor:
         if read_dtype(meta.dtype) is not stored.dtype:
             raise program_invalid(f"the tensor `{name}` has another dtype than others of its record `{stored.payload.record}`")
-        if _extent(meta) * stored.dtype.itemsize > stored.whole.untyped_storage().nbytes():
+        if _reach(meta) * stored.dtype.itemsize > stored.whole.untyped_storage().nbytes():
             raise program_invalid(f"the tensor `{name}` does not fit into its record `{stored.payload.record}`", tensor=name)
         size, stride = [length.as_int for length in meta.sizes], [step.as_int for step in meta.strides]
         try:
@@ -227,9 +228,5 @@ def _static(name: str, meta: program_schema.PayloadMeta, directory: str) -> sche
     return described
 
 
-def _extent(meta: schema.StaticTensorMeta) -> int:
-    """How many elements of its storage a tensor reaches over; Python's integers do not overflow."""
-    if any(size.as_int == 0 for size in meta.sizes):
-        return meta.storage_offset.as_int
-    reach = sum((size.as_int - 1) * stride.as_int for size, stride in zip(meta.sizes, meta.strides, strict=True))
-    return meta.storage_offset.as_int + 1 + reach
+def _reach(meta: schema.StaticTensorMeta) -> int:
+    return reach([size.as_int for size in meta.sizes], [stride.as_int for stride in meta.strides], meta.storage_offset.as_int)

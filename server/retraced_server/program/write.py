@@ -9,7 +9,6 @@ from typing import IO, Final
 import torch
 from torch.export import ExportedProgram
 
-from retraced_pt2.files import Extent
 from retraced_pt2.zip_writer import ZipWriter
 from retraced_server.collector import collector_paused
 from retraced_server.program import _torch
@@ -65,9 +64,8 @@ def write_program(
         if isinstance(content, Payload):
             if content.extent is None:
                 raise program_unsupported(f"the bytes of the record `{content.record}` are not here", record=content.record)
-            extent = content.extent
             with format_errors():
-                writer.copy(record.name, extent.fd, Extent(extent.offset, extent.size, extent.crc))
+                writer.copy(record.name, content.extent.fd, content.extent)
         else:
             writer.write(record.name, tensor_bytes(content) if isinstance(content, torch.Tensor) else content)
     for further, data in (*records, *_FORMAT):
