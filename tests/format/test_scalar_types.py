@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch._export.serde import serialize
+from torch._export.serde import schema, serialize
 
 from retraced_pt2 import SCHEMA_MAJOR, scalar_types
 
@@ -16,7 +16,7 @@ def test_numbers_are_those_of_torch() -> None:
     ):
         assert {getattr(torch, name): number for number, name in ours.items()} == theirs
     assert scalar_types.LAYOUTS[scalar_types.STRIDED] == "strided"
-    assert serialize.SCHEMA_VERSION[0] == SCHEMA_MAJOR
+    assert schema.SCHEMA_VERSION[0] == SCHEMA_MAJOR
 
 
 def test_sizes_of_elements_are_those_of_torch() -> None:

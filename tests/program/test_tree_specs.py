@@ -95,6 +95,9 @@ def _deep(depth: int) -> str:
         _spec("builtins.dict", '[["a"]]', children=1),
         _spec("builtins.dict", '[{"__enum__": true, "fqn": "os:system", "name": "x"}]', children=1),
         _spec("builtins.dict", ["a"], children=1),
+        _spec("builtins.dict", "[NaN]", children=1),
+        _spec("builtins.dict", "[1e999]", children=1),
+        _spec("builtins.dict", '["\\ud800"]', children=1),
         _spec("collections.deque", '"x"'),
         _spec("collections.deque", "-1"),
         _spec(
