@@ -27,7 +27,7 @@ class Device(SchemaRecord):
     """A device by type and, where there may be several, index."""
 
     type: str
-    index: Annotated[int, Meta(ge=-1, le=127)] | None = None
+    index: Annotated[int, Meta(ge=0, le=127)] | None = None
 
 
 class SymExprHint(SchemaRecord):

@@ -28,7 +28,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         targets.append(target)
         return real(target, *arguments)
 
-    monkeypatch.setattr("retraced_server.retrace.known_results._OF_MODES", WeakKeyDictionary())
+    monkeypatch.setattr("retraced_server.retrace.fake_result_cache._OF_MODES", WeakKeyDictionary())
     for module in ("executor", "graph_retrace"):
         monkeypatch.setattr(f"retraced_server.retrace.{module}.execute", execute)
     return targets

@@ -8,12 +8,11 @@ from typing import Any, Final, TypeAlias
 import sympy
 from sympy.functions.elementary.piecewise import ExprCondPair
 from sympy.polys.polyerrors import BasePolynomialError
-from torch.utils._sympy import functions
-from torch.utils._sympy.numbers import int_oo
 
 from retraced_pt2.errors import Fault, invalid, unsupported
 from retraced_pt2.expressions import FLATTENED, FUNCTIONS, POWERS, expression_fault, read_expression
 from retraced_server.program.errors import cause, format_errors, program_invalid
+from retraced_server.torch_compat.symbolic_shapes import int_oo, sympy_functions
 
 _LARGEST_BITS: Final = 256
 """Numbers that arise while an expression is built stay under this many bits."""
@@ -31,7 +30,7 @@ _Expr: TypeAlias = Any
 # Max, Min and Mod are torch's, which sympify takes for sympy's own.
 _FUNCTIONS: Final[dict[str, _Expr]] = {
     "ExprCondPair": ExprCondPair,
-    **{name: getattr(functions, name, None) or getattr(sympy, name) for name in FUNCTIONS if name != "ExprCondPair"},
+    **{name: getattr(sympy_functions, name, None) or getattr(sympy, name) for name in FUNCTIONS if name != "ExprCondPair"},
 }
 _DIVISIONS: Final = frozenset(
     ("FloorDiv", "ModularIndexing", "PythonMod", "Mod", "CleanDiv", "CeilDiv", "IntTrueDiv", "FloatTrueDiv")
@@ -121,7 +120,7 @@ class _SympyBuilder:
 
     def _bound_power(self, name: str, base: _Expr, exponent: _Expr) -> None:
         if not exponent.is_number:
-            # torch's own functions of symbolic exponents are bounded; the power of sympy is not.
+            # torch's own sympy_functions of symbolic exponents are bounded; the power of sympy is not.
             if name == "Pow":
                 raise invalid("the exponent of a power in it is no number")
             return

@@ -7,7 +7,6 @@ function that a plugin's pass puts into a graph, is taken to do anything.
 from __future__ import annotations
 
 import functools
-import importlib
 import math
 import operator
 from collections.abc import Callable, Mapping
@@ -15,13 +14,29 @@ from enum import Enum
 from typing import Any, Final, TypeAlias
 
 import torch
-from torch._ops import HigherOrderOperator, OpOverload
 
 from retraced_pt2.operators import FUNCTIONS as FUNCTION_NAMES
 from retraced_pt2.operators import HIGHER_ORDER as HIGHER_ORDER_NAMES
 from retraced_pt2.operators import PRIM as PRIM_NAMES
 from retraced_pt2.operators import SUBGRAPH_OPERATORS, SYM_FUNCTIONS
 from retraced_server.program.namespaces import NAMESPACES
+from retraced_server.torch_compat.functorch import (
+    ADD_BATCH_DIM,
+    ENTER_AUTOCAST,
+    ENTER_DUAL,
+    ENTER_JVP,
+    ENTER_VMAP,
+    EXIT_AUTOCAST,
+    EXIT_DUAL,
+    EXIT_JVP,
+    EXIT_VMAP,
+    MAKE_DUAL,
+    REMOVE_BATCH_DIM,
+    SET_GRAD_ENABLED,
+    UNPACK_DUAL,
+    UNWRAP_FOR_GRAD,
+)
+from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverload, function_named, held_operator
 
 # An OpOverload, a HigherOrderOperator or one of the functions below.
 Target: TypeAlias = Callable[..., Any]
@@ -56,31 +71,22 @@ class Effect(Enum):
         return self not in (Effect.NONE, Effect.SCHEMA, Effect.SUBGRAPHS)
 
 
-_predispatch: Any = torch._functorch.predispatch
-
-
-def _find_function(name: str) -> Target:
-    module, _, attribute = name.rpartition(".")
-    found: Target = getattr(importlib.import_module(module), attribute)
-    return found
-
-
-SYM_OPERATORS: Final[frozenset[Target]] = frozenset(map(_find_function, SYM_FUNCTIONS))
+SYM_OPERATORS: Final[frozenset[Target]] = frozenset(map(function_named, SYM_FUNCTIONS))
 """The functions that compute with sizes."""
 
-FUNCTIONS_BY_NAME: Final[Mapping[str, Target]] = {name: _find_function(name) for name in FUNCTION_NAMES}
+FUNCTIONS_BY_NAME: Final[Mapping[str, Target]] = {name: function_named(name) for name in FUNCTION_NAMES}
 """What programs call beside operators, by the names that the schema gives them."""
 
 _REGIONS: Final[Mapping[Target, Effect]] = {
-    torch._C._set_grad_enabled: Effect.SETS,
-    torch.amp.autocast_mode._enter_autocast: Effect.ENTERS,
-    torch.amp.autocast_mode._exit_autocast: Effect.LEAVES,
-    _predispatch._vmap_increment_nesting: Effect.ENTERS,
-    _predispatch._vmap_decrement_nesting: Effect.LEAVES,
-    _predispatch._jvp_increment_nesting: Effect.ENTERS,
-    _predispatch._jvp_decrement_nesting: Effect.LEAVES,
-    _predispatch._enter_dual_level: Effect.ENTERS,
-    _predispatch._exit_dual_level: Effect.LEAVES,
+    SET_GRAD_ENABLED: Effect.SETS,
+    ENTER_AUTOCAST: Effect.ENTERS,
+    EXIT_AUTOCAST: Effect.LEAVES,
+    ENTER_VMAP: Effect.ENTERS,
+    EXIT_VMAP: Effect.LEAVES,
+    ENTER_JVP: Effect.ENTERS,
+    EXIT_JVP: Effect.LEAVES,
+    ENTER_DUAL: Effect.ENTERS,
+    EXIT_DUAL: Effect.LEAVES,
 }
 # The others of functorch keep their place as well.
 FUNCTIONS: Final[Mapping[Target, Effect]] = {
@@ -109,7 +115,7 @@ WITHIN_OPERATORS: Final = frozenset(
 
 WRAPS_FOR_LEVEL: Final = frozenset(
     (
-        *(_predispatch._add_batch_dim, _predispatch._make_dual),
+        *(ADD_BATCH_DIM, MAKE_DUAL),
         *(torch.ops.aten._add_batch_dim.default, torch.ops.aten._make_dual.default, torch.ops.aten._fw_primal.default),
     )
 )
@@ -117,7 +123,7 @@ WRAPS_FOR_LEVEL: Final = frozenset(
 
 UNWRAPS_FROM_LEVEL: Final = frozenset(
     (
-        *(_predispatch._remove_batch_dim, _predispatch._unpack_dual, _predispatch._unwrap_for_grad),
+        *(REMOVE_BATCH_DIM, UNPACK_DUAL, UNWRAP_FOR_GRAD),
         *(torch.ops.aten._remove_batch_dim.default, torch.ops.aten._unpack_dual.default),
     )
 )
@@ -134,7 +140,7 @@ def overload_of(target: Any) -> OpOverload | None:
     """
     if isinstance(target, OpOverload):
         return target
-    wrapped = getattr(target, "_op", None)
+    wrapped = held_operator(target)
     return wrapped if isinstance(wrapped, OpOverload) else None
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch.utils._pytree import TreeSpec
-
 from retraced_pt2.errors import shortened
 from retraced_pt2.limits import LONGEST_NAME
 from retraced_pt2.names import is_identifier, is_quotable
 from retraced_server.program.errors import program_invalid, program_unsupported
+from retraced_server.torch_compat.pytree import TreeSpec
 
 
 def check_name(name: str) -> str:
-    """Checks that the name of a value, an argument or a body is an identifier.
+    """Checks that the name of a value, an argument or a subgraph is an identifier.
 
     Raises:
         RetracedError: PROGRAM_INVALID where it is not, PROGRAM_UNSUPPORTED where it is too long.

@@ -14,12 +14,11 @@ from typing import Any, Final
 
 import torch
 from torch.fx.immutable_collections import immutable_dict, immutable_list
-from torch.utils import _pytree as pytree
-from torch.utils._pytree import TreeSpec
 
 from retraced_pt2.errors import invalid, shortened, unsupported
 from retraced_pt2.tree_specs import FACTORIES, PROTOCOL, Key, check_count, read_tree_spec, text_of
 from retraced_server.program.errors import cause, format_errors
+from retraced_server.torch_compat.pytree import TreeSpec, pytree
 
 # Around a node without children, as torch writes it.
 _BEFORE_NODE: Final = f"[{PROTOCOL}, "

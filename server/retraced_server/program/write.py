@@ -11,17 +11,10 @@ from torch.export import ExportedProgram
 
 from retraced_pt2.zip_writer import ZipWriter
 from retraced_server.collector import collector_paused
-from retraced_server.program import _torch
 from retraced_server.program.errors import format_errors, program_unsupported
 from retraced_server.program.payloads import Payload
 from retraced_server.program.read import ReadProgram
 from retraced_server.program.write_records import ProgramRecords, program_records, tensor_bytes
-
-SCHEMA_VERSION: tuple[int, int] = _torch.SCHEMA_VERSION
-"""The schema version, major and minor, that `write_program` writes."""
-
-TORCH_VERSION: str = _torch.TORCH_VERSION
-"""The version of torch that `write_program` names as the writer."""
 
 _FORMAT: Final = (("archive_format", b"pt2"), ("archive_version", b"0"), (".data/version", b"6\n"), ("byteorder", b"little"))
 _SERIALIZATION_ID: Final = ".data/serialization_id"
