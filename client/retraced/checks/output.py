@@ -133,5 +133,7 @@ class _Output:
         if pattern is not None:
             if pattern.fullmatch(self._archive.read(record)) is None:
                 raise Refused(f"the record {record} is not what torch writes")
+        elif record.startswith((WEIGHTS, CONSTANTS)):
+            raise Refused(f"the record {shown(record)} is a payload that no config names")
         elif not self._is_sent(record):
             raise Refused(f"the record {shown(record)} is not of the archive sent")
