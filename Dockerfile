@@ -11,6 +11,7 @@ COPY constraints.txt ./
 RUN /opt/retraced/bin/pip install -c constraints.txt torch numpy
 COPY pyproject.toml hatch_build.py README.md ./
 COPY proto ./proto
+COPY format ./format
 COPY client ./client
 COPY server ./server
 RUN /opt/retraced/bin/pip install -c constraints.txt '.[server]'

@@ -138,4 +138,4 @@ def _is_librarys(frame: FrameType | None) -> bool:
 def _ours() -> list[Path]:
     """The folders that our own code lies in."""
     root = Path(__file__).resolve().parents[1]
-    return [root / name for name in ("client", "server", "tests", "fuzz")]
+    return [root / name for name in ("format", "client", "server", "tests", "fuzz")]

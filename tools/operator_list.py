@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch._ops import OpOverload
 
-from retraced_server.analysis.namespaces import DEFAULT_NAMESPACES
+from retraced_pt2.operators import DEFAULT_NAMESPACES
 from retraced_server.analysis.targets import PRIM, WITHIN_OPERATORS
 from retraced_server.errors import RetracedError
 from retraced_server.program import operator_lists

@@ -12,11 +12,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-from retraced._source_archive import Bytes, chunks
 from retraced.errors import OutputNotWritable, ResponseInvalid
+from retraced_pt2.files import Bytes, chunks
 
 _MEMORY_BYTES = 32 << 20
-_READ_BYTES = 1 << 20
 
 
 class Output:
@@ -72,9 +71,7 @@ class Output:
 
     def chunks(self) -> Iterator[bytes]:
         """Its bytes from the first, in pieces of 1 MiB."""
-        self._file.seek(0)
-        while chunk := self._file.read(_READ_BYTES):
-            yield chunk
+        return chunks(self, 0, self.size)
 
     def close(self) -> None:
         """Gives it up. May be called twice."""

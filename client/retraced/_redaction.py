@@ -19,12 +19,13 @@ from retraced._source import Source
 from retraced._source_archive import SourceArchive
 from retraced._splice import Spliced
 from retraced._user_inputs import same_user_inputs
-from retraced.checks.layout import read_layout
-from retraced.checks.refusal import Refused
 from retraced.errors import ArchiveInvalid, FieldViolation, OutputUnsafe, ProgramInvalid, RetracedError
 from retraced.nodes import NodeMetadata
 from retraced.program import ProgramInfo
 from retraced.reports import PassReport, Summary
+from retraced_pt2.archive import Archive
+from retraced_pt2.errors import FormatError
+from retraced_pt2.record_names import MODEL, SAMPLE_INPUTS
 
 _FRAME: Final = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+)', re.MULTILINE)
 _DROPPED: Final = "the sample inputs were dropped, since the program takes other inputs now"
@@ -73,20 +74,18 @@ class Redaction:
             OutputUnsafe: It cannot be read.
         """
         try:
-            records = read_layout(output)
-            models = [name for name in records if name.startswith("models/")]
-            extent = records[models[0]]
-            program = self._put_back(output.read_at(extent.offset, extent.size))
-            name = models[0].removeprefix("models/").removesuffix(".json")
-            replaced = {models[0]: json.dumps(program).encode()}
-            sample_inputs = f"data/sample_inputs/{name}.pt"
+            archive = Archive(output)
+            records, name = archive.records, archive.find_program()
+            program = self._put_back(archive.read(MODEL.format(name)))
+            replaced = {MODEL.format(name): json.dumps(program).encode()}
+            sample_inputs = SAMPLE_INPUTS.format(name)
             remarks: tuple[str, ...] = ()
             if self._sample_inputs and records[sample_inputs].size == 0:
                 if same_user_inputs(self._program, program):
                     replaced[sample_inputs] = self._sample_inputs
                 else:
                     remarks = (_DROPPED,)
-        except (Refused, *_NO_PROGRAM) as error:
+        except (FormatError, *_NO_PROGRAM) as error:
             raise OutputUnsafe(
                 f"what is kept at home cannot be put back into the server's output: {error}", request_id=request_id
             ) from error
@@ -126,7 +125,7 @@ class Redaction:
     def _taken_out(self, source: Source) -> Source:
         archive = SourceArchive(source)
         name = archive.program_name
-        model, sample_inputs = f"models/{name}.json", f"data/sample_inputs/{name}.pt"
+        model, sample_inputs = MODEL.format(name), SAMPLE_INPUTS.format(name)
         data = archive.read(model)
         if data is None or sum(record.startswith("models/") for record in archive.records) > 1:
             raise ArchiveInvalid(f"{source.name} is no archive of one program, so nothing can be kept at home of it")

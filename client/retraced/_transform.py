@@ -15,7 +15,6 @@ from retraced._options import TransformOptions
 from retraced._output import Output
 from retraced._redaction import Redaction
 from retraced._source import Source
-from retraced._source_archive import chunks
 from retraced._status import error_from_status
 from retraced.checks import OutputCheck, same_bytes
 from retraced.errors import ResponseInvalid, RetracedError
@@ -24,6 +23,7 @@ from retraced.reports import PassReport, Summary
 from retraced.results import TransformResult
 from retraced.v1 import graph_transform_pb2 as pb
 from retraced.v1 import node_metadata_pb2
+from retraced_pt2.files import chunks
 
 CHUNK_BYTES = 1 << 20
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from retraced_server.analysis.namespaces import DEFAULT_NAMESPACES, NAMESPACES, TORCH_NAMESPACES, how_to_allow
+from retraced_pt2.operators import DEFAULT_NAMESPACES
+from retraced_server.analysis.namespaces import NAMESPACES, TORCH_NAMESPACES, how_to_allow
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.program.operators import Operators
 from retraced_server.worker.prepare import PrepareError, _brought, _namespaces

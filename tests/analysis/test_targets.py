@@ -13,11 +13,19 @@ from torch._export.verifier import Verifier
 from torch._ops import HigherOrderOperator
 from torch.fx.node import _side_effectful_functions
 
+from retraced_pt2.operators import DEFAULT_NAMESPACES
 from retraced_server.analysis.effects import has_effect, written_arguments
-from retraced_server.analysis.namespaces import DEFAULT_NAMESPACES
-from retraced_server.analysis.targets import FUNCTIONS, HIGHER_ORDER, PRIM, SYM_OPERATORS, Effect, stated_effect
+from retraced_server.analysis.targets import (
+    FUNCTIONS,
+    FUNCTIONS_BY_NAME,
+    HIGHER_ORDER,
+    PRIM,
+    SYM_OPERATORS,
+    Effect,
+    stated_effect,
+)
 from retraced_server.errors import RetracedError
-from retraced_server.program.operators import _BY_NAME, Operators
+from retraced_server.program.operators import Operators
 
 predispatch: Any = torch._functorch.predispatch
 
@@ -32,7 +40,7 @@ def _call(target: Any) -> tuple[fx.GraphModule, fx.Node]:
 
 def test_every_function_and_operator_that_the_reader_takes_has_a_stated_effect() -> None:
     operators = Operators(frozenset())
-    taken = [operators.find(name) for name in _BY_NAME]
+    taken = [operators.find(name) for name in FUNCTIONS_BY_NAME]
     taken += [operators.find(f"torch.ops.higher_order.{name}") for name in HIGHER_ORDER]
     for name in torch._C._dispatch_get_all_op_names():
         namespace, _, rest = name.partition("::")
@@ -47,7 +55,7 @@ def test_every_function_and_operator_that_the_reader_takes_has_a_stated_effect()
 
 
 def test_reader_takes_no_function_that_has_none() -> None:
-    assert list(_BY_NAME.values()) == list(FUNCTIONS)
+    assert list(FUNCTIONS_BY_NAME.values()) == list(FUNCTIONS)
     for name in dir(torch.ops.higher_order):
         if name in HIGHER_ORDER or name.startswith("__"):
             continue

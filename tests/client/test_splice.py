@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from retraced import _splice
 from retraced._source import BytesSource, FileSource
 from retraced._source_archive import SourceArchive
 from retraced._splice import Spliced
-from retraced.checks.layout import read_layout
-from retraced_server.program import zip_writer
-from retraced_server.program.archive import Archive
-from retraced_server.program.zip_writer import ZipWriter
+from retraced_pt2 import zip_writer
+from retraced_pt2.archive import Archive
+from retraced_pt2.zip_writer import ZipWriter
 from tests.client.archives import MODEL_RECORD, archive, records
 
 WEIGHTS = bytes(range(256)) * 5_000
@@ -29,31 +27,25 @@ def spliced() -> tuple[Spliced, bytes]:
 
 
 @pytest.mark.parametrize("first_zip64", [1 << 32, 1000])
-def test_all_readers_find_the_records(first_zip64: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(_splice, "_FIRST_ZIP64", first_zip64)
+def test_all_readers_find_the_records(first_zip64: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zip_writer, "_FIRST_ZIP64", first_zip64)
     made, data = spliced()
     expected = {**records(WEIGHTS), **REPLACED}
     with zipfile.ZipFile(io.BytesIO(data)) as read:
         assert read.testzip() is None
         assert {name.removeprefix("archive/"): read.read(name) for name in read.namelist()} == expected
-    layout = read_layout(made)
-    assert list(layout) == list(expected)
-    assert {name: made.read_at(extent.offset, extent.size) for name, extent in layout.items()} == expected
-    assert {extent.offset % 64 for extent in layout.values()} == {0}
-    path = tmp_path / "made.pt2"
-    path.write_bytes(data)
-    with path.open("rb") as file:
-        server = Archive(file)
-        server.check()
-        assert {name: server.read(name) for name in expected} == expected
+    found = Archive(made)
+    assert list(found.records) == list(expected)
+    assert {name: found.read(name) for name in expected} == expected
+    assert {name: made.read_at(extent.offset, extent.size) for name, extent in found.records.items()} == expected
+    assert {extent.offset % 64 for extent in found.records.values()} == {0}
 
 
 @pytest.mark.parametrize("first_zip64", [1 << 32, 1000])
-def test_it_is_what_the_servers_writer_writes(first_zip64: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_splice, "_FIRST_ZIP64", first_zip64)
+def test_it_is_what_the_writer_of_files_writes(first_zip64: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zip_writer, "_FIRST_ZIP64", first_zip64)
     file = io.BytesIO()
-    writer = ZipWriter(file, "archive")
+    writer = ZipWriter(file)
     for name, data in {**records(WEIGHTS), **REPLACED}.items():
         writer.write(name, data)
     writer.finish()

@@ -13,7 +13,12 @@ from pathlib import Path
 import pytest
 
 _ROOT = Path(__file__).parents[2]
-_SOURCES = sorted(path for path in (_ROOT / "server").rglob("*.py") if not path.name.endswith(("_pb2.py", "_pb2_grpc.py")))
+_SOURCES = sorted(
+    path
+    for folder in ("format", "server")
+    for path in (_ROOT / folder).rglob("*.py")
+    if not path.name.endswith(("_pb2.py", "_pb2_grpc.py"))
+)
 _BUILT_IN = {name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, BaseException)}
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import retraced
 import retraced.v1
+import retraced_pt2
 import retraced_server.engine
 import retraced_server.pipeline
 import retraced_server.service
@@ -39,8 +40,14 @@ def test_messages_load_without_grpc() -> None:
     assert not _loaded_by(*messages) & {"grpc", "torch", "numpy"}
 
 
-def test_every_client_module_loads_without_torch_and_the_server() -> None:
-    assert not _loaded_by(*_modules_of(retraced)) & {"torch", "numpy", "retraced_server"}
+def test_every_client_module_loads_without_torch_and_the_server_and_what_the_base_install_does_not_have() -> None:
+    assert not _loaded_by(*_modules_of(retraced)) & {"torch", "numpy", "retraced_server", "msgspec", "sympy"}
+
+
+def test_every_module_of_the_format_loads_alone() -> None:
+    loaded = _loaded_by(*_modules_of(retraced_pt2))
+
+    assert not loaded & {"torch", "numpy", "sympy", "grpc", "google", "retraced", "retraced_server"}
 
 
 @pytest.mark.parametrize(

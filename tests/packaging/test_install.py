@@ -21,7 +21,7 @@ from tests.support.models import by_name
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("pyproject.toml", "hatch_build.py", "README.md", "constraints.txt", "proto", "client", "server")
+SOURCES = ("pyproject.toml", "hatch_build.py", "README.md", "constraints.txt", "proto", "format", "client", "server")
 STUBS = {
     f"retraced/v1/{name}{ending}"
     for name in ("graph_transform_pb2", "node_metadata_pb2", "passes_pb2", "program_pb2", "graph_transform_pb2_grpc")
@@ -144,7 +144,7 @@ def test_the_sdist_and_the_wheel_hold_the_stubs_and_no_tests(distributions: tupl
     with zipfile.ZipFile(wheel) as file:
         names = set(file.namelist())
     assert names >= STUBS
-    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"retraced", "retraced_server"}
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"retraced", "retraced_pt2", "retraced_server"}
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     assert {name for name in packed if name.endswith(".proto")}

@@ -28,8 +28,8 @@ def test_the_build_tools_of_the_stubs_stay_out_of_every_extra() -> None:
         assert "grpcio-tools" not in _requirements(extra)
 
 
-def test_both_packages_say_that_they_are_typed() -> None:
-    for package in ("retraced", "retraced_server"):
+def test_all_packages_say_that_they_are_typed() -> None:
+    for package in ("retraced", "retraced_pt2", "retraced_server"):
         assert importlib.resources.files(package).joinpath("py.typed").is_file()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from retraced_server.analysis.namespaces import DEFAULT_NAMESPACES
+from retraced_pt2.operators import DEFAULT_NAMESPACES
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.program.operator_lists import listed_operators
 from retraced_server.program.operator_lists.unlisted import UNLISTED

@@ -7,9 +7,9 @@ import torch
 from torch._export.serde.serialize import _SYM_OPS, GraphModuleDeserializer, GraphModuleSerializer
 from torch.export.graph_signature import ExportGraphSignature
 
-from retraced_server.analysis.targets import SYM_OPERATORS
+from retraced_server.analysis.targets import FUNCTIONS_BY_NAME, SYM_OPERATORS
 from retraced_server.errors import Reason, RetracedError
-from retraced_server.program.operators import _BY_NAME, Operators, operator_name
+from retraced_server.program.operators import Operators, operator_name
 from tests.support import programs
 
 
@@ -25,7 +25,7 @@ def _aten() -> list[str]:
 
 def test_functions_are_those_that_torch_finds_by_the_same_names() -> None:
     deserializer = GraphModuleDeserializer()
-    for name, function in _BY_NAME.items():
+    for name, function in FUNCTIONS_BY_NAME.items():
         assert deserializer.deserialize_operator(name) is function
 
 

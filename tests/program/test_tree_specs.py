@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils import _pytree as pytree
 
-from retraced.checks.refusal import Refused
 from retraced.checks.tree_specs import TreeSpecs as ClientTreeSpecs
+from retraced_pt2.errors import FormatError
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.program.tree_specs import TreeSpecs, dump_tree_spec
 
@@ -95,6 +95,9 @@ def _deep(depth: int) -> str:
         _spec("builtins.dict", '[["a"]]', children=1),
         _spec("builtins.dict", '[{"__enum__": true, "fqn": "os:system", "name": "x"}]', children=1),
         _spec("builtins.dict", ["a"], children=1),
+        _spec("builtins.dict", "[NaN]", children=1),
+        _spec("builtins.dict", "[1e999]", children=1),
+        _spec("builtins.dict", '["\\ud800"]', children=1),
         _spec("collections.deque", '"x"'),
         _spec("collections.deque", "-1"),
         _spec(
@@ -145,5 +148,5 @@ def test_spec_that_is_deeper_than_the_stack_is_refused_by_both_without_a_fault()
     text = _deep(100_000)
     with pytest.raises(RetracedError):
         _read(text)
-    with pytest.raises(Refused):
+    with pytest.raises(FormatError):
         ClientTreeSpecs((), ()).check(text)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from retraced.checks.exact import exact
-from retraced.checks.operators import split_operator
 from retraced.checks.tree_specs import Registered, is_plain_key, registered
+from retraced_pt2.operators import split_operator
 
 # What json.loads gives: its shape is checked by using it.
 _Object = dict[str, Any]

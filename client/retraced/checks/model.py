@@ -28,7 +28,7 @@ from typing import Any, Final, NoReturn
 
 from retraced.checks.expressions import check_expression, check_size
 from retraced.checks.input_baseline import InputBaseline
-from retraced.checks.names import Paths, is_quotable
+from retraced.checks.names import Paths
 from retraced.checks.names import check_name as name
 from retraced.checks.operators import Operators
 from retraced.checks.refusal import Refused, shown
@@ -50,20 +50,11 @@ from retraced.checks.shapes import (
     unless_known,
 )
 from retraced.checks.tree_specs import TreeSpecs
+from retraced_pt2 import SCHEMA_MAJOR
+from retraced_pt2.limits import DEEPEST_GRAPH
+from retraced_pt2.names import is_quotable
+from retraced_pt2.scalar_types import DEVICES, DTYPES, LAYOUTS, MEMORY_FORMATS, STRIDED
 
-DTYPES: Final = {
-    **dict.fromkeys((1, 2, 12, 29, 30, 31, 32, 33), 1),
-    **dict.fromkeys((3, 6, 13, 28), 2),
-    **dict.fromkeys((4, 7, 9, 34), 4),
-    **dict.fromkeys((5, 8, 10, 35), 8),
-    11: 16,
-}
-"""The bytes of an element by the number of its dtype."""
-
-_SCHEMA_MAJOR: Final = 8
-_STRIDED: Final = 7
-_DEEPEST_GRAPH: Final = 32
-_DEVICES: Final = ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "xla", "meta")
 _SOURCE_FN: Final = re.compile(r"[^,;]*,[\w.<>-]*")
 
 
@@ -89,9 +80,9 @@ def check_model(model: Any, baseline: InputBaseline) -> None:
     _Schema(baseline).program(model)
 
 
-DEVICE: Final = record("Device", {"type": one_of(*_DEVICES), "index": nullable(one_of(*range(-1, 128)))}, ["index"])
+DEVICE: Final = record("Device", {"type": one_of(*DEVICES), "index": nullable(one_of(*range(-1, 128)))}, ["index"])
 _DTYPE: Final = one_of(*DTYPES)
-_LAYOUT: Final = one_of(*range(1, 8))
+_LAYOUT: Final = one_of(*LAYOUTS)
 _HINT: Final = nullable(union("SymExprHint", {"as_int": integer, "as_bool": boolean, "as_float": number}))
 _KIND: Final = nullable(one_of(0, 1, 2))
 _RANGE: Final = record("RangeConstraint", {"min_val": nullable(integer), "max_val": nullable(integer)})
@@ -105,7 +96,7 @@ STATIC_TENSOR: Final = record(
         "device": DEVICE,
         "strides": _STATIC,
         "storage_offset": union("SymInt", {"as_int": size}),
-        "layout": one_of(_STRIDED),
+        "layout": one_of(STRIDED),
     },
 )
 _TENSOR_ARGUMENT: Final = record("TensorArgument", {"name": name})
@@ -166,7 +157,7 @@ class _Schema:
             "as_sym_int": _SYM_INT_ARGUMENT,
             "as_sym_ints": list_of(_SYM_INT_ARGUMENT),
             "as_scalar_type": _DTYPE,
-            "as_memory_format": one_of(*range(1, 5)),
+            "as_memory_format": one_of(*MEMORY_FORMATS),
             "as_layout": _LAYOUT,
             "as_device": DEVICE,
             "as_bool": boolean,
@@ -261,7 +252,7 @@ class _Schema:
                 "graph_module": module,
                 "opset_version": map_of(text, integer),
                 "range_constraints": map_of(check_size, _RANGE),
-                "schema_version": record("SchemaVersion", {"major": one_of(_SCHEMA_MAJOR), "minor": integer}),
+                "schema_version": record("SchemaVersion", {"major": one_of(SCHEMA_MAJOR), "minor": integer}),
                 "verifiers": list_of(one_of("", "ATEN", "TRAINING")),
                 "torch_version": text,
                 "guards_code": list_of(self._guard),
@@ -308,8 +299,8 @@ class _Schema:
 
     def _subgraph(self, value: Any) -> None:
         self._depth += 1
-        if self._depth > _DEEPEST_GRAPH:
-            raise Refused(f"graphs are deeper than {_DEEPEST_GRAPH} subgraphs")
+        if self._depth > DEEPEST_GRAPH:
+            raise Refused(f"graphs are deeper than {DEEPEST_GRAPH} subgraphs")
         self._graph(value)
         self._depth -= 1
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container
-from keyword import iskeyword
-from typing import Any, Final
+from typing import Any
 
 from retraced.checks.refusal import Refused, shown
-
-_LONGEST: Final = 16_384
-# `_format_target` of torch/fx/graph.py puts what is no identifier between double quotes, as it is. Between them a backslash stands for
-# itself only in front of what makes no escape of it. The server's `program/names.py` has the same rule; a test compares both with torch.
-_QUOTABLE: Final = re.compile(r"""(?:[^"\\]|\\(?![\\'"abfnrtvxuUN0-7.]|$))*""")
+from retraced_pt2.limits import LONGEST_NAME
+from retraced_pt2.names import is_identifier, is_quotable
 
 
 def check_name(value: Any) -> None:
@@ -21,13 +16,8 @@ def check_name(value: Any) -> None:
     Raises:
         Refused: It is none.
     """
-    if type(value) is not str or not value.isidentifier() or iskeyword(value) or len(value) > _LONGEST:
+    if type(value) is not str or not is_identifier(value) or len(value) > LONGEST_NAME:
         raise Refused(f"{shown(value)} is no identifier")
-
-
-def is_quotable(text: str) -> bool:
-    """Whether a text stands for itself between double quotes in source."""
-    return text.isprintable() and _QUOTABLE.fullmatch(text) is not None
 
 
 class Paths:
@@ -46,7 +36,7 @@ class Paths:
         Raises:
             Refused: It is none, would end the text that it is quoted in, or names what every module of Python has.
         """
-        if type(value) is not str or len(value) > _LONGEST:
+        if type(value) is not str or len(value) > LONGEST_NAME:
             raise Refused(f"{shown(value)} is no name of a parameter, buffer, constant or module")
         if value in self._baseline:
             return

@@ -6,65 +6,13 @@ the caller allows. What reads and writes files, calls other machines or handles 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from typing import Any, Final
 
 from retraced.checks.refusal import Refused, shown
+from retraced_pt2.operators import DEFAULT_NAMESPACES, FUNCTIONS, HIGHER_ORDER, ORDERED, PRIM, higher_order_name, split_operator
 
 _LONGEST: Final = 1_024
-_OPERATOR: Final = re.compile(r"torch\.ops\.([A-Za-z]\w*)\.([A-Za-z_]\w*)\.([A-Za-z]\w*)", re.ASCII)
-_HIGHER_ORDER: Final = "torch.ops.higher_order."
-
-NAMESPACES: Final = frozenset(("aten", "prims", "prim", "quantized_decomposed", "onnx", "_c10d_functional"))
-"""Namespaces of torch's own operators that a server reads by default."""
-
-PRIM: Final = frozenset(("device", "dtype", "layout"))
-"""What programs may ask of a tensor, in TorchScript's own namespace `prim`. The rest runs Python, calls other machines, prints, profiles."""
-
-HIGHER_ORDER: Final = frozenset(
-    (
-        *("cond", "while_loop", "while_loop_stack_output", "map_impl", "scan", "associative_scan", "foreach_map", "out_dtype"),
-        *(
-            "wrap_with_set_grad_enabled",
-            "wrap_with_autocast",
-            "wrap",
-            "wrap_activation_checkpoint",
-            "tag_activation_checkpoint",
-        ),
-        *("invoke_subgraph", "strict_mode", "hints_wrapper", "flex_attention", "flex_attention_backward", "with_effects"),
-        *("auto_functionalized", "auto_functionalized_v2", "run_and_save_rng_state", "run_with_rng_state"),
-        *("_export_tracepoint", "print"),
-    )
-)
-"""Higher-order operators that compute with graphs, operators and plain values."""
-
-ORDERED: Final = frozenset(("print",))
-"""Those of them that stand as an argument, of `with_effects`, which orders them."""
-
-_PREDISPATCH: Final = (
-    *("_add_batch_dim", "_remove_batch_dim", "_vmap_increment_nesting", "_vmap_decrement_nesting", "lazy_load_decompositions"),
-    *("_make_dual", "_unpack_dual", "_jvp_increment_nesting", "_jvp_decrement_nesting", "_unwrap_for_grad"),
-    *("_enter_dual_level", "_exit_dual_level"),
-)
-FUNCTIONS: Final = frozenset(
-    (
-        *(
-            f"_operator.{name}"
-            for name in (
-                *("eq", "ne", "le", "ge", "lt", "gt", "neg", "pos", "mul", "add", "sub", "floordiv", "mod", "pow", "truediv"),
-                *("and_", "or_", "lshift", "rshift"),
-            )
-        ),
-        "math.trunc",
-        *("torch.sym_not", "torch.sym_int", "torch.sym_float", "torch.sym_ite", "torch.sym_max", "torch.sym_min"),
-        *("torch._sym_sqrt", "torch._C._set_grad_enabled"),
-        *("torch.amp.autocast_mode._enter_autocast", "torch.amp.autocast_mode._exit_autocast"),
-        *(f"torch._functorch.predispatch.{name}" for name in _PREDISPATCH),
-    )
-)
-"""Functions beside operators that may stand in a program. Not here: `_call_custom_autograd_function_in_pre_dispatch`, which imports."""
-
 _SPECIAL: Final = frozenset(
     (
         *("__not__", "__ior__", "__iand__", "__ixor__", "__or__", "__and__", "__xor__", "__lshift__", "__rshift__"),
@@ -103,12 +51,6 @@ _REFUSED_OVERLOADS: Final = frozenset(
 )
 
 
-def split_operator(name: str) -> tuple[str, str, str] | None:
-    """The namespace, name and overload of an operator of `torch.ops`; None for any other name."""
-    match = _OPERATOR.fullmatch(name)
-    return None if match is None else (match[1], match[2], match[3])
-
-
 class Operators:
     """Judges the names of operators.
 
@@ -117,7 +59,7 @@ class Operators:
     """
 
     def __init__(self, namespaces: Collection[str]) -> None:
-        self._namespaces = NAMESPACES | frozenset(namespaces)
+        self._namespaces = DEFAULT_NAMESPACES | frozenset(namespaces)
         self._taken: set[str] = set()
 
     def check(self, name: Any) -> None:
@@ -140,11 +82,12 @@ class Operators:
         """
         self.check(name)
         # `with_effects` is given what it orders.
-        if name in FUNCTIONS or (name.startswith(_HIGHER_ORDER) and name.removeprefix(_HIGHER_ORDER) not in ORDERED):
+        higher_order = higher_order_name(name)
+        if name in FUNCTIONS or (higher_order is not None and higher_order not in ORDERED):
             raise Refused(f"{shown(name)} cannot be an argument")
 
     def _check(self, name: str) -> None:
-        if name in FUNCTIONS or (name.startswith(_HIGHER_ORDER) and name.removeprefix(_HIGHER_ORDER) in HIGHER_ORDER):
+        if name in FUNCTIONS or higher_order_name(name) in HIGHER_ORDER:
             return
         parts = split_operator(name)
         if parts is None:
@@ -154,7 +97,12 @@ class Operators:
             raise Refused(
                 f"the operator {shown(name)} is of a namespace that the program did not use before; `namespaces` can allow it"
             )
-        if packet in _ATTRIBUTES or overload in _ATTRIBUTES or (packet.startswith("__") and packet not in _SPECIAL):
+        if (
+            packet in _ATTRIBUTES
+            or overload in _ATTRIBUTES
+            or (packet.startswith("__") and packet not in _SPECIAL)
+            or overload.startswith("_")
+        ):
             raise Refused(f"{shown(name)} is no operator")
         if namespace == "prim" and not (packet in PRIM and overload == "default"):
             raise Refused(f"the operator {shown(name)} does more than compute")

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
-from retraced.checks.model import DTYPES, STATIC_TENSOR
+from retraced.checks.model import STATIC_TENSOR
 from retraced.checks.refusal import Refused, shown
 from retraced.checks.shapes import Check, boolean, map_of, record
+from retraced_pt2.limits import MOST_DIMENSIONS
+from retraced_pt2.payloads import reach
+from retraced_pt2.record_names import PAYLOADS
+from retraced_pt2.scalar_types import ITEM_SIZES
 
-_MOST_DIMENSIONS: Final = 64
 
-
-def check_payloads(config: Any, directory: str, pattern: re.Pattern[str], sizes: Mapping[str, int], path: Check) -> set[str]:
+def check_payloads(config: Any, directory: str, sizes: Mapping[str, int], path: Check) -> set[str]:
     """A payload config.
 
     Args:
         config: What the config's record holds.
         directory: Where its records lie.
-        pattern: Their names there.
         sizes: The sizes of all records by name.
         path: Judges the names of tensors.
 
@@ -31,7 +31,7 @@ def check_payloads(config: Any, directory: str, pattern: re.Pattern[str], sizes:
     """
 
     def path_name(value: Any) -> None:
-        if type(value) is not str or pattern.fullmatch(value) is None:
+        if type(value) is not str or PAYLOADS[directory].fullmatch(value) is None:
             raise Refused(f"{shown(value)} is no record of a plain tensor")
         if directory + value not in sizes:
             raise Refused(f"the record {directory}{value} is missing")
@@ -45,10 +45,10 @@ def check_payloads(config: Any, directory: str, pattern: re.Pattern[str], sizes:
     first: dict[str, tuple[int, int]] = {}
     for tensor, described in config["config"].items():
         name = directory + described["path_name"]
-        reach, dtype = _reach(tensor, described["tensor_meta"]), described["tensor_meta"]["dtype"]
-        capacity = sizes[name] // DTYPES[dtype] or reach * (sizes[name] == 0)
+        needed, dtype = _reach(tensor, described["tensor_meta"]), described["tensor_meta"]["dtype"]
+        capacity = sizes[name] // ITEM_SIZES[dtype] or needed * (sizes[name] == 0)
         whole = first.setdefault(name, (dtype, capacity))
-        if dtype != whole[0] or reach > whole[1]:
+        if dtype != whole[0] or needed > whole[1]:
             raise Refused(f"the tensor {shown(tensor)} does not fit into its record {name}")
     return set(first)
 
@@ -61,10 +61,6 @@ def _plain(value: Any) -> None:
 def _reach(tensor: str, meta: Any) -> int:
     """How many elements of its record a tensor reaches over."""
     sizes, strides = [size["as_int"] for size in meta["sizes"]], [stride["as_int"] for stride in meta["strides"]]
-    if len(sizes) != len(strides) or len(sizes) > _MOST_DIMENSIONS:
+    if len(sizes) != len(strides) or len(sizes) > MOST_DIMENSIONS:
         raise Refused(f"the tensor {shown(tensor)} has {len(sizes)} sizes and {len(strides)} strides")
-    offset: int = meta["storage_offset"]["as_int"]
-    if 0 in sizes:
-        return offset
-    reach = sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
-    return offset + 1 + int(reach)
+    return reach(sizes, strides, meta["storage_offset"]["as_int"])

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+from retraced_pt2.errors import Fault, FormatError
+
 _LONGEST = 200
 
 
-class Refused(Exception):  # noqa: N818 - it is a verdict
-    """Something in an output is refused.
-
-    Attributes:
-        what: What is wrong.
-        where: The place, from the innermost field outwards.
-    """
+class Refused(FormatError):  # noqa: N818 - it is a verdict
+    """Something in an output is refused, though it may be of the format."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(what)
-        self.what = what
-        self.where: list[str] = []
+        super().__init__(Fault.PROGRAM_UNSUPPORTED, what)
 
 
 def shown(text: object) -> str:

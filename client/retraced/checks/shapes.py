@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from retraced.checks.exact import exact
 from retraced.checks.refusal import Refused, shown
+from retraced_pt2.errors import FormatError
 
 # Any: what json.loads gives.
 Check = Callable[[Any], object]
@@ -30,8 +31,8 @@ def record(name: str, fields: Mapping[str, Check], optional: Collection[str] = (
                 if field is None:
                     raise Refused("the schema has no such field")
                 field(item)
-        except Refused as refused:
-            refused.where.append(f"{name}.{key[:64]}")
+        except FormatError as error:
+            error.where.append(f"{name}.{key[:64]}")
             raise
         if not required <= value.keys():
             raise Refused(f"a {name} lacks {', '.join(sorted(required - value.keys()))}")
@@ -51,8 +52,8 @@ def union(name: str, members: Mapping[str, Check]) -> Check:
             raise Refused(f"a {name} cannot be {shown(key)}")
         try:
             member(item)
-        except Refused as refused:
-            refused.where.append(f"{name}.{key}")
+        except FormatError as error:
+            error.where.append(f"{name}.{key}")
             raise
 
     return check

@@ -11,7 +11,7 @@ from retraced._text import counted
 from retraced.archive import Archive, Record
 from retraced.cli.render import MAX_ROWS, byte_count, facts, histogram, signature, symbols, table
 from retraced.cli.session import Session, debug_option, json_option
-from retraced.cli.streams import STANDARD, seekable_source
+from retraced.cli.streams import STANDARD, source
 from retraced.inspection import program_info
 from retraced.program import ProgramInfo
 
@@ -32,7 +32,7 @@ def inspect(session: Session, path: str) -> None:
       retraced inspect model.pt2 --json | jq '.program.targets'
     """
     name = "standard input" if path == STANDARD else path
-    with Archive(seekable_source(path), name) as archive:
+    with Archive(source(path), name) as archive:
         records = archive.records()
         model = archive.model_name()
         program = program_info(archive.read(model))

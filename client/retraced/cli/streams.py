@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
 from typing import IO
 
 import click
-
-from retraced.errors import SourceNotReadable
 
 STANDARD = "-"
 """Names standard input where a file is read, and standard output where one is written."""
@@ -26,25 +22,6 @@ def source(path: str) -> str | IO[bytes]:
     if sys.stdin.isatty():
         raise click.UsageError("- is standard input, which is a terminal here: give a file, or pipe an archive in")
     return sys.stdin.buffer
-
-
-def seekable_source(path: str) -> str | IO[bytes]:
-    """Return what an archive is read from at any place: the path, or a copy of standard input, which the caller closes.
-
-    Raises:
-        click.UsageError: Standard input is a terminal.
-        SourceNotReadable: It cannot be read.
-    """
-    given = source(path)
-    if isinstance(given, str):
-        return given
-    copy = tempfile.TemporaryFile()  # noqa: SIM115 - the archive closes it
-    try:
-        shutil.copyfileobj(given, copy)
-    except OSError as error:
-        copy.close()
-        raise SourceNotReadable(f"standard input cannot be read: {error.strerror}") from error
-    return copy
 
 
 def check_outputs(archive: str | None, text: str | None) -> bool:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from retraced_pt2.operators import DEFAULT_NAMESPACES
+
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
@@ -20,23 +22,19 @@ class Namespace:
     Attributes:
         module: What registers its operators when it is imported; empty where `import torch` does.
         package: What pip installs the module from; empty for torch's own.
-        by_default: Whether programs may hold its operators wherever a server runs.
         acts_outside: Whether its operators do what their schemas do not tell of, such as communicate: a call keeps its place.
     """
 
     module: str = ""
     package: str = ""
-    by_default: bool = False
     acts_outside: bool = False
 
 
 _BY_DEFAULT: Final = {
-    "aten": Namespace(by_default=True),
-    "prims": Namespace(by_default=True),
-    "prim": Namespace(by_default=True),
-    "quantized_decomposed": Namespace("torch.ao.quantization.fx._decomposed", by_default=True),
-    "onnx": Namespace("torch.onnx.ops", by_default=True),
-    "_c10d_functional": Namespace("torch.distributed._functional_collectives", by_default=True, acts_outside=True),
+    **dict.fromkeys(sorted(DEFAULT_NAMESPACES), Namespace()),
+    "quantized_decomposed": Namespace("torch.ao.quantization.fx._decomposed"),
+    "onnx": Namespace("torch.onnx.ops"),
+    "_c10d_functional": Namespace("torch.distributed._functional_collectives", acts_outside=True),
 }
 
 _COMPUTING: Final = (
@@ -107,9 +105,6 @@ NAMESPACES: Final[Mapping[str, Namespace]] = {
     **_OF_PACKAGES,
 }
 """What is known of namespaces, by name."""
-
-DEFAULT_NAMESPACES: Final = frozenset(_BY_DEFAULT)
-"""Those whose operators programs may hold wherever a server runs."""
 
 TORCH_NAMESPACES: Final = frozenset(name for name, known in NAMESPACES.items() if not known.package)
 """Those of torch itself, whichever of its modules registers them, and whoever imports that."""

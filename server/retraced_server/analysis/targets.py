@@ -1,7 +1,7 @@
 """What may be called in a program beside tensor operators, and what each call does besides computing its result.
 
-This is the one list of both: the reader takes what stands here, and passes ask it what they may erase, merge or move. What does not stand here,
-such as a function that a plugin's pass puts into a graph, is taken to do anything.
+The reader takes the names of `retraced_pt2.operators`; passes ask here what they may erase, merge or move. What does not stand here, such as a
+function that a plugin's pass puts into a graph, is taken to do anything.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ from typing import Any, Final, TypeAlias
 
 import torch
 
+from retraced_pt2.operators import FUNCTIONS as FUNCTION_NAMES
+from retraced_pt2.operators import HIGHER_ORDER as HIGHER_ORDER_NAMES
+from retraced_pt2.operators import PRIM as PRIM_NAMES
+from retraced_pt2.operators import SUBGRAPH_OPERATORS, SYM_FUNCTIONS
 from retraced_server.analysis.namespaces import NAMESPACES
 from retraced_server.torch_compat.functorch import (
     ADD_BATCH_DIM,
@@ -26,14 +30,13 @@ from retraced_server.torch_compat.functorch import (
     EXIT_DUAL,
     EXIT_JVP,
     EXIT_VMAP,
-    LAZY_LOAD_DECOMPOSITIONS,
     MAKE_DUAL,
     REMOVE_BATCH_DIM,
     SET_GRAD_ENABLED,
     UNPACK_DUAL,
     UNWRAP_FOR_GRAD,
 )
-from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverload, held_operator
+from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverload, function_named, held_operator
 
 # An OpOverload, a HigherOrderOperator or one of the functions below.
 Target: TypeAlias = Callable[..., Any]
@@ -68,18 +71,13 @@ class Effect(Enum):
         return self not in (Effect.NONE, Effect.SCHEMA, Effect.SUBGRAPHS)
 
 
-SYM_OPERATORS: Final[frozenset[Target]] = frozenset(
-    (
-        *(operator.eq, operator.ne, operator.le, operator.ge, operator.lt, operator.gt, operator.neg, operator.pos),
-        *(operator.mul, operator.add, operator.sub, operator.floordiv, operator.mod, operator.pow, operator.truediv),
-        *(operator.and_, operator.or_, operator.lshift, operator.rshift, math.trunc),
-        *(torch.sym_not, torch.sym_int, torch.sym_float, torch.sym_ite, torch.sym_max, torch.sym_min, torch.sym_sqrt),
-    )
-)
-"""The functions that compute with sizes, `_SYM_OPS` of torch/_export/serde/serialize.py."""
+SYM_OPERATORS: Final[frozenset[Target]] = frozenset(map(function_named, SYM_FUNCTIONS))
+"""The functions that compute with sizes."""
 
-FUNCTIONS: Final[Mapping[Target, Effect]] = {
-    **dict.fromkeys(SYM_OPERATORS, Effect.NONE),
+FUNCTIONS_BY_NAME: Final[Mapping[str, Target]] = {name: function_named(name) for name in FUNCTION_NAMES}
+"""What programs call beside operators, by the names that the schema gives them."""
+
+_REGIONS: Final[Mapping[Target, Effect]] = {
     SET_GRAD_ENABLED: Effect.SETS,
     ENTER_AUTOCAST: Effect.ENTERS,
     EXIT_AUTOCAST: Effect.LEAVES,
@@ -89,51 +87,21 @@ FUNCTIONS: Final[Mapping[Target, Effect]] = {
     EXIT_JVP: Effect.LEAVES,
     ENTER_DUAL: Effect.ENTERS,
     EXIT_DUAL: Effect.LEAVES,
-    LAZY_LOAD_DECOMPOSITIONS: Effect.WITHIN,
-    ADD_BATCH_DIM: Effect.WITHIN,
-    REMOVE_BATCH_DIM: Effect.WITHIN,
-    MAKE_DUAL: Effect.WITHIN,
-    UNPACK_DUAL: Effect.WITHIN,
-    UNWRAP_FOR_GRAD: Effect.WITHIN,
 }
-"""Functions that torch's verifier allows beside operators and that torch can read back, with the effect of a call. Not here: what imports the
-function that a text names, `_call_custom_autograd_function_in_pre_dispatch`."""
+# The others of functorch keep their place as well.
+FUNCTIONS: Final[Mapping[Target, Effect]] = {
+    function: Effect.NONE if function in SYM_OPERATORS else _REGIONS.get(function, Effect.WITHIN)
+    for function in FUNCTIONS_BY_NAME.values()
+}
+"""Those functions with the effect of a call."""
 
 HIGHER_ORDER: Final[Mapping[str, Effect]] = {
-    **dict.fromkeys(
-        (
-            *(
-                "cond",
-                "while_loop",
-                "while_loop_stack_output",
-                "map_impl",
-                "scan",
-                "associative_scan",
-                "foreach_map",
-                "out_dtype",
-            ),
-            *(
-                "wrap_with_set_grad_enabled",
-                "wrap_with_autocast",
-                "wrap",
-                "wrap_activation_checkpoint",
-                "tag_activation_checkpoint",
-            ),
-            *("invoke_subgraph", "strict_mode", "hints_wrapper", "flex_attention", "flex_attention_backward"),
-            *("auto_functionalized", "auto_functionalized_v2", "run_and_save_rng_state", "run_with_rng_state"),
-        ),
-        Effect.SUBGRAPHS,
-    ),
-    **dict.fromkeys(("with_effects", "print", "_export_tracepoint"), Effect.OUTSIDE),
+    name: Effect.SUBGRAPHS if name in SUBGRAPH_OPERATORS else Effect.OUTSIDE for name in HIGHER_ORDER_NAMES
 }
-"""Higher-order operators that compute with graphs, operators and plain values, with the effect of a call. Not here: what holds compiled code,
-objects or Python functions."""
+"""Higher-order operators with the effect of a call."""
 
-ORDERED: Final = frozenset(("print",))
-"""Those of them that stand as an argument, of `with_effects`, which orders them."""
-
-PRIM: Final[Mapping[str, Effect]] = dict.fromkeys(("prim::device", "prim::dtype", "prim::layout"), Effect.SCHEMA)
-"""TorchScript's own namespace: of it, exported programs ask tensors for these. The rest runs Python, calls other machines, prints, profiles."""
+PRIM: Final[Mapping[str, Effect]] = {f"prim::{name}": Effect.SCHEMA for name in PRIM_NAMES}
+"""TorchScript's own namespace: what exported programs ask tensors for."""
 
 # Only programs that never were an archive have them, or graphs while a pass runs: the reader makes `getitem` itself.
 _IN_PROCESS: Final[Mapping[Target, Effect]] = dict.fromkeys(

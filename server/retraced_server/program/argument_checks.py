@@ -10,8 +10,9 @@ from typing import Any, Final
 import torch
 from torch import fx
 
+from retraced_pt2.limits import MOST_DIMENSIONS
 from retraced_server.program.errors import program_invalid, program_unsupported
-from retraced_server.program.options import MOST_DIMENSIONS, MOST_ITEMS
+from retraced_server.program.options import MOST_ITEMS
 from retraced_server.torch_compat.operators import OpOverload, schema_of
 
 _aten: Final = torch.ops.aten

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from retraced_pt2.errors import Fault, FormatError, shortened
 from retraced_server.errors import FieldViolation, Reason, RetracedError
 
-_LONGEST_CAUSE = 500
 _FIELD = "archive_chunk"
 
 
-def archive_invalid(message: str, **metadata: str) -> RetracedError:
-    """Makes the error of an archive that cannot be read as one."""
-    return _error(Reason.ARCHIVE_INVALID, message, metadata)
+@contextmanager
+def format_errors(**metadata: str) -> Iterator[None]:
+    """Turn what the format package raises into errors of requests.
+
+    Args:
+        metadata: What else a program may want to know.
+
+    Raises:
+        RetracedError: The reason has the name of the fault.
+    """
+    try:
+        yield
+    except FormatError as error:
+        raise format_error(error, **metadata) from error
 
 
-def program_missing(message: str) -> RetracedError:
-    """Makes the error of an archive that holds no exported program."""
-    return _error(Reason.PROGRAM_MISSING, message, {})
+def format_error(error: FormatError, **metadata: str) -> RetracedError:
+    """Make the error of a request of what the format package raised; the reason has the name of the fault."""
+    metadata = {**error.facts, **metadata}
+    if error.fault is Fault.SCHEMA_UNSUPPORTED:
+        return schema_unsupported(error.what, **metadata)
+    return _error(Reason[error.fault.name], error.what, metadata)
 
 
 def program_invalid(message: str, **metadata: str) -> RetracedError:
@@ -44,12 +61,6 @@ def cause(error: BaseException) -> str:
     """An error of a library in one line, shortened."""
     text = " ".join(str(error).split()) or "no message"
     return f"{type(error).__name__}: {shortened(text)}"
-
-
-def shortened(text: str, length: int = _LONGEST_CAUSE) -> str:
-    """A text from a file for a message: bounded, and without what a terminal would act on."""
-    shown = text if len(text) <= length else f"{text[:length]}…"
-    return shown if shown.isprintable() else repr(shown)[1:-1]
 
 
 def _error(reason: Reason, message: str, metadata: dict[str, str]) -> RetracedError:

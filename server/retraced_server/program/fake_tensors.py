@@ -13,9 +13,9 @@ import msgspec
 import torch
 from msgspec import Raw
 
-from retraced_server.program import schema
+from retraced_pt2 import schema
+from retraced_pt2.limits import MOST_DIMENSIONS
 from retraced_server.program.errors import cause, program_invalid, program_unsupported
-from retraced_server.program.options import MOST_DIMENSIONS
 from retraced_server.program.scalar_types import read_device, read_dtype, read_layout
 from retraced_server.program.symbols import Size, Symbols
 from retraced_server.torch_compat.fake_tensors import FakeTensor, allow_absent_device, copy_with_own_storage, empty_coo

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import keyword
-import re
 from collections.abc import Iterable
-from typing import Final
 
-from retraced_server.program.errors import program_invalid, program_unsupported, shortened
-from retraced_server.program.options import LONGEST_NAME
+from retraced_pt2.errors import shortened
+from retraced_pt2.limits import LONGEST_NAME
+from retraced_pt2.names import is_identifier, is_quotable
+from retraced_server.program.errors import program_invalid, program_unsupported
 from retraced_server.torch_compat.pytree import TreeSpec
-
-# `_format_target` of torch/fx/graph.py puts what is no identifier between double quotes, as it is. Between them a backslash stands for
-# itself only in front of what makes no escape of it. The client's `checks/names.py` has the same rule.
-_QUOTABLE: Final = re.compile(r"""(?:[^"\\]|\\(?![\\'"abfnrtvxuUN0-7.]|$))*""")
 
 
 def check_name(name: str) -> str:
@@ -22,7 +17,7 @@ def check_name(name: str) -> str:
     Raises:
         RetracedError: PROGRAM_INVALID where it is not, PROGRAM_UNSUPPORTED where it is too long.
     """
-    if not name.isidentifier() or keyword.iskeyword(name):
+    if not is_identifier(name):
         raise program_invalid(f"`{shortened(name, 200)}` is no name of a value: it must be an identifier")
     _check_length(name)
     return name
@@ -37,7 +32,7 @@ def check_path(path: str) -> str:
     _check_length(path)
     if not path.isprintable():
         raise program_unsupported(f"the name `{shortened(path, 200)}` is not taken, since it has unprintable characters")
-    if _QUOTABLE.fullmatch(path) is None:
+    if not is_quotable(path):
         raise program_unsupported(
             f"the name `{shortened(path, 200)}` is not taken: torch puts names of parameters, buffers, constants and modules between "
             "double quotes in source that it generates and executes, where this one would be other text, or code; rename it without "

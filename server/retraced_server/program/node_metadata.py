@@ -11,8 +11,9 @@ import msgspec
 import torch
 from msgspec import UNSET, Struct, UnsetType
 
+from retraced_pt2.errors import shortened
 from retraced_server.errors import RetracedError
-from retraced_server.program.errors import cause, program_invalid, program_unsupported, shortened
+from retraced_server.program.errors import cause, program_invalid, program_unsupported
 from retraced_server.program.operators import Operators
 from retraced_server.program.options import DEEPEST_CUSTOM, LONGEST_STACK
 from retraced_server.torch_compat.graphs import NodeSource, NodeSourceAction, empty_node_source

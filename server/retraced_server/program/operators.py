@@ -10,18 +10,19 @@ import functools
 import importlib
 import inspect
 import keyword
-import re
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import torch
 
-from retraced_server.analysis.namespaces import DEFAULT_MODULES, DEFAULT_NAMESPACES, how_to_allow
-from retraced_server.analysis.targets import FUNCTIONS, HIGHER_ORDER, ORDERED, PRIM, Target
-from retraced_server.program.errors import program_invalid, program_unsupported, shortened
+from retraced_pt2.errors import shortened
+from retraced_pt2.limits import LONGEST_NAME
+from retraced_pt2.operators import DEFAULT_NAMESPACES, HIGHER_ORDER, ORDERED, higher_order_name, split_operator
+from retraced_server.analysis.namespaces import DEFAULT_MODULES, how_to_allow
+from retraced_server.analysis.targets import FUNCTIONS_BY_NAME, PRIM, Target
+from retraced_server.program.errors import program_invalid, program_unsupported
 from retraced_server.program.operator_lists import listed_operators
 from retraced_server.program.operator_lists.unlisted import why_unlisted
-from retraced_server.program.options import LONGEST_NAME
 from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverload, registered_operators, schema_of
 
 # What is allowed wherever a server runs is registered wherever programs are read: in a zygote, before it forks.
@@ -35,8 +36,6 @@ _EXPLAINED: Final = {
 }
 """Operators that are never read, with the reason."""
 
-_OP: Final = re.compile(r"torch\.ops\.([A-Za-z_]\w*)\.([A-Za-z_]\w*)\.([A-Za-z_]\w*)", re.ASCII)
-_HIGHER_ORDER: Final = re.compile(r"torch\.ops\.higher_order\.([A-Za-z_]\w*)", re.ASCII)
 # They read files, call other machines, warn or change settings of the process. `aten::_print` prints only where a program is run, and torch
 # keeps it in order.
 _REFUSED: Final = frozenset(
@@ -71,9 +70,6 @@ def operator_name(target: Target | str) -> str:
         return target
     module: str = target.__module__
     return f"{module.replace('torch._ops', 'torch.ops') if module.startswith('torch._ops') else module}.{target.__name__}"
-
-
-_BY_NAME: Final[dict[str, Target]] = {operator_name(target): target for target in FUNCTIONS}
 
 
 class Operators:
@@ -116,16 +112,16 @@ class Operators:
         return found
 
     def _find(self, name: str) -> Target:
-        if name in _BY_NAME:
-            return _BY_NAME[name]
+        if name in FUNCTIONS_BY_NAME:
+            return FUNCTIONS_BY_NAME[name]
         if len(name) > LONGEST_NAME:
             raise program_unsupported(f"an operator has a name of {len(name)} characters, and {LONGEST_NAME} are the most")
-        if match := _HIGHER_ORDER.fullmatch(name):
-            if match[1] in HIGHER_ORDER:
-                return cast(Target, getattr(torch.ops.higher_order, match[1]))
+        if higher_order := higher_order_name(name):
+            if higher_order in HIGHER_ORDER:
+                return cast(Target, getattr(torch.ops.higher_order, higher_order))
             raise _unknown(name, "this higher-order operator is not read")
-        match = _OP.fullmatch(name)
-        if match is None:
+        parts = split_operator(name)
+        if parts is None:
             if name.startswith("#"):
                 raise _unknown(name, "operators of serialization extensions are not read")
             if name.startswith("executorch."):
@@ -140,7 +136,7 @@ class Operators:
                 "call",
                 operator=name[:200],
             )
-        namespace, packet, overload = match.groups()
+        namespace, packet, overload = parts
         if name in _EXPLAINED:
             raise _unknown(name, _EXPLAINED[name])
         by_name = f"{namespace}.{packet}.{overload}"

@@ -10,24 +10,25 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 import torch
 
-from retraced_server.program import program_schema, schema
+from retraced_pt2 import program_schema, schema
+from retraced_pt2.errors import shortened
+from retraced_pt2.limits import MOST_DIMENSIONS
+from retraced_pt2.payloads import reach
+from retraced_pt2.record_names import PAYLOADS
 from retraced_server.program.archive import Extent
 from retraced_server.program.dirty_pages import is_untouched
-from retraced_server.program.errors import cause, program_invalid, program_unsupported, shortened
+from retraced_server.program.errors import cause, program_invalid, program_unsupported
 from retraced_server.program.names import check_path
-from retraced_server.program.options import MOST_DIMENSIONS
-from retraced_server.program.records import CONSTANTS, WEIGHTS, RecordSource
+from retraced_server.program.records import RecordSource
 from retraced_server.program.scalar_types import read_device, read_dtype, read_layout
 from retraced_server.torch_compat.fake_tensors import FakeTensor, FakeTensorMode, allow_absent_device, storage_id, storage_key
 
-_PATHS: Final = {WEIGHTS: re.compile(r"weight_\d{1,9}", re.ASCII), CONSTANTS: re.compile(r"tensor_\d{1,9}", re.ASCII)}
 _OBJECTS: Final = ("custom_obj_", "opaque_obj_")
 
 # Files that were mapped ahead, by descriptor.
@@ -141,7 +142,7 @@ class PayloadReader:
         # A tensor that was fake, or on the device `meta`, when torch saved it has a record of no bytes.
         absent = self._absent or device.type != "cpu" or extent is None or (size == 0 and numel > 0)
         if absent:
-            elements = size // dtype.itemsize or _extent(meta)
+            elements = size // dtype.itemsize or _reach(meta)
             if not 0 <= elements < 2**62 // dtype.itemsize:
                 raise program_invalid(f"the tensor `{name}` is too large")
             stored = _Stored(payload, dtype, torch.empty(elements, dtype=dtype, device="meta"))
@@ -154,7 +155,7 @@ class PayloadReader:
     def _tensor(self, name: str, stored: _Stored, is_param: bool, meta: schema.StaticTensorMeta) -> torch.Tensor:
         if read_dtype(meta.dtype) is not stored.dtype:
             raise program_invalid(f"the tensor `{name}` has another dtype than others of its record `{stored.payload.record}`")
-        if _extent(meta) * stored.dtype.itemsize > stored.whole.untyped_storage().nbytes():
+        if _reach(meta) * stored.dtype.itemsize > stored.whole.untyped_storage().nbytes():
             raise program_invalid(f"the tensor `{name}` does not fit into its record `{stored.payload.record}`", tensor=name)
         size, stride = [length.as_int for length in meta.sizes], [step.as_int for step in meta.strides]
         try:
@@ -212,7 +213,7 @@ def _with_gradient(tensor: torch.Tensor, is_param: bool, requires_grad: bool) ->
 
 
 def _static(name: str, meta: program_schema.PayloadMeta, directory: str) -> schema.StaticTensorMeta:
-    if _PATHS[directory].fullmatch(meta.path_name) is None:
+    if PAYLOADS[directory].fullmatch(meta.path_name) is None:
         raise program_invalid(f"`{shortened(meta.path_name, 200)}` is no name of a payload")
     described = meta.tensor_meta
     if described is None:
@@ -226,9 +227,5 @@ def _static(name: str, meta: program_schema.PayloadMeta, directory: str) -> sche
     return described
 
 
-def _extent(meta: schema.StaticTensorMeta) -> int:
-    """How many elements of its storage a tensor reaches over; Python's integers do not overflow."""
-    if any(size.as_int == 0 for size in meta.sizes):
-        return meta.storage_offset.as_int
-    reach = sum((size.as_int - 1) * stride.as_int for size, stride in zip(meta.sizes, meta.strides, strict=True))
-    return meta.storage_offset.as_int + 1 + reach
+def _reach(meta: schema.StaticTensorMeta) -> int:
+    return reach([size.as_int for size in meta.sizes], [stride.as_int for stride in meta.strides], meta.storage_offset.as_int)

@@ -14,26 +14,27 @@ from msgspec import Struct
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature
 
-from retraced_server.collector import collector_paused
-from retraced_server.program import program_schema
-from retraced_server.program.archive import Archive
-from retraced_server.program.errors import cause, program_invalid, program_unsupported, schema_unsupported, shortened
-from retraced_server.program.node_metadata import read_custom
-from retraced_server.program.operators import Operators
-from retraced_server.program.options import ReadOptions
-from retraced_server.program.payloads import PayloadReader, Payloads, check_plain
-from retraced_server.program.read_graph import GraphReader, ProgramParts
-from retraced_server.program.read_signature import read_module_calls, read_signature
-from retraced_server.program.records import (
+from retraced_pt2 import program_schema
+from retraced_pt2.errors import shortened
+from retraced_pt2.record_names import (
     CONSTANTS,
     CONSTANTS_CONFIG,
     MODEL,
     SAMPLE_INPUTS,
     WEIGHTS,
     WEIGHTS_CONFIG,
-    RecordSource,
     check_program_name,
 )
+from retraced_server.collector import collector_paused
+from retraced_server.program.archive import Archive
+from retraced_server.program.errors import cause, format_errors, program_invalid, program_unsupported, schema_unsupported
+from retraced_server.program.node_metadata import read_custom
+from retraced_server.program.operators import Operators
+from retraced_server.program.options import ReadOptions
+from retraced_server.program.payloads import PayloadReader, Payloads, check_plain
+from retraced_server.program.read_graph import GraphReader, ProgramParts
+from retraced_server.program.read_signature import read_module_calls, read_signature
+from retraced_server.program.records import RecordSource
 from retraced_server.program.symbols import Symbols
 from retraced_server.program.tree_specs import TreeSpecs
 from retraced_server.torch_compat.programs import SpecViolationError, TrainingIRVerifier, Verifier, assemble_program
@@ -120,6 +121,7 @@ def read_program(
         return replace(program, _files=files.pop_all())
 
 
+@format_errors()
 def read_records(
     source: RecordSource,
     *,

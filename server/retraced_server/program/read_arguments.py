@@ -8,8 +8,9 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 from msgspec import UNSET
 from torch import fx
 
-from retraced_server.program import program_schema, schema
-from retraced_server.program.errors import program_invalid, program_unsupported, shortened
+from retraced_pt2 import program_schema, schema
+from retraced_pt2.errors import shortened
+from retraced_server.program.errors import program_invalid, program_unsupported
 from retraced_server.program.operators import Operators
 from retraced_server.program.options import DEEPEST_ARGUMENT, MOST_ITEMS
 from retraced_server.program.scalar_types import read_device, read_dtype, read_layout, read_memory_format

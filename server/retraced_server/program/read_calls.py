@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from retraced_server.program import schema
-from retraced_server.program.errors import program_invalid, shortened
+from retraced_pt2 import schema
+from retraced_pt2.errors import shortened
+from retraced_server.program.errors import program_invalid
 from retraced_server.program.names import check_name
 from retraced_server.program.operators import schema_arguments
 from retraced_server.program.read_arguments import Scope, read_argument

@@ -17,17 +17,18 @@ from msgspec import UNSET
 from torch import fx
 from torch.export.graph_signature import ExportGraphSignature
 
+from retraced_pt2 import schema
+from retraced_pt2.errors import FormatError, shortened
+from retraced_pt2.limits import DEEPEST_GRAPH
 from retraced_server.analysis.targets import SYM_OPERATORS, Target
 from retraced_server.errors import RetracedError
-from retraced_server.program import schema
 from retraced_server.program.aliases import Aliases
 from retraced_server.program.argument_checks import check_arguments, check_operand
-from retraced_server.program.errors import cause, located, program_invalid, program_unsupported, shortened
+from retraced_server.program.errors import cause, format_error, located, program_invalid, program_unsupported
 from retraced_server.program.fake_tensors import FakeTensors
 from retraced_server.program.names import check_name
 from retraced_server.program.node_metadata import MetadataReader
 from retraced_server.program.operators import Operators, returns_one_tensor, symbolic_parameters
-from retraced_server.program.options import DEEPEST_GRAPH
 from retraced_server.program.read_arguments import check_items, custom_object, output_name, read_argument
 from retraced_server.program.read_calls import operator_arguments, plain_arguments
 from retraced_server.program.symbols import Symbols
@@ -375,6 +376,8 @@ def _locating(where: str) -> Iterator[None]:
         yield
     except RetracedError as error:
         raise located(error, where) from error
+    except FormatError as error:
+        raise located(format_error(error), where) from error
     except (ValueError, TypeError, AssertionError, RuntimeError, AttributeError, LookupError, ArithmeticError) as error:
         raise program_unsupported(f"{where}: this cannot be read here: {cause(error)}") from error
 

@@ -21,7 +21,7 @@ from torch.export.graph_signature import (
     TokenArgument,
 )
 
-from retraced_server.program import program_schema, schema
+from retraced_pt2 import program_schema, schema
 from retraced_server.program.errors import program_invalid
 from retraced_server.program.names import check_name, check_parameters, check_path
 from retraced_server.program.read_arguments import Scope, constant_value, custom_object, output_name, read_argument

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Protocol
 
 from retraced_server.program.archive import Extent
-from retraced_server.program.errors import program_unsupported, shortened
-
-MODEL: Final = "models/{}.json"
-SAMPLE_INPUTS: Final = "data/sample_inputs/{}.pt"
-WEIGHTS: Final = "data/weights/"
-WEIGHTS_CONFIG: Final = "data/weights/{}_weights_config.json"
-CONSTANTS: Final = "data/constants/"
-CONSTANTS_CONFIG: Final = "data/constants/{}_constants_config.json"
-
-_PROGRAM_NAME: Final = re.compile(r"[\w.-]{1,128}", re.ASCII)
 
 
 class RecordSource(Protocol):
@@ -38,14 +27,3 @@ class RecordSource(Protocol):
 
     def carried(self) -> Iterator[tuple[str, bytes]]:
         """The records that are not of the program, by name without the root."""
-
-
-def check_program_name(name: str) -> str:
-    """Checks the name of a program in an archive, which is part of the names of its records.
-
-    Raises:
-        RetracedError: PROGRAM_UNSUPPORTED where it is not of letters, digits, points, dashes and underscores.
-    """
-    if _PROGRAM_NAME.fullmatch(name) is None:
-        raise program_unsupported(f"`{shortened(name, 200)}` is no name of a program")
-    return name

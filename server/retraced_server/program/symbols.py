@@ -13,10 +13,11 @@ import sympy
 import torch
 from msgspec import UNSET, Raw
 
-from retraced_server.program import program_schema, schema
-from retraced_server.program.errors import cause, program_invalid, program_unsupported, shortened
-from retraced_server.program.expressions import is_derived_size, parse_expression, split_symbol
-from retraced_server.program.options import MOST_UNBACKED_SYMBOLS
+from retraced_pt2 import program_schema, schema
+from retraced_pt2.errors import shortened
+from retraced_pt2.expressions import is_derived_size, split_symbol
+from retraced_server.program.errors import cause, format_errors, program_invalid
+from retraced_server.program.expressions import parse_expression
 from retraced_server.torch_compat.fake_tensors import FakeTensorMode
 from retraced_server.torch_compat.symbolic_shapes import (
     SYMBOLIC,
@@ -174,11 +175,8 @@ class Symbols:
             # It is found by its text when a value has it.
             if is_derived_size(name):
                 continue
-            kind, number = split_symbol(name)
-            if kind in ("u", "zuf") and number >= MOST_UNBACKED_SYMBOLS:
-                raise program_unsupported(
-                    f"the symbol `{name}` has a number over {MOST_UNBACKED_SYMBOLS}", field="range_constraints"
-                )
+            with format_errors(field="range_constraints"):
+                kind, number = split_symbol(name)
             reserve_unbacked_symbol(self.shape_env, kind, number)
 
 

@@ -1,58 +1,39 @@
-"""Reads and writes tree specs, which say how the arguments and results of a call nest; nothing is imported for them.
+"""Makes pytree's specs of the texts that it writes, and the texts of its specs; nothing is imported for them.
 
-torch's own reader imports the modules that a text names for enums and default factories. Here containers are plain ones, default
-factories are of a closed table, and other registered nodes stand in only where they are allowed by name.
+Default factories are of a closed table, and registered nodes stand in only where they are allowed by name. The grammar is that of
+`retraced_pt2.tree_specs`.
 """
 
 from __future__ import annotations
 
+import builtins
+import json
 from collections import OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-import msgspec
 import torch
-from msgspec import Meta, Struct
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
-from retraced_server.program.errors import cause, program_invalid, program_unsupported, shortened
-from retraced_server.program.options import LONGEST_TREE_SPEC
+from retraced_pt2.errors import invalid, shortened, unsupported
+from retraced_pt2.tree_specs import FACTORIES, PROTOCOL, Key, check_count, read_tree_spec, text_of
+from retraced_server.program.errors import cause, format_errors
 from retraced_server.torch_compat.pytree import TreeSpec, pytree
 
-_PROTOCOL: Final = 1
 # Around a node without children, as torch writes it.
-_BEFORE_NODE: Final = f"[{_PROTOCOL}, "
+_BEFORE_NODE: Final = f"[{PROTOCOL}, "
 _AFTER_CHILDREN: Final = "]}]"
 _LEAF: Final = pytree.treespec_leaf()
-_SEQUENCES: Final[dict[str, type]] = {
+_CONTAINERS: Final[dict[str, type]] = {
     "builtins.tuple": tuple,
     "builtins.list": list,
     "torch.Size": torch.Size,
     "torch.fx.immutable_collections.immutable_list": immutable_list,
-}
-_MAPPINGS: Final[dict[str, type]] = {
     "builtins.dict": dict,
     "collections.OrderedDict": OrderedDict,
     "torch.fx.immutable_collections.immutable_dict": immutable_dict,
 }
-_FACTORIES: Final[dict[str, type]] = {made.__name__: made for made in (list, dict, set, tuple, int, float, bool, str)}
-_MAXLEN: Final = msgspec.json.Decoder(Annotated[int, Meta(ge=0)] | None)
-_KEYS: Final = msgspec.json.Decoder(list[str | int | float | bool | None])
-
-
-class _Node(Struct, forbid_unknown_fields=True, gc=False):
-    type: str | None
-    context: Any
-    children_spec: list[_Node]
-
-
-class _DefaultDict(Struct, forbid_unknown_fields=True, gc=False):
-    default_factory_module: str
-    default_factory_name: str
-    dict_context: list[str | int | float | bool | None]
-
-
-_SPEC: Final = msgspec.json.Decoder(tuple[int, _Node])
+_FACTORIES: Final[dict[str, type]] = {name: getattr(builtins, name) for name in FACTORIES}
 
 
 def spec_nodes(spec: TreeSpec) -> list[TreeSpec]:
@@ -72,7 +53,7 @@ def dump_tree_spec(spec: TreeSpec) -> str:
     """
     dumped: dict[int, str] = {}
     for node in reversed(spec_nodes(spec)):
-        alone = pytree.treespec_dumps(TreeSpec(node.type, node.context, []), _PROTOCOL)
+        alone = pytree.treespec_dumps(TreeSpec(node.type, node.context, []), PROTOCOL)
         children = ", ".join([dumped[id(child)] for child in node.children()])
         dumped[id(node)] = f"{alone.removeprefix(_BEFORE_NODE).removesuffix(_AFTER_CHILDREN)}{children}]}}"
     return f"{_BEFORE_NODE}{dumped[id(spec)]}]"
@@ -98,102 +79,57 @@ class TreeSpecs:
         """
         found = self._read.get(text)
         if found is None:
-            found = self._read[text] = self._parse(text)
+            with format_errors():
+                found = self._read[text] = read_tree_spec(text, self)
         return found
 
-    def _parse(self, text: str) -> TreeSpec:
-        if len(text) > LONGEST_TREE_SPEC:
-            raise program_unsupported(f"a tree spec has {len(text)} characters, and {LONGEST_TREE_SPEC} are the most")
-        try:
-            protocol, root = _SPEC.decode(text)
-        except msgspec.MsgspecError as error:
-            raise program_invalid(f"the tree spec `{shortened(text, 200)}` cannot be read: {cause(error)}") from error
-        except RecursionError as error:
-            raise program_unsupported(
-                "a tree spec nests containers deeper than Python's stack, as it does for torch"
-            ) from error
-        if protocol != _PROTOCOL:
-            raise program_invalid(f"a tree spec is of protocol {protocol}, and {_PROTOCOL} is read")
-        # Without recursion, so that the stack bounds no depth here.
-        nodes, waiting = [], [root]
-        while waiting:
-            nodes.append(node := waiting.pop())
-            waiting.extend(node.children_spec)
-        built: dict[int, TreeSpec] = {}
-        for node in reversed(nodes):
-            built[id(node)] = self._build(node, [built[id(child)] for child in node.children_spec])
-        return built[id(root)]
+    def leaf(self) -> TreeSpec:
+        """See `TreeSpecBuilder`."""
+        return _LEAF
 
-    def _build(self, node: _Node, children: list[TreeSpec]) -> TreeSpec:
-        if node.type is None:
-            if node.context is not None or children:
-                raise program_invalid("a leaf of a tree spec has a context or children")
-            return _LEAF
-        try:
-            kind, context = self._container(node.type, node.context, len(children))
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise program_invalid(
-                f"the context of `{shortened(node.type, 200)}` in a tree spec is not its own: {cause(error)}"
-            ) from error
-        return TreeSpec(kind, context, children)
+    def sequence(self, kind: str, children: list[TreeSpec]) -> TreeSpec:
+        """See `TreeSpecBuilder`."""
+        return TreeSpec(_CONTAINERS[kind], None, children)
 
-    def _container(self, name: str, context: Any, count: int) -> tuple[Any, Any]:
-        if name in _SEQUENCES:
-            if context != "null":
-                raise program_invalid(f"`{name}` in a tree spec has a context")
-            return _SEQUENCES[name], None
-        if name in _MAPPINGS:
-            keys = _KEYS.decode(_text(name, context))
-            _check_count(name, len(keys), count)
-            return _MAPPINGS[name], keys
-        if name == "collections.deque":
-            return deque, _MAXLEN.decode(_text(name, context))
-        if name == "collections.defaultdict":
-            described = msgspec.convert(context, _DefaultDict)
-            factory = _FACTORIES.get(described.default_factory_name)
-            if factory is None or described.default_factory_module != "builtins":
-                shown = shortened(f"{described.default_factory_module}.{described.default_factory_name}", 200)
-                raise program_unsupported(f"the default factory `{shown}` in a tree spec is not read")
-            _check_count(name, len(described.dict_context), count)
-            return defaultdict, [factory, described.dict_context]
-        if name == "collections.namedtuple":
-            kind = self._registered(_text(name, context))
-            if not pytree.is_namedtuple_class(kind):
-                raise program_invalid(f"`{shortened(context, 200)}` in a tree spec is no named tuple")
-            _check_count(context, len(kind._fields), count)
-            return namedtuple, kind
-        kind = self._registered(name)
-        return kind, _own_context(name, kind, context)
+    def mapping(self, kind: str, keys: list[Key], factory: str, children: list[TreeSpec]) -> TreeSpec:
+        """See `TreeSpecBuilder`."""
+        if factory:
+            return TreeSpec(defaultdict, [_FACTORIES[factory], keys], children)
+        return TreeSpec(_CONTAINERS[kind], keys, children)
+
+    def deque(self, longest: int | None, children: list[TreeSpec]) -> TreeSpec:
+        """See `TreeSpecBuilder`."""
+        return TreeSpec(deque, longest, children)
+
+    def registered(self, kind: str, context: Any, children: list[TreeSpec]) -> TreeSpec:
+        """See `TreeSpecBuilder`."""
+        if kind != "collections.namedtuple":
+            found = self._registered(kind)
+            return TreeSpec(found, _own_context(kind, found, context), children)
+        found = self._registered(text_of(kind, context))
+        if not pytree.is_namedtuple_class(found):
+            raise invalid(f"`{shortened(context, 200)}` in a tree spec is no named tuple")
+        check_count(context, len(found._fields), children)
+        return TreeSpec(namedtuple, found, children)
 
     def _registered(self, name: str) -> Any:
         kind = pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE.get(name)
         if name not in self._allowed:
-            raise program_unsupported(
+            raise unsupported(
                 f"the type `{shortened(name, 200)}` in a tree spec is not allowed: a server reads it that imports the module which "
                 "registers it (`serve --import MODULE`)"
             )
         if kind is None:
-            raise program_unsupported(f"the type `{shortened(name, 200)}` in a tree spec is not registered in the server")
+            raise unsupported(f"the type `{shortened(name, 200)}` in a tree spec is not registered in the server")
         return kind
 
 
 def _own_context(name: str, kind: Any, context: Any) -> Any:
     reads: Callable[[Any], Any] | None = pytree.SUPPORTED_SERIALIZED_TYPES[kind].from_dumpable_context
     if reads is None:
-        return msgspec.json.decode(_text(name, context))
+        return json.loads(text_of(name, context))
     try:
         return reads(context)
     # The function of an allowed type: it may raise anything.
     except Exception as error:
-        raise program_invalid(f"`{name}` in a tree spec refuses its context: {cause(error)}") from error
-
-
-def _text(name: str, context: Any) -> str:
-    if not isinstance(context, str):
-        raise program_invalid(f"the context of `{shortened(name, 200)}` in a tree spec is not a text")
-    return context
-
-
-def _check_count(name: str, expected: int, count: int) -> None:
-    if expected != count:
-        raise program_invalid(f"`{shortened(name, 200)}` in a tree spec has {expected} keys and {count} children")
+        raise invalid(f"`{name}` in a tree spec refuses its context: {cause(error)}") from error

@@ -9,14 +9,13 @@ from typing import IO, Final
 import torch
 from torch.export import ExportedProgram
 
+from retraced_pt2.zip_writer import ZipWriter
 from retraced_server.collector import collector_paused
-from retraced_server.program.errors import program_unsupported
+from retraced_server.program.errors import format_errors, program_unsupported
 from retraced_server.program.payloads import Payload
 from retraced_server.program.read import ReadProgram
 from retraced_server.program.write_records import ProgramRecords, program_records, tensor_bytes
-from retraced_server.program.zip_writer import ZipWriter
 
-_ROOT: Final = "archive"
 _FORMAT: Final = (("archive_format", b"pt2"), ("archive_version", b"0"), (".data/version", b"6\n"), ("byteorder", b"little"))
 _SERIALIZATION_ID: Final = ".data/serialization_id"
 
@@ -52,13 +51,14 @@ def write_program(
         OSError: The file cannot be written.
     """
     made = program_records(program, source=source, name=name)
-    writer = ZipWriter(file, _ROOT)
+    writer = ZipWriter(file)
     for record in made.records:
         content = record.content
         if isinstance(content, Payload):
             if content.extent is None:
                 raise program_unsupported(f"the bytes of the record `{content.record}` are not here", record=content.record)
-            writer.copy(record.name, content.extent)
+            with format_errors():
+                writer.copy(record.name, content.extent.fd, content.extent)
         else:
             writer.write(record.name, tensor_bytes(content) if isinstance(content, torch.Tensor) else content)
     for further, data in (*records, *_FORMAT):

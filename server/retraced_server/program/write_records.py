@@ -11,10 +11,7 @@ import msgspec
 import torch
 from torch.export import ExportedProgram
 
-from retraced_server.program.errors import program_unsupported
-from retraced_server.program.payloads import Payload, Payloads
-from retraced_server.program.read import ReadProgram
-from retraced_server.program.records import (
+from retraced_pt2.record_names import (
     CONSTANTS,
     CONSTANTS_CONFIG,
     MODEL,
@@ -23,6 +20,9 @@ from retraced_server.program.records import (
     WEIGHTS_CONFIG,
     check_program_name,
 )
+from retraced_server.program.errors import program_unsupported
+from retraced_server.program.payloads import Payload, Payloads
+from retraced_server.program.read import ReadProgram
 from retraced_server.program.user_inputs import same_user_inputs
 from retraced_server.program.write_model import write_model
 from retraced_server.program.write_values import Json, ValueWriter

@@ -24,7 +24,6 @@ from torch.fx.passes.shape_prop import _extract_tensor_metadata as extract_tenso
 from torch.utils._mode_utils import no_dispatch
 
 __all__ = [
-    "MKLDNN",
     "DisableTorchDispatch",
     "FakeTensor",
     "FakeTensorMode",
@@ -49,8 +48,6 @@ __all__ = [
     "with_sizes",
     "wrap_dispatch",
 ]
-
-MKLDNN: torch.layout = torch._mkldnn  # type: ignore[attr-defined]  # it has no stub
 
 
 def storage_id(tensor: torch.Tensor) -> int:

@@ -21,7 +21,6 @@ __all__ = [
     "EXIT_DUAL",
     "EXIT_JVP",
     "EXIT_VMAP",
-    "LAZY_LOAD_DECOMPOSITIONS",
     "MAKE_DUAL",
     "REMOVE_BATCH_DIM",
     "SET_GRAD_ENABLED",
@@ -44,7 +43,6 @@ ENTER_JVP: Final[Any] = predispatch._jvp_increment_nesting
 EXIT_JVP: Final[Any] = predispatch._jvp_decrement_nesting
 ENTER_DUAL: Final[Any] = predispatch._enter_dual_level
 EXIT_DUAL: Final[Any] = predispatch._exit_dual_level
-LAZY_LOAD_DECOMPOSITIONS: Final[Any] = predispatch.lazy_load_decompositions
 ADD_BATCH_DIM: Final[Any] = predispatch._add_batch_dim
 REMOVE_BATCH_DIM: Final[Any] = predispatch._remove_batch_dim
 MAKE_DUAL: Final[Any] = predispatch._make_dual

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -23,6 +25,7 @@ __all__ = [
     "base_name",
     "check_schema",
     "executorch_call_delegate",
+    "function_named",
     "held_operator",
     "is_builtin",
     "is_composite",
@@ -41,6 +44,13 @@ OPSET_VERSION: int = torch._C._get_max_operator_version()
 
 nn_functions: Any = torch._C._nn
 """The namespace of the functions of `torch.nn.functional` that are written in C++."""
+
+
+def function_named(name: str) -> Callable[..., Any]:
+    """Return a function by its module and name, such as `_operator.add`; never one that a file names."""
+    module, _, attribute = name.rpartition(".")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    return found
 
 
 def schema_of(op: OpOverload) -> torch.FunctionSchema:

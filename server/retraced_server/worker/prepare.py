@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from retraced_server.analysis.namespaces import DEFAULT_NAMESPACES, TORCH_NAMESPACES
+from retraced_pt2.operators import DEFAULT_NAMESPACES
+from retraced_server.analysis.namespaces import TORCH_NAMESPACES
 from retraced_server.errors import RetracedError, text_of
 from retraced_server.passes import RegistrationError, catalogue, load_plugins
 from retraced_server.program import SCHEMA_VERSION, TORCH_VERSION, ReadOptions

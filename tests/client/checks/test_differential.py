@@ -6,7 +6,6 @@ import io
 import json
 import re
 import tempfile
-import warnings
 import zipfile
 from typing import Any
 
@@ -16,18 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retraced._source import BytesSource
-from retraced.checks import expressions, model, operators
+from retraced.checks import operators
 from retraced.checks.output import OutputCheck
-from retraced.checks.refusal import Refused
 from retraced.errors import OutputUnsafe
-from retraced_server.analysis import namespaces as server_namespaces
-from retraced_server.analysis import targets as server_functions
+from retraced_pt2.errors import FormatError
+from retraced_pt2.operators import DEFAULT_NAMESPACES, PRIM
 from retraced_server.errors import RetracedError
 from retraced_server.passes import run_pipeline
 from retraced_server.program import ReadOptions, read_program, write_program
-from retraced_server.program import expressions as server_expressions
 from retraced_server.program import operators as server_operators
-from retraced_server.program.scalar_types import DTYPE_NUMBERS
 from tests.support.examples import examples
 from tests.support.models import ALL_CASES, ProgramCase, by_name
 from tests.support.programs import PROGRAMS
@@ -118,19 +114,6 @@ def test_every_honest_output_is_taken_and_read(case: ProgramCase, pipeline: str)
         read_program(file, options=OPTIONS)
 
 
-def test_the_closed_lists_are_those_of_the_server() -> None:
-    assert server_operators._BY_NAME.keys() >= operators.FUNCTIONS
-    assert server_functions.HIGHER_ORDER.keys() == operators.HIGHER_ORDER
-    assert server_functions.ORDERED == operators.ORDERED
-    assert server_namespaces.DEFAULT_NAMESPACES == operators.NAMESPACES
-    assert server_functions.PRIM.keys() == {f"prim::{name}" for name in operators.PRIM}
-    assert {number: dtype.itemsize for dtype, number in DTYPE_NUMBERS.items()} == model.DTYPES
-    assert server_expressions._FUNCTIONS.keys() == expressions.FUNCTIONS.keys()
-    for name, (least, most) in expressions.FUNCTIONS.items():
-        assert server_expressions._FUNCTIONS[name][1] == least
-        assert server_expressions._FUNCTIONS[name][2] >= most
-
-
 def test_of_all_operators_of_torch_the_client_takes_none_that_the_server_does_not() -> None:
     schemas = torch._C._jit_get_all_schemas()
     # Beyond the server's list, its operator may allow any that only computes.
@@ -139,7 +122,7 @@ def test_of_all_operators_of_torch_the_client_takes_none_that_the_server_does_no
     differ = []
     for name in {(schema.name, schema.overload_name or "default") for schema in schemas}:
         namespace, _, packet = name[0].partition("::")
-        if namespace in operators.NAMESPACES:
+        if namespace in DEFAULT_NAMESPACES:
             full = f"torch.ops.{namespace}.{packet}.{name[1]}"
             if _accepts(ours.check, full) and not _accepts(theirs.find, full):
                 differ.append(full)
@@ -158,54 +141,16 @@ def test_of_torchscripts_own_namespace_only_questions_to_tensors_are_taken_whate
         if schema.name.startswith("prim::")
     }
     taken = {name for name in names if _accepts(judge.check, name)}
-    assert taken == {f"torch.ops.prim.{name}.default" for name in operators.PRIM}
+    assert taken == {f"torch.ops.prim.{name}.default" for name in PRIM}
     assert len(names) > len(taken)
 
 
 def _accepts(judge: Any, value: str) -> bool:
     try:
         judge(value)
-    except (Refused, RetracedError):
+    except (FormatError, RetracedError):
         return False
     return True
-
-
-def _refusal(expression: str) -> str:
-    """Why the server's reader does not take an expression; empty where it does."""
-    with warnings.catch_warnings():
-        # Of sympy, for truth values where numbers are meant.
-        warnings.simplefilter("ignore")
-        try:
-            server_expressions.parse_expression(expression)
-        except RetracedError as error:
-            return str(error)
-    return ""
-
-
-_leaf = st.one_of(
-    st.integers(-300, 300).map(lambda value: f"Integer({value})"),
-    st.sampled_from(("s0", "s77", "u0", "zf3", "x", "u9999999")).map(lambda name: f"Symbol('{name}', integer=True)"),
-    st.sampled_from(("true", "false", "Rational(1, 2)", "Rational(1, 0)", "Float('1.5', precision=53)", "Symbol('s1')")),
-)
-_calls = st.recursive(
-    _leaf,
-    lambda inner: st.builds(
-        lambda name, args: f"{name}({', '.join(args)})",
-        st.sampled_from((*sorted(expressions.FUNCTIONS), "eval", "Lambda", "Function")),
-        st.lists(inner, min_size=1, max_size=4),
-    ),
-    max_leaves=12,
-)
-
-
-@settings(deadline=None, max_examples=300)
-@given(_calls)
-def test_an_expression_that_the_client_takes_is_read_by_the_server_or_refused_by_sympy(text: str) -> None:
-    if not _accepts(expressions.check_expression, text):
-        return
-    grammar = ("is not of its grammar", "is no function", "follows its end", "stands where", "is no name of a symbol")
-    # Other reasons are arguments of kinds that the function does not take, and numbers over the server's own, lower bound.
-    assert not any(reason in _refusal(text) for reason in grammar)
 
 
 _strange = st.one_of(

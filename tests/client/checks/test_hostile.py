@@ -13,7 +13,7 @@ from retraced._source import BytesSource
 from retraced.checks import OutputCheck
 from retraced.cli.app import run
 from retraced.errors import OutputUnsafe
-from tests.client.archives import Change, archive, changed, transformed
+from tests.client.archives import Change, archive, changed, packed, records, transformed, with_records
 from tests.client.checks.hostile import HOSTILE
 from tests.client.fake_server import FakeServer, answers
 
@@ -70,6 +70,11 @@ def test_an_output_that_is_what_was_sent_is_taken_whatever_it_is() -> None:
 
 def test_an_honest_output_is_taken() -> None:
     assert taken(transformed(), archive())
+
+
+def test_a_weight_that_no_config_names_is_not_taken_though_it_was_sent() -> None:
+    unnamed = {"data/weights/weight_1": b"x"}
+    assert not taken(with_records(**unnamed), packed({**records(), **unnamed}))
 
 
 def _in_all_nodes(**fields: Any) -> Change:

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType, field
 
-from retraced_server.program.schema import (
+from retraced_pt2.schema import (
     Argument,
     CustomObjArgument,
     Float,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from retraced_server.program.errors import program_invalid
+from retraced_pt2.errors import invalid
 
 Int: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Float: TypeAlias = float | Literal["Infinity", "-Infinity", "NaN"]
@@ -239,12 +239,12 @@ def member(union: Struct) -> tuple[str, Any]:
     """The one member of a union that is set, by name. `Any`: each has its own type.
 
     Raises:
-        RetracedError: PROGRAM_INVALID where none is set, or several.
+        FormatError: PROGRAM_INVALID where none is set, or several.
     """
     found = [(name, value) for name, value in zip(union.__struct_fields__, _astuple(union), strict=True) if value is not UNSET]
     if len(found) != 1:
         names = ", ".join(name for name, _ in found) or "nothing"
-        raise program_invalid(f"a {type(union).__name__} says exactly one thing, and this one says {names}")
+        raise invalid(f"a {type(union).__name__} says exactly one thing, and this one says {names}")
     return found[0]
 
 

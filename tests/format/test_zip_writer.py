@@ -13,17 +13,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retraced_server.errors import Reason, RetracedError
-from retraced_server.program import zip_writer
-from retraced_server.program.archive import Extent
-from retraced_server.program.zip_writer import ZipWriter
+from retraced_pt2 import zip_writer
+from retraced_pt2.errors import Fault, FormatError
+from retraced_pt2.files import Extent
+from retraced_pt2.zip_writer import ZipWriter
 
 _NAMES = st.text(alphabet="abcdefé/._0", min_size=1, max_size=80)
 
 
 def _zip(contents: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
-    writer = ZipWriter(buffer, "root")
+    writer = ZipWriter(buffer)
     for name, data in contents.items():
         writer.write(name, data)
     writer.finish()
@@ -35,7 +35,7 @@ def _zip(contents: dict[str, bytes]) -> bytes:
 def test_zipfile_reads_what_is_written(contents: dict[str, bytes]) -> None:
     with zipfile.ZipFile(io.BytesIO(_zip(contents))) as file:
         assert file.testzip() is None
-        assert {name.removeprefix("root/"): file.read(name) for name in file.namelist()} == contents
+        assert {name.removeprefix("archive/"): file.read(name) for name in file.namelist()} == contents
 
 
 def test_torch_reads_what_is_written() -> None:
@@ -56,7 +56,7 @@ def test_large_sizes_and_offsets_are_written_in_the_zip64_extension(monkeypatch:
     archive = _zip(contents)
     assert archive.count(b"PK\x06\x06") == 1
     with zipfile.ZipFile(io.BytesIO(archive)) as file:
-        assert {name.removeprefix("root/"): file.read(name) for name in file.namelist()} == contents
+        assert {name.removeprefix("archive/"): file.read(name) for name in file.namelist()} == contents
     reader = torch._C.PyTorchFileReader(io.BytesIO(_zip({**contents, ".data/version": b"6\n"})))
     assert reader.get_record("large") == contents["large"]
 
@@ -73,16 +73,16 @@ def test_extent_is_copied_to_files_of_any_kind(tmp_path: Path, seekable: bool) -
 
     buffer = _Stream()
     with source.open("rb") as file:
-        writer = ZipWriter(buffer, "root")
-        writer.copy("copied", Extent(file.fileno(), 6, len(data), zlib.crc32(data)))
+        writer = ZipWriter(buffer)
+        writer.copy("copied", file.fileno(), Extent(6, len(data), zlib.crc32(data)))
         writer.finish()
     with zipfile.ZipFile(io.BytesIO(buffer.getvalue())) as archive:
-        assert archive.read("root/copied") == data
+        assert archive.read("archive/copied") == data
 
 
 def test_extent_that_the_file_does_not_have_is_an_error(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"short")
-    with source.open("rb") as file, (tmp_path / "out").open("wb") as out, pytest.raises(RetracedError) as caught:
-        ZipWriter(out, "root").copy("copied", Extent(file.fileno(), 0, 100, 0))
-    assert caught.value.reason is Reason.ARCHIVE_INVALID
+    with source.open("rb") as file, (tmp_path / "out").open("wb") as out, pytest.raises(FormatError) as caught:
+        ZipWriter(out).copy("copied", file.fileno(), Extent(0, 100, 0))
+    assert caught.value.fault is Fault.ARCHIVE_INVALID
