@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from retraced import Client, EmbeddedServer, events
 from tests.support.models import by_name
-
-from .processes import eventually
+from tests.support.waiting import eventually
 
 _SERVED = ["--workers", "1", "--import", "tests.support.served_passes"]
 

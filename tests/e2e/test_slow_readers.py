@@ -15,9 +15,10 @@ from retraced import Client, EmbeddedServer
 from retraced.v1 import graph_transform_pb2 as pb
 from retraced.v1.graph_transform_pb2_grpc import GraphTransformServiceStub
 from tests.support.models import by_name
+from tests.support.waiting import eventually
 
 from .conftest import server_arguments
-from .processes import Observed, eventually
+from .processes import Observed
 
 _CHUNK = 1 << 20
 _READERS = 6
