@@ -46,7 +46,7 @@ demo: $(STAMP) ## Export a model, transform it on a server, and show what change
 
 .PHONY: test
 test: $(STAMP) ## Run the tests
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 .PHONY: check
 check: $(STAMP) ## Check format, lint, types, imports, the wire contract and the Dockerfile
