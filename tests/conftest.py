@@ -65,7 +65,42 @@ def _logging_stays_on() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+#: The programs of `make test-quick`, each for what it has that the others have not: data-dependent sizes, writes to inputs and buffers and
+#: a cond; signatures of modules; nested inputs and outputs; writes through views; symbolic numbers; subgraphs in subgraphs; a transformer;
+#: and batch norm in training.
+_EIGHT = (
+    *("everything", "preserved_parts", "containers", "in_place", "symbolic_scalars", "nested", "vit"),
+    "residual_net_train",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--programs",
+        choices=("all", "eight"),
+        default="all",
+        help="of tests that run once for each of several test programs, run all or those of eight that stand for the others",
+    )
+
+
+def _leave_out_other_programs(config: pytest.Config, items: list[pytest.Item]) -> None:
+    from tests.support.models import ALL_CASES
+
+    others = {case.name for case in ALL_CASES} - set(_EIGHT)
+    left_out = [item for item in items if _parameters(item) & others]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not _parameters(item) & others]
+
+
+def _parameters(item: pytest.Item) -> set[str]:
+    """The programs among a test's parameters, whether they are given themselves or by name; and other texts."""
+    parameters = item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+    return {value if isinstance(value, str) else getattr(value, "name", "") for value in parameters}
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("programs") == "eight":
+        _leave_out_other_programs(config, items)
     # In a process of several that run tests.
     if hasattr(config, "workerinput"):
         from tests.support.schedule import rank

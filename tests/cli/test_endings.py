@@ -25,6 +25,8 @@ SIGNALS = [
 # Stands in for the server: it says that it listens where it should, and answers nobody.
 STAND_IN = """
 import os, pathlib, socket, time
+
+pytestmark = pytest.mark.slow
 listener = socket.create_server(("127.0.0.1", 0))
 if "READY" in os.environ:
     print(f"retraced: listening on 127.0.0.1:{listener.getsockname()[1]}", flush=True)

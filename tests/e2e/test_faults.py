@@ -17,6 +17,8 @@ from tests.support.compare import assert_same_results, loaded
 from tests.support.models import by_name
 from tests.support.waiting import eventually, until
 
+pytestmark = pytest.mark.slow
+
 _DEATHS = {
     "die": (errors.WorkerCrashed, "SIGSEGV"),
     f"die{{signal-number={int(signal.SIGABRT)}}}": (errors.WorkerCrashed, "SIGABRT"),

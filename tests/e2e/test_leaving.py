@@ -17,6 +17,8 @@ from tests.e2e.processes import Observed
 from tests.support.models import by_name
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 _TIMES = 3
 
 

@@ -22,6 +22,8 @@ from tests.e2e.processes import Observed
 from tests.support.models import by_name
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 _ARCHIVE = by_name("input_and_id").archive
 
 

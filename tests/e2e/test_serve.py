@@ -20,6 +20,8 @@ from tests.e2e.processes import Observed
 from tests.support.models import by_name
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 _RETRACED = str(Path(sys.executable).with_name("retraced"))
 
 

@@ -20,6 +20,8 @@ from tests.support.waiting import eventually
 from .conftest import server_arguments
 from .processes import Observed
 
+pytestmark = pytest.mark.slow
+
 _CHUNK = 1 << 20
 _READERS = 6
 
@@ -50,7 +52,6 @@ def _stalled(server: EmbeddedServer) -> int:
     return sum("request failed" in line and "DOWNLOAD_STALLED" in line for line in lines)
 
 
-@pytest.mark.slow
 def test_callers_that_never_read_free_their_slots_and_hold_no_output(impatient: EmbeddedServer) -> None:
     assert impatient.pid is not None
     observed = Observed(impatient.pid)

@@ -20,6 +20,8 @@ from tests.support.disks import mounted_disk
 from tests.support.models import by_name
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 _ARCHIVE = by_name("residual_net").archive
 _MIB = 1 << 20
 

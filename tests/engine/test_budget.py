@@ -17,6 +17,8 @@ from tests.support.waiting import until
 
 from .calls import begin, running_engine, transform
 
+pytestmark = pytest.mark.slow
+
 _GIB = 1 << 30
 
 

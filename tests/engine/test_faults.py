@@ -16,7 +16,7 @@ from tests.support.processes import children_of
 
 from .calls import begin, idle, running_engine, spooled, transform, until_load
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 ARCHIVE = by_name("everything").archive
 
 

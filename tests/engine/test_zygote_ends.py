@@ -20,6 +20,8 @@ from tests.support.waiting import until
 
 from .calls import begin, running_engine, transform, until_load
 
+pytestmark = pytest.mark.slow
+
 ARCHIVE = by_name("everything").archive
 shared_loop = pytest.mark.asyncio(loop_scope="session")
 

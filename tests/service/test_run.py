@@ -20,6 +20,8 @@ from retraced import Client, Tls, errors
 from retraced_server import healthcheck
 from tests.support.certificates import Authority
 
+pytestmark = pytest.mark.slow
+
 _LISTENING = "retraced: listening on "
 
 

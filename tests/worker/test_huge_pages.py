@@ -18,6 +18,8 @@ import mmap
 from pathlib import Path
 from retraced_server.worker.huge_pages import collapse_memory
 
+pytestmark = pytest.mark.slow
+
 block = bytes(range(256)) * 4096
 memory = mmap.mmap(-1, 16 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 for offset in range(0, len(memory), len(block)):

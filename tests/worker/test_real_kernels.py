@@ -51,6 +51,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from retraced_server.worker._torch_internals import run_no_real_kernels
 from retraced_server.worker.constants import keep_constants_small
+
+pytestmark = pytest.mark.slow
 how, what = sys.argv[1:]
 if how == "bounded":
     run_no_real_kernels()

@@ -20,6 +20,8 @@ from tests.support.waiting import eventually
 
 from .zygotes import RunningZygote, zygote
 
+pytestmark = pytest.mark.slow
+
 ARCHIVE = by_name("everything").archive
 FAULTS = "tests.support.fault_passes"
 

@@ -15,6 +15,8 @@ from retraced_server.worker.job import run_job
 from retraced_server.worker.messages import JobDone, JobRequest, encode_job_event
 from retraced_server.worker.warm_up import sample_archive, warm_up
 
+pytestmark = pytest.mark.slow
+
 with sample_archive() as sample:
     warm_up(sample)
 before = set(sys.modules)

@@ -14,6 +14,8 @@ import mmap, os, re
 from retraced_server.worker.huge_pages import collapse_memory
 from retraced_server.worker.written_pages import WrittenPages
 
+pytestmark = pytest.mark.slow
+
 size = 16 << 20
 block = bytes(range(256)) * (size // 256)
 memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -19,6 +19,8 @@ from tests.support.waiting import eventually
 
 from .zygotes import ROOT, RunningZygote, command_line, zygote
 
+pytestmark = pytest.mark.slow
+
 ARCHIVE = by_name("everything").archive
 FAULTS = "tests.support.fault_passes"
 
