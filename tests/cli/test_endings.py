@@ -17,6 +17,8 @@ from tests.cli.support import end, start
 from tests.client.fake_server import FakeServer, accepted, output_chunks, read_upload
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 SIGNALS = [
     (signal.SIGINT, 130, "retraced: interrupted\n"),
     (signal.SIGTERM, 143, "retraced: terminated\n"),
@@ -25,8 +27,6 @@ SIGNALS = [
 # Stands in for the server: it says that it listens where it should, and answers nobody.
 STAND_IN = """
 import os, pathlib, socket, time
-
-pytestmark = pytest.mark.slow
 listener = socket.create_server(("127.0.0.1", 0))
 if "READY" in os.environ:
     print(f"retraced: listening on 127.0.0.1:{listener.getsockname()[1]}", flush=True)

@@ -13,12 +13,12 @@ from tests.support.processes import kernel
 
 from .zygotes import zygote
 
+pytestmark = pytest.mark.slow
+
 _COLLAPSED = """
 import mmap
 from pathlib import Path
 from retraced_server.worker.huge_pages import collapse_memory
-
-pytestmark = pytest.mark.slow
 
 block = bytes(range(256)) * 4096
 memory = mmap.mmap(-1, 16 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -12,6 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 import retraced_server.program  # noqa: F401 - registers meta kernels of collectives
 from retraced_server.worker import constants
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,8 +53,6 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from retraced_server.worker._torch_internals import run_no_real_kernels
 from retraced_server.worker.constants import keep_constants_small
-
-pytestmark = pytest.mark.slow
 how, what = sys.argv[1:]
 if how == "bounded":
     run_no_real_kernels()

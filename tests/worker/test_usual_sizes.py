@@ -8,12 +8,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 from torch.export import Dim
 
 from retraced_server.engine.environment import zygote_environment
 from retraced_server.worker.usual_sizes import USUAL_ARGUMENTS
+
+pytestmark = pytest.mark.slow
 
 _SOURCE = """
 import sys
@@ -89,8 +92,6 @@ def test_sympy_remembers_what_is_reasoned_about_ahead(tmp_path: Path) -> None:
 from sympy.core.cache import CACHE
 from retraced_server.worker.usual_sizes import reason_about_usual_sizes
 from retraced_server.worker.warm_up import sample_archive, warm_up
-
-pytestmark = pytest.mark.slow
 with sample_archive() as sample:
     warm_up(sample)
 reason_about_usual_sizes()

@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.models import by_name
+
+pytestmark = pytest.mark.slow
 
 _SOURCE = """
 import sys
@@ -14,8 +18,6 @@ from retraced_server.pipeline.domain import NodeSelection, TransformRequest
 from retraced_server.worker.job import run_job
 from retraced_server.worker.messages import JobDone, JobRequest, encode_job_event
 from retraced_server.worker.warm_up import sample_archive, warm_up
-
-pytestmark = pytest.mark.slow
 
 with sample_archive() as sample:
     warm_up(sample)

@@ -9,12 +9,12 @@ import pytest
 
 from tests.support.processes import kernel
 
+pytestmark = pytest.mark.slow
+
 _COPIED = """
 import mmap, os, re
 from retraced_server.worker.huge_pages import collapse_memory
 from retraced_server.worker.written_pages import WrittenPages
-
-pytestmark = pytest.mark.slow
 
 size = 16 << 20
 block = bytes(range(256)) * (size // 256)
