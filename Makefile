@@ -58,6 +58,7 @@ check: $(STAMP) ## Check format, lint, types, imports, the wire contract and the
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m tools.private_names
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/buf lint
 	@.ci/buf-breaking $(BIN)/buf

@@ -26,8 +26,8 @@ from retraced_server.worker.describe import describe_nodes
 from tests.support.large_graphs import (
     as_program,
     deep_chain,
-    many_bodies,
     many_expressions,
+    many_subgraphs,
     many_symbols,
     wide_fan_out,
     wide_graph,
@@ -39,7 +39,7 @@ KINDS = {
     "wide fan-out": wide_fan_out,
     "expressions": many_expressions,
     "unbacked symbols": many_symbols,
-    "bodies": many_bodies,
+    "subgraphs": many_subgraphs,
 }
 TASKS = ("read", "no-op", "incremental", "full", "write", "describe")
 

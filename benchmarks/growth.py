@@ -25,14 +25,14 @@ from retraced import Client, EmbeddedServer
 _SIZES, _QUICK_SIZES = (1_000, 5_000, 20_000, 50_000), (60, 120)
 _QUICK_KINDS = ("deep chains", "bodies")
 # Kinds that nobody has by the ten thousand.
-_LARGEST = {"unbacked symbols": 20_000, "bodies": 20_000}
+_LARGEST = {"unbacked symbols": 20_000, "subgraphs": 20_000}
 # For what a first use costs, whatever the size.
 _FIRST_SIZE = 100
 _REQUEST_ROUNDS = 2
 _MOST_ROUNDS, _ENOUGH_SECONDS = 3, 3.0
 REQUEST = "request"
 #: Bodies are held to the bound in the engine only.
-_ENGINE_ONLY = {"bodies": ("incremental", "full")}
+_ENGINE_ONLY = {"subgraphs": ("incremental", "full")}
 
 _Given = TypeVar("_Given")
 

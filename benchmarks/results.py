@@ -18,7 +18,7 @@ class Comparison:
 
     Attributes:
         program: Its name.
-        nodes: Its nodes, bodies included.
+        nodes: Its nodes, subgraphs included.
         task: What is done.
         stock: Stock torch's time.
         retraced: Ours.

@@ -23,7 +23,7 @@ def measure(setup: Setup) -> Section:
     command = [
         sys.executable,
         "-m",
-        "benchmarks.enclosed",
+        "benchmarks.sandboxed_jobs",
         _PIPELINE,
         str(rounds),
         *(str(subject.path) for subject in setup.subjects),

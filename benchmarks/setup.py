@@ -47,7 +47,7 @@ class Subject:
 
     @cached_property
     def nodes(self) -> int:
-        """Its nodes, bodies included."""
+        """Its nodes, subgraphs included."""
         return count_nodes(self.program.graph_module)
 
 

@@ -32,14 +32,14 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils import _pytree as pytree
 
 from fuzz.report import Finding, Report
-from retraced_server.passes._decompositions import decompositions
 from retraced_server.program.argument_checks import check_arguments
 from retraced_server.program.operator_lists import listed_operators
 from retraced_server.program.operators import Operators
 from retraced_server.retrace.execute import execute
-from retraced_server.worker._torch_internals import run_no_real_kernels
-from retraced_server.worker.batch_dims import check_batch_dims
-from retraced_server.worker.constants import keep_constants_small
+from retraced_server.torch_compat.batch_dims import check_batch_dims
+from retraced_server.torch_compat.decompositions import decompositions
+from retraced_server.torch_compat.fake_tensors import run_no_real_kernels
+from retraced_server.torch_compat.small_constants import keep_constants_small
 
 MOST_SECONDS: Final = 20.0
 """Processor time that one call may take."""

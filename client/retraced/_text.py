@@ -19,5 +19,5 @@ def shortened(text: str) -> str:
 
 
 def counted(number: int, one: str, many: str) -> str:
-    """Return a number of things: `1 body`, `2 bodies`."""
+    """Return a number of things: `1 subgraph`, `2 subgraphs`."""
     return f"{number} {one if number == 1 else many}"

@@ -11,9 +11,9 @@ import grpc
 from retraced import _convert, events
 from retraced._allowance import Allowance
 from retraced._convert_nodes import decode_nodes
-from retraced._home import Home
 from retraced._options import TransformOptions
 from retraced._output import Output
+from retraced._redaction import Redaction
 from retraced._source import Source
 from retraced._source_archive import chunks
 from retraced._status import error_from_status
@@ -39,7 +39,7 @@ class Transform:
         self._pipeline = pipeline
         self._options = options
         self.request_id = request_id
-        self._home = Home(source, ())
+        self._redaction = Redaction(source, ())
         self._bytes_sent = 0
         self._bytes_received = 0
         self._passes: list[PassReport] = []
@@ -57,8 +57,8 @@ class Transform:
             SourceNotReadable: The source cannot be read, or changed.
             RequestInvalid: What is to be kept at home cannot be taken out of it.
         """
-        self._home = Home(self._source, self._options.keep_at_home)
-        source = self._home.upload
+        self._redaction = Redaction(self._source, self._options.keep_at_home)
+        source = self._redaction.upload
         first = _convert.spec_request(self._pipeline, self._options, source.size, can_reread=self._source.can_reread)
         yield self._sent(first), events.Uploaded(0, source.size)
         for offset in range(0, source.size, CHUNK_BYTES):
@@ -95,7 +95,7 @@ class Transform:
                 return _convert.pass_started(message.pass_started)
             case "pass_finished":
                 finished = _convert.pass_finished(message.pass_finished)
-                report = self._home.report(finished.report)
+                report = self._redaction.report(finished.report)
                 self._passes.append(report)
                 if report.modified and self._options.wants_output:
                     # The server still has the output to write, and may have passes to run.
@@ -109,7 +109,7 @@ class Transform:
                 self._output.append(message.output_chunk)
                 return events.Downloaded(self._output.size)
             case "summary":
-                self._summary = self._home.summary(_convert.summary(message.summary))
+                self._summary = self._redaction.summary(_convert.summary(message.summary))
                 return None
             case None:
                 # A later version may tell of more; what it adds may be ignored.
@@ -157,7 +157,7 @@ class Transform:
 
     def failure(self, error: grpc.RpcError | grpc.aio.AioRpcError, address: str) -> RetracedError:
         """The error that a failed call stands for. The caller raises it from `error`."""
-        return self._home.error(error_from_status(error, address=address, request_id=self.request_id))
+        return self._redaction.error(error_from_status(error, address=address, request_id=self.request_id))
 
     def close(self) -> None:
         """Gives up what has come in, when there is to be no result. The source stays open: it may be sent again."""
@@ -170,11 +170,11 @@ class Transform:
             return self._output, summary
         output: Output | Source
         remarks: tuple[str, ...] = ()
-        if same_bytes(self._output, self._home.upload):
+        if same_bytes(self._output, self._redaction.upload):
             self._output.close()
             output = self._output = Output.of(self._source)
         else:
-            output, remarks = self._home.restored(self._output, self.request_id)
+            output, remarks = self._redaction.restored(self._output, self.request_id)
             self._check.check(output, self.request_id)
         digest = hashlib.sha256()
         for chunk in chunks(output, 0, output.size):
@@ -183,7 +183,7 @@ class Transform:
         return output, replace(summary, output_size=output.size, output_sha256=digest.digest(), remarks=remarks)
 
     def _nodes(self) -> tuple[NodeMetadata, ...]:
-        return tuple(map(self._home.node, decode_nodes(self._batches, self.request_id)))
+        return tuple(map(self._redaction.node, decode_nodes(self._batches, self.request_id)))
 
     def _sent(self, message: pb.TransformGraphRequest) -> pb.TransformGraphRequest:
         self._bytes_sent += message.ByteSize()

@@ -62,9 +62,9 @@ def _program_info(program: _Object) -> ProgramInfo:
     getitems = sum(_getitems(node) for graph in graphs for node in graph["nodes"])
     if getitems:
         targets["_operator.getitem"] += getitems
-    # Each graph has an output node, and each use of a body an attribute node; the archive records neither.
+    # Each graph has an output node, and each use of a subgraph an attribute node; the archive records neither.
     inputs = sum(len(graph["inputs"]) for graph in graphs)
-    uses = sum(len(list(_bodies(graph))) for graph in graphs)
+    uses = sum(len(list(_subgraphs(graph))) for graph in graphs)
     nodes = inputs + sum(targets.values()) + len(graphs) + uses
     version = program["schema_version"]
     return ProgramInfo(
@@ -83,13 +83,13 @@ def _program_info(program: _Object) -> ProgramInfo:
 
 def _graphs(graph: _Object) -> Iterator[_Object]:
     yield graph
-    # A body that is used twice is written twice, under the name of one attribute.
-    bodies = {body["name"]: body["graph"] for body in _bodies(graph)}
-    for body in bodies.values():
-        yield from _graphs(body)
+    # A subgraph that is used twice is written twice, under the name of one attribute.
+    subgraphs = {subgraph["name"]: subgraph["graph"] for subgraph in _subgraphs(graph)}
+    for subgraph in subgraphs.values():
+        yield from _graphs(subgraph)
 
 
-def _bodies(graph: _Object) -> Iterator[_Object]:
+def _subgraphs(graph: _Object) -> Iterator[_Object]:
     for node in graph["nodes"]:
         for argument in node["inputs"]:
             if "as_graph" in argument["arg"]:

@@ -184,7 +184,7 @@ class NodeMetadata(ShortRepr):
         source_fn_stack: The source-level calls it was traced in, outermost first.
         torch_fn: The pair that torch records as `torch_fn`; empty where there is none.
         custom: Its `custom` metadata as JSON text; empty where there is none.
-        from_nodes: The nodes of the input program that it came from, each `name`, or `true_graph_0.body_graph_0:name` in a body.
+        from_nodes: The nodes of the input program that it came from, each `name`, or `true_graph_0.body_graph_0:name` in a subgraph.
         made_by: The pass that made it, as canonical pipeline text; empty for a node of the input program.
         other: Metadata under any other key as JSON text; empty where there is none.
     """

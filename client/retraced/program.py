@@ -98,8 +98,8 @@ class ProgramInfo(ShortRepr):
         symbols: The symbols of its shapes, with their ranges.
         schema_version: Major and minor of the schema its archive is written in; None for one that was not written.
         torch_version: The torch that wrote its archive; empty where the archive does not say.
-        node_count: Nodes, bodies of higher-order operators included.
-        graph_count: Graphs: one, and one more for each body of a higher-order operator.
+        node_count: Nodes, subgraphs of higher-order operators included.
+        graph_count: Graphs: one, and one more for each subgraph of a higher-order operator.
         dialect: The dialect of the program's verifiers, for example `ATEN` or `TRAINING`.
         guards: Guards of the program, as Python expressions over its inputs. They are text; nothing evaluates them.
         targets: How often each target is called, most often first.

@@ -18,8 +18,8 @@ class PassReport(ShortRepr):
         modified: Whether it changed the program. If not, its output is its input.
         rewrites: How many rewrites it made; a pass says what it counts as one.
         seconds: Wall time.
-        nodes_before: Nodes before it, bodies of higher-order operators included.
-        nodes_after: Nodes after it, bodies of higher-order operators included.
+        nodes_before: Nodes before it, subgraphs of higher-order operators included.
+        nodes_after: Nodes after it, subgraphs of higher-order operators included.
         remarks: What the pass wants its caller to know.
         new_guards: Guards on symbolic shapes that its new operators added and that narrow what the program accepts: each an expression, then
             the node at which it was added, with the line of its source.

@@ -69,7 +69,7 @@ def test_signature_symbols_operators_and_records_are_shown(retraced: Run, everyt
     assert ["in", "0", "p_linear_weight", "parameter", "linear.weight"] in rows
     assert ["s77", "2", "32", "4"] in rows
     assert ["1", "higher_order.cond"] in rows
-    assert "in the root graph and 2 bodies" in ended.out
+    assert "in the root graph and 2 subgraphs" in ended.out
     assert "models/model.json" in ended.out
 
 

@@ -27,7 +27,7 @@ def test_durations(duration: float, text: str) -> None:
 
 
 def test_one_thing_is_not_many() -> None:
-    assert [counted(number, "body", "bodies") for number in (0, 1, 2)] == ["0 bodies", "1 body", "2 bodies"]
+    assert [counted(number, "subgraph", "subgraphs") for number in (0, 1, 2)] == ["0 subgraphs", "1 subgraph", "2 subgraphs"]
 
 
 def test_operators_that_are_called_as_often_as_before_make_no_table() -> None:

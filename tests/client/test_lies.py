@@ -13,8 +13,8 @@ import grpc
 import pytest
 
 from retraced import AsyncClient, Client, _allowance, errors
-from retraced._home import Home
 from retraced._node_json import node_to_json
+from retraced._redaction import Redaction
 from retraced._source import BytesSource
 from retraced.v1 import graph_transform_pb2 as pb
 from tests.client import archives, fake_server
@@ -163,9 +163,9 @@ def test_a_call_for_what_the_server_is_refuses_numbers_that_are_none_and_answers
 def test_what_is_kept_at_home_is_put_back_into_texts_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     guard = "x" * 1_000
     sent = archives.changed(lambda model: model.update(guards_code=[guard]))
-    monkeypatch.setattr("retraced._home._MOST_PUT_BACK", 10_000)
-    home = Home(BytesSource(sent), ["guards"])
-    token = next(iter(home._tokens.values()))
-    assert home.text(token) == guard
-    assert home.text(token * 1_000).count(guard) == 9
-    assert home.text(token[:-1] + "9" * 5_000)
+    monkeypatch.setattr("retraced._redaction._MOST_PUT_BACK", 10_000)
+    redaction = Redaction(BytesSource(sent), ["guards"])
+    token = next(iter(redaction._tokens.values()))
+    assert redaction.text(token) == guard
+    assert redaction.text(token * 1_000).count(guard) == 9
+    assert redaction.text(token[:-1] + "9" * 5_000)

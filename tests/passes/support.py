@@ -57,7 +57,7 @@ def export(module: nn.Module | Callable[..., Any], *args: Any, **options: Any) -
 
 
 def targets(program: ExportedProgram) -> Counter[str]:
-    """How often each operator or function is called in a program, bodies included; `aten.relu` without the overload."""
+    """How often each operator or function is called in a program, subgraphs included; `aten.relu` without the overload."""
     return Counter(
         str(node.target).rpartition(".")[0] if isinstance(node.target, torch._ops.OpOverload) else str(node.target)
         for _, module in graphs(program.graph_module)

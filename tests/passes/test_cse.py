@@ -71,7 +71,7 @@ def test_symbolic_numbers_are_merged_and_the_assertions_on_them_stay() -> None:
     assert targets(before) - targets(result.program) == {"<built-in function gt>": 1}
 
 
-def test_bodies_are_visited_each_by_itself() -> None:
+def test_subgraphs_are_visited_each_by_itself() -> None:
     def branches(x: torch.Tensor) -> torch.Tensor:
         return torch.cond(x.sum() > 0, lambda x: x.sin() * x.sin(), lambda x: x.cos() + x.sin(), (x.sin(),))
 
@@ -81,7 +81,7 @@ def test_bodies_are_visited_each_by_itself() -> None:
     assert result.provenance["true_graph_0:sin_1"].from_nodes == ("true_graph_0:sin_1", "true_graph_0:sin_2")
 
 
-def test_body_that_is_called_three_times_is_changed_once() -> None:
+def test_subgraph_that_is_called_three_times_is_changed_once() -> None:
     program = decomposed(by_name("invoke_subgraph")).program
     before = [path for path, _ in graphs(program.graph_module)]
     result = run_pipeline(program, "cse")

@@ -263,7 +263,7 @@ def test_higher_order_operators_are_not_merged() -> None:
     assert targets(result.program)["aten.sum"] == 1
 
 
-def test_write_in_a_body_is_a_write_to_its_operand() -> None:
+def test_write_in_a_subgraph_is_a_write_to_its_operand() -> None:
     def written(x: torch.Tensor) -> torch.Tensor:
         y = x.clone()
         before = y.sum()

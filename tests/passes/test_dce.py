@@ -199,10 +199,10 @@ def test_unused_conditional_with_an_assertion_in_a_branch_stays() -> None:
     assert targets(_checked(checked).program)["cond"] == 1
 
 
-def _add_dead_call(body: fx.GraphModule) -> None:
-    value = next(node for node in body.graph.nodes if node.op == "call_function")
-    with body.graph.inserting_after(value):
-        body.graph.call_function(aten.exp.default, (value,)).meta = dict(value.meta)
+def _add_dead_call(subgraph: fx.GraphModule) -> None:
+    value = next(node for node in subgraph.graph.nodes if node.op == "call_function")
+    with subgraph.graph.inserting_after(value):
+        subgraph.graph.call_function(aten.exp.default, (value,)).meta = dict(value.meta)
 
 
 def _with_dead_code_in_a_branch() -> torch.export.ExportedProgram:
@@ -229,15 +229,15 @@ def test_branches_that_do_not_change_stay_the_same_objects() -> None:
     assert result.graph_module.true_graph_0 is not program.graph_module.true_graph_0
 
 
-def test_body_that_is_called_three_times_stays_one_body() -> None:
+def test_subgraph_that_is_called_three_times_stays_one_subgraph() -> None:
     module = copy.deepcopy(by_name("invoke_subgraph").program.graph_module)
-    (body,) = [child for _, child in module.named_children() if isinstance(child, fx.GraphModule)]
-    _add_dead_call(body)
+    (subgraph,) = [child for _, child in module.named_children() if isinstance(child, fx.GraphModule)]
+    _add_dead_call(subgraph)
     result = DeadCodeElimination()(module)
     assert result is not None
     (_, root), (_, smaller) = graphs(result.graph_module)
     assert all(getattr(root, str(node.target)) is smaller for node in root.graph.find_nodes(op="get_attr"))
-    assert len(smaller.graph.nodes) == len(body.graph.nodes) - 1
+    assert len(smaller.graph.nodes) == len(subgraph.graph.nodes) - 1
 
 
 def _without_assertions(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

@@ -123,7 +123,7 @@ def test_metadata_is_that_of_the_operator_that_was_decomposed() -> None:
             assert node.meta["nn_module_stack"] == old["linear"].meta["nn_module_stack"]
 
 
-def test_unbacked_symbols_of_bodies_keep_their_names_and_bindings() -> None:
+def test_unbacked_symbols_of_subgraphs_keep_their_names_and_bindings() -> None:
     old, new = (
         {node.name: node for node in program.graph_module.true_graph_0.graph.nodes}
         for program in (by_name("cond_with_item").program, decomposed(by_name("cond_with_item")).program)

@@ -154,7 +154,7 @@ def test_failing_hook_is_named_with_its_pass_node_operator_and_source() -> None:
     assert isinstance(error.__cause__.__cause__, LookupError)
 
 
-def test_failure_in_a_body_names_the_body() -> None:
+def test_failure_in_a_subgraph_names_the_body() -> None:
     program = export(lambda x: torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,)), torch.randn(3))
     error = _failure(program, [_Raises()])
     assert (error.metadata["graph"], error.metadata["node"]) == ("true_graph_0", "sin")

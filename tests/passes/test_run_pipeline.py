@@ -54,7 +54,7 @@ def test_reports_tell_what_each_pass_did() -> None:
     assert all(report.seconds > 0 for report in reports)
 
 
-def test_nodes_of_bodies_are_counted() -> None:
+def test_nodes_of_subgraphs_are_counted() -> None:
     program = by_name("nested").program
     assert count_nodes(program.graph_module) == len(node_keys(program)) > len(program.graph.nodes)
 

@@ -58,7 +58,7 @@ def test_copies_stay_copies() -> None:
     assert_same_results(program, saved_and_loaded(program), by_name("vit").inputs()[:1])
 
 
-def test_views_in_bodies_become_copies() -> None:
+def test_views_in_subgraphs_become_copies() -> None:
     program = decomposed(by_name("cond")).program
     result = run_pipeline(program, "view-to-view-copy").program
     assert {node.target for node in result.graph_module.true_graph_0.graph.nodes} >= {torch.ops.aten.permute_copy.default}

@@ -181,6 +181,7 @@ _FAULTS: list[tuple[str, Callable[[Any], Any], str]] = [
     ("no such layout", lambda model: _meta(model).update(layout=99), r"no layout 99"),
     ("sparse value", lambda model: _meta(model).update(layout=2), r"values of the layout torch.sparse_csr are not read"),
     ("no such device", lambda model: _meta(model).update(device={"type": "x", "index": None}), r"no type of device"),
+    ("device below zero", lambda model: _meta(model).update(device={"type": "cuda", "index": -1}), r">= 0"),
     ("too few strides", lambda model: _meta(model)["strides"].pop(), r"sizes and \d+ strides"),
     ("negative size", lambda model: _meta(model)["sizes"].insert(0, {"as_int": -1}), r"negative|sizes and"),
     (
@@ -270,7 +271,7 @@ def test_model_that_is_no_json_object_is_refused(tmp_path: Path, data: bytes) ->
     assert _error(zipped({**records(_case().archive), MODEL: data}), tmp_path).reason is Reason.PROGRAM_INVALID
 
 
-def test_bodies_that_nest_without_end_are_refused(tmp_path: Path) -> None:
+def test_subgraphs_that_nest_without_end_are_refused(tmp_path: Path) -> None:
     def nest(model: Any) -> None:
         inner: Any = {"name": "body", "graph": {**_graph(by_name_model("nothing_at_all")), "nodes": []}}
         for _ in range(60):

@@ -166,6 +166,27 @@ def test_sparse_program_is_read_as_torch_has_it_in_memory(
     assert not run_pipeline(read.program, "retrace,cse,dce", mode="full").modified
 
 
+class _AsDense(nn.Module):
+    def forward(self, s: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return s.to_dense() + x
+
+
+@pytest.mark.parametrize("pipeline", ["retrace", "retrace,cse,dce", "decompose"])
+def test_sparse_program_of_dynamic_sizes_keeps_its_symbols(pipeline: str, tmp_path: Path) -> None:
+    program = export(_AsDense(), (_COO, torch.randn(4, 4)), dynamic_shapes=({0: Dim.DYNAMIC}, {0: Dim.DYNAMIC}))
+    archive = saved(program)
+    read = read_bytes(archive, tmp_path)
+    result = run_pipeline(read.program, pipeline, mode="full").program
+    for one in (read.program, result):
+        assert one.range_constraints == program.range_constraints
+        assert list(one.range_constraints)
+    sizes = {node.name: str(tuple(node.meta["val"].shape)) for node in program.graph.nodes if node.op == "placeholder"}
+    assert sizes == {node.name: str(tuple(node.meta["val"].shape)) for node in result.graph.nodes if node.op == "placeholder"}
+    output = written(result, tmp_path / "out.pt2", source=read)
+    inputs = torch.eye(7, 4).to_sparse(), torch.randn(7, 4)
+    torch.testing.assert_close(torch.export.load(io.BytesIO(output)).module()(*inputs), _AsDense()(*inputs))
+
+
 @pytest.mark.parametrize(("module", "inputs"), SPARSE.values(), ids=SPARSE)
 def test_decomposed_sparse_program_computes_the_same_and_keeps_its_layouts(
     module: nn.Module, inputs: tuple[torch.Tensor, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

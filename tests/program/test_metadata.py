@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from retraced_server.errors import RetracedError
 from retraced_server.program import ReadOptions
-from retraced_server.program.node_metadata import NodeMetadata
+from retraced_server.program.node_metadata import MetadataReader
 from retraced_server.program.operators import Operators
 from tests.program.archives import model_of, read_bytes, read_case, records, saved, written, zipped
 from tests.support.compare import loaded
@@ -91,13 +91,13 @@ def test_metadata_of_one_node_is_not_that_of_another(tmp_path: Path) -> None:
 
 
 def test_module_stack_with_commas_in_types_is_split_as_torch_does() -> None:
-    metadata = NodeMetadata(Operators(frozenset()))
+    metadata = MetadataReader(Operators(frozenset()))
     read = metadata.read({"nn_module_stack": "L__self__,a,Module[(int, str)];k,b(0, 1),C"})
     assert read == {"nn_module_stack": {"L__self__": ("a", "Module[(int, str)]"), "k": ("b(0, 1)", "C")}}
 
 
 def test_source_function_that_is_unknown_stays_a_name() -> None:
-    metadata = NodeMetadata(Operators(frozenset()))
+    metadata = MetadataReader(Operators(frozenset()))
     read = metadata.read({"source_fn_stack": "linear,torch.nn.functional.linear;x,os.system;y,torch.nn.modules.linear.Linear"})
     assert read["source_fn_stack"] == [("linear", "torch.nn.functional.linear"), ("x", "os.system"), ("y", nn.Linear)]
 
@@ -105,4 +105,4 @@ def test_source_function_that_is_unknown_stays_a_name() -> None:
 def test_provenance_that_is_too_deep_is_refused() -> None:
     deep = "[" + '{"name": "x", "target": "x", "graph_id": 1, "from_node": [' * 500 + "]}" * 500 + "]"
     with pytest.raises(RetracedError, match=r"deeper|cannot be read"):
-        NodeMetadata(Operators(frozenset())).read({"from_node": deep})
+        MetadataReader(Operators(frozenset())).read({"from_node": deep})

@@ -126,7 +126,7 @@ def _tensors(program: ExportedProgram) -> Any:
 
 
 def _within_graphs(program: ExportedProgram) -> list[tuple[str, ...]]:
-    """The alias sets, cut at the bounds of bodies, and without the outputs, which only repeat."""
+    """The alias sets, cut at the bounds of subgraphs, and without the outputs, which only repeat."""
     found = []
     for names in alias_sets(program):
         by_graph: dict[str, list[str]] = {}

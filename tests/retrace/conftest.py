@@ -19,4 +19,4 @@ def mode(request: pytest.FixtureRequest) -> RetraceMode:
 @pytest.fixture
 def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """No result is known from tests before, of which a test would else not see that it is executed."""
-    monkeypatch.setattr("retraced_server.retrace.known_results._OF_MODES", WeakKeyDictionary())
+    monkeypatch.setattr("retraced_server.retrace.fake_result_cache._OF_MODES", WeakKeyDictionary())

@@ -355,16 +355,16 @@ def _doubled(size: tuple[int, ...]) -> fx.GraphModule:
 def test_hooks_for_higher_order_operators_take_subgraphs_as_they_are_outside_of_a_run() -> None:
     builder = _builder(ExportPass)
     x = builder.placeholder("x", builder.fake_tensor_mode.from_tensor(torch.ones(4, 2)), NodeMetadata({}))
-    body = _doubled((2,))
-    mapped = builder.call_map(body, [x], [], NodeMetadata({}))
+    subgraph = _doubled((2,))
+    mapped = builder.call_map(subgraph, [x], [], NodeMetadata({}))
     builder.output([builder.call_getitem(mapped, 0, NodeMetadata({}))], NodeMetadata({}))
     module = fx.GraphModule(builder.tracer.root, builder.tracer.graph)
     (read,) = module.graph.find_nodes(op="get_attr")
-    assert getattr(module, str(read.target)) is body
+    assert getattr(module, str(read.target)) is subgraph
     x = torch.randn(4, 2)
     torch.testing.assert_close(module(x)[0], x * 2)
     with pytest.raises(retrace.ExportPassBaseError, match="set `fake_tensor_mode` of its tracer"):
-        ExportPass().call_submodule(body, (x,))
+        ExportPass().call_submodule(subgraph, (x,))
 
 
 def test_names_of_torchs_and_executorchs_module_are_there() -> None:

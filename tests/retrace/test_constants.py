@@ -1,4 +1,4 @@
-"""A constant that a pass creates becomes a constant input, in the root graph and out of bodies."""
+"""A constant that a pass creates becomes a constant input, in the root graph and out of subgraphs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def constants_of(program: torch.export.ExportedProgram) -> dict[str, torch.Tenso
 
 
 @pytest.mark.parametrize("case", _BODIES, ids=str)
-def test_constant_made_in_a_body_is_given_to_it_as_an_operand(case: ProgramCase) -> None:
+def test_constant_made_in_a_subgraph_is_given_to_it_as_an_operand(case: ProgramCase) -> None:
     result = run_pipeline(case.program, [AddsZero()])
     assert result.modified
     assert len(constants_of(result.program)) > len(constants_of(case.program))
@@ -131,8 +131,8 @@ def test_sizes_of_a_constant_are_never_symbols() -> None:
     assert program.range_constraints == case.program.range_constraints
 
 
-def test_body_that_takes_no_operands_refuses_a_constant_by_name() -> None:
-    with pytest.raises(RetracedError, match="in a body of flex_attention") as failure:
+def test_subgraph_that_takes_no_operands_refuses_a_constant_by_name() -> None:
+    with pytest.raises(RetracedError, match="in a subgraph of flex_attention") as failure:
         run_pipeline(by_name("flex_attention").program, [AddsZero()])
     assert failure.value.reason is Reason.PASS_OUTPUT_INVALID
 

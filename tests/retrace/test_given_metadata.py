@@ -12,7 +12,7 @@ from torch.export import Dim, ExportedProgram
 
 from retraced_server.errors import RetracedError
 from retraced_server.passes import run_pipeline
-from retraced_server.retrace import ExportPass, PassResult
+from retraced_server.retrace import ExportPass, NodeMetadata, PassResult, pass_context
 from tests.passes.support import export
 from tests.support.edit_ways import WAYS, Edit, described_values, find_call
 
@@ -181,3 +181,122 @@ def test_containers_that_hold_one_another_are_copied_and_compared_once() -> None
 
     result = run_pipeline(_program(), [writes, Reads()])
     assert [report.modified for report in result.reports] == [True, False]
+
+
+class _WritesThroughContext(ExportPass):
+    """Writes to a container of the node that is visited, of one that was visited, or of one that is to be visited; may fail then."""
+
+    def __init__(self, which: str, *, fails: bool = False) -> None:
+        super().__init__()
+        self._which, self._fails = which, fails
+
+    def call_operator(self, op: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> Any:
+        visited = pass_context().node
+        assert visited is not None
+        at = {"visited": aten.sin.default, "before": aten.exp.default, "after": aten.cos.default}[self._which]
+        if op is at:
+            written = {"visited": visited, "before": visited.prev, "after": visited.next}[self._which]
+            written.meta["custom"]["inner"]["list"].append(2)
+            if self._fails:
+                raise _LateError
+        return super().call_operator(op, args, kwargs, meta)
+
+
+def _three() -> ExportedProgram:
+    program = export(lambda x: x.cos().sin().exp(), torch.randn(2))
+    find_call(program.graph_module, aten.sin.default).meta["custom"] = {"a": 1, "inner": {"list": [1]}}
+    return program
+
+
+def _state(program: ExportedProgram) -> list[Any]:
+    """Every object in the metadata of every node, and what containers hold."""
+    return [(node.name, {key: (id(value), repr(value)) for key, value in node.meta.items()}) for node in program.graph.nodes]
+
+
+@pytest.mark.parametrize("mode", ["incremental", "full"])
+@pytest.mark.parametrize("which", ["visited", "before", "after"])
+def test_containers_that_a_hook_writes_to_through_the_visited_node_are_not_the_given_programs(which: str, mode: str) -> None:
+    program = _three()
+    before = _state(program)
+    with pytest.raises(RetracedError, match="_LateError"):
+        run_pipeline(program, [_WritesThroughContext(which, fails=True)], mode=mode)
+    assert _state(program) == before
+    result = run_pipeline(program, [_WritesThroughContext(which)], mode=mode)
+    assert _state(program) == before
+    assert result.modified
+    assert find_call(result.program.graph_module, aten.sin.default).meta["custom"]["inner"] == {"list": [1, 2]}
+
+
+def test_first_node_that_a_hook_writes_to_through_the_context_has_what_was_written_in_the_result() -> None:
+    program = _program()
+    result = run_pipeline(program, [_WritesThroughContext("visited")])
+    assert _customs(program)[0]["inner"] == {"list": [1]}
+    assert _customs(result.program)[0]["inner"] == {"list": [1, 2]}
+
+
+def test_hook_that_only_looks_at_the_visited_node_modifies_nothing() -> None:
+    class Looks(ExportPass):
+        def call_operator(self, op: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> Any:
+            visited = pass_context().node
+            assert visited is not None
+            assert visited.meta.get("custom") == meta.data.get("custom")
+            return super().call_operator(op, args, kwargs, meta)
+
+    program = _three()
+    before = _state(program)
+    assert run_pipeline(program, [Looks()]).program is program
+    assert _state(program) == before
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda meta: meta.data["custom"]["inner"]["list"].append(2),
+        lambda meta: meta.data.get("custom")["inner"]["list"].append(2),
+        lambda meta: next(value for key, value in meta.data.items() if key == "custom")["inner"]["list"].append(2),
+        lambda meta: meta.copy().data["custom"]["inner"]["list"].append(2),
+        lambda meta: meta.data["nn_module_stack"].clear(),
+        lambda meta: [meta["custom"], meta.data][0]["inner"]["list"].append(2),
+    ],
+    ids=["item", "get", "items", "copy", "protected", "kept"],
+)
+def test_containers_that_a_hook_writes_to_through_the_data_of_metadata_are_not_the_given_programs(
+    write: Callable[[NodeMetadata], Any], fails: bool, request: pytest.FixtureRequest
+) -> None:
+    class Writes(ExportPass):
+        def call_operator(self, op: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> Any:
+            if op is aten.sin.default:
+                write(meta)
+                if fails:
+                    raise _LateError
+            return super().call_operator(op, args, kwargs, meta)
+
+    program = _three()
+    before = _state(program)
+    if fails:
+        with pytest.raises(RetracedError, match="_LateError"):
+            run_pipeline(program, [Writes()])
+    else:
+        result = run_pipeline(program, [Writes()])
+        is_written = not any(name in request.node.callspec.id for name in ("copy", "protected"))
+        assert result.modified == is_written
+        written = [1, 2] if is_written else [1]
+        assert find_call(result.program.graph_module, aten.sin.default).meta["custom"]["inner"] == {"list": written}
+    assert _state(program) == before
+
+
+def test_new_container_that_a_hook_assigns_to_the_node_of_a_value_is_the_results_own() -> None:
+    class Assigns(ExportPass):
+        def call_operator(self, op: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> Any:
+            value = super().call_operator(op, args, kwargs, meta)
+            if op is aten.sin.default:
+                value.node.meta["custom"] = {**value.node.meta["custom"], "a": 2}
+            return value
+
+    program = _three()
+    before = _state(program)
+    result = run_pipeline(program, [Assigns()])
+    assert result.modified
+    assert find_call(result.program.graph_module, aten.sin.default).meta["custom"] == {"a": 2, "inner": {"list": [1]}}
+    assert _state(program) == before

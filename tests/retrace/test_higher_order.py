@@ -33,7 +33,7 @@ class CountsGraphs(ReluTwice):
 
 
 @pytest.mark.parametrize("pass_type", [ReluTwice, ReluToClamp])
-def test_rewrites_reach_every_body(higher_order_case: ProgramCase, pass_type: type[ExportPass]) -> None:
+def test_rewrites_reach_every_subgraph(higher_order_case: ProgramCase, pass_type: type[ExportPass]) -> None:
     result = run_pipeline(higher_order_case.program, [pass_type()])
     relus = [
         (path, node.name)
@@ -47,7 +47,7 @@ def test_rewrites_reach_every_body(higher_order_case: ProgramCase, pass_type: ty
     assert_equivalent(higher_order_case, result.program)
 
 
-def test_each_body_is_visited_once(higher_order_case: ProgramCase) -> None:
+def test_each_subgraph_is_visited_once(higher_order_case: ProgramCase) -> None:
     counting = CountsGraphs()
     counting(higher_order_case.program.graph_module)
     inputs = {
@@ -57,7 +57,7 @@ def test_each_body_is_visited_once(higher_order_case: ProgramCase) -> None:
     assert Counter(counting.paths) == Counter({path: count for path, count in inputs.items() if count})
 
 
-def test_bodies_keep_their_names_and_metadata(higher_order_case: ProgramCase) -> None:
+def test_subgraphs_keep_their_names_and_metadata(higher_order_case: ProgramCase) -> None:
     program = run_pipeline(higher_order_case.program, [ReluTwice()]).program
     before, after = dict(graphs(higher_order_case.program.graph_module)), dict(graphs(program.graph_module))
     assert list(after) == list(before)
@@ -70,7 +70,7 @@ def test_bodies_keep_their_names_and_metadata(higher_order_case: ProgramCase) ->
                 assert describe(kept[node.name].meta.get("nn_module_stack")) == describe(node.meta.get("nn_module_stack"))
 
 
-def test_body_that_a_pass_does_not_change_stays_the_same_object() -> None:
+def test_subgraph_that_a_pass_does_not_change_stays_the_same_object() -> None:
     class RewritesNegation(ExportPass):
         def call_operator(self, op: Any, args: Any, kwargs: Any, meta: Any) -> ProxyValue[Any]:
             if op is aten.neg.default:
@@ -84,18 +84,18 @@ def test_body_that_a_pass_does_not_change_stays_the_same_object() -> None:
     assert_equivalent(case, program)
 
 
-def test_body_with_several_callers_stays_one_body() -> None:
+def test_subgraph_with_several_callers_stays_one_subgraph() -> None:
     case = by_name("invoke_subgraph")
     program = run_pipeline(case.program, [ReluTwice()]).program
-    bodies = [name for name, child in program.graph_module.named_children() if isinstance(child, fx.GraphModule)]
-    assert bodies == [n for n, child in case.program.graph_module.named_children() if isinstance(child, fx.GraphModule)]
-    assert len({id(getattr(program.graph_module, name)) for name in bodies}) == len(
-        {id(getattr(case.program.graph_module, name)) for name in bodies}
+    subgraphs = [name for name, child in program.graph_module.named_children() if isinstance(child, fx.GraphModule)]
+    assert subgraphs == [n for n, child in case.program.graph_module.named_children() if isinstance(child, fx.GraphModule)]
+    assert len({id(getattr(program.graph_module, name)) for name in subgraphs}) == len(
+        {id(getattr(case.program.graph_module, name)) for name in subgraphs}
     )
 
 
 @pytest.mark.parametrize("mode", ["incremental", "full"])
-def test_body_is_given_operands_of_other_strides(mode: str) -> None:
+def test_subgraph_is_given_operands_of_other_strides(mode: str) -> None:
     class Model(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> Any:
             return torch.cond(x.sum() > 0, lambda x: x.relu() + 1, lambda x: x.cos() + 1, (x.sin(),))
@@ -115,11 +115,11 @@ def test_body_is_given_operands_of_other_strides(mode: str) -> None:
             return call(aten.t.default, (columns,), {}, meta)
 
     program = torch.export.export(Model(), (torch.randn(5, 4),))
-    body = run_pipeline(program, [StoresColumnsFirst()], mode=mode).program.graph_module.true_graph_0
-    assert [node.meta["val"].stride() for node in body.graph.nodes if node.op != "output"] == [(1, 5)] * 3
+    subgraph = run_pipeline(program, [StoresColumnsFirst()], mode=mode).program.graph_module.true_graph_0
+    assert [node.meta["val"].stride() for node in subgraph.graph.nodes if node.op != "output"] == [(1, 5)] * 3
 
 
-def test_body_that_two_graphs_call_keeps_its_name_in_both() -> None:
+def test_subgraph_that_two_graphs_call_keeps_its_name_in_both() -> None:
     class Model(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> Any:
             return torch.cond(x.sum() > 0, lambda x: self._inner(x, 1), lambda x: self._inner(x, 2), (x,))
@@ -136,7 +136,7 @@ def test_body_that_two_graphs_call_keeps_its_name_in_both() -> None:
     assert new.false_graph_0.true_graph_0 is new.true_graph_0.true_graph_0
 
 
-def test_body_whose_operator_a_pass_drops_is_gone() -> None:
+def test_subgraph_whose_operator_a_pass_drops_is_gone() -> None:
     class TakesTrueBranch(ExportPass):
         """Inlines the true branch by hand."""
 
@@ -149,7 +149,7 @@ def test_body_whose_operator_a_pass_drops_is_gone() -> None:
     assert not [node for node in module.graph.nodes if node.op == "get_attr"]
 
 
-def test_pass_may_give_an_operator_a_body_of_its_own() -> None:
+def test_pass_may_give_an_operator_a_subgraph_of_its_own() -> None:
     class TakesOneBranch(ExportPass):
         def call_cond(self, pred: Any, true_fn: Any, false_fn: Any, inputs: Any, meta: Any) -> ProxyValue[Any]:
             return super().call_cond(pred, false_fn, false_fn, inputs, meta)
@@ -165,7 +165,7 @@ def test_pass_may_give_an_operator_a_body_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("name", ["cond", "map"])
-def test_bodies_are_rewritten_as_on_torchs_base(name: str) -> None:
+def test_subgraphs_are_rewritten_as_on_torchs_base(name: str) -> None:
     def relu_to_clamp(base: type) -> Any:
         class Rewrites(base):  # type: ignore[misc]
             def call_operator(self, op: Any, args: Any, kwargs: Any, meta: Any) -> Any:
@@ -176,13 +176,13 @@ def test_bodies_are_rewritten_as_on_torchs_base(name: str) -> None:
 
     ours: PassResult = relu_to_clamp(ExportPass)(by_name(name).program.graph_module)
     stock = relu_to_clamp(TorchExportPass)(by_name(name).build().graph_module)
-    bodies = zip(graphs(ours.graph_module), graphs(stock.graph_module), strict=True)
-    next(bodies)
-    for (_, mine), (_, theirs) in bodies:
+    subgraphs = zip(graphs(ours.graph_module), graphs(stock.graph_module), strict=True)
+    next(subgraphs)
+    for (_, mine), (_, theirs) in subgraphs:
         assert canonical(mine) == canonical(theirs)
 
 
-def test_operands_that_a_pass_changed_reach_the_body_as_they_are() -> None:
+def test_operands_that_a_pass_changed_reach_the_subgraph_as_they_are() -> None:
     class Halves(ExportPass):
         """Gives the branches of a cond operands of another dtype, and casts what they return."""
 

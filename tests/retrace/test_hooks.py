@@ -1,4 +1,4 @@
-"""Every hook is called where torch's class calls it, in every body too, and what it returns is what the program gets."""
+"""Every hook is called where torch's class calls it, in every subgraph too, and what it returns is what the program gets."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class ClonesCarried(ExportPass):
 
 
 class ClonesOperands(ExportPass):
-    """Gives the bodies of all other operators copies of their operands."""
+    """Gives the subgraphs of all other operators copies of their operands."""
 
     def call_higher_order(self, op: Any, args: Any, kwargs: Any, meta: Any) -> ProxyValue[Any]:
         def cloned(value: Any) -> Any:
@@ -146,7 +146,7 @@ class SplitsByHand(ExportPass):
 
 
 class ClonesOutputs(ExportPass):
-    """Copies every floating-point output, in bodies too."""
+    """Copies every floating-point output, in subgraphs too."""
 
     def output(self, results: Any, meta: Any) -> ProxyValue[Any]:
         def copied(value: Any) -> Any:
@@ -191,16 +191,16 @@ def test_rewriting_in_a_hook(pass_type: type[ExportPass], name: str, new: str) -
     assert_equivalent(case, result.program)
 
 
-def test_submodule_hook_may_leave_a_body_unvisited() -> None:
+def test_submodule_hook_may_leave_a_subgraph_unvisited() -> None:
     case = by_name("cond")
 
-    class SkipsBodies(ReluToClamp):
+    class SkipsSubgraphs(ReluToClamp):
         def call_submodule(self, graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> PassResult:
             if graph_module is not case.program.graph_module:
                 return PassResult(graph_module, False)
             return super().call_submodule(graph_module, inputs)
 
-    program = run_pipeline(case.program, [SkipsBodies()]).program
+    program = run_pipeline(case.program, [SkipsSubgraphs()]).program
     assert program.graph_module.true_graph_0 is case.program.graph_module.true_graph_0
     assert_equivalent(case, program)
 

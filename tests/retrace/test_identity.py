@@ -45,7 +45,7 @@ class RelaysEverything(ExportPass):
         return super().call_sym(target, tuple(args), meta.copy())
 
     def output(self, results: Argument, meta: NodeMetadata) -> ProxyValue[Any]:
-        # A body may return a single value.
+        # A subgraph may return a single value.
         copied = type(results)(results) if isinstance(results, (list, tuple)) else results
         return super().output(copied, meta.copy())
 

@@ -11,7 +11,7 @@ from torch import fx
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes import run_pipeline
 from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue
-from retraced_server.retrace.agreement import disagreement
+from retraced_server.retrace.cross_check import disagreement
 from tests.support.case import ProgramCase
 from tests.support.compare import assert_shape_env_unchanged, shape_env_snapshot
 from tests.support.models import by_name

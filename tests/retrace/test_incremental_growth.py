@@ -16,7 +16,7 @@ from retraced_server.passes import run_pipeline
 from retraced_server.retrace import ExportPass, NodeMetadata, PassContext, ProxyValue
 from tests.passes.support import export
 from tests.support.growth import calls, exponent
-from tests.support.large_graphs import as_program, deep_chain, many_bodies, many_expressions, many_symbols, wide_graph
+from tests.support.large_graphs import as_program, deep_chain, many_expressions, many_subgraphs, many_symbols, wide_graph
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +70,7 @@ def _made(make: Callable[[int], fx.GraphModule], size: int) -> fx.GraphModule:
     return make(size)
 
 
-@pytest.mark.parametrize("make", [deep_chain, wide_graph, many_symbols, many_expressions, many_bodies])
+@pytest.mark.parametrize("make", [deep_chain, wide_graph, many_symbols, many_expressions, many_subgraphs])
 @pytest.mark.parametrize(
     ("pass_type", "mode"),
     [(ExportPass, "incremental"), (Rewrites, "incremental"), (MakesConstants, "incremental"), (ExportPass, "full")],

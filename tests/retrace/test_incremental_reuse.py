@@ -86,7 +86,7 @@ def test_changed_metadata_makes_dirty_what_follows_until_it_is_equal_again() -> 
 
 
 @pytest.mark.parametrize("case", by_tag("higher-order"), ids=repr)
-def test_body_that_a_pass_left_alone_is_the_same_object(case: ProgramCase) -> None:
+def test_subgraph_that_a_pass_left_alone_is_the_same_object(case: ProgramCase) -> None:
     class AddsOutput(ExportPass):
         def output(self, results: Any, meta: NodeMetadata) -> ProxyValue[Any]:
             if pass_context().graph_path:

@@ -12,9 +12,10 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from retraced_server.errors import Reason, RetracedError
-from retraced_server.passes import _decompositions, run_pipeline
 from retraced_server.passes import decompose as decompose_module
+from retraced_server.passes import run_pipeline
 from retraced_server.retrace import ExportPass, ProxyValue
+from retraced_server.torch_compat import decompositions
 from tests.passes.support import export
 from tests.program.archives import read_bytes, saved
 
@@ -157,7 +158,7 @@ def test_decomposition_that_narrows_is_refused_as_any_pass(monkeypatch: pytest.M
         return x + torch.zeros(4, x.shape[1])
 
     def with_four_rows(name: Any) -> Any:
-        table = _decompositions.decompositions(name)
+        table = decompositions.decompositions(name)
         table.python[aten.gelu.default] = gelu
         return table
 

@@ -14,7 +14,7 @@ from torch.export import Dim, ExportedProgram
 from retraced_server.passes import run_pipeline
 from retraced_server.retrace import ExportPass, NodeMetadata
 from retraced_server.retrace.entered_regions import entered_regions
-from retraced_server.retrace.interpreted_bodies import interpreted, plainly
+from retraced_server.retrace.interpreted_subgraphs import interpreted, plainly
 from tests.passes.support import export
 from tests.support.process_state import region_state
 
@@ -83,10 +83,10 @@ def test_executing_a_subgraph_leaves_what_it_entered_though_it_fails(size: int) 
     graph.call_function(predispatch._exit_dual_level, kwargs={"level": left})
     graph.call_function(predispatch._enter_dual_level)
     graph.output(graph.call_function(aten.view.default, (x, [size])))
-    body = interpreted(fx.GraphModule(torch.nn.Module(), graph), plainly)
+    subgraph = interpreted(fx.GraphModule(torch.nn.Module(), graph), plainly)
     before = region_state()
     with torch.no_grad(), nullcontext() if size == 12 else pytest.raises(RuntimeError, match="invalid for input of size 12"):
-        assert body(torch.randn(3, 4)).shape == (12,)
+        assert subgraph(torch.randn(3, 4)).shape == (12,)
         assert not torch.is_grad_enabled()
     assert region_state() == before
 

@@ -115,5 +115,5 @@ def test_functionalizing_pass_without_anything_to_do_changes_nothing() -> None:
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "vit", "residual_net", "cond", "symbolic_scalars", "containers"])
 def test_executorch_style_pass_does_what_it_does_on_torchs_base(style: str, name: str) -> None:
     make = EXECUTORCH_STYLE[style]
-    # Torch's engine does not look into the body of wrap_with_set_grad_enabled; decomposing inlines it.
+    # Torch's engine does not look into the subgraph of wrap_with_set_grad_enabled; decomposing inlines it.
     _assert_same_as_torch(by_name(name), make(ExportPass), make(TorchExportPass), decomposed=name == "llama")

@@ -22,11 +22,11 @@ from retraced.v1.graph_transform_pb2_grpc import GraphTransformServiceStub
 from retraced_server.service.authentication import Authenticator
 from retraced_server.service.connections import ConnectionLimits
 from retraced_server.service.front_end import FrontEnd
-from retraced_server.service.instance import Limits
+from retraced_server.service.instance import RequestLimits
 from retraced_server.service.record import Observer
 from tests.service.fake_engine import FakeEngine
 
-LIMITS = Limits(
+LIMITS = RequestLimits(
     max_archive_bytes=64 << 20,
     max_queued=8,
     workers=2,
@@ -74,7 +74,7 @@ def start(engine: FakeEngine, tmp_path: Path) -> Start:
 
     @contextlib.asynccontextmanager
     async def started(
-        limits: Limits = LIMITS,
+        limits: RequestLimits = LIMITS,
         *observers: Observer,
         opened: bool = True,
         authenticate: Authenticator | None = None,

@@ -17,34 +17,17 @@ from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils import _pytree as pytree
 
+from retraced_server.torch_compat.shape_env_fields import FIELDS
+
 from .case import Inputs, ProgramCase
 from .describe import alias_sets, describe_program, values
 
 # What a call returned, what became of its inputs, and of the program's parameters and buffers.
 _Run = tuple[Any, Any, dict[str, torch.Tensor]]
 
-# What a ShapeEnv learns; its caches, logs and counters of work done are left out.
-_SHAPE_ENV_FACTS = (
-    "guards",
-    "var_to_range",
-    "replacements",
-    "divisible",
-    "axioms",
-    "unbacked_renamings",
-    "backed_var_to_val",
-    "var_to_sources",
-    "size_like",
-    "unbacked_symfloat_counter",
-    "unbacked_symint_counter",
-    "deferred_runtime_asserts",
-    "num_deferred_runtime_asserts",
-    "pending_fresh_unbacked_symbols",
-    "ignorable_fresh_unbacked_symbols",
-    "source_to_var",
-    "frozen",
-    "runtime_asserts_frozen",
-    "_version_counter",
-    "_replacements_version_counter",
+# Stacks are of whoever made a symbol, and a key of a cache says nothing by itself.
+_SHAPE_ENV_FACTS = tuple(
+    name for name, kind in FIELDS.items() if kind.is_fact and name not in ("var_to_stack", "_prev_cache_key")
 )
 _FAKE_MODE_SETTINGS = (
     "allow_fallback_kernels",

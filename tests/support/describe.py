@@ -120,10 +120,12 @@ def describe_node(node: fx.Node) -> dict[str, Any]:
 
 
 def describe_graph(module: fx.GraphModule) -> dict[str, Any]:
-    """A graph module: its nodes in order, what it holds, its meta, and the bodies in it."""
+    """A graph module: its nodes in order, what it holds, its meta, and the subgraphs in it."""
     return {
         "nodes": [describe_node(node) for node in module.graph.nodes],
-        "bodies": {name: describe_graph(child) for name, child in module.named_children() if isinstance(child, fx.GraphModule)},
+        "subgraphs": {
+            name: describe_graph(child) for name, child in module.named_children() if isinstance(child, fx.GraphModule)
+        },
         "other modules": sorted(n for n, child in module.named_children() if not isinstance(child, fx.GraphModule)),
         "attributes": {
             name: describe(tensor)
@@ -169,7 +171,7 @@ def describe_module_call(entry: Any) -> Any:
 
 
 def graphs(module: fx.GraphModule, path: str = "") -> Iterator[tuple[str, fx.GraphModule]]:
-    """Yields a graph module and the bodies in it, depth first, with their paths; each module once."""
+    """Yields a graph module and the subgraphs in it, depth first, with their paths; each module once."""
     seen: set[int] = set()
 
     def visit(module: fx.GraphModule, path: str) -> Iterator[tuple[str, fx.GraphModule]]:
@@ -185,7 +187,7 @@ def graphs(module: fx.GraphModule, path: str = "") -> Iterator[tuple[str, fx.Gra
 
 
 def values(program: ExportedProgram) -> Iterator[tuple[str, Any]]:
-    """Yields every leaf of every recorded value with the path of its node, bodies included."""
+    """Yields every leaf of every recorded value with the path of its node, subgraphs included."""
     for path, module in graphs(program.graph_module):
         for node in module.graph.nodes:
             for position, leaf in enumerate(pytree.tree_leaves(node.meta.get("val"))):

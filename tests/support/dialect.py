@@ -10,7 +10,7 @@ from torch import fx
 from torch._ops import OpOverload
 
 from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue
-from retraced_server.retrace.copies import copy_with_bodies
+from retraced_server.retrace.copies import copy_with_subgraphs
 from retraced_server.retrace.graphs import walk_graphs
 
 
@@ -36,8 +36,8 @@ def in_dialect(op: OpOverload) -> DialectOperator:
 
 
 def module_in_dialect(module: fx.GraphModule) -> fx.GraphModule:
-    """Returns a copy of a graph module, bodies included, that calls the dialect's operators. Recorded values are shared."""
-    copy = copy_with_bodies(module)
+    """Returns a copy of a graph module, subgraphs included, that calls the dialect's operators. Recorded values are shared."""
+    copy = copy_with_subgraphs(module)
     for _, graph_module in walk_graphs(copy):
         for node in graph_module.graph.nodes:
             if isinstance(node.target, OpOverload):

@@ -56,11 +56,11 @@ class _Builder:
             node.meta["unbacked_bindings"] = bindings
         return node
 
-    def cond(self, predicate: fx.Node, number: int, operand: fx.Node, bodies: Mapping[str, fx.GraphModule]) -> fx.Node:
+    def cond(self, predicate: fx.Node, number: int, operand: fx.Node, subgraphs: Mapping[str, fx.GraphModule]) -> fx.Node:
         """A cond whose branches give one value, like its operand."""
-        names = [f"{name}_{number}" for name in bodies]
-        for name, body in zip(names, bodies.values(), strict=True):
-            self.root.add_module(name, body)
+        names = [f"{name}_{number}" for name in subgraphs]
+        for name, subgraph in zip(names, subgraphs.values(), strict=True):
+            self.root.add_module(name, subgraph)
         branches = [self.graph.get_attr(name) for name in names]
         node = self.graph.call_function(torch.ops.higher_order.cond, (predicate, *branches, (operand,)))
         with self.mode:
@@ -113,13 +113,16 @@ def many_expressions(count: int) -> fx.GraphModule:
     return builder.module(results[-1])
 
 
-def many_bodies(count: int) -> fx.GraphModule:
-    """Conds one after the other, each with two bodies of some nodes."""
+def many_subgraphs(count: int) -> fx.GraphModule:
+    """Conds one after the other, each with two subgraphs of some nodes."""
     builder = _Builder()
     predicate, value = builder.input("p", dtype=torch.bool), builder.input("x", 4, 4)
     for number in range(count // (2 * _BODY_CALLS + 8)):
-        bodies = {"true_graph": _body(builder.mode, aten.relu.default), "false_graph": _body(builder.mode, aten.sin.default)}
-        value = builder.cond(predicate, number, value, bodies)
+        subgraphs = {
+            "true_graph": _subgraph(builder.mode, aten.relu.default),
+            "false_graph": _subgraph(builder.mode, aten.sin.default),
+        }
+        value = builder.cond(predicate, number, value, subgraphs)
     return builder.module(value)
 
 
@@ -162,7 +165,7 @@ def as_program(module: fx.GraphModule) -> ExportedProgram:
     )
 
 
-def _body(mode: FakeTensorMode, op: Callable[..., Any]) -> fx.GraphModule:
+def _subgraph(mode: FakeTensorMode, op: Callable[..., Any]) -> fx.GraphModule:
     builder = _Builder(mode)
     value = builder.input("arg0_1", 4, 4)
     for _ in range(_BODY_CALLS):

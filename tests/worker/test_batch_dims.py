@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._functorch import predispatch
 
-from retraced_server.worker.batch_dims import _IMPL, check_batch_dims
+from retraced_server.torch_compat.batch_dims import _IMPL, check_batch_dims
 
 
 @pytest.fixture(autouse=True)

@@ -84,7 +84,7 @@ def test_decoded_nodes_are_those_of_the_program_and_its_shapes_learn_nothing(any
         assert origin == {"from_nodes": (key,), "made_by": None}
 
 
-def test_nodes_come_graph_by_graph_with_bodies_after_what_holds_them() -> None:
+def test_nodes_come_graph_by_graph_with_subgraphs_after_what_holds_them() -> None:
     program = by_name("nested").program
     decoded = decode(describe(program))
     paths = list(dict.fromkeys(node["graph"] for node in decoded))
@@ -99,7 +99,7 @@ def test_nodes_come_graph_by_graph_with_bodies_after_what_holds_them() -> None:
         assert [node["name"] for node in decoded if node["graph"] == path] == [node.name for node in module.graph.nodes]
 
 
-def test_body_that_several_nodes_call_is_described_once() -> None:
+def test_subgraph_that_several_nodes_call_is_described_once() -> None:
     program = by_name("invoke_subgraph").program
     calls = [node for node in program.graph.nodes if node.op == "get_attr"]
     assert len(calls) > len({node.target for node in calls})

@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import retraced_server.program  # noqa: F401 - registers meta kernels of collectives
-from retraced_server.worker import constants
+from retraced_server.torch_compat import small_constants
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def _bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     # Set to itself, so that it is set back.
     monkeypatch.setattr(FakeTensorMode, "_dispatch_impl", FakeTensorMode._dispatch_impl)
-    constants.keep_constants_small()
+    small_constants.keep_constants_small()
 
 
 def test_small_constant_is_computed() -> None:
@@ -51,8 +51,8 @@ import sys
 from pathlib import Path
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from retraced_server.worker._torch_internals import run_no_real_kernels
-from retraced_server.worker.constants import keep_constants_small
+from retraced_server.torch_compat.fake_tensors import run_no_real_kernels
+from retraced_server.torch_compat.small_constants import keep_constants_small
 how, what = sys.argv[1:]
 if how == "bounded":
     run_no_real_kernels()

@@ -5,7 +5,7 @@ as in the program sent are taken as they are; else, what stock torch does with t
 
 | string | stock torch | taken |
 |---|---|---|
-| names of values, bodies, arguments, keywords | pastes them into source that it executes | identifiers |
+| names of values, subgraphs, arguments, keywords | pastes them into source that it executes | identifiers |
 | names of parameters, buffers, constants, modules | sets attributes by them, quotes them in source | `names`, or as in the program sent |
 | targets, operators as arguments | walks from `torch`, `math` or `operator` by `getattr` | see `operators` |
 | expressions, names of symbols | evaluates them (`sympify`) | see `expressions` |
@@ -27,10 +27,10 @@ from keyword import iskeyword
 from typing import Any, Final, NoReturn
 
 from retraced.checks.expressions import check_expression, check_size
+from retraced.checks.input_baseline import InputBaseline
 from retraced.checks.names import Paths, is_quotable
 from retraced.checks.names import check_name as name
 from retraced.checks.operators import Operators
-from retraced.checks.own import Own
 from retraced.checks.refusal import Refused, shown
 from retraced.checks.shapes import (
     Check,
@@ -80,13 +80,13 @@ def parse_json(data: bytes) -> Any:
         raise Refused(f"it is not JSON: {error}") from error
 
 
-def check_model(model: Any, own: Own) -> None:
+def check_model(model: Any, baseline: InputBaseline) -> None:
     """A model record.
 
     Raises:
         Refused: It holds what is not of a plain program, nor of the caller's own.
     """
-    _Schema(own).program(model)
+    _Schema(baseline).program(model)
 
 
 DEVICE: Final = record("Device", {"type": one_of(*_DEVICES), "index": nullable(one_of(*range(-1, 128)))}, ["index"])
@@ -119,11 +119,11 @@ _OPTIONAL_TENSOR: Final = union("OptionalTensorArgument", {"as_tensor": _TENSOR_
 class _Schema:
     """The checks of one output; those of strings that repeat remember what they took."""
 
-    def __init__(self, own: Own) -> None:
-        self._own = own
-        self._operators = Operators(own.namespaces)
-        self._tree_specs = TreeSpecs(own.registered, own.keys)
-        self._path = Paths(own.paths).check
+    def __init__(self, baseline: InputBaseline) -> None:
+        self._baseline = baseline
+        self._operators = Operators(baseline.namespaces)
+        self._tree_specs = TreeSpecs(baseline.registered, baseline.keys)
+        self._path = Paths(baseline.paths).check
         self._expressions: set[str] = set()
         self._frames: set[str] = set()
         self._depth = 0
@@ -173,7 +173,7 @@ class _Schema:
             "as_bools": list_of(boolean),
             "as_sym_bool": _SYM_BOOL_ARGUMENT,
             "as_sym_bools": list_of(_SYM_BOOL_ARGUMENT),
-            "as_graph": record("GraphArgument", {"name": name, "graph": self._body}),
+            "as_graph": record("GraphArgument", {"name": name, "graph": self._subgraph}),
             "as_optional_tensors": list_of(_OPTIONAL_TENSOR),
             "as_custom_obj": refused,
             "as_operator": self._operators.check_argument,
@@ -212,7 +212,7 @@ class _Schema:
             },
             ["is_hop_single_tensor_return", "name"],
         )
-        return unless_known(node, self._own.nodes)
+        return unless_known(node, self._baseline.nodes)
 
     def _graph_check(self) -> Check:
         return record(
@@ -221,7 +221,7 @@ class _Schema:
                 "inputs": list_of(self.argument),
                 "outputs": list_of(self.argument),
                 "nodes": list_of(self._node),
-                "tensor_values": map_unless_known(name, self._tensor, self._own.tensors),
+                "tensor_values": map_unless_known(name, self._tensor, self._baseline.tensors),
                 "sym_int_values": map_of(name, self._sym_int),
                 "sym_bool_values": map_of(name, self._sym_bool),
                 "is_single_tensor_return": boolean,
@@ -248,8 +248,8 @@ class _Schema:
             "GraphModule",
             {
                 "graph": self._graph,
-                "signature": unless_known(self._signature(), self._own.signature),
-                "module_call_graph": unless_known(list_of(entry), self._own.calls),
+                "signature": unless_known(self._signature(), self._baseline.signature),
+                "module_call_graph": unless_known(list_of(entry), self._baseline.calls),
                 "metadata": record("metadata", {"custom": text}, ["custom"]),
                 "treespec_namedtuple_fields": map_of(self._path, record("NamedTupleDef", {"field_names": list_of(name)})),
             },
@@ -306,10 +306,10 @@ class _Schema:
         )
         return record("GraphSignature", {"input_specs": list_of(inputs), "output_specs": list_of(outputs)})
 
-    def _body(self, value: Any) -> None:
+    def _subgraph(self, value: Any) -> None:
         self._depth += 1
         if self._depth > _DEEPEST_GRAPH:
-            raise Refused(f"graphs are deeper than {_DEEPEST_GRAPH} bodies")
+            raise Refused(f"graphs are deeper than {_DEEPEST_GRAPH} subgraphs")
         self._graph(value)
         self._depth -= 1
 
@@ -319,7 +319,7 @@ class _Schema:
             self._expressions.add(value)
 
     def _guard(self, value: Any) -> None:
-        if type(value) is not str or value not in self._own.guards:
+        if type(value) is not str or value not in self._baseline.guards:
             raise Refused(f"the guard {shown(value)} is not of the program sent, and guards are executed")
 
     def _module_stack(self, value: Any) -> None:
@@ -327,7 +327,7 @@ class _Schema:
         if value in self._frames:
             return
         for frame in value.split(";"):
-            if not is_quotable(frame) and frame not in self._own.frames:
+            if not is_quotable(frame) and frame not in self._baseline.frames:
                 raise Refused(f"{shown(frame)} is no entry of a module stack, nor one of the program sent")
         self._frames.add(value)
 

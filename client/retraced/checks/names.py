@@ -38,7 +38,7 @@ class Paths:
     """
 
     def __init__(self, own: Container[str]) -> None:
-        self._own = own
+        self._baseline = own
 
     def check(self, value: Any) -> None:
         """A name, which may hold points.
@@ -48,7 +48,7 @@ class Paths:
         """
         if type(value) is not str or len(value) > _LONGEST:
             raise Refused(f"{shown(value)} is no name of a parameter, buffer, constant or module")
-        if value in self._own:
+        if value in self._baseline:
             return
         if not is_quotable(value):
             raise Refused(f"the name {shown(value)} could end a quoted text in generated source")

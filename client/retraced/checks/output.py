@@ -10,10 +10,10 @@ from typing import Final
 
 from retraced._collector import collector_paused
 from retraced._source_archive import Bytes, SourceArchive, chunks
+from retraced.checks.input_baseline import InputBaseline, input_baseline
 from retraced.checks.layout import read_layout
 from retraced.checks.model import check_model, parse_json
 from retraced.checks.names import Paths
-from retraced.checks.own import Own, own_program
 from retraced.checks.payloads import check_payloads
 from retraced.checks.refusal import Refused, shown
 from retraced.errors import OutputUnsafe
@@ -48,7 +48,7 @@ class OutputCheck:
 
     def prepare(self) -> None:
         """Reads what an output will be compared with. Worth it while that is on its way; `check` does so too."""
-        _ = self._own
+        _ = self._baseline
 
     def check(self, output: Bytes, request_id: str = "") -> None:
         """Checks an output archive before anything else sees it.
@@ -59,7 +59,7 @@ class OutputCheck:
         if same_bytes(output, self._sent):
             return
         try:
-            _Output(output, *self._own).check()
+            _Output(output, *self._baseline).check()
         except _FAULTS as error:
             raise OutputUnsafe(
                 f"the server's output cannot be checked: {type(error).__name__}", request_id=request_id
@@ -74,11 +74,11 @@ class OutputCheck:
             ) from refused
 
     @cached_property
-    def _own(self) -> tuple[SourceArchive, Own]:
+    def _baseline(self) -> tuple[SourceArchive, InputBaseline]:
         archive = SourceArchive(self._sent)
         model = archive.read(_MODEL.format(archive.program_name)) or b""
         with collector_paused():
-            return archive, own_program(model, self._namespaces)
+            return archive, input_baseline(model, self._namespaces)
 
 
 def same_bytes(one: Bytes, other: Bytes) -> bool:
@@ -90,11 +90,11 @@ def same_bytes(one: Bytes, other: Bytes) -> bool:
 
 
 class _Output:
-    def __init__(self, output: Bytes, sent: SourceArchive, own: Own) -> None:
+    def __init__(self, output: Bytes, sent: SourceArchive, baseline: InputBaseline) -> None:
         self._file = output
         self._entries = read_layout(output)
         self._sent = sent
-        self._own = own
+        self._baseline = baseline
 
     def check(self) -> None:
         name = self._sent.program_name
@@ -113,7 +113,7 @@ class _Output:
             raise Refused("its sample inputs are not those of the archive sent, and torch unpickles them")
         data = self._read(model)
         with collector_paused():
-            check_model(parse_json(data), self._own)
+            check_model(parse_json(data), self._baseline)
 
     def _is_sent(self, record: str) -> bool:
         """Whether a record is that of the archive sent."""
@@ -125,7 +125,7 @@ class _Output:
 
     def _payloads(self, config: str, directory: str, pattern: re.Pattern[str]) -> set[str]:
         sizes = {name: entry.size for name, entry in self._entries.items()}
-        return check_payloads(parse_json(self._read(config)), directory, pattern, sizes, Paths(self._own.paths).check)
+        return check_payloads(parse_json(self._read(config)), directory, pattern, sizes, Paths(self._baseline.paths).check)
 
     def _other(self, record: str) -> None:
         pattern = _CONSTANT_RECORDS.get(record)

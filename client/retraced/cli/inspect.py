@@ -53,14 +53,15 @@ def report(name: str, size: int, records: tuple[Record, ...], program: ProgramIn
         program: What its model record says.
     """
     schema = "" if program.schema_version is None else ".".join(map(str, program.schema_version))
-    bodies = program.graph_count - 1
+    subgraphs = program.graph_count - 1
     yield facts(
         ("archive", f"{name}, {byte_count(size)}, {counted(len(records), 'record', 'records')}"),
         ("written by", f"torch {program.torch_version or 'of unknown version'}, schema {schema}"),
         ("dialect", program.dialect),
         (
             "nodes",
-            f"{program.node_count}" + (f", in the root graph and {counted(bodies, 'body', 'bodies')}" if bodies else ""),
+            f"{program.node_count}"
+            + (f", in the root graph and {counted(subgraphs, 'subgraph', 'subgraphs')}" if subgraphs else ""),
         ),
         ("guards", str(len(program.guards))),
     )

@@ -120,7 +120,7 @@ def program_change(before: ProgramInfo, after: ProgramInfo) -> Table:
     """A program before and after: its nodes, and what else is counted and differs."""
     rows = [("nodes", before.node_count, after.node_count)]
     others = {
-        "bodies": (before.graph_count - 1, after.graph_count - 1),
+        "subgraphs": (before.graph_count - 1, after.graph_count - 1),
         "inputs": (len(before.inputs), len(after.inputs)),
         "outputs": (len(before.outputs), len(after.outputs)),
         "symbols": (len(before.symbols), len(after.symbols)),

@@ -13,13 +13,12 @@ from functools import cache
 
 import torch
 from torch import fx
-from torch._C import DispatchKey
-from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils import _pytree as pytree
 
 from retraced_server.passes._effects import arguments_by_name, written_arguments
 from retraced_server.program.functions import Effect, overload_of, stated_effect
+from retraced_server.torch_compat.fake_tensors import FakeTensor, storage_id
+from retraced_server.torch_compat.operators import OpOverload, base_name, is_composite, schema_of
+from retraced_server.torch_compat.pytree import pytree
 
 _aten = torch.ops.aten
 
@@ -122,7 +121,7 @@ class Aliases:
         for node in module.graph.nodes:
             for leaf in pytree.tree_leaves(node.meta.get("val")):
                 if isinstance(leaf, FakeTensor) and leaf.layout is torch.strided:
-                    self._unite(owners.setdefault(leaf.untyped_storage()._cdata, node), node)
+                    self._unite(owners.setdefault(storage_id(leaf), node), node)
 
     def _find_writes(self, module: fx.GraphModule) -> None:
         inputs = module.graph.find_nodes(op="placeholder")
@@ -147,7 +146,7 @@ def holds_tensor(node: fx.Node) -> bool:
 def is_view(target: object) -> bool:
     """Whether an operator always returns a view of its first argument, and never a copy."""
     op = overload_of(target)
-    return op is not None and _annotated(op) and not _is_composite(op) and not op._schema.is_mutable
+    return op is not None and _annotated(op) and not is_composite(op) and not schema_of(op).is_mutable
 
 
 def aliased_arguments(node: fx.Node) -> Iterator[fx.Node]:
@@ -156,7 +155,7 @@ def aliased_arguments(node: fx.Node) -> Iterator[fx.Node]:
     if (op := overload_of(target)) is not None:
         if not _annotated(op) and not _may_hand_on(op):
             return
-        wanted = None if _may_hand_on(op) else {a.name for a in op._schema.arguments if a.alias_info is not None}
+        wanted = None if _may_hand_on(op) else {a.name for a in schema_of(op).arguments if a.alias_info is not None}
         arguments: list[fx.Node] = []
         for name, value in arguments_by_name(node, op).items():
             if wanted is None or name in wanted:
@@ -168,7 +167,7 @@ def aliased_arguments(node: fx.Node) -> Iterator[fx.Node]:
 
 @cache
 def _annotated(target: OpOverload) -> bool:
-    return any(result.alias_info is not None for result in target._schema.returns)
+    return any(result.alias_info is not None for result in schema_of(target).returns)
 
 
 @cache
@@ -176,9 +175,4 @@ def _may_hand_on(target: OpOverload) -> bool:
     """Whether an operator may return an argument, or a view of one, that its schema does not tell of."""
     if target in _UNANNOTATED_VIEWS:
         return True
-    return not _annotated(target) and _is_composite(target) and target._opname not in _FRESH_COMPOSITES
-
-
-@cache
-def _is_composite(target: OpOverload) -> bool:
-    return bool(target.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd))
+    return not _annotated(target) and is_composite(target) and base_name(target) not in _FRESH_COMPOSITES

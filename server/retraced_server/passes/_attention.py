@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._prims_common import compute_elementwise_output_logical_to_physical_perm as physical_order
 
 from retraced_server.retrace.graphs import walk_graphs
+from retraced_server.torch_compat.decompositions import stride_order
 
 _aten = torch.ops.aten
 _FLASH = _aten._scaled_dot_product_flash_attention_for_cpu.default
@@ -17,7 +17,7 @@ _OPERATORS = frozenset({_FLASH, _aten.scaled_dot_product_attention.default})
 
 
 def has_attention(module: fx.GraphModule) -> bool:
-    """Whether a graph or a body of it calls scaled dot product attention."""
+    """Whether a graph or a subgraph of it calls scaled dot product attention."""
     return any(node.target in _OPERATORS for _, graph in walk_graphs(module) for node in graph.graph.nodes)
 
 
@@ -46,6 +46,6 @@ def _flash_attention(
     grouped = query.size(1) != key.size(1)
     output, weights = math(query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=grouped)
     # The operator allocates its result with `empty_like(query)`.
-    order, _ = physical_order(query)
+    order, _ = stride_order(query)
     back = [order.index(dimension) for dimension in range(len(order))]
     return output.permute(order).contiguous().permute(back), weights

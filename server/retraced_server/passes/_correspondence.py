@@ -11,12 +11,12 @@ from typing import Any
 import sympy
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from retraced_server.passes._keys import UnkeyedError, call_key
-from retraced_server.passes._working_copy import TAG, inlined_body
-from retraced_server.retrace.graphs import body_of, child_path, node_key, walk_graphs
+from retraced_server.passes._working_copy import TAG, inlined_subgraph
+from retraced_server.retrace.graphs import child_path, node_key, subgraph_of, walk_graphs
 from retraced_server.retrace.values import SYMBOLIC, expression
+from retraced_server.torch_compat.pytree import pytree
 
 ASSERT_SCALAR = torch.ops.aten._assert_scalar.default
 """An assertion that torch derives again; its message has the name of a node."""
@@ -30,10 +30,10 @@ class GraphMatch:
         path: The path of the graph in the old program; empty for the root graph.
         old: The graph module in the old program.
         new: The graph module in the new program.
-        values: For a node of the old graph, or of a body that was inlined into it, the new node with its value.
+        values: For a node of the old graph, or of a subgraph that was inlined into it, the new node with its value.
         sources: For a node of the new graph, the old node that its metadata is of.
         origins: For a node of the new graph, all old nodes that it came from.
-        inlined: Whether a body was inlined into it.
+        inlined: Whether a subgraph was inlined into it.
         repeated: For a node of the new graph that computes a symbolic number which another node computes too, the old node of that one.
         tags: For a call of the new graph the old node whose tag it has.
         groups: For a node of the old graph the calls of the new one that have its tag, in order.
@@ -87,7 +87,7 @@ class Correspondence:
         symbols: The symbols that the old program has.
 
     Attributes:
-        graphs: The graphs of the two programs that stand for one another, a body after the graph that holds it.
+        graphs: The graphs of the two programs that stand for one another, a subgraph after the graph that holds it.
         keys: For each node of the old program how provenance writes it.
         renaming: For symbols that executing the program again made, those of the old program in their places.
     """
@@ -104,7 +104,7 @@ class Correspondence:
         self.renaming = self._values.renaming
         self.keys: dict[fx.Node, str] = {}
         self._by_key: dict[str, fx.Node] = {}
-        # Of inlined bodies: a placeholder is the operand, an item of the results is the result.
+        # Of inlined subgraphs: a placeholder is the operand, an item of the results is the result.
         self._aliases: dict[fx.Node, fx.Node] = {}
         for path, module in walk_graphs(old):
             for node in module.graph.nodes:
@@ -140,7 +140,7 @@ class Correspondence:
         members = set(nodes)
         for node in new.graph.nodes:
             origin = self._by_key.get(str(node.meta.get(TAG)))
-            # Nodes of bodies that torch traces by themselves have the tag of the call.
+            # Nodes of subgraphs that torch traces by themselves have the tag of the call.
             if origin in members and node.op == "call_function":
                 match.add_call(node, origin)
         for before, after in placeholders.items():
@@ -154,22 +154,22 @@ class Correspondence:
         match.derive(new.graph.output_node(), old.graph.output_node())
 
     def _match_node(self, match: GraphMatch, node: fx.Node) -> None:
-        body = inlined_body(match.old, node) if node.op == "call_function" else None
-        if body is not None:
-            self._match_inlined(match, node, body)
+        subgraph = inlined_subgraph(match.old, node) if node.op == "call_function" else None
+        if subgraph is not None:
+            self._match_inlined(match, node, subgraph)
             return
         found = self._choose(node, node, match)
         if found is not None:
             match.pair(node, found)
-            self._match_bodies(match, node, found)
+            self._match_subgraphs(match, node, found)
         elif node.target is operator.getitem and isinstance(node.args[0], fx.Node) and node not in match.values:
             self._match_item(match, node, node.args[0])
 
-    def _match_inlined(self, match: GraphMatch, node: fx.Node, body: fx.GraphModule) -> None:
-        results = body.graph.output_node().args[0]
+    def _match_inlined(self, match: GraphMatch, node: fx.Node, subgraph: fx.GraphModule) -> None:
+        results = subgraph.graph.output_node().args[0]
         assert isinstance(results, (tuple, list))
         for user in node.users:
-            result = results[user.args[1]]  # type: ignore[index]  # `inlined_body` saw that users are items
+            result = results[user.args[1]]  # type: ignore[index]  # `inlined_subgraph` saw that users are items
             if not isinstance(result, fx.Node):
                 continue
             self._aliases[user] = self._aliases.get(result, result)
@@ -185,17 +185,17 @@ class Correspondence:
             match.pair(node, found)
             match.derive(found, node, parent)
 
-    def _match_bodies(self, match: GraphMatch, old: fx.Node, new: fx.Node) -> None:
-        old_bodies, new_bodies = list(_bodies(match.old, old)), list(_bodies(match.new, new))
-        if len(old_bodies) != len(new_bodies):
+    def _match_subgraphs(self, match: GraphMatch, old: fx.Node, new: fx.Node) -> None:
+        old_subgraphs, new_subgraphs = list(_subgraphs(match.old, old)), list(_subgraphs(match.new, new))
+        if len(old_subgraphs) != len(new_subgraphs):
             return
         matched = {id(graph.new) for graph in self.graphs}
-        for (old_attribute, old_body), (new_attribute, new_body) in zip(old_bodies, new_bodies, strict=True):
+        for (old_attribute, old_subgraph), (new_attribute, new_subgraph) in zip(old_subgraphs, new_subgraphs, strict=True):
             match.pair(old_attribute, new_attribute)
             match.derive(new_attribute, old_attribute)
-            if id(new_body) not in matched:
+            if id(new_subgraph) not in matched:
                 path = child_path(match.path, old_attribute.target)
-                self._match(path, old_body, new_body, _body_placeholders(old_body, new_body))
+                self._match(path, old_subgraph, new_subgraph, _subgraph_placeholders(old_subgraph, new_subgraph))
 
     def _choose(self, node: fx.Node, origin: fx.Node, match: GraphMatch) -> fx.Node | None:
         """Find the node that has the value of an old one among those with the tag of `origin`."""
@@ -235,13 +235,13 @@ class Correspondence:
                     match.repeated[node] = back[node] = matched[key]
 
     def _old_nodes(self, old: fx.GraphModule) -> Iterator[fx.Node]:
-        """Yields the nodes of a graph in order, those of bodies that were inlined before the node that calls them."""
+        """Yields the nodes of a graph in order, those of subgraphs that were inlined before the node that calls them."""
         for node in old.graph.nodes:
-            body = inlined_body(old, node) if node.op == "call_function" else None
-            if body is not None:
-                operands = zip(body.graph.find_nodes(op="placeholder"), node.args[2:], strict=True)
+            subgraph = inlined_subgraph(old, node) if node.op == "call_function" else None
+            if subgraph is not None:
+                operands = zip(subgraph.graph.find_nodes(op="placeholder"), node.args[2:], strict=True)
                 self._aliases.update((inner, self._aliases.get(outer, outer)) for inner, outer in operands)
-                yield from (n for n in self._old_nodes(body) if n.op == "call_function")
+                yield from (n for n in self._old_nodes(subgraph) if n.op == "call_function")
             yield node
 
 
@@ -262,14 +262,14 @@ def _candidates(node: fx.Node, origin: fx.Node, match: GraphMatch) -> Iterator[f
     yield from reversed(group)
 
 
-def _bodies(module: fx.GraphModule, node: fx.Node) -> Iterator[tuple[fx.Node, fx.GraphModule]]:
+def _subgraphs(module: fx.GraphModule, node: fx.Node) -> Iterator[tuple[fx.Node, fx.GraphModule]]:
     for argument in node.all_input_nodes:
-        body = body_of(module, argument)
-        if body is not None:
-            yield argument, body
+        subgraph = subgraph_of(module, argument)
+        if subgraph is not None:
+            yield argument, subgraph
 
 
-def _body_placeholders(old: fx.GraphModule, new: fx.GraphModule) -> dict[fx.Node, fx.Node]:
+def _subgraph_placeholders(old: fx.GraphModule, new: fx.GraphModule) -> dict[fx.Node, fx.Node]:
     before, after = old.graph.find_nodes(op="placeholder"), new.graph.find_nodes(op="placeholder")
     if len(before) == len(after):
         return dict(zip(before, after, strict=True))

@@ -11,12 +11,11 @@ from typing import Final
 
 import torch
 from torch import fx
-from torch._library.utils import is_impure
-from torch._ops import HigherOrderOperator, OpOverload
-from torch.fx.node import Argument
 
 from retraced_server.program.functions import Effect, overload_of, stated_effect
-from retraced_server.retrace.graphs import body_of
+from retraced_server.retrace.graphs import subgraph_of
+from retraced_server.torch_compat.graphs import Argument
+from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverload, base_name, is_impure, schema_of
 
 _higher_order = torch.ops.higher_order
 # They run an operator that writes to its arguments on copies of them.
@@ -51,13 +50,13 @@ def has_effect(module: fx.GraphModule, node: fx.Node) -> bool:
     if stated_effect(target).keeps_its_place:
         return True
     if op is not None:
-        asserts = not op._schema.returns or op._opname.startswith(_FUNCTIONAL_ASSERTIONS)
+        asserts = not schema_of(op).returns or base_name(op).startswith(_FUNCTIONAL_ASSERTIONS)
         return asserts or _takes_object(op) or bool(written_arguments(module, node))
     if not isinstance(target, HigherOrderOperator):
         return False
     if target not in _FUNCTIONALIZED and _runs_mutable_operator(node):
         return True
-    return any(has_effect(body, inner) for body in bodies(module, node) for inner in body.graph.nodes)
+    return any(has_effect(subgraph, inner) for subgraph in subgraphs(module, node) for inner in subgraph.graph.nodes)
 
 
 def draws_random_numbers(module: fx.GraphModule, node: fx.Node) -> bool:
@@ -68,7 +67,7 @@ def draws_random_numbers(module: fx.GraphModule, node: fx.Node) -> bool:
     if not isinstance(target, HigherOrderOperator):
         return False
     return any(torch.Tag.nondeterministic_seeded in operator.tags for operator in _operators(node)) or any(
-        draws_random_numbers(body, inner) for body in bodies(module, node) for inner in body.graph.nodes
+        draws_random_numbers(subgraph, inner) for subgraph in subgraphs(module, node) for inner in subgraph.graph.nodes
     )
 
 
@@ -78,7 +77,7 @@ def written_arguments(module: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
         return []
     target = node.target
     if (op := overload_of(target)) is not None:
-        if not op._schema.is_mutable and op._opname not in _UNSTATED_WRITES:
+        if not schema_of(op).is_mutable and base_name(op) not in _UNSTATED_WRITES:
             return []
         given = arguments_by_name(node, op)
         written: list[fx.Node] = []
@@ -90,41 +89,43 @@ def written_arguments(module: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
     if not isinstance(target, HigherOrderOperator) or target in _FUNCTIONALIZED:
         return []
     writes = "mutation" in target.name() or _runs_mutable_operator(node)
-    if writes or any(written_arguments(body, inner) for body in bodies(module, node) for inner in body.graph.nodes):
+    if writes or any(
+        written_arguments(subgraph, inner) for subgraph in subgraphs(module, node) for inner in subgraph.graph.nodes
+    ):
         return node.all_input_nodes
     return []
 
 
 def arguments_by_name(node: fx.Node, target: OpOverload) -> dict[str, Argument]:
     """Gives the arguments of an operator's call by the names that its schema has for them; defaults are left out."""
-    names = (argument.name for argument in target._schema.arguments)
+    names = (argument.name for argument in schema_of(target).arguments)
     return {**node.kwargs, **dict(zip(names, node.args, strict=False))}
 
 
 @cache
 def _stated_writes(target: OpOverload) -> tuple[str, ...]:
     """Give the names of the arguments that an operator writes to by its schema."""
-    arguments = target._schema.arguments
+    arguments = schema_of(target).arguments
     return tuple(argument.name for argument in arguments if argument.alias_info is not None and argument.alias_info.is_write)
 
 
 def _unstated_writes(target: OpOverload, given: Mapping[str, Argument]) -> tuple[str, ...]:
     """Give the names of the arguments that a call writes to without a word of it in the schema, unless it is told not to."""
     is_evaluated = given.get("training", given.get("use_input_stats")) is False
-    return () if is_evaluated else _UNSTATED_WRITES.get(target._opname, ())
+    return () if is_evaluated else _UNSTATED_WRITES.get(base_name(target), ())
 
 
-def bodies(module: fx.GraphModule, node: fx.Node) -> Iterator[fx.GraphModule]:
+def subgraphs(module: fx.GraphModule, node: fx.Node) -> Iterator[fx.GraphModule]:
     """Yields the graphs among the arguments of a call."""
     for argument in node.all_input_nodes:
-        body = body_of(module, argument)
-        if body is not None:
-            yield body
+        subgraph = subgraph_of(module, argument)
+        if subgraph is not None:
+            yield subgraph
 
 
 @cache
 def _takes_object(operator: OpOverload) -> bool:
-    return any(isinstance(argument.type, torch.ClassType) for argument in operator._schema.arguments)
+    return any(isinstance(argument.type, torch.ClassType) for argument in schema_of(operator).arguments)
 
 
 def _operators(node: fx.Node) -> Iterator[OpOverload]:
@@ -132,4 +133,4 @@ def _operators(node: fx.Node) -> Iterator[OpOverload]:
 
 
 def _runs_mutable_operator(node: fx.Node) -> bool:
-    return any(operator._schema.is_mutable for operator in _operators(node))
+    return any(schema_of(operator).is_mutable for operator in _operators(node))

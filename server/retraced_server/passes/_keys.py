@@ -7,9 +7,9 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch._ops import OpOverload
 
 from retraced_server.program.functions import overload_of
+from retraced_server.torch_compat.operators import OpOverload, schema_of
 
 
 class UnkeyedError(Exception):
@@ -33,9 +33,9 @@ def call_key(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], leaf: 
     """
     given = dict(kwargs)
     if (op := overload_of(target)) is not None:
-        names = [argument.name for argument in op._schema.arguments]
+        names = [argument.name for argument in schema_of(op).arguments]
         given.update(zip(names, args, strict=False))
-        args = [given.pop(a.name, a.default_value if a.has_default_value() else None) for a in op._schema.arguments]
+        args = [given.pop(a.name, a.default_value if a.has_default_value() else None) for a in schema_of(op).arguments]
     elif target is operator.getitem:
         args = list(args)
     return (target, _key(list(args), leaf), _key(given, leaf))

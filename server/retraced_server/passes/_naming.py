@@ -8,13 +8,13 @@ from typing import Any
 
 import sympy
 from torch import fx
-from torch.fx.graph import _Namespace
 
 from retraced_server.passes._correspondence import ASSERT_SCALAR, Correspondence, GraphMatch
 from retraced_server.passes._keys import UnkeyedError, call_key
 from retraced_server.passes._working_copy import TAG, set_attribute
-from retraced_server.retrace.graphs import body_of, node_key, walk_graphs
+from retraced_server.retrace.graphs import node_key, subgraph_of, walk_graphs
 from retraced_server.retrace.values import same_metadata
+from retraced_server.torch_compat.graphs import fresh_name, replace_namespace, reserve_names, set_name
 
 # Metadata of the value that a node has, and not of where it comes from.
 _OF_THE_VALUE = ("val", "tensor_meta", "unbacked_bindings")
@@ -44,7 +44,7 @@ def adopt(correspondence: Correspondence) -> dict[str, str]:
             node.meta = _metadata(match, node, with_tensor_meta, bound)
         _restore_messages(match, {node.name: name for node, name in names.items()})
         _rename_nodes(match.new.graph, names)
-        _rename_bodies(match)
+        _rename_subgraphs(match)
         match.new.meta = dict(match.old.meta)
     return renamed
 
@@ -85,29 +85,25 @@ def _same_call(new: fx.Node, old: fx.Node) -> bool:
 
 def _names(match: GraphMatch) -> dict[fx.Node, str]:
     """Decides the names of the new nodes of a graph, in order."""
-    namespace = _Namespace()
-    namespace._used_names.update(node.name for node in match.old.graph.nodes)
+    named = fx.Graph()
+    reserve_names(named, match.old.graph.nodes)
     stands_for: dict[fx.Node, str] = {}
     inlined: dict[fx.Node, str] = {}
     for old, new in match.values.items():
         (stands_for if old.graph is match.old.graph else inlined).setdefault(new, old.name)
     return {
-        node: stands_for[node]
-        if node in stands_for
-        else namespace.create_name(inlined.get(node, _SUFFIX.sub("", node.name)), None)
+        node: stands_for[node] if node in stands_for else fresh_name(named, inlined.get(node, _SUFFIX.sub("", node.name)))
         for node in match.new.graph.nodes
     }
 
 
 def _rename_nodes(graph: fx.Graph, names: dict[fx.Node, str]) -> None:
     # fx would not give a node the name of a builtin, such as `input`; torch.export too sets such names past it.
-    graph._graph_namespace = _Namespace()
+    replace_namespace(graph)
     for node, name in names.items():
         if node.op == "placeholder":
             node.target = name
-        node.name = name
-        graph._graph_namespace._used_names.add(name)
-        graph._graph_namespace.associate_name_with_obj(name, node)
+        set_name(graph, node, name)
 
 
 def _restore_messages(match: GraphMatch, before: dict[str, str]) -> None:
@@ -121,20 +117,20 @@ def _restore_messages(match: GraphMatch, before: dict[str, str]) -> None:
         node.args = (node.args[0], message)
 
 
-def _rename_bodies(match: GraphMatch) -> None:
-    """Gives the bodies of a graph module the names of the attributes that their counterparts have."""
+def _rename_subgraphs(match: GraphMatch) -> None:
+    """Gives the subgraphs of a graph module the names of the attributes that their counterparts have."""
     nodes = match.new.graph.find_nodes(op="get_attr")
-    bodies = {str(node.target): body for node in nodes if (body := body_of(match.new, node)) is not None}
+    subgraphs = {str(node.target): subgraph for node in nodes if (subgraph := subgraph_of(match.new, node)) is not None}
     targets = {str(node.target): str(match.sources[node].target) for node in nodes if node in match.sources}
-    for target in bodies:
+    for target in subgraphs:
         delattr(match.new, target)
     taken = {*targets.values(), *dir(match.new)}
-    for target, body in bodies.items():
+    for target, subgraph in subgraphs.items():
         if target not in targets:
             stem = _SUFFIX.sub("", target)
             targets[target] = next(name for k in count() if (name := f"{stem}_{k}") not in taken)
             taken.add(targets[target])
-        set_attribute(match.new, targets[target], body)
+        set_attribute(match.new, targets[target], subgraph)
     for node in nodes:
         node.target = targets.get(str(node.target), node.target)
 

@@ -11,6 +11,8 @@ from typing import Any
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature, InputKind, OutputKind
 
+from retraced_server.torch_compat.programs import set_parts
+
 _LIFTED = (
     *(InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR, InputKind.CUSTOM_OBJ),
     *(OutputKind.PARAMETER_MUTATION, OutputKind.BUFFER_MUTATION, OutputKind.GRADIENT_TO_PARAMETER),
@@ -56,8 +58,11 @@ def _rename(program: ExportedProgram, rename: Callable[[str], str]) -> None:
         return dataclasses.replace(spec, target=rename(spec.target)) if lifted else spec
 
     signature = program.graph_signature
-    program._graph_signature = ExportGraphSignature(
-        [renamed(spec) for spec in signature.input_specs], [renamed(spec) for spec in signature.output_specs]
+    set_parts(
+        program,
+        graph_signature=ExportGraphSignature(
+            [renamed(spec) for spec in signature.input_specs], [renamed(spec) for spec in signature.output_specs]
+        ),
+        state_dict={rename(name): value for name, value in program.state_dict.items()},
+        constants={rename(name): value for name, value in program.constants.items()},
     )
-    program._state_dict = {rename(name): value for name, value in program.state_dict.items()}
-    program._constants = {rename(name): value for name, value in program.constants.items()}

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 
 from retraced_server.passes._aliasing import aliased_arguments
 from retraced_server.passes._effects import written_arguments
+from retraced_server.torch_compat.fake_tensors import FakeTensor, storage_id
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter, FakeTensor)
 _MUTATIONS = (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION)
@@ -75,7 +75,7 @@ def _written_groups(program: ExportedProgram) -> list[list[_Lifted]]:
     for node, spec in zip(placeholders, program.graph_signature.input_specs, strict=True):
         value = program.state_dict.get(spec.target, program.constants.get(spec.target)) if spec.target is not None else None
         if isinstance(value, torch.Tensor) and type(value) in _PLAIN and value.layout is torch.strided:
-            groups[value.untyped_storage()._cdata].append(_Lifted(node, str(spec.target), value))
+            groups[storage_id(value)].append(_Lifted(node, str(spec.target), value))
     shared = [group for group in groups.values() if len(group) > 1]
     written = _written_inputs(program) if shared else set()
     return [

@@ -13,13 +13,14 @@ from torch import fx
 from torch.export import ExportedProgram, ModuleCallEntry
 from torch.export.graph_signature import ConstantArgument, ExportGraphSignature, OutputKind, OutputSpec
 
-from retraced_server.retrace.graphs import body_of, child_path, node_key
+from retraced_server.retrace.graphs import child_path, node_key, subgraph_of
+from retraced_server.torch_compat.programs import set_parts
 
 # Of the metadata that torch's tracer copies from the node being run to the nodes it makes, the one key that neither export
 # nor AOTAutograd reads.
 TAG = "partitioner_tag"
 
-# The stand-in of a node: a node, or the tuple of results of an inlined body.
+# The stand-in of a node: a node, or the tuple of results of an inlined subgraph.
 _Env = dict[fx.Node, Any]
 
 
@@ -28,23 +29,24 @@ def working_copy(program: ExportedProgram) -> ExportedProgram:
 
     - Every node has, under `TAG`, the key of the node that it is a copy of.
     - Nodes have names that fx itself would give: torch loses track of inputs called `input` or `id` when it copies a graph.
-    - The bodies of `wrap_with_set_grad_enabled(False, ...)` are inlined, as AOTAutograd would do with the loss of all metadata.
+    - The subgraphs of `wrap_with_set_grad_enabled(False, ...)` are inlined, as AOTAutograd would do with the loss of all metadata.
     - Weights of devices that this machine does not have require no gradients.
     - Guards, sample inputs and preserved module signatures are left out: guards are code, which is not to be compiled, and
       torch's own update of signatures refuses programs that it need not.
     """
     graph_module, names = _copy_graph_module(program.graph_module, "")
     result = copy.copy(program)
-    result._graph_module = graph_module
-    result._graph_signature = _renamed(program.graph_signature, names)
-    result._state_dict = _without_gradients(program.state_dict)
-    result._constants = dict(program.constants)
-    result._range_constraints = dict(program.range_constraints)
-    result._guards_code = []
-    result._example_inputs = None
-    result._module_call_graph = [
-        ModuleCallEntry(entry.fqn, None) if entry.fqn else entry for entry in program.module_call_graph
-    ]
+    set_parts(
+        result,
+        graph_module=graph_module,
+        graph_signature=_renamed(program.graph_signature, names),
+        state_dict=_without_gradients(program.state_dict),
+        constants=dict(program.constants),
+        range_constraints=dict(program.range_constraints),
+        guards_code=[],
+        example_inputs=None,
+        module_call_graph=[ModuleCallEntry(entry.fqn, None) if entry.fqn else entry for entry in program.module_call_graph],
+    )
     return result
 
 
@@ -60,18 +62,18 @@ def _without_gradients(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.T
     return {name: made[id(weight)] for name, weight in weights.items()}
 
 
-def inlined_body(graph_module: torch.nn.Module, node: fx.Node) -> fx.GraphModule | None:
-    """Gives the body of a node that `working_copy` inlines, or None."""
+def inlined_subgraph(graph_module: torch.nn.Module, node: fx.Node) -> fx.GraphModule | None:
+    """Gives the subgraph of a node that `working_copy` inlines, or None."""
     if node.target is not torch.ops.higher_order.wrap_with_set_grad_enabled or node.args[0] is not False:
         return None
     if any(user.target is not operator.getitem for user in node.users):
         return None
-    body = body_of(graph_module, node.args[1])
-    return body if body is not None and isinstance(body.graph.output_node().args[0], (tuple, list)) else None
+    subgraph = subgraph_of(graph_module, node.args[1])
+    return subgraph if subgraph is not None and isinstance(subgraph.graph.output_node().args[0], (tuple, list)) else None
 
 
 def _copy_graph_module(source: fx.GraphModule, path: str) -> tuple[fx.GraphModule, dict[str, str]]:
-    """Copies a graph module with its bodies; gives the new names of its nodes too."""
+    """Copies a graph module with its subgraphs; gives the new names of its nodes too."""
     copier = _Copier()
     env: _Env = {}
     copier.copy_nodes(source, path, "", env)
@@ -84,7 +86,7 @@ def _copy_graph_module(source: fx.GraphModule, path: str) -> tuple[fx.GraphModul
 
 
 class _Copier:
-    """Makes one graph of a graph and the bodies that are inlined into it."""
+    """Makes one graph of a graph and the subgraphs that are inlined into it."""
 
     def __init__(self) -> None:
         self.graph = fx.Graph()
@@ -95,21 +97,21 @@ class _Copier:
         for node in source.graph.nodes:
             if node.op == "output" or node in env:
                 continue
-            inlined = inlined_body(source, node)
+            inlined = inlined_subgraph(source, node)
             if inlined is not None:
                 env[node] = self._inline(node, inlined, path, prefix, env)
             elif (results := _inlined_results(node, env)) is not None:
                 env[node] = results[node.args[1]]
-            elif node.op != "get_attr" or not node.users or any(inlined_body(source, user) is None for user in node.users):
+            elif node.op != "get_attr" or not node.users or any(inlined_subgraph(source, user) is None for user in node.users):
                 env[node] = self._copy_node(source, node, path, prefix, env)
 
-    def _inline(self, node: fx.Node, body: fx.GraphModule, path: str, prefix: str, env: _Env) -> tuple[Any, ...]:
+    def _inline(self, node: fx.Node, subgraph: fx.GraphModule, path: str, prefix: str, env: _Env) -> tuple[Any, ...]:
         operands = (fx.map_arg(argument, env.__getitem__) for argument in node.args[2:])
-        inner: _Env = dict(zip(body.graph.find_nodes(op="placeholder"), operands, strict=True))
+        inner: _Env = dict(zip(subgraph.graph.find_nodes(op="placeholder"), operands, strict=True))
         assert isinstance(node.args[1], fx.Node)
         target = node.args[1].target
-        self.copy_nodes(body, child_path(path, target), f"{prefix}{target}.", inner)
-        results = fx.map_arg(body.graph.output_node().args[0], inner.__getitem__)
+        self.copy_nodes(subgraph, child_path(path, target), f"{prefix}{target}.", inner)
+        results = fx.map_arg(subgraph.graph.output_node().args[0], inner.__getitem__)
         assert isinstance(results, (tuple, list))
         return tuple(results)
 
@@ -119,16 +121,16 @@ class _Copier:
         if node.op == "get_attr":
             copied.target = f"{prefix}{node.target}"
             if _attribute(self.root, copied.target) is None:
-                body = body_of(source, node)
-                value = _attribute(source, str(node.target)) if body is None else None
-                made = _copy_graph_module(body, child_path(path, node.target))[0] if body is not None else value
+                subgraph = subgraph_of(source, node)
+                value = _attribute(source, str(node.target)) if subgraph is None else None
+                made = _copy_graph_module(subgraph, child_path(path, node.target))[0] if subgraph is not None else value
                 set_attribute(self.root, copied.target, made)
         return copied
 
 
-# The results of a body are any values.
+# The results of a subgraph are any values.
 def _inlined_results(node: fx.Node, env: _Env) -> Any:
-    """Gives the results of the body that a node takes an item of, if that is inlined."""
+    """Gives the results of the subgraph that a node takes an item of, if that is inlined."""
     if node.target is not operator.getitem or not isinstance(node.args[0], fx.Node):
         return None
     results = env[node.args[0]]

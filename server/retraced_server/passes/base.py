@@ -34,7 +34,7 @@ class ProgramPassResult:
         rewrites: How many nodes of the input were rewritten or removed.
         remarks: What the pass wants to say, one sentence each.
         origins: For each node of `program` that is not a node of the input as it was, the nodes of the input that it came from. A key is
-            a node's name, or `true_graph_0.body_graph_0:name` in the body of a higher-order operator. Empty where nothing changed.
+            a node's name, or `true_graph_0.body_graph_0:name` in the subgraph of a higher-order operator. Empty where nothing changed.
         new_guards: Guards on symbolic shapes that narrow what the program accepts, each with the node at which it was added.
     """
 

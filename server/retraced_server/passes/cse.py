@@ -7,12 +7,11 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 from torch import fx
-from torch._ops import HigherOrderOperator, OpOverloadPacket
 
 from retraced_server.passes._aliasing import Aliases, holds_tensor, is_view
 from retraced_server.passes._effects import draws_random_numbers, has_effect
 from retraced_server.passes._keys import UnkeyedError, call_key
-from retraced_server.passes._misses import Misses
+from retraced_server.passes._missed_remarks import MissedRemarks
 from retraced_server.passes.registry import register_pass
 from retraced_server.program.functions import overload_of
 from retraced_server.retrace import Argument, ExportPass, NodeMetadata, PassResult, ProxyValue, pass_context
@@ -21,6 +20,7 @@ from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.pass_state import state_of
 from retraced_server.retrace.regions import Regions
 from retraced_server.retrace.values import metadata_key, same_metadata
+from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverloadPacket, base_name
 
 _UNINITIALISED = frozenset(
     {"empty", "empty_like", "empty_permuted", "empty_quantized", "empty_strided", "new_empty", "new_empty_strided"}
@@ -54,14 +54,14 @@ class CommonSubexpressionElimination(ExportPass):
     @reads_only
     def __call__(self, graph_module: fx.GraphModule) -> PassResult:
         """Runs the pass."""
-        misses, context = Misses(), pass_context()
+        missed, context = MissedRemarks(), pass_context()
         self._stands_for = {}
         for path, module in walk_graphs(graph_module):
-            finder = _Finder(module, frozenset() if path else context.kept_names, context.preserved_modules, misses)
+            finder = _Finder(module, frozenset() if path else context.kept_names, context.preserved_modules, missed)
             self._stands_for.update(finder.find())
         result = super().__call__(graph_module) if self._stands_for else PassResult(graph_module, False)
         context.count_rewrites(len(self._stands_for))
-        context.remarks.extend(misses.lines())
+        context.remarks.extend(missed.lines())
         return result
 
     # The operator is of any of torch's types for them.
@@ -83,7 +83,7 @@ class CommonSubexpressionElimination(ExportPass):
         return super().call_getitem(value, key, meta) if earlier is None else earlier
 
     def _earlier(self) -> ProxyValue[Any] | None:
-        visited = pass_context().node
+        visited = pass_context().visited
         first = None if visited is None else self._stands_for.get(visited)
         return None if first is None else state_of(self).retrace.results[first]
 
@@ -93,16 +93,18 @@ class _Finder:
 
     Args:
         module: The graph module.
-        keep: Names of nodes that must stay values of their own.
+        protected: Names of nodes that must stay values of their own.
         preserved: Names of modules whose calls must not share values.
-        misses: Hears of equal calls that cannot be merged.
+        missed: Hears of equal calls that cannot be merged.
     """
 
-    def __init__(self, module: fx.GraphModule, keep: frozenset[str], preserved: frozenset[str], misses: Misses) -> None:
+    def __init__(
+        self, module: fx.GraphModule, protected: frozenset[str], preserved: frozenset[str], missed: MissedRemarks
+    ) -> None:
         self._module = module
-        self._keep = keep
+        self._protected = protected
         self._preserved = preserved
-        self._misses = misses
+        self._missed = missed
         self._aliases = Aliases(module)
         self._stands_for: dict[fx.Node, fx.Node] = {}
 
@@ -128,7 +130,7 @@ class _Finder:
                 described = (key, _description(node))
                 other = others.get(described)
                 if other is None or self._hindrance(other, node) is not None:
-                    self._misses.add(hindrance, node.name)
+                    self._missed.add(hindrance, node.name)
                     if other is None and self._may_stand(node):
                         others[described] = node
                     continue
@@ -141,7 +143,7 @@ class _Finder:
         target, op = node.target, overload_of(node.target)
         if isinstance(target, (HigherOrderOperator, OpOverloadPacket)) or (node.kwargs and op is None):
             return False
-        if op is not None and op._opname in _UNINITIALISED:
+        if op is not None and base_name(op) in _UNINITIALISED:
             return False
         return not has_effect(self._module, node) and not draws_random_numbers(self._module, node)
 
@@ -160,7 +162,7 @@ class _Finder:
         return tuple(frame for frame, name in _frames(node) if name.partition("@")[0] in self._preserved)
 
     def _hindrance(self, first: fx.Node, node: fx.Node) -> str | None:
-        if node.name in self._keep or first.name in self._keep:
+        if node.name in self._protected or first.name in self._protected:
             return "their values must stay values of their own"
         if node.meta.get("unbacked_bindings") or not same_metadata(first.meta.get("val"), node.meta.get("val")):
             return "their recorded values differ"
@@ -176,7 +178,7 @@ class _Finder:
 
     def _may_stand(self, node: fx.Node) -> bool:
         """Whether a call may stand for another one at all."""
-        return node.name not in self._keep and not (self._matters_where(node) and self._aliases.is_written(node))
+        return node.name not in self._protected and not (self._matters_where(node) and self._aliases.is_written(node))
 
     def _matters_where(self, node: fx.Node) -> bool:
         """Whether it matters to anybody in which storage a call's result is."""

@@ -7,37 +7,37 @@ from collections.abc import Iterator
 import sympy
 from torch import fx
 
-from retraced_server.passes._effects import bodies, draws_random_numbers, has_effect
-from retraced_server.passes._misses import Misses
+from retraced_server.passes._effects import draws_random_numbers, has_effect, subgraphs
+from retraced_server.passes._missed_remarks import MissedRemarks
 from retraced_server.passes._working_copy import set_attribute
 from retraced_server.passes.registry import register_pass
 from retraced_server.retrace import PassBase, PassResult, pass_context
 from retraced_server.retrace.constants import copy_graph_module
-from retraced_server.retrace.graphs import body_of, walk_graphs
+from retraced_server.retrace.graphs import subgraph_of, walk_graphs
 from retraced_server.retrace.values import free_symbols
 
 
 @register_pass("dce")
 class DeadCodeElimination(PassBase):
-    """Remove calls whose results nothing uses, in every graph, and the bodies that only they called.
+    """Remove calls whose results nothing uses, in every graph, and the subgraphs that only they called.
 
     Calls that do more than compute a result stay: those that assert, write to their arguments, print, are ordered by an effect token or
-    draw random numbers, and higher-order operators with such a call in a body. So does what they are made of. A call that defines an
-    unbacked symbol stays while another value's size is written with the symbol. Inputs stay, and so do outputs of bodies that their
+    draw random numbers, and higher-order operators with such a call in a subgraph. So does what they are made of. A call that defines an
+    unbacked symbol stays while another value's size is written with the symbol. Inputs stay, and so do outputs of subgraphs that their
     callers do not use.
     """
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
         """Runs the pass on a graph module, which is left as it is."""
-        misses, context = Misses(), pass_context()
+        missed, context = MissedRemarks(), pass_context()
         dead = {
-            module: _dead_nodes(module, frozenset() if path else context.kept_names, misses)
+            module: _dead_nodes(module, frozenset() if path else context.kept_names, missed)
             for path, module in walk_graphs(graph_module)
         }
         result = _without(graph_module, dead, {})
         # Nodes of subgraphs that are gone count too.
         context.count_rewrites(_count(graph_module) - _count(result))
-        context.remarks.extend(misses.lines())
+        context.remarks.extend(missed.lines())
         return PassResult(result, result is not graph_module)
 
 
@@ -45,14 +45,14 @@ def _count(module: fx.GraphModule) -> int:
     return sum(len(child.graph.nodes) for _, child in walk_graphs(module))
 
 
-def _dead_nodes(module: fx.GraphModule, keep: frozenset[str], misses: Misses) -> list[fx.Node]:
+def _dead_nodes(module: fx.GraphModule, protected: frozenset[str], missed: MissedRemarks) -> list[fx.Node]:
     """Gives the nodes of one graph that can go, in order."""
     live: set[fx.Node] = set()
     for node in module.graph.nodes:
-        if node.op in ("placeholder", "output") or node.name in keep or has_effect(module, node):
+        if node.op in ("placeholder", "output") or node.name in protected or has_effect(module, node):
             _reach(node, live)
             if not node.users and draws_random_numbers(module, node):
-                misses.add("they move the random number generator on", node.name)
+                missed.add("they move the random number generator on", node.name)
     unused = [node for node in module.graph.nodes if node not in live and node.meta.get("unbacked_bindings")]
     while unused:
         used = set(_symbols(module, live))
@@ -60,7 +60,7 @@ def _dead_nodes(module: fx.GraphModule, keep: frozenset[str], misses: Misses) ->
         if not needed:
             break
         for node in needed:
-            misses.add("they define symbols that other sizes are written with", node.name)
+            missed.add("they define symbols that other sizes are written with", node.name)
             _reach(node, live)
         unused = [node for node in unused if node not in live]
     return [node for node in module.graph.nodes if node not in live]
@@ -77,11 +77,11 @@ def _reach(node: fx.Node, live: set[fx.Node]) -> None:
 
 
 def _symbols(module: fx.GraphModule, live: set[fx.Node]) -> Iterator[sympy.Symbol]:
-    """Yields the symbols in the values of live nodes, and in those of the bodies that they call."""
+    """Yields the symbols in the values of live nodes, and in those of the subgraphs that they call."""
     for node in live:
         yield from free_symbols(node.meta.get("val"))
-        for body in bodies(module, node):
-            for _, inner in walk_graphs(body):
+        for subgraph in subgraphs(module, node):
+            for _, inner in walk_graphs(subgraph):
                 for value in inner.graph.nodes:
                     yield from free_symbols(value.meta.get("val"))
 
@@ -89,14 +89,14 @@ def _symbols(module: fx.GraphModule, live: set[fx.Node]) -> Iterator[sympy.Symbo
 def _without(
     module: fx.GraphModule, dead: dict[fx.GraphModule, list[fx.Node]], made: dict[fx.GraphModule, fx.GraphModule]
 ) -> fx.GraphModule:
-    """Copies a graph without its dead nodes and those of its bodies, each body once; gives the same object where there are none."""
+    """Copies a graph without its dead nodes and those of its subgraphs, each subgraph once; gives the same object where there are none."""
     if module in made:
         return made[module]
     gone = set(dead[module])
     changed = {}
     for node in module.graph.find_nodes(op="get_attr"):
-        body = body_of(module, node)
-        if body is not None and node not in gone and (smaller := _without(body, dead, made)) is not body:
+        subgraph = subgraph_of(module, node)
+        if subgraph is not None and node not in gone and (smaller := _without(subgraph, dead, made)) is not subgraph:
             changed[str(node.target)] = smaller
     made[module] = result = copy_graph_module(module) if gone or changed else module
     copies = dict(zip(module.graph.nodes, list(result.graph.nodes), strict=True))
@@ -106,6 +106,6 @@ def _without(
     for target in {str(node.target) for node in gone if node.op == "get_attr"} - read:
         *path, name = target.split(".")
         delattr(result.get_submodule(".".join(path)), name)
-    for target, body in changed.items():
-        set_attribute(result, target, body)
+    for target, subgraph in changed.items():
+        set_attribute(result, target, subgraph)
     return result

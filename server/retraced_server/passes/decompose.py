@@ -14,14 +14,11 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram, ModuleCallEntry, ModuleCallSignature
 from torch.export.graph_signature import ConstantArgument, ExportGraphSignature, InputKind, OutputKind
-from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbols
-from torch.fx.traceback import get_current_meta
 
 from retraced_server.passes._attention import has_attention, keep_strides
 from retraced_server.passes._correspondence import Correspondence
-from retraced_server.passes._decompositions import Decompositions, TableName, decompositions, run_decompositions
 from retraced_server.passes._naming import adopt, origins
-from retraced_server.passes._rebinding import equate, only_fresh_renamed, rebind
+from retraced_server.passes._rebinding import rebind
 from retraced_server.passes._safe_targets import SafeTargets
 from retraced_server.passes._shared_state import separate_shared_state, shared_written_state
 from retraced_server.passes._working_copy import TAG, working_copy
@@ -31,7 +28,19 @@ from retraced_server.pipeline.catalogue import IrLevel
 from retraced_server.retrace.errors import ExportPassError, place_of
 from retraced_server.retrace.graphs import node_key, walk_graphs
 from retraced_server.retrace.own_guards import add_own_guards
-from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
+from retraced_server.torch_compat.decompositions import Decompositions, TableName, decompositions, run_decompositions
+from retraced_server.torch_compat.graphs import get_current_meta
+from retraced_server.torch_compat.programs import assemble_program, export_graph_module, guards_code, guards_of_shape_env
+from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
+from retraced_server.torch_compat.symbolic_shapes import (
+    ShapeEnv,
+    equate,
+    free_unbacked_symbols,
+    only_fresh_renamed,
+    ranges_of,
+    replacements_of,
+    shape_env_of,
+)
 
 _T = TypeVar("_T")
 
@@ -64,8 +73,8 @@ class Decompose(ProgramPass):
         env = shape_env_of(program.graph_module)
         transaction = ShapeEnvTransaction(env)
         try:
-            with transaction.learning(asserts=True), transaction.attributing(partial(_traced_place, program)):
-                known = set() if env is None else set(env.var_to_range)
+            with transaction.recording_guards(asserts=True), transaction.attributing(partial(_traced_place, program)):
+                known = set() if env is None else set(ranges_of(env))
                 with only_fresh_renamed(env):
                     traced, remarks = self._trace(program, transaction)
                 correspondence = Correspondence(
@@ -77,7 +86,7 @@ class Decompose(ProgramPass):
                 rewrites = correspondence.rewritten()
                 if env is not None:
                     equate(env, correspondence.renaming)
-                stale = set() if env is None else {s for s in env.var_to_range if s not in known and s in env.replacements}
+                stale = set() if env is None else ranges_of(env).keys() & replacements_of(env).keys() - known
                 if env is not None and stale:
                     rebind(traced.graph_module, env, stale)
                 ranges = _range_constraints(program, traced.graph_module, env)
@@ -191,7 +200,8 @@ def _range_constraints(program: ExportedProgram, root: fx.GraphModule, env: Shap
         return dict(program.range_constraints)
     before, used = _unbacked_symbols(program.graph_module), _unbacked_symbols(root)
     kept = {symbol: bounds for symbol, bounds in program.range_constraints.items() if symbol in used or symbol not in before}
-    return kept | {s: env.var_to_range[s] for s in sorted(used - kept.keys(), key=str) if s in env.var_to_range}
+    ranges = ranges_of(env)
+    return kept | {s: ranges[s] for s in sorted(used - kept.keys(), key=str) if s in ranges}
 
 
 def _unbacked_symbols(root: fx.GraphModule) -> set[sympy.Symbol]:
@@ -212,22 +222,22 @@ def _assemble(
 ) -> ExportedProgram:
     """Builds the new program of what torch traced, which gets its final names here."""
     signature = _signature(program, traced, adopt(correspondence))
-    result = ExportedProgram(
-        root=traced.graph_module,
-        graph=traced.graph,
-        graph_signature=signature,
+    calls = _module_call_graph(program, correspondence)
+    module = export_graph_module(traced.graph_module, signature, calls)
+    return assemble_program(
+        module,
+        signature,
         # Weights stay the program's own: what was traced may be made for tracing.
         state_dict={name: program.state_dict.get(name, weight) for name, weight in traced.state_dict.items()},
-        range_constraints=ranges,
-        module_call_graph=_module_call_graph(program, correspondence),
+        ranges=ranges,
+        module_calls=calls,
         example_inputs=program.example_inputs,
         constants={name: program.constants.get(name, value) for name, value in traced.constants.items()},
         # With those of a program for training, torch would not take effect tokens out again.
         verifiers=traced.verifiers,
+        # The shape environment does not know those that were read from a file.
+        guards=list(dict.fromkeys([*guards_code(program), *guards_of_shape_env(module)])),
     )
-    # The constructor makes them of the shape environment, which does not know those that were read from a file.
-    result._guards_code = list(dict.fromkeys([*program._guards_code, *result._guards_code]))
-    return result
 
 
 def _signature(program: ExportedProgram, traced: ExportedProgram, renamed: Mapping[str, str]) -> ExportGraphSignature:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from retraced_server.passes._decompositions import decompositions
 from retraced_server.passes._effects import written_arguments
 from retraced_server.pipeline.catalogue import IrLevel
 from retraced_server.retrace.errors import PassError, innermost_source_line
 from retraced_server.retrace.graphs import walk_graphs
+from retraced_server.torch_compat.decompositions import decompositions
 
 _ORDER = (IrLevel.ANY, IrLevel.FUNCTIONAL, IrLevel.CORE_ATEN)
 

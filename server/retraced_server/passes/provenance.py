@@ -42,7 +42,7 @@ class ProvenanceLedger:
         self._entries.update(entries)
 
     def provenance(self, module: fx.GraphModule) -> Mapping[str, Provenance]:
-        """Gives the provenance of every node of a graph, bodies of higher-order operators included. It is put together when it is read."""
+        """Gives the provenance of every node of a graph, subgraphs of higher-order operators included. It is put together when it is read."""
         return _GraphProvenance(module, dict(self._entries))
 
     def _of(self, key: str) -> Provenance:

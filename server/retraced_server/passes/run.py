@@ -21,9 +21,9 @@ from retraced_server.pipeline.catalogue import IrLevel
 from retraced_server.pipeline.domain import PassReport, Provenance, RetraceMode
 from retraced_server.pipeline.parse import parse_pipeline
 from retraced_server.retrace import ExportPass, ExportPassError, PassContext, PassError, PassResult, RetraceOutcome
-from retraced_server.retrace.agreement import run_checked
 from retraced_server.retrace.build_program import build_program, check_program, check_signature
 from retraced_server.retrace.check_regions import check_regions
+from retraced_server.retrace.cross_check import run_checked
 from retraced_server.retrace.edited_run import EditedRun, pass_name
 from retraced_server.retrace.errors import InvalidGraphError, NodeError
 from retraced_server.retrace.held_programs import ProgramState
@@ -57,7 +57,7 @@ class PipelineResult:
         program: The program after the last pass: the input's own object where no pass modified it.
         modified: Whether any pass modified it.
         reports: What each pass did, in order.
-        provenance: For every node of `program` where it came from, by `name`, or `true_graph_0:name` in a body.
+        provenance: For every node of `program` where it came from, by `name`, or `true_graph_0:name` in a subgraph.
         remarks: What had to be given up when the program was put together.
     """
 
@@ -159,7 +159,7 @@ def _steps(pipeline: str | Sequence[str | AnyPass]) -> list[_Step]:
 
 
 def count_nodes(module: fx.GraphModule) -> int:
-    """Counts a graph's nodes, bodies of higher-order operators included."""
+    """Counts a graph's nodes, subgraphs of higher-order operators included."""
     return sum(len(child.graph.nodes) for child in module.modules() if isinstance(child, fx.GraphModule))
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._ops import OpOverload
 
 from retraced_server.passes.ir_level import require_level
 from retraced_server.passes.registry import register_pass
 from retraced_server.pipeline.catalogue import IrLevel
 from retraced_server.program.functions import overload_of
 from retraced_server.retrace import Argument, ExportPass, ExportPassError, NodeMetadata, ProxyValue, pass_context
+from retraced_server.torch_compat.operators import OpOverload, base_name, overload_name, schema_of
 
 
 @register_pass("view-to-view-copy", ir_level=IrLevel.FUNCTIONAL)
@@ -42,16 +42,16 @@ class ViewToViewCopy(ExportPass):
 
 def _copying_form(target: Any) -> OpOverload | None:
     op = overload_of(target)
-    if op is None or op.namespace != "aten" or not op._schema.arguments:
+    if op is None or op.namespace != "aten" or not schema_of(op).arguments:
         return None
     copying: OpOverload | None
     if op is torch.ops.aten._unsafe_view.default:
         copying = torch.ops.aten.view_copy.default
     else:
-        alias = op._schema.arguments[0].alias_info
+        alias = schema_of(op).arguments[0].alias_info
         if alias is None or alias.is_write:
             return None
-        copying = getattr(getattr(torch.ops.aten, f"{op._opname}_copy", None), op._overloadname, None)
+        copying = getattr(getattr(torch.ops.aten, f"{base_name(op)}_copy", None), overload_name(op), None)
     if copying is None:
         raise ExportPassError(f"{op} may return a view, and has no form that always copies; run `decompose` before")
     if op is not target:

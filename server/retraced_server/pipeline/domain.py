@@ -45,7 +45,7 @@ class TransformRequest:
 
 @dataclass(frozen=True)
 class PassReport:
-    """What one pass of a pipeline did. `seconds` is wall time; nodes count the bodies of higher-order operators too."""
+    """What one pass of a pipeline did. `seconds` is wall time; nodes count the subgraphs of higher-order operators too."""
 
     name: str
     text: str
@@ -89,7 +89,7 @@ class Provenance:
     """Where a node of the output program came from.
 
     Attributes:
-        from_nodes: The nodes of the input program that it came from, each `name`, or `true_graph_0.body_graph_0:name` in a body.
+        from_nodes: The nodes of the input program that it came from, each `name`, or `true_graph_0.body_graph_0:name` in a subgraph.
         made_by: The canonical pipeline text of the pass that made it; None where it is a node of the input program, unchanged.
     """
 

@@ -5,16 +5,17 @@ that of torch/_export/serde/schema.py, major version 8.
 """
 
 from retraced_server.program.archive import Archive, Extent
-from retraced_server.program.assemble import assemble_program
 from retraced_server.program.dirty_pages import hold_page_map
 from retraced_server.program.loadable import not_loadable
 from retraced_server.program.options import ReadOptions
 from retraced_server.program.payloads import Payload, Payloads, hold_map
 from retraced_server.program.read import ReadProgram, read_program, read_records
 from retraced_server.program.records import RecordSource
-from retraced_server.program.write import SCHEMA_VERSION, TORCH_VERSION, write_program
+from retraced_server.program.write import write_program
 from retraced_server.program.write_model import write_model
 from retraced_server.program.write_records import ProgramRecords, Record, program_records
+from retraced_server.torch_compat.programs import assemble_program
+from retraced_server.torch_compat.serialization import SCHEMA_VERSION, TORCH_VERSION
 
 __all__ = [
     "SCHEMA_VERSION",

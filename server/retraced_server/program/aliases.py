@@ -6,8 +6,8 @@ The answer is what execution of the node with fake tensors gives:
 - Of a few that torch composes of others, `reshape` and `to` among them, the schema says only that it may be: each distinct call whose integers
   are in range is executed once, on meta tensors of the sizes that the program was exported with. Unbacked sizes get a typical value. Nothing
   else is executed: what stands in a file decides on no other call.
-- A higher-order operator that runs its body in place, such as `wrap_with_set_grad_enabled`, returns views of its operands where its
-  body does. Results of the other higher-order operators, and the inputs of bodies, have storages of their own.
+- A higher-order operator that runs its subgraph in place, such as `wrap_with_set_grad_enabled`, returns views of its operands where its
+  subgraph does. Results of the other higher-order operators, and the inputs of subgraphs, have storages of their own.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any, Final, TypeAlias, cast
 
 import torch
 from torch import fx
-from torch._ops import OpOverload, OpOverloadPacket
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils import _pytree as pytree
 
 from retraced_server.program.argument_checks import integers_fit
 from retraced_server.program.fake_tensors import FakeTensors
 from retraced_server.program.symbols import Symbols
+from retraced_server.torch_compat.fake_tensors import FakeTensor, storage_id
+from retraced_server.torch_compat.operators import OpOverload, OpOverloadPacket, schema_of
+from retraced_server.torch_compat.pytree import pytree
 
 # For each result, the position of the argument whose storage it has. Of an operator the position is in its schema, of an executed
 # call among the leaves of its arguments.
@@ -67,7 +67,7 @@ class Aliases:
         self._symbols = symbols
         self._tensors = tensors
         self._executed: dict[object, _Shared] = {}
-        self._bodies: dict[fx.GraphModule, _Shared] = {}
+        self._subgraphs: dict[fx.GraphModule, _Shared] = {}
 
     def bases(self, node: fx.Node, root: torch.nn.Module) -> tuple[FakeTensor | None, ...]:
         """For each result of a node, the tensor whose storage it has, as far as it does not have its own.
@@ -76,13 +76,13 @@ class Aliases:
 
         Args:
             node: The node. The values of its arguments are there, its own is not.
-            root: What holds the bodies of its graph.
+            root: What holds the subgraphs of its graph.
         """
         target: Any = node.target
         if isinstance(target, OpOverload):
             if target.overloadpacket in _VIEWS_OF_EACH and isinstance(node.args[0], (list, tuple)):
                 return tuple(map(_recorded, node.args[0]))
-            if target.overloadpacket not in _DEPENDS or target._schema.is_mutable:
+            if target.overloadpacket not in _DEPENDS or schema_of(target).is_mutable:
                 return tuple(_argument(target, node, index) for index in _annotated(target))
             leaves = _leaves(node)
             # What shares a storage with a sparse tensor cannot be told.
@@ -91,25 +91,25 @@ class Aliases:
             shared = self._execute(target, node, leaves)
             return tuple(None if index is None else leaves[index] for index in shared)
         if target in _IN_PLACE_BODIES:
-            return self._of_body(node, root)
+            return self._of_subgraph(node, root)
         return ()
 
-    def note_body(self, body: fx.GraphModule) -> None:
-        """Remembers which inputs the results of a body share a storage with."""
-        nodes = list(body.graph.nodes)
+    def note_subgraph(self, subgraph: fx.GraphModule) -> None:
+        """Remembers which inputs the results of a subgraph share a storage with."""
+        nodes = list(subgraph.graph.nodes)
         inputs = [node.meta.get("val") for node in nodes if node.op == "placeholder"]
         owners = {_storage(value): position for position, value in enumerate(inputs) if _has_storage(value)}
         results = pytree.tree_leaves(nodes[-1].meta.get("val"))
-        self._bodies[body] = tuple(owners.get(_storage(value)) if _has_storage(value) else None for value in results)
+        self._subgraphs[subgraph] = tuple(owners.get(_storage(value)) if _has_storage(value) else None for value in results)
 
-    def _of_body(self, node: fx.Node, root: torch.nn.Module) -> tuple[FakeTensor | None, ...]:
-        is_body = [isinstance(argument, fx.Node) and argument.op == "get_attr" for argument in node.args]
-        if True not in is_body:
+    def _of_subgraph(self, node: fx.Node, root: torch.nn.Module) -> tuple[FakeTensor | None, ...]:
+        is_subgraph = [isinstance(argument, fx.Node) and argument.op == "get_attr" for argument in node.args]
+        if True not in is_subgraph:
             return ()
-        at = is_body.index(True)
+        at = is_subgraph.index(True)
         operands = [leaf.meta.get("val") for leaf in pytree.tree_leaves(node.args[at + 1 :]) if isinstance(leaf, fx.Node)]
         bases = []
-        for index in self._bodies.get(cast(Any, root._modules.get(str(node.args[at]))), ()):
+        for index in self._subgraphs.get(cast(Any, dict(root.named_children()).get(str(node.args[at]))), ()):
             operand = operands[index] if index is not None and index < len(operands) else None
             bases.append(operand if isinstance(operand, FakeTensor) else None)
         return tuple(bases)
@@ -172,13 +172,13 @@ def _has_storage(value: Any) -> bool:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return cast(int, tensor.untyped_storage()._cdata)
+    return storage_id(tensor)
 
 
 def _argument(target: OpOverload, node: fx.Node, index: int | None) -> FakeTensor | None:
     if index is None:
         return None
-    argument = node.args[index] if index < len(node.args) else node.kwargs.get(target._schema.arguments[index].name)
+    argument = node.args[index] if index < len(node.args) else node.kwargs.get(schema_of(target).arguments[index].name)
     return _recorded(argument)
 
 
@@ -193,9 +193,11 @@ def _annotated(target: OpOverload) -> _Shared:
     """For each result, the argument that it is or is a view of, by the schema; nothing where there is none."""
     if target.overloadpacket in _VIEWS:
         return (0,)
-    arguments = [(index, argument.alias_info) for index, argument in enumerate(target._schema.arguments) if argument.alias_info]
+    arguments = [
+        (index, argument.alias_info) for index, argument in enumerate(schema_of(target).arguments) if argument.alias_info
+    ]
     shared = []
-    for result in target._schema.returns:
+    for result in schema_of(target).returns:
         names = result.alias_info.before_set if result.alias_info else frozenset()
         # A list of views: the argument's set becomes any set.
         found = (index for index, own in arguments if own.before_set & names or (not names and "*" in own.after_set))

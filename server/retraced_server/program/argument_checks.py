@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import torch
 from torch import fx
-from torch._ops import OpOverload
 
 from retraced_server.program.errors import program_invalid, program_unsupported
 from retraced_server.program.options import MOST_DIMENSIONS, MOST_ITEMS
+from retraced_server.torch_compat.operators import OpOverload, schema_of
 
 _aten: Final = torch.ops.aten
 # Operators that give a list as long as a size or an integer says. Other lists are as long as a list among the arguments, or as the rank of one.
@@ -75,7 +75,7 @@ def check_operand(args: Sequence[Any], kwargs: Mapping[str, Any], typical: Calla
 def _enumerations(target: OpOverload) -> tuple[tuple[int, str, type], ...]:
     """The arguments of an operator that are dtypes, layouts or memory formats: position, name and type."""
     found = []
-    for position, argument in enumerate(target._schema.arguments):
+    for position, argument in enumerate(schema_of(target).arguments):
         kind = argument.real_type
         if kind.kind() == "OptionalType":
             kind = kind.getElementType()
@@ -131,4 +131,4 @@ def integers_fit(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str, A
 
 def _by_name(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that a call was given by the names of the schema; those that are left out are missing."""
-    return {**{argument.name: value for argument, value in zip(target._schema.arguments, args, strict=False)}, **kwargs}
+    return {**{argument.name: value for argument, value in zip(schema_of(target).arguments, args, strict=False)}, **kwargs}

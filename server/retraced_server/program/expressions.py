@@ -1,7 +1,7 @@
 """Reads symbolic expressions, as `sympy.srepr` prints them, with a parser of their own: nothing is evaluated as Python.
 
 torch gives the text to `sympy.sympify`, which does evaluate it. The grammar here is the part of `srepr` that shape expressions
-use: calls of the functions in `_FUNCTIONS`, numbers, symbols named as torch names them, `true` and `false`.
+use: calls of the sympy_functions in `_FUNCTIONS`, numbers, symbols named as torch names them, `true` and `false`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from typing import Any, Final, TypeAlias
 
 import sympy
 from sympy.polys.polyerrors import BasePolynomialError
-from torch.utils._sympy import functions
-from torch.utils._sympy.numbers import int_oo
 
 from retraced_server.program.errors import cause, program_invalid, program_unsupported, shortened
 from retraced_server.program.options import DEEPEST_EXPRESSION, LONGEST_EXPRESSION, MOST_PRECISION, MOST_UNBACKED_SYMBOLS
+from retraced_server.torch_compat.symbolic_shapes import int_oo, sympy_functions
 
 _TOKEN: Final = re.compile(
     r"\s*(?:(?P<name>[A-Za-z_]\w*)|(?P<number>-?\d{1,40})|'(?P<text>[\w.+-]{1,64})'|(?P<mark>[(),=]))", re.ASCII
@@ -82,34 +81,34 @@ _FUNCTIONS: Final[dict[str, tuple[_Expr, int, int]]] = {
     "Piecewise": (sympy.Piecewise, 1, _MANY),
     "ExprCondPair": (sympy.functions.elementary.piecewise.ExprCondPair, 2, 2),
     # They compare each argument with each other.
-    "Max": (functions.Max, 1, _FEW),
-    "Min": (functions.Min, 1, _FEW),
-    "FloorDiv": (functions.FloorDiv, 2, 2),
-    "ModularIndexing": (functions.ModularIndexing, 3, 3),
-    "Where": (functions.Where, 3, 3),
-    "PythonMod": (functions.PythonMod, 2, 2),
-    "Mod": (functions.Mod, 2, 2),
-    "CleanDiv": (functions.CleanDiv, 2, 2),
-    "CeilToInt": (functions.CeilToInt, 1, 1),
-    "FloorToInt": (functions.FloorToInt, 1, 1),
-    "CeilDiv": (functions.CeilDiv, 2, 2),
-    "LShift": (functions.LShift, 2, 2),
-    "RShift": (functions.RShift, 2, 2),
-    "PowByNatural": (functions.PowByNatural, 2, 2),
-    "FloatPow": (functions.FloatPow, 2, 2),
-    "FloatTrueDiv": (functions.FloatTrueDiv, 2, 2),
-    "IntTrueDiv": (functions.IntTrueDiv, 2, 2),
-    "IsNonOverlappingAndDenseIndicator": (functions.IsNonOverlappingAndDenseIndicator, 2, 2 * 64),
-    "TruncToFloat": (functions.TruncToFloat, 1, 1),
-    "TruncToInt": (functions.TruncToInt, 1, 1),
-    "RoundToInt": (functions.RoundToInt, 1, 1),
-    "RoundDecimal": (functions.RoundDecimal, 2, 2),
-    "ToFloat": (functions.ToFloat, 1, 1),
-    "Identity": (functions.Identity, 1, 1),
-    "BitwiseFn_bitwise_and": (functions.BitwiseFn_bitwise_and, 2, 2),
-    "BitwiseFn_bitwise_or": (functions.BitwiseFn_bitwise_or, 2, 2),
-    "BitwiseFn_bitwise_xor": (functions.BitwiseFn_bitwise_xor, 2, 2),
-    **{f"OpaqueUnaryFn_{name}": (getattr(functions, f"OpaqueUnaryFn_{name}"), 1, 1) for name in _OPAQUE},
+    "Max": (sympy_functions.Max, 1, _FEW),
+    "Min": (sympy_functions.Min, 1, _FEW),
+    "FloorDiv": (sympy_functions.FloorDiv, 2, 2),
+    "ModularIndexing": (sympy_functions.ModularIndexing, 3, 3),
+    "Where": (sympy_functions.Where, 3, 3),
+    "PythonMod": (sympy_functions.PythonMod, 2, 2),
+    "Mod": (sympy_functions.Mod, 2, 2),
+    "CleanDiv": (sympy_functions.CleanDiv, 2, 2),
+    "CeilToInt": (sympy_functions.CeilToInt, 1, 1),
+    "FloorToInt": (sympy_functions.FloorToInt, 1, 1),
+    "CeilDiv": (sympy_functions.CeilDiv, 2, 2),
+    "LShift": (sympy_functions.LShift, 2, 2),
+    "RShift": (sympy_functions.RShift, 2, 2),
+    "PowByNatural": (sympy_functions.PowByNatural, 2, 2),
+    "FloatPow": (sympy_functions.FloatPow, 2, 2),
+    "FloatTrueDiv": (sympy_functions.FloatTrueDiv, 2, 2),
+    "IntTrueDiv": (sympy_functions.IntTrueDiv, 2, 2),
+    "IsNonOverlappingAndDenseIndicator": (sympy_functions.IsNonOverlappingAndDenseIndicator, 2, 2 * 64),
+    "TruncToFloat": (sympy_functions.TruncToFloat, 1, 1),
+    "TruncToInt": (sympy_functions.TruncToInt, 1, 1),
+    "RoundToInt": (sympy_functions.RoundToInt, 1, 1),
+    "RoundDecimal": (sympy_functions.RoundDecimal, 2, 2),
+    "ToFloat": (sympy_functions.ToFloat, 1, 1),
+    "Identity": (sympy_functions.Identity, 1, 1),
+    "BitwiseFn_bitwise_and": (sympy_functions.BitwiseFn_bitwise_and, 2, 2),
+    "BitwiseFn_bitwise_or": (sympy_functions.BitwiseFn_bitwise_or, 2, 2),
+    "BitwiseFn_bitwise_xor": (sympy_functions.BitwiseFn_bitwise_xor, 2, 2),
+    **{f"OpaqueUnaryFn_{name}": (getattr(sympy_functions, f"OpaqueUnaryFn_{name}"), 1, 1) for name in _OPAQUE},
     **{name: (function, 2, 2) for name, function in _COMPARISONS.items()},
 }
 _DIVISIONS: Final = frozenset(
@@ -119,7 +118,7 @@ _CHEAP_OF_SUMS: Final = frozenset(("FloorDiv", "ModularIndexing", "Mod", "CleanD
 """Those of them that take a sum of many sizes and a number no longer than the sum itself."""
 _FLATTENED: Final = frozenset(("Add", "Mul", "And", "Or", "Max", "Min"))
 """Functions of which one in another of the same becomes one, with the arguments of both."""
-# What functions make of a division by zero and the like.
+# What sympy_functions make of a division by zero and the like.
 _INFINITE: Final = (sympy.oo, -sympy.oo, sympy.zoo, sympy.nan, int_oo, -int_oo)
 # All others are of numbers. sympy takes truth values there too, and warns that it will not for long.
 _OF_TRUTH_VALUES: Final = frozenset(("And", "Or", "Not", "ITE", "Piecewise", "ExprCondPair", "Where", "Equality", "Unequality"))
@@ -279,7 +278,7 @@ class _Parser:
 
     def _bound_power(self, name: str, base: _Expr, exponent: _Expr) -> None:
         if not exponent.is_number:
-            # torch's own functions of symbolic exponents are bounded; the power of sympy is not.
+            # torch's own sympy_functions of symbolic exponents are bounded; the power of sympy is not.
             if name == "Pow":
                 raise _invalid(self._text, "the exponent of a power in it is no number")
             return

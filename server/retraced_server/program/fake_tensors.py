@@ -12,19 +12,16 @@ from typing import Final, cast
 import msgspec
 import torch
 from msgspec import Raw
-from torch._subclasses.fake_tensor import FakeTensor
 
-from retraced_server.meta_tensors import copy_with_own_storage
 from retraced_server.program import schema
-from retraced_server.program._torch import allow_absent_device
 from retraced_server.program.errors import cause, program_invalid, program_unsupported
 from retraced_server.program.options import MOST_DIMENSIONS
 from retraced_server.program.scalar_types import read_device, read_dtype, read_layout
-from retraced_server.program.sparse_kernels import add_sparse_kernels
 from retraced_server.program.symbols import Size, Symbols
+from retraced_server.torch_compat.fake_tensors import FakeTensor, allow_absent_device, copy_with_own_storage, empty_coo
+from retraced_server.torch_compat.sparse_kernels import add_sparse_kernels
 
 as_strided = torch.ops.aten.as_strided.default
-sparse_coo_tensor = torch.ops.aten._sparse_coo_tensor_with_dims.default
 # A sparse tensor of a file has all its dimensions sparse, and is not coalesced: the file says neither, and this promises least.
 _LAYOUTS: Final = frozenset((torch.strided, torch.sparse_coo))
 _TENSOR_META = msgspec.json.Decoder(schema.TensorMeta)
@@ -138,8 +135,7 @@ def _meta(described: Description) -> torch.Tensor:
     size, stride, offset = described.size, described.stride, described.offset
     try:
         if described.layout is torch.sparse_coo:
-            made = sparse_coo_tensor(len(size), 0, size, dtype=described.dtype, layout=torch.sparse_coo, device="meta")
-            return cast(torch.Tensor, made)
+            return empty_coo(len(size), size, described.dtype)
         if not isinstance(offset, torch.SymInt) and offset == 0:
             return torch.empty_strided(size, stride, dtype=described.dtype, device="meta")
         whole = torch.empty_strided((_extent(described),), (1,), dtype=described.dtype, device="meta")

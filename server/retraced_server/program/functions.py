@@ -14,9 +14,26 @@ from enum import Enum
 from typing import Any, Final, TypeAlias
 
 import torch
-from torch._ops import HigherOrderOperator, OpOverload
 
 from retraced_server.program.namespaces import NAMESPACES
+from retraced_server.torch_compat.functorch import (
+    ADD_BATCH_DIM,
+    ENTER_AUTOCAST,
+    ENTER_DUAL,
+    ENTER_JVP,
+    ENTER_VMAP,
+    EXIT_AUTOCAST,
+    EXIT_DUAL,
+    EXIT_JVP,
+    EXIT_VMAP,
+    LAZY_LOAD_DECOMPOSITIONS,
+    MAKE_DUAL,
+    REMOVE_BATCH_DIM,
+    SET_GRAD_ENABLED,
+    UNPACK_DUAL,
+    UNWRAP_FOR_GRAD,
+)
+from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverload, held_operator
 
 # An OpOverload, a HigherOrderOperator or one of the functions below.
 Target: TypeAlias = Callable[..., Any]
@@ -51,8 +68,6 @@ class Effect(Enum):
         return self not in (Effect.NONE, Effect.SCHEMA, Effect.SUBGRAPHS)
 
 
-_predispatch: Any = torch._functorch.predispatch
-
 SYM_OPERATORS: Final[frozenset[Target]] = frozenset(
     (
         *(operator.eq, operator.ne, operator.le, operator.ge, operator.lt, operator.gt, operator.neg, operator.pos),
@@ -65,21 +80,21 @@ SYM_OPERATORS: Final[frozenset[Target]] = frozenset(
 
 FUNCTIONS: Final[Mapping[Target, Effect]] = {
     **dict.fromkeys(SYM_OPERATORS, Effect.NONE),
-    torch._C._set_grad_enabled: Effect.SETS,
-    torch.amp.autocast_mode._enter_autocast: Effect.ENTERS,
-    torch.amp.autocast_mode._exit_autocast: Effect.LEAVES,
-    _predispatch._vmap_increment_nesting: Effect.ENTERS,
-    _predispatch._vmap_decrement_nesting: Effect.LEAVES,
-    _predispatch._jvp_increment_nesting: Effect.ENTERS,
-    _predispatch._jvp_decrement_nesting: Effect.LEAVES,
-    _predispatch._enter_dual_level: Effect.ENTERS,
-    _predispatch._exit_dual_level: Effect.LEAVES,
-    _predispatch.lazy_load_decompositions: Effect.WITHIN,
-    _predispatch._add_batch_dim: Effect.WITHIN,
-    _predispatch._remove_batch_dim: Effect.WITHIN,
-    _predispatch._make_dual: Effect.WITHIN,
-    _predispatch._unpack_dual: Effect.WITHIN,
-    _predispatch._unwrap_for_grad: Effect.WITHIN,
+    SET_GRAD_ENABLED: Effect.SETS,
+    ENTER_AUTOCAST: Effect.ENTERS,
+    EXIT_AUTOCAST: Effect.LEAVES,
+    ENTER_VMAP: Effect.ENTERS,
+    EXIT_VMAP: Effect.LEAVES,
+    ENTER_JVP: Effect.ENTERS,
+    EXIT_JVP: Effect.LEAVES,
+    ENTER_DUAL: Effect.ENTERS,
+    EXIT_DUAL: Effect.LEAVES,
+    LAZY_LOAD_DECOMPOSITIONS: Effect.WITHIN,
+    ADD_BATCH_DIM: Effect.WITHIN,
+    REMOVE_BATCH_DIM: Effect.WITHIN,
+    MAKE_DUAL: Effect.WITHIN,
+    UNPACK_DUAL: Effect.WITHIN,
+    UNWRAP_FOR_GRAD: Effect.WITHIN,
 }
 """Functions that torch's verifier allows beside operators and that torch can read back, with the effect of a call. Not here: what imports the
 function that a text names, `_call_custom_autograd_function_in_pre_dispatch`."""
@@ -132,7 +147,7 @@ WITHIN_OPERATORS: Final = frozenset(
 
 WRAPS_FOR_LEVEL: Final = frozenset(
     (
-        *(_predispatch._add_batch_dim, _predispatch._make_dual),
+        *(ADD_BATCH_DIM, MAKE_DUAL),
         *(torch.ops.aten._add_batch_dim.default, torch.ops.aten._make_dual.default, torch.ops.aten._fw_primal.default),
     )
 )
@@ -140,7 +155,7 @@ WRAPS_FOR_LEVEL: Final = frozenset(
 
 UNWRAPS_FROM_LEVEL: Final = frozenset(
     (
-        *(_predispatch._remove_batch_dim, _predispatch._unpack_dual, _predispatch._unwrap_for_grad),
+        *(REMOVE_BATCH_DIM, UNPACK_DUAL, UNWRAP_FOR_GRAD),
         *(torch.ops.aten._remove_batch_dim.default, torch.ops.aten._unpack_dual.default),
     )
 )
@@ -157,7 +172,7 @@ def overload_of(target: Any) -> OpOverload | None:
     """
     if isinstance(target, OpOverload):
         return target
-    wrapped = getattr(target, "_op", None)
+    wrapped = held_operator(target)
     return wrapped if isinstance(wrapped, OpOverload) else None
 
 

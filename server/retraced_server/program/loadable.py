@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import fx
-from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
 from retraced_server.program.operators import schema_arguments
+from retraced_server.torch_compat.operators import OpOverload
 
 
 def not_loadable(program: ExportedProgram) -> list[str]:

@@ -7,10 +7,9 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from torch.utils._pytree import TreeSpec
-
 from retraced_server.program.errors import program_invalid, program_unsupported, shortened
 from retraced_server.program.options import LONGEST_NAME
+from retraced_server.torch_compat.pytree import TreeSpec
 
 # `_format_target` of torch/fx/graph.py puts what is no identifier between double quotes, as it is. Between them a backslash stands for
 # itself only in front of what makes no escape of it. The client's `checks/names.py` has the same rule.
@@ -18,7 +17,7 @@ _QUOTABLE: Final = re.compile(r"""(?:[^"\\]|\\(?![\\'"abfnrtvxuUN0-7.]|$))*""")
 
 
 def check_name(name: str) -> str:
-    """Checks that the name of a value, an argument or a body is an identifier.
+    """Checks that the name of a value, an argument or a subgraph is an identifier.
 
     Raises:
         RetracedError: PROGRAM_INVALID where it is not, PROGRAM_UNSUPPORTED where it is too long.

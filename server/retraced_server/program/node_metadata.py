@@ -10,12 +10,13 @@ from typing import Any, Final
 import msgspec
 import torch
 from msgspec import UNSET, Struct, UnsetType
-from torch.fx.traceback import NodeSource, NodeSourceAction
 
 from retraced_server.errors import RetracedError
 from retraced_server.program.errors import cause, program_invalid, program_unsupported, shortened
 from retraced_server.program.operators import Operators
 from retraced_server.program.options import DEEPEST_CUSTOM, LONGEST_STACK
+from retraced_server.torch_compat.graphs import NodeSource, NodeSourceAction, empty_node_source
+from retraced_server.torch_compat.operators import nn_functions
 
 _DELIMITER: Final = ";"
 _DEEPEST_SOURCE: Final = 200
@@ -34,7 +35,7 @@ class _Source(Struct, forbid_unknown_fields=True, gc=False):
 _SOURCES: Final = msgspec.json.Decoder(list[_Source | None] | None)
 
 
-class NodeMetadata:
+class MetadataReader:
     """Reads the metadata of one program's nodes; what repeats is read once and copied.
 
     Args:
@@ -164,12 +165,9 @@ def _read_sources(text: str) -> list[NodeSource] | None:
 
 
 def _source(read: _Source, depth: int) -> NodeSource:
-    # The constructor wants a node; torch's own reader goes around it in the same way.
     if depth > _DEEPEST_SOURCE:
         raise program_unsupported(f"the provenance of a node is deeper than {_DEEPEST_SOURCE} steps")
-    source = NodeSource.__new__(NodeSource)
-    source._action_string = None
-    source._dict = None
+    source = empty_node_source()
     source.pass_name = read.pass_name
     source.action = [_ACTIONS[name] for name in read.action.upper().split("+") if name in _ACTIONS] if read.action else []
     source.node_info = None
@@ -183,7 +181,7 @@ def _source(read: _Source, depth: int) -> NodeSource:
 def _known_functions() -> dict[str, Any]:
     """The functions and module classes of torch that source function stacks name: those found under their own full names."""
     found: dict[str, Any] = {}
-    for namespace in (torch, torch.nn.functional, torch._C._nn, torch.nn):
+    for namespace in (torch, torch.nn.functional, nn_functions, torch.nn):
         for value in vars(namespace).values():
             module, name = getattr(value, "__module__", None), getattr(value, "__name__", None)
             if callable(value) and isinstance(module, str) and isinstance(name, str) and module.startswith("torch"):

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import torch
-from torch._ops import HigherOrderOperator, OpOverload
 
 from retraced_server.program.errors import program_invalid, program_unsupported, shortened
 from retraced_server.program.functions import FUNCTIONS, HIGHER_ORDER, ORDERED, PRIM, Target
@@ -23,6 +22,7 @@ from retraced_server.program.namespaces import DEFAULT_MODULES, DEFAULT_NAMESPAC
 from retraced_server.program.operator_lists import listed_operators
 from retraced_server.program.operator_lists.unlisted import why_unlisted
 from retraced_server.program.options import LONGEST_NAME
+from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverload, registered_operators, schema_of
 
 # What is allowed wherever a server runs is registered wherever programs are read: in a zygote, before it forks.
 for _module in DEFAULT_MODULES:
@@ -162,7 +162,7 @@ class Operators:
 
 
 def _is_registered(namespace: str) -> bool:
-    return any(name.startswith(f"{namespace}::") for name in torch._C._dispatch_get_all_op_names())
+    return any(name.startswith(f"{namespace}::") for name in registered_operators())
 
 
 def check_harmless(op: OpOverload) -> None:
@@ -171,7 +171,7 @@ def check_harmless(op: OpOverload) -> None:
     Raises:
         RetracedError: PROGRAM_UNSUPPORTED: it does more, or takes or gives objects.
     """
-    name, schema = operator_name(op), op._schema
+    name, schema = operator_name(op), schema_of(op)
     if op.name() in _REFUSED or (op.namespace == "prim" and op.name() not in PRIM):
         raise _unknown(name, "it does more than compute")
     # Python is told of it only so.
@@ -192,20 +192,20 @@ def schema_arguments(op: OpOverload) -> tuple[SchemaArgument, ...]:
     """The arguments of an operator in order."""
     return tuple(
         SchemaArgument(arg.name, bool(arg.kwarg_only), bool(arg.has_default_value()), keyword.iskeyword(arg.name))
-        for arg in op._schema.arguments
+        for arg in schema_of(op).arguments
     )
 
 
 @functools.cache
 def schema_types(op: OpOverload) -> tuple[tuple[str, Any, bool], ...]:
     """The arguments of an operator in order: name, type, and whether it is given by keyword only."""
-    return tuple((argument.name, argument.type, bool(argument.kwarg_only)) for argument in op._schema.arguments)
+    return tuple((argument.name, argument.type, bool(argument.kwarg_only)) for argument in schema_of(op).arguments)
 
 
 @functools.cache
 def returns_one_tensor(op: OpOverload) -> bool:
     """Whether an operator returns a tensor and nothing else."""
-    returns = op._schema.returns
+    returns = schema_of(op).returns
     return len(returns) == 1 and isinstance(returns[0].real_type, torch.TensorType)
 
 
@@ -213,7 +213,7 @@ def returns_one_tensor(op: OpOverload) -> bool:
 def symbolic_parameters(target: Target) -> tuple[str, ...]:
     """The names of the parameters of an operator that computes with symbolic numbers; it takes all of them, by position."""
     if isinstance(target, OpOverload):
-        return tuple(argument.name for argument in target._schema.arguments)
+        return tuple(argument.name for argument in schema_of(target).arguments)
     return tuple(inspect.signature(target).parameters)
 
 

@@ -16,10 +16,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from retraced_server.program import program_schema, schema
-from retraced_server.program._torch import allow_absent_device
 from retraced_server.program.archive import Extent
 from retraced_server.program.dirty_pages import is_untouched
 from retraced_server.program.errors import cause, program_invalid, program_unsupported, shortened
@@ -27,6 +25,7 @@ from retraced_server.program.names import check_path
 from retraced_server.program.options import MOST_DIMENSIONS
 from retraced_server.program.records import CONSTANTS, WEIGHTS, RecordSource
 from retraced_server.program.scalar_types import read_device, read_dtype, read_layout
+from retraced_server.torch_compat.fake_tensors import FakeTensor, FakeTensorMode, allow_absent_device, storage_id, storage_key
 
 _PATHS: Final = {WEIGHTS: re.compile(r"weight_\d{1,9}", re.ASCII), CONSTANTS: re.compile(r"tensor_\d{1,9}", re.ASCII)}
 _OBJECTS: Final = ("custom_obj_", "opaque_obj_")
@@ -76,12 +75,12 @@ class Payloads:
 
     def find(self, tensor: torch.Tensor) -> Payload | None:
         """The payload that a tensor's storage was made from, if any; it may have been written to since."""
-        found = self._stored.get(tensor.untyped_storage()._cdata)
+        found = self._stored.get(storage_id(tensor))
         return None if found is None else found.payload
 
     def unchanged(self, tensor: torch.Tensor) -> Payload | None:
         """The payload whose bytes a tensor's storage still has; None also where that cannot be told."""
-        found = self._stored.get(tensor.untyped_storage()._cdata)
+        found = self._stored.get(storage_id(tensor))
         if found is None or not (found.whole.is_meta or is_untouched(found.whole)):
             return None
         return found.payload
@@ -91,7 +90,7 @@ class Payloads:
 
     def add(self, storage: torch.UntypedStorage, stored: _Stored) -> None:
         """Remembers what a storage was made from. `stored` keeps it alive, so that its address is not given away."""
-        self._stored[storage._cdata] = stored
+        self._stored[storage_key(storage)] = stored
 
 
 class PayloadReader:

@@ -11,14 +11,12 @@ from typing import IO, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
-from torch._export.verifier import SpecViolationError, TrainingIRVerifier, Verifier
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature
 
 from retraced_server.collector import collector_paused
-from retraced_server.program import _torch, program_schema
+from retraced_server.program import program_schema
 from retraced_server.program.archive import Archive
-from retraced_server.program.assemble import assemble_program
 from retraced_server.program.errors import cause, program_invalid, program_unsupported, schema_unsupported, shortened
 from retraced_server.program.node_metadata import read_custom
 from retraced_server.program.operators import Operators
@@ -38,6 +36,8 @@ from retraced_server.program.records import (
 )
 from retraced_server.program.symbols import Symbols
 from retraced_server.program.tree_specs import TreeSpecs
+from retraced_server.torch_compat.programs import SpecViolationError, TrainingIRVerifier, Verifier, assemble_program
+from retraced_server.torch_compat.serialization import SCHEMA_VERSION, TORCH_VERSION
 
 _HEADER = msgspec.json.Decoder(program_schema.ModelHeader)
 _MODEL = msgspec.json.Decoder(program_schema.ExportedProgram)
@@ -253,14 +253,14 @@ def _decode(decoder: msgspec.json.Decoder[_Decoded], data: bytes, what: str) -> 
 def _check_version(header: program_schema.ModelHeader, options: ReadOptions) -> tuple[tuple[int, int], str]:
     version = header.schema_version.major, header.schema_version.minor
     writer = header.torch_version if isinstance(header.torch_version, str) else ""
-    major, minor = _torch.SCHEMA_VERSION
+    major, minor = SCHEMA_VERSION
     newer = version[0] == major and version[1] > minor
     if version[0] != major or version[1] < 0 or (newer and not options.newer_minors):
         advice = "; `serve --accept-newer-schema` reads a newer minor version as far as every field is known" if newer else ""
         found, known = f"{version[0]}.{version[1]}", f"{major}.{minor}"
         raise schema_unsupported(
             f"the program is written in schema version {found} (by torch {shortened(writer, 64) or 'of no name'}), "
-            f"and this server (torch {_torch.TORCH_VERSION}) reads {major}.0 to {known}{advice}",
+            f"and this server (torch {TORCH_VERSION}) reads {major}.0 to {known}{advice}",
             schema_version=found,
             supported_schema_version=known,
         )

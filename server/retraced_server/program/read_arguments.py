@@ -7,13 +7,13 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
 from msgspec import UNSET
 from torch import fx
-from torch.fx.node import Argument
 
 from retraced_server.program import program_schema, schema
 from retraced_server.program.errors import program_invalid, program_unsupported, shortened
 from retraced_server.program.operators import Operators
 from retraced_server.program.options import DEEPEST_ARGUMENT, MOST_ITEMS
 from retraced_server.program.scalar_types import read_device, read_dtype, read_layout, read_memory_format
+from retraced_server.torch_compat.graphs import Argument
 
 _SymArgument: TypeAlias = schema.SymIntArgument | schema.SymFloatArgument | schema.SymBoolArgument
 _Items = TypeVar("_Items", bound=Sized)
@@ -27,8 +27,8 @@ class Scope(Protocol):
     def node(self, name: str) -> fx.Node:
         """The node whose value has that name."""
 
-    def body(self, argument: schema.GraphArgument) -> fx.Node:
-        """Reads a body of a higher-order operator and gives the node that stands for it."""
+    def subgraph(self, argument: schema.GraphArgument) -> fx.Node:
+        """Reads a subgraph of a higher-order operator and gives the node that stands for it."""
 
 
 def read_argument(argument: schema.Argument, scope: Scope) -> Argument:
@@ -165,7 +165,7 @@ _READERS: Final[dict[str, Callable[[Any, Scope], Argument]]] = {
     "as_strings": lambda values, scope: values,
     "as_bools": lambda values, scope: values,
     "as_floats": lambda values, scope: [schema.number(value) for value in values],
-    "as_graph": lambda value, scope: scope.body(value),
+    "as_graph": lambda value, scope: scope.subgraph(value),
     "as_optional_tensors": _optional_tensors,
     "as_sym_bool": _symbolic,
     "as_sym_bools": lambda values, scope: [_symbolic(value, scope) for value in values],

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch._ops import OpOverload
-from torch.fx.node import Argument
-
 from retraced_server.program import schema
 from retraced_server.program.errors import program_invalid, shortened
 from retraced_server.program.names import check_name
 from retraced_server.program.operators import schema_arguments
 from retraced_server.program.read_arguments import Scope, read_argument
+from retraced_server.torch_compat.graphs import Argument
+from retraced_server.torch_compat.operators import OpOverload
 
 _POSITIONAL = 1
 _KEYWORD = 2

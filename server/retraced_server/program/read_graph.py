@@ -1,4 +1,4 @@
-"""From a graph of the schema to a graph module, bodies of higher-order operators included.
+"""From a graph of the schema to a graph module, subgraphs of higher-order operators included.
 
 The steps and their order are those of `GraphModuleDeserializer` in torch/_export/serde/serialize.py: the order in which values
 are made shows in the shape environment, and the order in which nodes are made shows in their names.
@@ -15,26 +15,26 @@ import msgspec
 import torch
 from msgspec import UNSET
 from torch import fx
-from torch._ops import HigherOrderOperator, OpOverload
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.export.graph_signature import ExportGraphSignature
-from torch.fx.node import Argument
 
 from retraced_server.errors import RetracedError
 from retraced_server.program import schema
-from retraced_server.program._torch import graph_module_attributes, lazy_graph_module, unbacked_bindings
 from retraced_server.program.aliases import Aliases
 from retraced_server.program.argument_checks import check_arguments, check_operand
 from retraced_server.program.errors import cause, located, program_invalid, program_unsupported, shortened
 from retraced_server.program.fake_tensors import FakeTensors
 from retraced_server.program.functions import SYM_OPERATORS, Target
 from retraced_server.program.names import check_name
-from retraced_server.program.node_metadata import NodeMetadata
+from retraced_server.program.node_metadata import MetadataReader
 from retraced_server.program.operators import Operators, returns_one_tensor, symbolic_parameters
 from retraced_server.program.options import DEEPEST_GRAPH
 from retraced_server.program.read_arguments import check_items, custom_object, output_name, read_argument
 from retraced_server.program.read_calls import operator_arguments, plain_arguments
 from retraced_server.program.symbols import Symbols
+from retraced_server.torch_compat.fake_tensors import FakeTensor
+from retraced_server.torch_compat.graphs import Argument, LazyGraphModule, graph_module_attributes, name_for_target, rename_node
+from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverload
+from retraced_server.torch_compat.symbolic_shapes import constrain_size, unbacked_bindings
 
 # torch computes these too from symbolic numbers.
 _SYM_TARGETS: frozenset[Target] = SYM_OPERATORS | {torch.ops.aten.item.default}
@@ -65,17 +65,17 @@ class ProgramParts:
         self.tensors = FakeTensors(symbols)
         self.tied: Mapping[str, str] = {}
         self.aliases = Aliases(symbols, self.tensors)
-        self.metadata = NodeMetadata(operators)
+        self.metadata = MetadataReader(operators)
         self.depth = 0
 
     @contextmanager
-    def body(self) -> Iterator[None]:
-        """Enters the body of a higher-order operator: its unbacked symbols are bound by its own nodes."""
+    def subgraph(self) -> Iterator[None]:
+        """Enters the subgraph of a higher-order operator: its unbacked symbols are bound by its own nodes."""
         outer = self.symbols.fresh
         self.symbols.fresh = set()
         self.depth += 1
         if self.depth > DEEPEST_GRAPH:
-            raise program_unsupported(f"bodies of higher-order operators are nested deeper than {DEEPEST_GRAPH}")
+            raise program_unsupported(f"subgraphs of higher-order operators are nested deeper than {DEEPEST_GRAPH}")
         try:
             yield
         finally:
@@ -98,7 +98,7 @@ class GraphReader:
         self._graph = fx.Graph()
         self._root = torch.nn.Module()
         self._nodes: dict[str, fx.Node] = {}
-        self._bodies: dict[str, schema.Graph] = {}
+        self._subgraphs: dict[str, schema.Graph] = {}
 
     def read(self) -> fx.GraphModule:
         """Reads the graph into a graph module whose code is made when it is first called.
@@ -115,7 +115,7 @@ class GraphReader:
         with _locating("the outputs"):
             self._output()
             self._bind_unbacked()
-        return lazy_graph_module(self._root, self._graph)
+        return LazyGraphModule(self._root, self._graph)
 
     # -- scope of arguments ------------------------------------------------------------------------------------------------------
 
@@ -126,21 +126,21 @@ class GraphReader:
         except KeyError:
             raise program_invalid(f"no value `{shortened(name, 200)}` is defined before its use") from None
 
-    def body(self, argument: schema.GraphArgument) -> fx.Node:
-        """Reads a body of a higher-order operator and gives the node that stands for it."""
-        known = self._bodies.get(argument.name)
+    def subgraph(self, argument: schema.GraphArgument) -> fx.Node:
+        """Reads a subgraph of a higher-order operator and gives the node that stands for it."""
+        known = self._subgraphs.get(argument.name)
         if known is None:
             if check_name(argument.name) in _TAKEN:
                 raise program_invalid(
                     f"`{argument.name}` is no name for a subgraph: every graph module has an attribute of that name"
                 )
-            with self._parts.body():
+            with self._parts.subgraph():
                 module = GraphReader(argument.graph, self._parts).read()
-            self._parts.aliases.note_body(module)
+            self._parts.aliases.note_subgraph(module)
             self._root.register_module(argument.name, module)
-            self._bodies[argument.name] = argument.graph
+            self._subgraphs[argument.name] = argument.graph
         elif known != argument.graph:
-            raise program_invalid(f"the graph has two different bodies `{argument.name}`")
+            raise program_invalid(f"the graph has two different subgraphs `{argument.name}`")
         return self._graph.create_node("get_attr", argument.name, name=argument.name)
 
     # -- inputs and outputs ------------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ class GraphReader:
         if all(getattr(described, kind) is UNSET for kind in kinds):
             raise program_invalid(f"input {position} of a graph is neither a tensor, a symbolic integer nor a constant")
         specs = self._parts.signature.input_specs
-        # As torch does, also in bodies: a constant has no name but in the signature.
+        # As torch does, also in subgraphs: a constant has no name but in the signature.
         name = (specs[position].arg.name if position < len(specs) else "") or f"arg{position}"
         placeholder = self._graph.placeholder(check_name(name))
         placeholder.meta["val"] = read_argument(described, self)
@@ -250,7 +250,7 @@ class GraphReader:
             size = node.args[0]
             value = size.meta["val"] if isinstance(size, fx.Node) else size
             if isinstance(value, torch.SymInt):
-                symbols.shape_env._constrain_range_for_size(value.node.expr)
+                constrain_size(symbols.shape_env, value)
 
     # -- results -----------------------------------------------------------------------------------------------------------------
 
@@ -274,7 +274,7 @@ class GraphReader:
                 return
             if only.as_none is not UNSET:
                 node.meta["val"] = None
-                node._rename(f"{self._graph._target_to_str(node.target)}_unused")
+                rename_node(node, f"{name_for_target(self._graph, node.target)}_unused")
                 return
             if only.as_tensors is UNSET or not only.as_tensors:
                 raise program_invalid("the result of a node is neither a value, nothing, nor a list of tensors")

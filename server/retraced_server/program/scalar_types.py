@@ -7,8 +7,8 @@ from typing import Final
 import torch
 
 from retraced_server.program import schema
-from retraced_server.program._torch import MKLDNN
 from retraced_server.program.errors import program_invalid, program_unsupported, shortened
+from retraced_server.torch_compat.fake_tensors import MKLDNN
 
 DTYPE_NUMBERS: Final[dict[torch.dtype, int]] = {
     torch.uint8: 1,

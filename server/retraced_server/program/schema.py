@@ -27,7 +27,7 @@ class Device(SchemaRecord):
     """A device by type and, where there may be several, index."""
 
     type: str
-    index: Annotated[int, Meta(ge=-1, le=127)] | None = None
+    index: Annotated[int, Meta(ge=0, le=127)] | None = None
 
 
 class SymExprHint(SchemaRecord):
@@ -137,7 +137,7 @@ class OptionalTensorArgument(SchemaRecord):
 
 
 class GraphArgument(SchemaRecord):
-    """A body of a higher-order operator, under the name that its module has."""
+    """A subgraph of a higher-order operator, under the name that its module has."""
 
     name: str
     graph: Graph

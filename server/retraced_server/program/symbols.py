@@ -12,17 +12,26 @@ import msgspec
 import sympy
 import torch
 from msgspec import UNSET, Raw
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
-from torch.utils._sympy.numbers import int_oo
-from torch.utils._sympy.symbol import SymT, symbol_is_type
-from torch.utils._sympy.value_ranges import ValueRanges
 
 from retraced_server.program import program_schema, schema
-from retraced_server.program._torch import remember_stack
 from retraced_server.program.errors import cause, program_invalid, program_unsupported, shortened
 from retraced_server.program.expressions import is_derived_size, parse_expression, split_symbol
 from retraced_server.program.options import MOST_UNBACKED_SYMBOLS
+from retraced_server.torch_compat.fake_tensors import FakeTensorMode
+from retraced_server.torch_compat.symbolic_shapes import (
+    SYMBOLIC,
+    ShapeEnv,
+    SymT,
+    ValueRanges,
+    backed_values,
+    hint_of,
+    int_oo,
+    python_type,
+    raw_expression,
+    remember_stack,
+    reserve_unbacked_symbol,
+    symbol_is_type,
+)
 
 Size: TypeAlias = int | torch.SymInt
 
@@ -41,7 +50,7 @@ class Symbols:
     Attributes:
         shape_env: The shape environment.
         mode: The mode of its fake tensors.
-        fresh: Unbacked symbols that no node of the current graph has bound yet. Whoever enters a body replaces it.
+        fresh: Unbacked symbols that no node of the current graph has bound yet. Whoever enters a subgraph replaces it.
     """
 
     def __init__(self, ranges: dict[str, program_schema.RangeConstraint]) -> None:
@@ -106,19 +115,19 @@ class Symbols:
 
     def typical(self, value: Any) -> Any:
         """A number for a symbolic one: its hint, or what it is for unbacked symbols that are large and differ."""
-        if not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        if not isinstance(value, SYMBOLIC):
             return value
-        node = value.node
-        if node._hint is not None:
-            return node._hint
-        found = self._typical.get(node._expr)
+        if (hint := hint_of(value)) is not None:
+            return hint
+        expression = raw_expression(value)
+        found = self._typical.get(expression)
         if found is None:
-            chosen = {symbol: self._choose(symbol) for symbol in node._expr.free_symbols}
-            found = self._typical[node._expr] = node.pytype(node._expr.subs(chosen))
+            chosen = {symbol: self._choose(symbol) for symbol in expression.free_symbols}
+            found = self._typical[expression] = python_type(value)(expression.subs(chosen))
         return found
 
     def _choose(self, symbol: sympy.Symbol) -> sympy.Expr:
-        known = self.shape_env.backed_var_to_val.get(symbol)
+        known = backed_values(self.shape_env).get(symbol)
         return sympy.Integer(1009 + 2 * split_symbol(str(symbol))[1]) if known is None else known
 
     def _int(self, described: schema.SymInt, *, in_offset: bool = False) -> Size:
@@ -153,7 +162,7 @@ class Symbols:
         if known in self._in_offsets:
             self._in_offsets.discard(known)
             self.fresh.add(known)
-        if hint is not None and known not in self.shape_env.backed_var_to_val:
+        if hint is not None and known not in backed_values(self.shape_env):
             self.shape_env.add_backed_var_to_val(known, hint)
         # Not of a derived size, as torch does: a shape environment whose ranges are not all of symbols cannot be decomposed under.
         if isinstance(known, sympy.Symbol) and (interval := self._ranges.get(text)):
@@ -170,10 +179,7 @@ class Symbols:
                 raise program_unsupported(
                     f"the symbol `{name}` has a number over {MOST_UNBACKED_SYMBOLS}", field="range_constraints"
                 )
-            if kind == "u":
-                self.shape_env.unbacked_symint_counter = max(self.shape_env.unbacked_symint_counter, number + 1)
-            elif kind == "zuf":
-                self.shape_env.unbacked_symfloat_counter = max(self.shape_env.unbacked_symfloat_counter, number + 1)
+            reserve_unbacked_symbol(self.shape_env, kind, number)
 
 
 def _interval(name: str, bounds: program_schema.RangeConstraint) -> ValueRanges[sympy.Expr]:

@@ -14,11 +14,10 @@ import msgspec
 import torch
 from msgspec import Meta, Struct
 from torch.fx.immutable_collections import immutable_dict, immutable_list
-from torch.utils import _pytree as pytree
-from torch.utils._pytree import TreeSpec
 
 from retraced_server.program.errors import cause, program_invalid, program_unsupported, shortened
 from retraced_server.program.options import LONGEST_TREE_SPEC
+from retraced_server.torch_compat.pytree import TreeSpec, pytree
 
 _PROTOCOL: Final = 1
 # Around a node without children, as torch writes it.

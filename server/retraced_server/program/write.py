@@ -10,18 +10,11 @@ import torch
 from torch.export import ExportedProgram
 
 from retraced_server.collector import collector_paused
-from retraced_server.program import _torch
 from retraced_server.program.errors import program_unsupported
 from retraced_server.program.payloads import Payload
 from retraced_server.program.read import ReadProgram
 from retraced_server.program.write_records import ProgramRecords, program_records, tensor_bytes
 from retraced_server.program.zip_writer import ZipWriter
-
-SCHEMA_VERSION: tuple[int, int] = _torch.SCHEMA_VERSION
-"""The schema version, major and minor, that `write_program` writes."""
-
-TORCH_VERSION: str = _torch.TORCH_VERSION
-"""The version of torch that `write_program` names as the writer."""
 
 _ROOT: Final = "archive"
 _FORMAT: Final = (("archive_format", b"pt2"), ("archive_version", b"0"), (".data/version", b"6\n"), ("byteorder", b"little"))

@@ -10,13 +10,13 @@ from typing import Any, Final, Protocol
 
 import torch
 from torch import fx
-from torch._ops import HigherOrderOperator, OpOverload
 from torch.export.graph_signature import CustomObjArgument
 
 from retraced_server.program.errors import program_unsupported
 from retraced_server.program.operators import operator_name
 from retraced_server.program.scalar_types import DTYPE_NUMBERS, LAYOUT_NUMBERS, MEMORY_FORMAT_NUMBERS
 from retraced_server.program.write_values import Json, write_device, write_float
+from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverload
 
 
 class NameScope(Protocol):
@@ -29,8 +29,8 @@ class NameScope(Protocol):
     def same_value(self, name: str) -> str:
         """The name under which a value is written; several `getitem` nodes of one result have one."""
 
-    def body(self, node: fx.Node) -> Json:
-        """The argument for a node that stands for a body of a higher-order operator."""
+    def subgraph(self, node: fx.Node) -> Json:
+        """The argument for a node that stands for a subgraph of a higher-order operator."""
 
 
 def write_argument(argument: Any, scope: NameScope, kind: Any = None) -> Json:
@@ -61,7 +61,7 @@ def write_argument(argument: Any, scope: NameScope, kind: Any = None) -> Json:
 def _node(node: fx.Node, scope: NameScope) -> Json:
     name = node.name
     if node.op == "get_attr":
-        return scope.body(node)
+        return scope.subgraph(node)
     if name in scope.sym_int_values:
         return {"as_sym_int": {"as_name": name}}
     if name in scope.sym_float_values:
@@ -116,7 +116,7 @@ def _sym_member(value: Any) -> Json:
 def _tensor(node: fx.Node) -> Json:
     if node.op == "get_attr":
         raise program_unsupported(
-            f"a list holds `{node.name}`, a body or an attribute of the graph module, so it has no serialized form"
+            f"a list holds `{node.name}`, a subgraph or an attribute of the graph module, so it has no serialized form"
         )
     return {"name": node.name}
 

@@ -1,4 +1,4 @@
-"""From a graph module to a graph of the schema, bodies of higher-order operators included.
+"""From a graph module to a graph of the schema, subgraphs of higher-order operators included.
 
 The cases and their order are those of `GraphModuleSerializer` in torch/_export/serde/serialize.py.
 """
@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._ops import HigherOrderOperator, OpOverload
 
 from retraced_server.errors import RetracedError
 from retraced_server.program.errors import cause, located, program_unsupported
@@ -20,6 +19,7 @@ from retraced_server.program.write_arguments import write_argument
 from retraced_server.program.write_metadata import write_metadata
 from retraced_server.program.write_outputs import OutputWriter
 from retraced_server.program.write_values import Json, ValueWriter
+from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverload
 
 _POSITIONAL = 1
 _KEYWORD = 2
@@ -88,13 +88,13 @@ class GraphWriter:
         """The name under which a value is written."""
         return self._duplicates.get(name, name)
 
-    def body(self, node: fx.Node) -> Json:
-        """The argument for a node that stands for a body of a higher-order operator."""
+    def subgraph(self, node: fx.Node) -> Json:
+        """The argument for a node that stands for a subgraph of a higher-order operator."""
         name = node.target
-        body = getattr(self._module, name, None) if isinstance(name, str) else None
-        if not isinstance(body, fx.GraphModule):
-            raise program_unsupported(f"the attribute `{name}` is {type(body).__name__}, which has no serialized form")
-        return {"as_graph": {"name": name, "graph": GraphWriter(body, self._values, self._duplicates).write()}}
+        subgraph = getattr(self._module, name, None) if isinstance(name, str) else None
+        if not isinstance(subgraph, fx.GraphModule):
+            raise program_unsupported(f"the attribute `{name}` is {type(subgraph).__name__}, which has no serialized form")
+        return {"as_graph": {"name": name, "graph": GraphWriter(subgraph, self._values, self._duplicates).write()}}
 
     # -- nodes -------------------------------------------------------------------------------------------------------------------
 

@@ -6,10 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from torch.fx.traceback import NodeSource
-
 from retraced_server.program.errors import cause, program_unsupported
 from retraced_server.program.operators import operator_name
+from retraced_server.torch_compat.graphs import NodeSource
 
 _DELIMITER = ";"
 

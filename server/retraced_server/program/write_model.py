@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import msgspec
-from torch._export.verifier import SpecViolationError
 from torch.export import ExportedProgram
 
-from retraced_server.program import _torch
 from retraced_server.program.errors import cause, program_invalid, program_unsupported
 from retraced_server.program.write_graph import GraphWriter
 from retraced_server.program.write_metadata import write_graph_metadata
 from retraced_server.program.write_signature import ModuleCallWriter, write_signature
 from retraced_server.program.write_values import ValueWriter, write_ranges
+from retraced_server.torch_compat.operators import OPSET_VERSION
+from retraced_server.torch_compat.programs import SpecViolationError, guards_code
+from retraced_server.torch_compat.serialization import SCHEMA_VERSION, TORCH_VERSION
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -30,7 +31,7 @@ def write_model(program: ExportedProgram) -> bytes:
     written = graph.write()
     calls = ModuleCallWriter(graph)
     module_calls = calls.write(program.module_call_graph)
-    major, minor = _torch.SCHEMA_VERSION
+    major, minor = SCHEMA_VERSION
     model = {
         "graph_module": {
             "graph": written,
@@ -39,12 +40,12 @@ def write_model(program: ExportedProgram) -> bytes:
             "metadata": write_graph_metadata(program.graph_module.meta),
             "treespec_namedtuple_fields": calls.named_tuples,
         },
-        "opset_version": {"aten": _torch.OPSET_VERSION},
+        "opset_version": {"aten": OPSET_VERSION},
         "range_constraints": write_ranges(program.range_constraints),
         "schema_version": {"major": major, "minor": minor},
         "verifiers": [verifier.dialect for verifier in program.verifiers],
-        "torch_version": _torch.TORCH_VERSION,
-        "guards_code": program._guards_code,
+        "torch_version": TORCH_VERSION,
+        "guards_code": guards_code(program),
     }
     try:
         return _ENCODER.encode(model)

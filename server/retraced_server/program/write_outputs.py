@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import fx
-from torch._ops import OpOverload
 
 from retraced_server.program.errors import program_invalid, program_unsupported
 from retraced_server.program.write_values import Json, ValueWriter
+from retraced_server.torch_compat.operators import OpOverload, schema_of
 
 
 class ValueTables(Protocol):
@@ -144,6 +144,6 @@ def _named(name: str, table: dict[str, Json], value: Json) -> Json:
 @functools.cache
 def _returns(target: OpOverload) -> tuple[int, bool]:
     """How many results an operator has, and whether the only one is a list of tensors."""
-    returns = target._schema.returns
+    returns = schema_of(target).returns
     kind = returns[0].real_type if len(returns) == 1 else None
     return len(returns), isinstance(kind, torch.ListType) and isinstance(kind.getElementType(), torch.TensorType)

@@ -9,10 +9,8 @@ from typing import Final
 
 import msgspec
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 
-from retraced_server.program._torch import serialize_example_inputs
 from retraced_server.program.errors import program_unsupported
 from retraced_server.program.payloads import Payload, Payloads
 from retraced_server.program.read import ReadProgram
@@ -28,6 +26,8 @@ from retraced_server.program.records import (
 from retraced_server.program.user_inputs import same_user_inputs
 from retraced_server.program.write_model import write_model
 from retraced_server.program.write_values import Json, ValueWriter
+from retraced_server.torch_compat.fake_tensors import FakeTensor, storage_key
+from retraced_server.torch_compat.serialization import serialize_example_inputs
 
 _PREFIXES: Final = {WEIGHTS: "weight_", CONSTANTS: "tensor_"}
 
@@ -133,7 +133,7 @@ def _tensors(tensors: Mapping[str, object], directory: str, payloads: Payloads) 
 def _storage_key(tensor: torch.Tensor) -> int:
     """What tensors of one storage have in common. Tensors without bytes have no address, and torch takes them for one too."""
     storage = tensor.untyped_storage()
-    return storage._cdata if isinstance(tensor, FakeTensor) or tensor.is_meta else storage.data_ptr()
+    return storage_key(storage) if isinstance(tensor, FakeTensor) or tensor.is_meta else storage.data_ptr()
 
 
 def _content(name: str, tensor: torch.Tensor, payloads: Payloads) -> bytes | torch.Tensor | Payload:

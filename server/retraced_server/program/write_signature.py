@@ -18,13 +18,12 @@ from torch.export.graph_signature import (
     SymIntArgument,
     TensorArgument,
 )
-from torch.utils import _pytree as pytree
-from torch.utils._pytree import TreeSpec
 
 from retraced_server.program.errors import cause, program_unsupported
 from retraced_server.program.tree_specs import dump_tree_spec, spec_nodes
 from retraced_server.program.write_arguments import NameScope, write_argument
 from retraced_server.program.write_values import Json, write_float
+from retraced_server.torch_compat.pytree import TreeSpec, pytree
 
 # What each kind is called in the schema, with the field for its target.
 _INPUTS: Final = {

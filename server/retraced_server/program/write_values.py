@@ -10,10 +10,10 @@ import sympy
 import torch
 from msgspec import Raw
 from sympy.printing.repr import srepr
-from torch.utils._sympy.numbers import int_oo
 
 from retraced_server.program.errors import program_unsupported
 from retraced_server.program.scalar_types import DTYPE_NUMBERS, LAYOUT_NUMBERS
+from retraced_server.torch_compat.symbolic_shapes import int_oo
 
 # What JSON is made of. `Any`: a dictionary holds all of it, in any depth.
 Json: TypeAlias = Any

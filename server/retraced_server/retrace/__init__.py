@@ -4,7 +4,6 @@ Write a pass as a subclass of `ExportPass`, and run it on a graph module, or on 
 `retraced_server.passes.run_pipeline`.
 """
 
-from retraced_server.retrace._torch import PassBase, PassResult
 from retraced_server.retrace.arguments import Argument
 from retraced_server.retrace.errors import ExportPassBaseError, ExportPassError, PassError
 from retraced_server.retrace.export_pass import ExportPass
@@ -13,6 +12,7 @@ from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.outcome import RetraceOutcome
 from retraced_server.retrace.pass_context import PassContext, pass_context
 from retraced_server.retrace.proxy_value import ProxyValue
+from retraced_server.torch_compat.graphs import PassBase, PassResult
 
 __all__ = [
     "Argument",

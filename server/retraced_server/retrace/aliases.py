@@ -10,15 +10,17 @@ import torch
 from torch import fx
 
 from retraced_server.program.functions import WRAPS_FOR_LEVEL, overload_of
-from retraced_server.retrace._torch import unwrapped
 from retraced_server.retrace.arguments import item_alone
+from retraced_server.torch_compat.fake_tensors import storage_id
+from retraced_server.torch_compat.functorch import unwrapped
+from retraced_server.torch_compat.operators import is_composite, schema_of
 
 
 def storages(value: Any) -> frozenset[int]:
     """The storages of a value's tensors, as numbers."""
     if isinstance(value, torch.Tensor):
         value = unwrapped(value)
-        return frozenset((value.untyped_storage()._cdata,)) if value.layout is torch.strided else frozenset()
+        return frozenset((storage_id(value),)) if value.layout is torch.strided else frozenset()
     if isinstance(value, (tuple, list)):
         return frozenset().union(*map(storages, value))
     return frozenset()
@@ -28,23 +30,21 @@ def storages(value: Any) -> frozenset[int]:
 def returns_alias(target: Callable[..., Any]) -> bool:
     """Whether an operator's results may share storage with its arguments, by its schema; for other callables it is assumed."""
     op = overload_of(target)
-    return op is None or any(result.alias_info is not None for result in op._schema.returns)
+    return op is None or any(result.alias_info is not None for result in schema_of(op).returns)
 
 
 @cache
-def _is_composite(target: Callable[..., Any]) -> bool:
-    # An operator composed of others may return what it takes though its schema does not say so, as dropout does in evaluation, or
-    # something new though its schema says that it aliases, as reshape does.
+def _is_composed(target: Callable[..., Any]) -> bool:
     op = overload_of(target)
-    return op is not None and bool(torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "CompositeImplicitAutograd"))
+    return op is not None and is_composite(op)
 
 
 def written_arguments(target: Any, args: Any, kwargs: Any) -> Iterator[Any]:
     """Gives the arguments that an operator writes to."""
     op = overload_of(target)
-    if op is None or not op._schema.is_mutable:
+    if op is None or not schema_of(op).is_mutable:
         return
-    for position, argument in enumerate(op._schema.arguments):
+    for position, argument in enumerate(schema_of(op).arguments):
         if argument.alias_info is None or not argument.alias_info.is_write:
             continue
         if argument.name in kwargs:
@@ -75,10 +75,12 @@ def _always_aliased(node: fx.Node) -> set[fx.Node]:
     if node.target in WRAPS_FOR_LEVEL:
         return set(node.all_input_nodes[:1])
     op = overload_of(node.target)
-    if op is None or not returns_alias(op) or _is_composite(op):
+    if op is None or not returns_alias(op) or is_composite(op):
+        # An operator composed of others may return what it takes though its schema does not say so, as dropout does in evaluation, or
+        # something new though its schema says that it aliases, as reshape does.
         return set()
     found: set[fx.Node] = set()
-    for position, argument in enumerate(op._schema.arguments):
+    for position, argument in enumerate(schema_of(op).arguments):
         given = node.kwargs.get(argument.name, node.args[position] if position < len(node.args) else None)
         if argument.alias_info is not None:
             fx.map_arg(given, found.add)
@@ -107,7 +109,7 @@ class AliasSets:
 
         for at, node in enumerate(nodes):
             joined = [self._first.setdefault(storage, node) for storage in held[node]]
-            if callable(node.target) and held[node] and (returns_alias(node.target) or _is_composite(node.target)):
+            if callable(node.target) and held[node] and (returns_alias(node.target) or _is_composed(node.target)):
                 joined.extend(value for value in node.all_input_nodes if held[value])
             roots = {first(at), *(first(positions[other]) for other in joined)}
             earliest = min(roots)

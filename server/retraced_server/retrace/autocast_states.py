@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.retrace.graphs import body_of, walk_graphs
+from retraced_server.retrace.graphs import has_calls, subgraph_of
 from retraced_server.retrace.regions import AutocastState, Regions
+from retraced_server.torch_compat.functorch import ENTER_AUTOCAST
 
-_ENTER = torch.amp.autocast_mode._enter_autocast
 _WRAP = torch.ops.higher_order.wrap_with_autocast
 
 
@@ -27,10 +27,14 @@ def autocast_states(module: fx.GraphModule) -> dict[fx.Node, AutocastState]:
     A subgraph of several calls is told of the first.
     """
     found: dict[fx.Node, AutocastState] = {}
-    graphs = [child.graph for _, child in walk_graphs(module)]
-    if any(graph.find_nodes(op="call_function", target=target, sort=False) for graph in graphs for target in (_ENTER, _WRAP)):
+    if has_autocast(module):
         _collect(module, (), found, set())
     return found
+
+
+def has_autocast(module: fx.GraphModule) -> bool:
+    """Return whether a graph or a subgraph of it enters autocast."""
+    return has_calls(module, (ENTER_AUTOCAST, _WRAP))
 
 
 def _collect(module: fx.GraphModule, outer: AutocastState, found: dict[fx.Node, AutocastState], seen: set[fx.Graph]) -> None:
@@ -41,13 +45,13 @@ def _collect(module: fx.GraphModule, outer: AutocastState, found: dict[fx.Node, 
     for node in module.graph.nodes:
         if node.op == "call_function":
             for value in node.all_input_nodes:
-                if (subgraph := body_of(module, value)) is not None:
+                if (subgraph := subgraph_of(module, value)) is not None:
                     _collect(subgraph, states.get(node, ()) + subgraph_autocast(node.target, node.args), found, seen)
 
 
 def autocast_states_of_graph(graph: fx.Graph, outer: AutocastState) -> dict[fx.Node, AutocastState]:
     """Return the same of one graph alone, which is called under `outer`."""
-    if not outer and not graph.find_nodes(op="call_function", target=_ENTER, sort=False):
+    if not outer and not graph.find_nodes(op="call_function", target=ENTER_AUTOCAST, sort=False):
         return {}
     states, regions = {}, Regions()
     for node in graph.nodes:

@@ -1,4 +1,4 @@
-"""The one place that makes ExportedPrograms: signature, symbols, module call graph, guards."""
+"""Build the program that an edit stands for: signature, symbols, module call graph, guards."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from torch.export.graph_signature import (
     TokenArgument,
 )
 
-from retraced_server.retrace._torch import SpecViolationError
-from retraced_server.retrace.assemble import assemble
 from retraced_server.retrace.call_schema import check_calls
-from retraced_server.retrace.call_specs import append_arguments, append_results, drop_leaves, dropped_parameters
 from retraced_server.retrace.check_regions import check_regions
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.program_edit import EditedInput, ProgramEdit
+from retraced_server.retrace.pytree_specs import append_arguments, append_results, drop_leaves, dropped_parameters
 from retraced_server.retrace.values import free_symbols, same_metadata
+from retraced_server.torch_compat.programs import SpecViolationError, assemble_program, export_graph_module, guards_code
+from retraced_server.torch_compat.symbolic_shapes import ranges_of
 
 # One of the *Argument classes of torch.export.graph_signature.
 _ArgumentSpec = Any
@@ -56,19 +56,21 @@ def build_program(edit: ProgramEdit) -> tuple[ExportedProgram, list[str]]:
     targets = {spec.target for spec in signature.input_specs}
     gone = {spec.target for spec in program.graph_signature.input_specs} - targets
     keeps_guards = builder.arguments_are_same()
-    if program._guards_code and not keeps_guards:
+    if guards_code(program) and not keeps_guards:
         builder.remarks.append("the guards on arguments were dropped, since arguments were added or removed")
     try:
-        built = assemble(
-            module,
-            graph_signature=signature,
+        module_calls = builder.module_call_graph()
+        built = assemble_program(
+            export_graph_module(module, signature, module_calls),
+            signature,
             state_dict={name: value for name, value in {**program.state_dict, **edit.state}.items() if name not in gone},
-            range_constraints=builder.range_constraints(),
-            module_call_graph=builder.module_call_graph(),
+            ranges=builder.range_constraints(),
+            module_calls=module_calls,
             example_inputs=program.example_inputs if builder.user_inputs_are_same() else None,
             constants={**{name: value for name, value in program.constants.items() if name not in gone}, **edit.constants},
             verifiers=program.verifiers,
-            guards_code=list(program._guards_code) if keeps_guards else [],
+            guards=guards_code(program) if keeps_guards else (),
+            graph_is_verified=True,
         )
     except (SpecViolationError, AssertionError, ValueError, RuntimeError) as error:
         raise ExportPassError(f"the program is not valid: {error}") from error
@@ -234,8 +236,8 @@ class _Builder:
         for key, value in new_values.items():
             if key not in old_values:
                 for symbol, env in free_symbols(value).items():
-                    if symbol not in ranges and symbol in env.var_to_range:
-                        ranges[symbol] = env.var_to_range[symbol]
+                    if symbol not in ranges and symbol in ranges_of(env):
+                        ranges[symbol] = ranges_of(env)[symbol]
         return ranges
 
 
@@ -246,7 +248,7 @@ def _missing(specs: Sequence[object], kept: Sequence[object]) -> set[int]:
 
 
 def _values(module: fx.GraphModule) -> dict[int, Any]:
-    """The recorded values, bodies of higher-order operators included, by identity."""
+    """The recorded values, subgraphs of higher-order operators included, by identity."""
     graphs = (child.graph for child in module.modules() if isinstance(child, fx.GraphModule))
     return {id(value): value for graph in graphs for node in graph.nodes if (value := node.meta.get("val")) is not None}
 

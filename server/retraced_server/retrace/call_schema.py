@@ -11,10 +11,11 @@ from torch import fx
 from torch.export.graph_signature import CustomObjArgument
 
 from retraced_server.program.functions import overload_of
-from retraced_server.retrace._torch import OpOverload, check_schema, pytree, takes_numbers_as_tensors
 from retraced_server.retrace.errors import NodeError, innermost_source_line
 from retraced_server.retrace.graphs import node_key, walk_graphs
 from retraced_server.retrace.values import SYMBOLIC
+from retraced_server.torch_compat.operators import OpOverload, base_name, check_schema, schema_of, takes_numbers_as_tensors
+from retraced_server.torch_compat.pytree import pytree
 
 
 def check_calls(module: fx.GraphModule, keys: Collection[str] | None = None) -> None:
@@ -42,10 +43,10 @@ def _check_call(path: str, module: fx.GraphModule, node: fx.Node, target: OpOver
     kwargs: Any = fx.node.map_aggregate(node.kwargs, lambda leaf: datum(leaf) if isinstance(leaf, fx.Node) else leaf)
     if any(isinstance(leaf, CustomObjArgument) for leaf in pytree.tree_leaves((args, kwargs))):
         return
-    if takes_numbers_as_tensors(target._opname):
+    if takes_numbers_as_tensors(base_name(target)):
         args, kwargs = _without_numbers(target, args, kwargs)
     try:
-        check_schema(target._schema, *args, **kwargs)
+        check_schema(schema_of(target), *args, **kwargs)
     except (RuntimeError, TypeError) as error:
         raise NodeError(
             f"node '{node.name}'{f' of graph {path!r}' if path else ''} does not call {target} as its schema says: {error}",
@@ -58,8 +59,8 @@ def _check_call(path: str, module: fx.GraphModule, node: fx.Node, target: OpOver
 
 def _without_numbers(target: OpOverload, args: Any, kwargs: Any) -> tuple[Any, Any]:
     """Puts tensors in the place of numbers that torch makes tensors of before it looks at the schema."""
-    taken = {argument.name for argument in target._schema.arguments if isinstance(argument.type, torch.TensorType)}
-    names = [argument.name for argument in target._schema.arguments]
+    taken = {argument.name for argument in schema_of(target).arguments if isinstance(argument.type, torch.TensorType)}
+    names = [argument.name for argument in schema_of(target).arguments]
 
     def converted(name: str, value: Any) -> Any:
         return torch.empty(()) if name in taken and isinstance(value, (int, float, complex, *SYMBOLIC)) else value

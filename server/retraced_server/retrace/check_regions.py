@@ -12,20 +12,34 @@ import torch
 from torch import fx
 
 from retraced_server.program.functions import Effect, stated_effect
-from retraced_server.retrace._torch import predispatch, pytree
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.regions import LEVELS
+from retraced_server.torch_compat.functorch import (
+    ADD_BATCH_DIM,
+    ENTER_AUTOCAST,
+    ENTER_DUAL,
+    ENTER_JVP,
+    ENTER_VMAP,
+    EXIT_AUTOCAST,
+    EXIT_DUAL,
+    EXIT_JVP,
+    EXIT_VMAP,
+    MAKE_DUAL,
+    REMOVE_BATCH_DIM,
+    UNWRAP_FOR_GRAD,
+)
+from retraced_server.torch_compat.pytree import pytree
 
 _LEFT_BY: dict[object, object] = {
-    torch.amp.autocast_mode._enter_autocast: torch.amp.autocast_mode._exit_autocast,
-    predispatch._vmap_increment_nesting: predispatch._vmap_decrement_nesting,
-    predispatch._jvp_increment_nesting: predispatch._jvp_decrement_nesting,
-    predispatch._enter_dual_level: predispatch._exit_dual_level,
+    ENTER_AUTOCAST: EXIT_AUTOCAST,
+    ENTER_VMAP: EXIT_VMAP,
+    ENTER_JVP: EXIT_JVP,
+    ENTER_DUAL: EXIT_DUAL,
 }
 # Where a value gets into a level and out of it, and the argument that says which.
-_WRAPS = {predispatch._add_batch_dim: 2}
-_UNWRAPS = {predispatch._remove_batch_dim: 1, predispatch._unwrap_for_grad: 1}
+_WRAPS = {ADD_BATCH_DIM: 2}
+_UNWRAPS = {REMOVE_BATCH_DIM: 1, UNWRAP_FOR_GRAD: 1}
 
 
 def check_regions(before: fx.GraphModule, after: fx.GraphModule) -> None:
@@ -75,7 +89,7 @@ def _faults_of_graph(graph: fx.Graph) -> Iterator[str]:
                 return
             change = {levels[level - 1]}
             within = within | change if node.target in _WRAPS else within - change
-        elif node.target is predispatch._make_dual and levels:
+        elif node.target is MAKE_DUAL and levels:
             within |= {levels[-1]}
         if within and any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(node.meta.get("val"))):
             wrapped[node] = within

@@ -8,8 +8,8 @@ from typing import Any
 import sympy
 import torch
 
-from retraced_server.retrace._torch import ShapeEnv, sympy_functions
 from retraced_server.retrace.values import SYMBOLIC, expression
+from retraced_server.torch_compat.symbolic_shapes import ShapeEnv, is_known, sympy_functions
 
 
 class Remarks:
@@ -110,7 +110,7 @@ class Comparison:
         old, new = _in_torchs_functions(old), _in_torchs_functions(new)
         if old == new or self._env is None:
             return bool(old == new)
-        return bool(self._env._maybe_evaluate_static(sympy.Eq(old, new)) == sympy.true)
+        return is_known(self._env, sympy.Eq(old, new))
 
     def _bind(self, fresh: sympy.Symbol, old: sympy.Expr, new: sympy.Expr) -> None:
         if new == fresh:

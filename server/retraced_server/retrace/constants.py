@@ -1,6 +1,6 @@
 """Turns tensors that a pass made attributes into inputs: a program that is saved may hold no tensor attributes.
 
-Follows torch/_export/passes/lift_constants_pass.py for the root graph; out of bodies of higher-order operators, tensors go as operands.
+Follows torch/_export/passes/lift_constants_pass.py for the root graph; out of subgraphs of higher-order operators, tensors go as operands.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.retrace._torch import FakeTensor, HigherOrderOperator, LazyGraphModule
-from retraced_server.retrace.copy_nodes import copy_node
 from retraced_server.retrace.errors import ExportPassError
+from retraced_server.torch_compat.fake_tensors import FakeTensor
+from retraced_server.torch_compat.graphs import LazyGraphModule, codegen_of, copy_node, reserve_names
+from retraced_server.torch_compat.operators import HigherOrderOperator
 
 # Where operands can be added: the position of the argument that lists them. All other operators take them last.
 _OPERANDS = {"cond": 3, "while_loop": 3, "map_impl": 2, "scan": 3, "associative_scan": 2, "hints_wrapper": 1}
@@ -30,7 +31,7 @@ _TRAILING = frozenset(
 
 
 def has_tensor_attributes(module: fx.GraphModule) -> bool:
-    """Whether a graph or a body of it reads a tensor attribute."""
+    """Whether a graph or a subgraph of it reads a tensor attribute."""
     return any(True for graph_module in _graph_modules(module) for _ in _tensor_nodes(graph_module))
 
 
@@ -55,8 +56,8 @@ def copy_graph_module(module: fx.GraphModule) -> fx.GraphModule:
     """Copies a graph, with names and metadata; attributes are shared."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    graph.set_codegen(module.graph._codegen)
-    graph._graph_namespace._used_names.update(node.name for node in module.graph.nodes)
+    graph.set_codegen(codegen_of(module.graph))
+    reserve_names(graph, module.graph.nodes)
     for node in module.graph.nodes:
         args, kwargs = fx.map_arg(node.args, copies.__getitem__), fx.map_arg(node.kwargs, copies.__getitem__)
         copies[node] = copy_node(graph, node, args, kwargs)
@@ -65,60 +66,60 @@ def copy_graph_module(module: fx.GraphModule) -> fx.GraphModule:
     return result
 
 
-def pull_out_of_bodies(module: fx.GraphModule) -> fx.GraphModule:
-    """Makes tensor attributes of bodies attributes of the graph, given to the bodies as operands.
+def pull_out_of_subgraphs(module: fx.GraphModule) -> fx.GraphModule:
+    """Makes tensor attributes of subgraphs attributes of the graph, given to the subgraphs as operands.
 
     Returns:
-        A new graph module, or the one that was given where no body has any.
+        A new graph module, or the one that was given where no subgraph has any.
 
     Raises:
-        ExportPassError: A body's operator is not known to take further operands.
+        ExportPassError: A subgraph's operator is not known to take further operands.
     """
     if not any(True for child in _graph_modules(module) if child is not module for _ in _tensor_nodes(child)):
         return module
     module = copy_graph_module(module)
-    # New bodies with what they take: a body may have several callers.
+    # New subgraphs with what they take: a subgraph may have several callers.
     changed: dict[fx.GraphModule, tuple[list[torch.Tensor], list[Any]]] = {}
     for node in list(module.graph.nodes):
         if node.op != "call_function" or not isinstance(node.target, HigherOrderOperator):
             continue
         attributes = [n for n in node.all_input_nodes if n.op == "get_attr"]
-        bodies = {n: b for n in attributes if isinstance(b := _attribute(module, str(n.target)), fx.GraphModule)}
-        tensors, values = next((changed[body] for body in bodies.values() if body in changed), ([], []))
+        subgraphs = {n: b for n in attributes if isinstance(b := _attribute(module, str(n.target)), fx.GraphModule)}
+        tensors, values = next((changed[subgraph] for subgraph in subgraphs.values() if subgraph in changed), ([], []))
         if not tensors:
-            inner = {attribute: pull_out_of_bodies(body) for attribute, body in bodies.items()}
-            for body in inner.values():
-                for reader, tensor in _tensor_nodes(body):
+            inner = {attribute: pull_out_of_subgraphs(subgraph) for attribute, subgraph in subgraphs.items()}
+            for subgraph in inner.values():
+                for reader, tensor in _tensor_nodes(subgraph):
                     if not any(tensor is known for known in tensors):
                         tensors.append(tensor)
                         values.append(reader.meta.get("val"))
             if not tensors:
                 continue
-            for attribute, body in inner.items():
-                new = _with_operands(body, tensors, values)
+            for attribute, subgraph in inner.items():
+                new = _with_operands(subgraph, tensors, values)
                 changed[new] = (tensors, values)
                 _set_attribute(module, str(attribute.target), new)
         _add_operands(module, node, tensors, values)
     return module
 
 
-def _with_operands(body: fx.GraphModule, tensors: list[torch.Tensor], values: list[Any]) -> fx.GraphModule:
-    body = copy_graph_module(body)
-    inputs = [node for node in body.graph.nodes if node.op == "placeholder"]
-    first_other = next(node for node in body.graph.nodes if node.op != "placeholder")
-    readers = list(_tensor_nodes(body))
+def _with_operands(subgraph: fx.GraphModule, tensors: list[torch.Tensor], values: list[Any]) -> fx.GraphModule:
+    subgraph = copy_graph_module(subgraph)
+    inputs = [node for node in subgraph.graph.nodes if node.op == "placeholder"]
+    first_other = next(node for node in subgraph.graph.nodes if node.op != "placeholder")
+    readers = list(_tensor_nodes(subgraph))
     for tensor, value in zip(tensors, values, strict=True):
-        with body.graph.inserting_after(inputs[-1]) if inputs else body.graph.inserting_before(first_other):
-            operand = body.graph.placeholder(f"lifted_tensor_{len(inputs)}")
+        with subgraph.graph.inserting_after(inputs[-1]) if inputs else subgraph.graph.inserting_before(first_other):
+            operand = subgraph.graph.placeholder(f"lifted_tensor_{len(inputs)}")
         operand.target = operand.name
         operand.meta["val"] = value
         inputs.append(operand)
         for reader, read in readers:
             if read is tensor:
                 reader.replace_all_uses_with(operand)
-                body.graph.erase_node(reader)
-    result = LazyGraphModule(body, body.graph)
-    result.meta.update(body.meta)
+                subgraph.graph.erase_node(reader)
+    result = LazyGraphModule(subgraph, subgraph.graph)
+    result.meta.update(subgraph.meta)
     return result
 
 
@@ -135,8 +136,8 @@ def _add_operands(module: fx.GraphModule, node: fx.Node, tensors: list[torch.Ten
         node.args = (*node.args, *operands)
     else:
         raise ExportPassError(
-            f"a pass made a tensor constant in a body of {name} (node '{node.name}'), which takes no further operands: "
-            "give the body the value as an input instead"
+            f"a pass made a tensor constant in a subgraph of {name} (node '{node.name}'), which takes no further operands: "
+            "give the subgraph the value as an input instead"
         )
 
 

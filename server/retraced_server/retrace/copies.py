@@ -7,28 +7,28 @@ from typing import Any
 
 from torch import fx
 
-from retraced_server.retrace._torch import PassResult
 from retraced_server.retrace.arguments import same_arguments
 from retraced_server.retrace.constants import copy_graph_module
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.metadata_containers import own_containers, same_node_metadata
+from retraced_server.torch_compat.graphs import PassResult
 
 
-def copy_with_bodies(module: fx.GraphModule) -> fx.GraphModule:
-    """Copies a graph and its bodies, with names and metadata; tensors, recorded values and other objects in metadata are shared."""
-    return _copy_with_bodies(module, {})
+def copy_with_subgraphs(module: fx.GraphModule) -> fx.GraphModule:
+    """Copies a graph and its subgraphs, with names and metadata; tensors, recorded values and other objects in metadata are shared."""
+    return _copy_with_subgraphs(module, {})
 
 
-def _copy_with_bodies(module: fx.GraphModule, containers: dict[int, Any]) -> fx.GraphModule:
+def _copy_with_subgraphs(module: fx.GraphModule, containers: dict[int, Any]) -> fx.GraphModule:
     result = copy_graph_module(module)
     own_containers(result.meta, containers)
     for node in result.graph.nodes:
         own_containers(node.meta, containers)
     for node in result.graph.find_nodes(op="get_attr"):
-        body = _attribute(module, node)
-        if isinstance(body, fx.GraphModule) and _attribute(result, node) is body:
+        subgraph = _attribute(module, node)
+        if isinstance(subgraph, fx.GraphModule) and _attribute(result, node) is subgraph:
             *path, name = str(node.target).split(".")
-            result.get_submodule(".".join(path)).add_module(name, _copy_with_bodies(body, containers))
+            result.get_submodule(".".join(path)).add_module(name, _copy_with_subgraphs(subgraph, containers))
     return result
 
 
@@ -49,7 +49,10 @@ def returned_graph(result: Any, given: fx.GraphModule) -> fx.GraphModule:
 
 
 def same_graphs(new: fx.GraphModule, old: fx.GraphModule) -> bool:
-    """Whether two graphs have the same nodes, names, metadata and attributes, bodies included. What metadata holds is compared by identity."""
+    """Whether two graphs have the same nodes, names, metadata and attributes, subgraphs included.
+
+    What metadata holds is compared by identity.
+    """
     if new is old:
         return True
     if len(new.graph.nodes) != len(old.graph.nodes):

@@ -10,9 +10,10 @@ import torch
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from retraced_server.program.functions import overload_of
-from retraced_server.retrace._torch import FakeTensor
 from retraced_server.retrace.arguments import map_leaves
 from retraced_server.retrace.values import SYMBOLIC, expression
+from retraced_server.torch_compat.fake_tensors import FakeTensor
+from retraced_server.torch_compat.operators import schema_of
 
 
 class UnknownError(Exception):
@@ -33,7 +34,7 @@ class Descriptions:
     def call(self, target: Any, args: Any, others: Any, tensors: list[FakeTensor] | None = None) -> Hashable | None:
         """What tells a call of an operator from calls that may give something else.
 
-        It is asked before the operator is executed. What one writes to is described anew: a body's operators write to the tensors
+        It is asked before the operator is executed. What one writes to is described anew: a subgraph's operators write to the tensors
         themselves, as `unsqueeze_` does to sizes.
 
         Args:
@@ -48,10 +49,10 @@ class Descriptions:
         op = overload_of(target)
         if op is None:
             return None
-        if op._schema.is_mutable:
+        if schema_of(op).is_mutable:
             map_leaves((args, others), FakeTensor, lambda tensor: self._tensors.pop(id(tensor), None))
             return None
-        if not op._schema.returns:
+        if not schema_of(op).returns:
             return None
         try:
             return op, self.describe(args, tensors), self.describe(others, tensors)

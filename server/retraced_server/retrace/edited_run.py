@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import fx
 
-from retraced_server.retrace._torch import PassResult
 from retraced_server.retrace.arguments import same_arguments
-from retraced_server.retrace.copies import copy_with_bodies, returned_graph, same_graphs
+from retraced_server.retrace.copies import copy_with_subgraphs, returned_graph, same_graphs
 from retraced_server.retrace.edits import Edits
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.given_graph import GivenGraph
@@ -25,7 +24,9 @@ from retraced_server.retrace.outcome import RetraceOutcome
 from retraced_server.retrace.pass_context import PassContext, pass_context
 from retraced_server.retrace.pass_state import state_of
 from retraced_server.retrace.recorded_sizes import RecordedSizes
-from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
+from retraced_server.torch_compat.graphs import PassResult, is_erased
+from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
+from retraced_server.torch_compat.symbolic_shapes import shape_env_of
 
 if TYPE_CHECKING:
     from retraced_server.retrace.export_pass import ExportPass
@@ -148,7 +149,7 @@ def _entered(scope: EditScope, instance: object) -> Iterator[None]:
 def _nested_on_copy(
     scope: EditScope, edits: Edits, instance: ExportPass, method: _Method, module: fx.GraphModule
 ) -> PassResult:
-    copy = copy_with_bodies(module)
+    copy = copy_with_subgraphs(module)
     with edits.given_back_unless_modified() as results, _entered(scope, instance):
         edits.add_copy(copy, module)
         new = returned_graph(method(instance, copy), copy)
@@ -191,7 +192,7 @@ class EditedRun:
             if given is not None:
                 given.put_back()
             raise
-        if given is not None and given.was_edited:
+        if given is not None and (given.was_edited or given.is_lent):
             given.put_back()
         if self._scope.edits is None:
             return result
@@ -207,7 +208,7 @@ class EditedRun:
         Raises:
             ExportPassError: It has edited both.
         """
-        copy = copy_with_bodies(module)
+        copy = copy_with_subgraphs(module)
         self._scope.edits = Edits()
         self._scope.edits.add_given(copy)
         given, edits_of_given, sizes = GivenGraph(module), Edits(), RecordedSizes(module)
@@ -217,7 +218,7 @@ class EditedRun:
                 with lent(self._instance, module, copy):
                     new = returned_graph(self._method(copy), copy)
                 if given.has_edits():
-                    copy_of_given = copy_with_bodies(module)
+                    copy_of_given = copy_with_subgraphs(module)
                     edits_of_given.add_copy(copy_of_given, module)
                     sizes.keep_changes(copy_of_given)
                 if new is not module:
@@ -237,7 +238,7 @@ class EditedRun:
 
     def directly(self, module: fx.GraphModule) -> PassResult:
         """Runs `call` without `__call__`: on the graph itself, which the caller may have edited before, so that every node is executed."""
-        before = copy_with_bodies(module)
+        before = copy_with_subgraphs(module)
         self._scope.edits = edits = Edits()
         edits.add_given(module, fits=False)
         with _undone_unless_modified(module) as results, _entered(self._scope, self._instance):
@@ -299,7 +300,7 @@ def _outcome(edits: Edits, given: fx.GraphModule, new: fx.GraphModule) -> Retrac
     nodes = {node.name: node for node in new.graph.nodes}
     for node in given.graph.nodes:
         holder = edits.holder(node.name)
-        if holder is None or holder.graph is not new.graph or holder._erased:
+        if holder is None or holder.graph is not new.graph or is_erased(holder):
             # A graph that was put together by hand keeps names, if anything.
             named = nodes.get(node.name)
             holder = None if named is None or edits.knows(named) else named

@@ -18,13 +18,14 @@ import torch
 from torch import fx
 
 from retraced_server.program.functions import overload_of
-from retraced_server.retrace._torch import PassResult
-from retraced_server.retrace.account import Account
 from retraced_server.retrace.arguments import same_arguments
 from retraced_server.retrace.autocast_states import autocast_states, autocast_states_of_graph
 from retraced_server.retrace.execute import has_result
 from retraced_server.retrace.graphs import node_key, walk_graphs
+from retraced_server.retrace.node_correspondence import NodeCorrespondence
 from retraced_server.retrace.regions import AutocastState
+from retraced_server.torch_compat.graphs import PassResult
+from retraced_server.torch_compat.operators import schema_of
 
 _MISSING = object()
 
@@ -132,7 +133,7 @@ class Edits:
     def add_result(
         self,
         module: fx.GraphModule,
-        account: Account,
+        correspondence: NodeCorrespondence,
         inputs: Mapping[fx.Node, fx.Node | None],
         outputs: list[int | None] | None,
         counterpart: Callable[[fx.Node], fx.Node | None],
@@ -142,7 +143,7 @@ class Edits:
 
         Args:
             module: The new graph module.
-            account: What its nodes are.
+            correspondence: What its nodes are.
             inputs: For its placeholders the old ones that they stand for.
             outputs: The old positions of its results; None if they are as they were.
             counterpart: Gives the node that has the value of an old node, the node itself where it is of another graph.
@@ -151,9 +152,9 @@ class Edits:
         self._autocast.update(autocast_states_of_graph(module.graph, autocast))
         self._orders[module.graph] = list(module.graph.nodes)
         for node in module.graph.nodes:
-            olds = account.origins_of(node) or next(filter(None, map(account.origins_of, node.users)), [])
+            olds = correspondence.origins_of(node) or next(filter(None, map(correspondence.origins_of, node.users)), [])
             origins = [origin for old in olds for origin in self.origins_of(old) or ()]
-            made = account.made_with(node)
+            made = correspondence.made_with(node)
             call = _call(node) if made is None else RecordedCall(*made)
             record = _Record(call, _value(module, node), True, tuple(dict.fromkeys(origins)))
             self._record(node, record)
@@ -257,7 +258,7 @@ class Edits:
 
     def _wrote(self, node: fx.Node) -> bool:
         op = overload_of(self._records[node].call.target)
-        return op is not None and op._schema.is_mutable
+        return op is not None and schema_of(op).is_mutable
 
     def has_dirty(self, module: fx.GraphModule) -> bool:
         """Whether a graph or a subgraph of it has a node whose recorded value does not hold."""

@@ -9,9 +9,15 @@ from typing import Any
 
 import torch
 
-from retraced_server.retrace._torch import functorch_depth, leave_functorch_levels, predispatch
-
-_AUTOCAST = torch.amp.autocast_mode
+from retraced_server.torch_compat.functorch import (
+    ENTER_AUTOCAST,
+    ENTER_DUAL,
+    EXIT_AUTOCAST,
+    EXIT_DUAL,
+    SET_GRAD_ENABLED,
+    functorch_depth,
+    leave_functorch_levels,
+)
 
 
 # Targets and results are whatever a graph has.
@@ -27,10 +33,10 @@ def entered_regions() -> Iterator[Callable[[Any, Any], None]]:
     entered: list[tuple[Any, Callable[[], None]]] = []
 
     def called(target: Any, result: Any) -> None:
-        if target is _AUTOCAST._enter_autocast:
-            entered.append((_AUTOCAST._exit_autocast, partial(result.__exit__, None, None, None)))
-        elif target is predispatch._enter_dual_level:
-            entered.append((predispatch._exit_dual_level, partial(predispatch._exit_dual_level, level=result)))
+        if target is ENTER_AUTOCAST:
+            entered.append((EXIT_AUTOCAST, partial(result.__exit__, None, None, None)))
+        elif target is ENTER_DUAL:
+            entered.append((EXIT_DUAL, partial(EXIT_DUAL, level=result)))
         else:
             # Regions may cross one another.
             at = next((at for at in reversed(range(len(entered))) if entered[at][0] is target), None)
@@ -43,4 +49,4 @@ def entered_regions() -> Iterator[Callable[[Any, Any], None]]:
         for _, leave in reversed(entered):
             leave()
         leave_functorch_levels(depth)
-        torch._C._set_grad_enabled(records_gradients)
+        SET_GRAD_ENABLED(records_gradients)

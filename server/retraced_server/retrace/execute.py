@@ -9,20 +9,20 @@ from typing import Any, TypeGuard, cast
 import torch
 
 from retraced_server.program.functions import overload_of
-from retraced_server.retrace._torch import (
-    FakeTensor,
-    HigherOrderOperator,
-    OpOverload,
-    OpOverloadPacket,
-    alias_of,
-    jit_resolve_packet,
-    keep_version,
-    pytree,
-)
 from retraced_server.retrace.aliases import written_arguments
 from retraced_server.retrace.arguments import Argument, map_leaves
 from retraced_server.retrace.errors import ExportPassError
-from retraced_server.retrace.interpreted_bodies import Call, interpreted, plainly
+from retraced_server.retrace.interpreted_subgraphs import Call, interpreted, plainly
+from retraced_server.torch_compat.fake_tensors import FakeTensor, alias_of, set_version, version_of
+from retraced_server.torch_compat.operators import (
+    HigherOrderOperator,
+    OpOverload,
+    OpOverloadPacket,
+    base_name,
+    resolve_overload,
+    schema_of,
+)
+from retraced_server.torch_compat.pytree import pytree
 
 # Operators that state facts about symbols instead of computing.
 _FACTS = (
@@ -35,10 +35,10 @@ _FACTS = (
 
 
 @cache
-def states_facts(target: Any) -> bool:
+def is_symbolic_assert(target: Any) -> bool:
     """Whether an operator only states what holds for symbols, so that executing it refines the shape environment."""
     op = overload_of(target)
-    return op is not None and op._opname in _FACTS
+    return op is not None and base_name(op) in _FACTS
 
 
 @cache
@@ -52,7 +52,7 @@ def changes_metadata(target: Any) -> bool:
 def has_result(target: Any) -> bool:
     """Whether an operator returns anything, by its schema; for other callables it is assumed."""
     op = overload_of(target)
-    return op is None or bool(op._schema.returns)
+    return op is None or bool(schema_of(op).returns)
 
 
 def resolve_packet(packet: OpOverloadPacket, args: Any, kwargs: Any) -> OpOverload:
@@ -65,12 +65,11 @@ def resolve_packet(packet: OpOverloadPacket, args: Any, kwargs: Any) -> OpOverlo
     if len(overloads) == 1:
         return cast(OpOverload, getattr(packet, overloads[0]))
     try:
-        name = jit_resolve_packet(packet._qualified_op_name, *args, **kwargs)
+        return resolve_overload(packet, args, kwargs)
     except RuntimeError as error:
         raise ExportPassError(
             f"no overload of {packet} takes these arguments; name one, for example {packet}.default"
         ) from error
-    return cast(OpOverload, getattr(packet, name or "default"))
 
 
 class Execution:
@@ -91,22 +90,22 @@ class Execution:
 def execute(
     target: Callable[..., Any], args: tuple[Argument, ...], kwargs: dict[str, Argument], call: Call = plainly
 ) -> Execution:
-    """Executes an operator on data. The caller has entered the fake mode and no_grad. `call` is how the operators of its bodies are called.
+    """Executes an operator on data. The caller has entered the fake mode and no_grad. `call` is how the operators of its subgraphs are called.
 
     An operator that writes to an argument is given a stand-in for it: fake tensors carry sizes, memos and constants that a write would
     change. The stand-in shares the argument's storage, as does what the operator returns of it, unless that may grow.
     """
     stand_ins: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     op = overload_of(target)
-    if op is not None and op._schema.is_mutable:
+    if op is not None and schema_of(op).is_mutable:
         args, kwargs = _without_written(op, args, kwargs, stand_ins)
     elif isinstance(target, HigherOrderOperator):
         args, kwargs = interpreted(args, call), interpreted(kwargs, call)
-    versions = [(original, original._version) for original, _ in stand_ins.values()]
+    versions = [(original, version_of(original)) for original, _ in stand_ins.values()]
     result = target(*args, **kwargs)
     for original, version in versions:
-        if original._version != version:
-            keep_version(original, version)
+        if version_of(original) != version:
+            set_version(original, version)
     taken = {id(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
     taken -= {id(stand_in) for _, stand_in in stand_ins.values()}
     value = map_leaves(result, torch.Tensor, lambda tensor: _settled(tensor, taken)) if _has_tensor(result) else result
@@ -132,8 +131,8 @@ def _is_plain(tensor: torch.Tensor) -> TypeGuard[FakeTensor]:
 @cache
 def _keeps_storage(target: OpOverload) -> bool:
     # An operator that is given where to put its result may make that larger.
-    may_grow = target._opname in ("resize_", "resize_as_", "set_") or any(
-        argument.is_out for argument in target._schema.arguments
+    may_grow = base_name(target) in ("resize_", "resize_as_", "set_") or any(
+        argument.is_out for argument in schema_of(target).arguments
     )
     return not may_grow
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,6 +10,8 @@ from torch import fx
 
 from retraced_server.program.functions import stated_effect
 from retraced_server.retrace.arguments import map_leaves
+from retraced_server.retrace.batched_execution import executed_in_levels
+from retraced_server.retrace.batched_values import BatchedValues
 from retraced_server.retrace.execute import execute
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.regions import RegionExecutor
@@ -24,11 +27,13 @@ class Executor:
     Args:
         session: What the graphs of one call of a pass share.
         regions: Executes calls that mean something in their region only.
+        batched: Tells at which levels values are batched.
     """
 
-    def __init__(self, session: Session, regions: RegionExecutor) -> None:
+    def __init__(self, session: Session, regions: RegionExecutor, batched: BatchedValues) -> None:
         self._session = session
         self._regions = regions
+        self._batched = batched
         # Values whose sizes or strides an operator has changed in place, as later operators see them.
         self._written: dict[fx.Node, torch.Tensor] = {}
         # Green operators that do so and have not been executed, since nothing has read what they change.
@@ -42,28 +47,36 @@ class Executor:
     def execute(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Executes an operator on the data of its arguments, after what was deferred, and gives its value."""
         self._settle()
-        with self._regions.state(target):
-            return self._run(target, (args, kwargs), self._data((args, kwargs)))
+        data = self._data((args, kwargs))
+        return self._value(target, (args, kwargs), lambda: self._run(target, (args, kwargs), data))
 
     def result(self, target: Any, args: Any, kwargs: Any) -> Any:
         """As `execute`, but what the operator gave for arguments of the same description may be given again."""
         self._settle()
         data = self._data((args, kwargs))
+        known = self._session.fake_result_cache
+        return self._value(
+            target, (args, kwargs), lambda: known.get(target, *data, lambda: self._run(target, (args, kwargs), data))
+        )
+
+    def _value(self, target: Any, arguments: tuple[Any, Any], execute: Callable[[], Any]) -> Any:
         with self._regions.state(target):
-            return self._session.known_results.get(target, *data, lambda: self._run(target, (args, kwargs), data))
+            if not self._batched.levels:
+                return execute()
+            return executed_in_levels(self._session, self._batched, target, arguments, self._datum, execute)
 
     def _settle(self) -> None:
-        self._session.executing()
+        self._session.flush_deferred_asserts()
         if self._unwritten:
             unwritten, self._unwritten = self._unwritten, []
             for target, args, kwargs in unwritten:
-                with self._session.transaction.repeating(asserts=False):
+                with self._session.transaction.suppressing_guards(asserts=False):
                     self._run(target, (args, kwargs), self._data((args, kwargs)))
 
     def _run(self, target: Any, arguments: tuple[Any, Any], data: tuple[Any, Any]) -> Any:
         if stated_effect(target).of_regions:
             return self._regions.execute(target, map_leaves(arguments, ProxyValue, lambda proxy: proxy.node), data)
-        execution = execute(target, *data, self._session.known_results.get)
+        execution = execute(target, *data, self._session.fake_result_cache.get)
         if execution.written:
             self._note_written(execution.written, arguments)
         return execution.value

@@ -9,26 +9,10 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import fx
-from torch.fx.graph import CodeGen
 
-from retraced_server.retrace._torch import (
-    FakeTensor,
-    FakeTensorMode,
-    LazyGraphModule,
-    PassBase,
-    PassResult,
-    executorch_call_delegate,
-)
 from retraced_server.retrace.arguments import Argument
 from retraced_server.retrace.autocast_states import subgraph_autocast
-from retraced_server.retrace.bodies import (
-    body_path,
-    find_bodies,
-    replace_bodies,
-    settle_inputs,
-    slices,
-    trailing_operands,
-)
+from retraced_server.retrace.batched_values import BatchedValues
 from retraced_server.retrace.edge import edge_operators
 from retraced_server.retrace.edited_run import current_scope, guard_methods
 from retraced_server.retrace.edits import Edits
@@ -45,7 +29,18 @@ from retraced_server.retrace.pass_state import STATE_ATTRIBUTE, PassRun, PassSta
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.regions import AutocastState, under_autocast
 from retraced_server.retrace.session import Session, find_fake_mode
+from retraced_server.retrace.subgraphs import (
+    find_subgraphs,
+    replace_subgraphs,
+    settle_inputs,
+    slices,
+    subgraph_path,
+    trailing_operands,
+)
 from retraced_server.retrace.tracer import ExportTracer as _ExportTracer
+from retraced_server.torch_compat.fake_tensors import FakeTensor, FakeTensorMode
+from retraced_server.torch_compat.graphs import CodeGen, LazyGraphModule, PassBase, PassResult, codegen_of
+from retraced_server.torch_compat.operators import executorch_call_delegate
 
 # What an interpreter for single calls interprets.
 _EMPTY = LazyGraphModule(torch.nn.Module(), fx.Graph())
@@ -156,12 +151,13 @@ class ExportPass(PassBase):
             session = Session(graph_module, inputs, context.mode, context.on_progress, scope.edits or scope.given)
             state.run = run = PassRun(session, context, type(self).__only)
             self.fake_tensor_mode = self.tracer.fake_tensor_mode = session.fake_mode
-            with context, session.running(), session.transaction.attributing(context.place):
+            lend = None if scope.given is None else scope.given.lend
+            with context, context.lending(lend), session.running(), session.transaction.attributing(context.place):
                 result = self.call_submodule(graph_module, tuple(inputs))
             if result.modified:
                 session.transaction.commit(graph_module, add_own_guards)
                 context.new_guards.extend(session.transaction.new_guards)
-                if scope.edits is None and any(retrace.account.has_edited_calls() for retrace in run.retraces):
+                if scope.edits is None and any(retrace.correspondence.has_edited_calls() for retrace in run.retraces):
                     scope.edits = Edits()
                     scope.edits.add_given(graph_module)
                 if scope.edits is None:
@@ -179,7 +175,9 @@ class ExportPass(PassBase):
             self.fake_tensor_mode = None
 
     def call_submodule(self, graph_module: fx.GraphModule, inputs: tuple[Argument, ...]) -> PassResult:
-        """Visits a graph: the root, or a body of a higher-order operator. A body that was visited with the same inputs is not visited again.
+        """Visit a graph: the root, or a subgraph of a higher-order operator.
+
+        A subgraph that was visited with the same inputs is not visited again.
 
         Args:
             graph_module: The graph module.
@@ -198,19 +196,28 @@ class ExportPass(PassBase):
         result = run.visited.find(graph_module, data, autocast)
         if result is None:
             with under_autocast(added):
-                result = self.__visit(run, graph_module, data, autocast)
+                result = self.__visit(
+                    run, graph_module, data, autocast, BatchedValues(None if parent is None else parent.batched, inputs)
+                )
             run.visited.keep(graph_module, data, autocast, result)
         if parent is not None and result.modified:
-            # Each graph that calls a body has its result in the body's place.
-            parent.replace_body(graph_module, result.graph_module)
+            # Each graph that calls a subgraph has its result in the subgraph's place.
+            parent.replace_subgraph(graph_module, result.graph_module)
         return result
 
-    def __visit(self, run: PassRun, graph_module: fx.GraphModule, data: tuple[Any, ...], autocast: AutocastState) -> PassResult:
-        tracer = self.ExportTracer(self, graph_module.graph._codegen)
+    def __visit(
+        self,
+        run: PassRun,
+        graph_module: fx.GraphModule,
+        data: tuple[Any, ...],
+        autocast: AutocastState,
+        batched: BatchedValues,
+    ) -> PassResult:
+        tracer = self.ExportTracer(self, codegen_of(graph_module.graph))
         tracer.reserve(graph_module)
         tracer.fake_tensor_mode = run.session.fake_mode
-        path = body_path(graph_module, run.retrace)
-        retrace = GraphRetrace(run.session, graph_module, path, tracer, autocast)
+        path = subgraph_path(graph_module, run.retrace)
+        retrace = GraphRetrace(run.session, graph_module, path, tracer, autocast, batched)
         outer_tracer, outer_retrace = self.tracer, run.retrace
         self.tracer, run.retrace = tracer, retrace
         try:
@@ -220,16 +227,18 @@ class ExportPass(PassBase):
             self.tracer, run.retrace = outer_tracer, outer_retrace
         # Hooks may also change the nodes of values that they are given back, and nodes that were not visited yet.
         edits = run.session.edits
-        retrace.modified |= retrace.account.forget_edited()
+        retrace.modified |= retrace.correspondence.forget_edited()
         retrace.modified |= isinstance(edits, GivenGraph) and edits.is_edited(graph_module.graph)
         if retrace.modified:
-            retrace.drop_unused_bodies()
+            retrace.drop_unused_subgraphs()
             module = LazyGraphModule(tracer.root, tracer.graph)
             module.meta.update(graph_module.meta)
             retrace.result = module
             # What a subgraph is given may well have changed.
             if run.retrace is None and self.should_preserve_symbolic_input_metadata():
                 retrace.check_symbolic_inputs()
+        if run.retrace is not None:
+            run.retrace.batched.add_subgraph(retrace.result, tracer.graph.output_node().args[0], batched)
         run.retraces.append(retrace)
         return PassResult(retrace.result, retrace.modified)
 
@@ -330,11 +339,11 @@ class ExportPass(PassBase):
     def call_map(
         self, f: fx.GraphModule, mapped_args: Sequence[Argument], operands: Sequence[Argument], meta: NodeMetadata
     ) -> ProxyValue[Any]:
-        """A map: visits the body with one slice of each mapped argument."""
-        body = self.call_submodule(
+        """A map: visits the subgraph with one slice of each mapped argument."""
+        subgraph = self.call_submodule(
             f, (*slices(mapped_args, state_of(self).retrace if is_running(self) else None), *operands)
         ).graph_module
-        return self._fx("call_function", torch.ops.higher_order.map_impl, (body, mapped_args, operands), {}, meta)
+        return self._fx("call_function", torch.ops.higher_order.map_impl, (subgraph, mapped_args, operands), {}, meta)
 
     def call_while(
         self,
@@ -344,11 +353,11 @@ class ExportPass(PassBase):
         additional_inputs: Sequence[Argument],
         meta: NodeMetadata,
     ) -> ProxyValue[Any]:
-        """A while loop: visits the condition and the body with what the loop begins with."""
+        """A while loop: visits the condition and the subgraph with what the loop begins with."""
         operands = (*carried_inputs, *additional_inputs)
         condition = self.call_submodule(cond_fn, operands).graph_module
-        body = self.call_submodule(body_fn, operands).graph_module
-        args = (condition, body, carried_inputs, additional_inputs)
+        subgraph = self.call_submodule(body_fn, operands).graph_module
+        args = (condition, subgraph, carried_inputs, additional_inputs)
         return self._fx("call_function", torch.ops.higher_order.while_loop, args, {}, meta)
 
     def call_scan(
@@ -359,7 +368,7 @@ class ExportPass(PassBase):
         additional_inputs: Sequence[Argument],
         meta: NodeMetadata,
     ) -> ProxyValue[Any]:
-        """A scan: visits the body with what it begins with and one slice of each scanned argument."""
+        """A scan: visits the subgraph with what it begins with and one slice of each scanned argument."""
         combine = self.call_submodule(
             combine_fn, (*init, *slices(xs, state_of(self).retrace if is_running(self) else None), *additional_inputs)
         ).graph_module
@@ -373,16 +382,19 @@ class ExportPass(PassBase):
 
     # Higher-order operators take whatever they like.
     def call_higher_order(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], meta: NodeMetadata) -> ProxyValue[Any]:
-        """Any other higher-order operator: visits each body among its arguments, with the operands that follow it or its recorded inputs."""
+        """Visit each subgraph among the arguments of any other higher-order operator.
+
+        Its inputs are the operands that follow it, or those that are recorded.
+        """
         visited: dict[fx.GraphModule, fx.GraphModule] = {}
-        for body in find_bodies((args, kwargs)):
-            if body not in visited:
-                operands = trailing_operands(args, body)
+        for subgraph in find_subgraphs((args, kwargs)):
+            if subgraph not in visited:
+                operands = trailing_operands(args, subgraph)
                 if operands is None:
-                    operands = tuple(node.meta.get("val") for node in body.graph.nodes if node.op == "placeholder")
+                    operands = tuple(node.meta.get("val") for node in subgraph.graph.nodes if node.op == "placeholder")
                 with state_of(self).calling_under(subgraph_autocast(op, args)):
-                    visited[body] = self.call_submodule(body, operands).graph_module
-        new_args, new_kwargs = replace_bodies((args, kwargs), visited)
+                    visited[subgraph] = self.call_submodule(subgraph, operands).graph_module
+        new_args, new_kwargs = replace_subgraphs((args, kwargs), visited)
         return self._fx("call_function", op, new_args, new_kwargs, meta)
 
     def output(self, results: Argument, meta: NodeMetadata) -> ProxyValue[Any]:

@@ -10,7 +10,9 @@ from torch import fx
 from retraced_server.retrace.autocast_states import autocast_states
 from retraced_server.retrace.edits import RecordedCall
 from retraced_server.retrace.graphs import walk_graphs
+from retraced_server.retrace.metadata_containers import own_containers, same_node_metadata
 from retraced_server.retrace.regions import AutocastState
+from retraced_server.torch_compat.graphs import restore_order
 
 
 class GivenGraph:
@@ -21,10 +23,11 @@ class GivenGraph:
 
     Attributes:
         was_edited: Whether an edit was found.
+        is_lent: Whether the nodes have copies of the containers in their metadata.
     """
 
     def __init__(self, module: fx.GraphModule) -> None:
-        self.was_edited = False
+        self.was_edited = self.is_lent = False
         self._graphs = {child.graph: list(child.graph.nodes) for _, child in walk_graphs(module)}
         self._nodes = {
             node: (node.target, node.args, node.kwargs, node.name, node.meta.copy())
@@ -58,6 +61,20 @@ class GivenGraph:
         given = self._nodes.get(node)
         return (node.meta if given is None else given[4]).get("val")
 
+    # Metadata holds anything.
+    def gave(self, node: fx.Node, key: str, value: Any) -> bool:
+        """Whether a value is what a node's metadata was given with."""
+        given = self._nodes.get(node)
+        return given is not None and given[4].get(key) is value
+
+    def lend(self) -> None:
+        """Give the nodes copies of the containers in their metadata, which a hook that has come by a node may write to."""
+        if not self.is_lent:
+            self.is_lent = True
+            copies: dict[int, Any] = {}
+            for node in self._nodes:
+                own_containers(node.meta, copies)
+
     def is_edited(self, graph: fx.Graph) -> bool:
         """Whether any node of a graph is not as it was given, or not where it was."""
         nodes = self._graphs.get(graph)
@@ -77,31 +94,25 @@ class GivenGraph:
             and node.kwargs is kwargs
             and node.target is target
             and node.name == name
-            and node.meta.keys() == meta.keys()
-            and all(map(operator.is_, node.meta.values(), meta.values()))
+            and self._is_same_metadata(node.meta, meta)
         )
+
+    def _is_same_metadata(self, now: dict[str, Any], meta: dict[str, Any]) -> bool:
+        if self.is_lent:
+            return same_node_metadata(now, meta)
+        return now.keys() == meta.keys() and all(map(operator.is_, now.values(), meta.values()))
 
     def put_back(self) -> None:
         """Makes the graphs what they were, wherever they were edited."""
         for graph, nodes in self._graphs.items():
-            if self.is_edited(graph):
+            if self.is_lent or self.is_edited(graph):
                 self._put_back(graph, nodes)
 
     def _put_back(self, graph: fx.Graph, nodes: list[fx.Node]) -> None:
-        for node in nodes:
-            if node._erased:
-                # What Graph.erase_node did is undone; the place follows below.
-                node._erased = False
-                node._prev = node._next = node
-                graph._find_nodes_lookup_table.insert(node)
-                graph._len += 1
-        cursor = graph._root
-        for node in nodes:
-            cursor.append(node)
-            cursor = node
+        restore_order(graph, nodes)
         for node in nodes:
             target, args, kwargs, name, meta = self._nodes[node]
-            if not self._is_as_given(node):
+            if self.is_lent or not self._is_as_given(node):
                 node.target, node.args, node.kwargs, node.name = target, args, kwargs, name
                 node.meta.clear()
                 node.meta.update(meta)

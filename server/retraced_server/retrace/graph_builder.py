@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from retraced_server.retrace._torch import OpOverload, PassResult
 from retraced_server.retrace.arguments import Argument, data_of, with_proxies
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.proxy_value import ProxyValue
+from retraced_server.torch_compat.graphs import PassResult, name_for_target
+from retraced_server.torch_compat.operators import OpOverload
 
 if TYPE_CHECKING:
     from retraced_server.retrace.export_pass import ExportPass
@@ -24,7 +25,7 @@ def build_input(builder: ExportPass, name: str, value: Argument, meta: NodeMetad
         ExportPassError: The pass has not been given a fake mode, as a builder is.
     """
     proxy = _tracer_of(builder).create_proxy("placeholder", name, (), {})
-    proxy.node.meta.update(meta.data)
+    proxy.node.meta.update(meta.held)
     builder.tracer.set_metadata(proxy.node, value)
     return ProxyValue(value, proxy)
 
@@ -38,10 +39,10 @@ def build_node(builder: ExportPass, kind: str, target: Any, args: Any, kwargs: A
     """
     tracer = _tracer_of(builder)
     value = getattr(builder.interpreter, kind)(target, data_of(args), data_of(kwargs))
-    name = tracer.graph._target_to_str(target.overloadpacket.__name__) if isinstance(target, OpOverload) else None
+    name = name_for_target(tracer.graph, target.overloadpacket.__name__) if isinstance(target, OpOverload) else None
     args, kwargs = with_proxies((args, kwargs), tracer)
     proxy = tracer.create_proxy(kind, target, args, kwargs, name=name)
-    proxy.node.meta.update(meta.data)
+    proxy.node.meta.update(meta.held)
     tracer.set_metadata(proxy.node, value)
     return ProxyValue(value, proxy)
 

@@ -17,8 +17,6 @@ import torch
 from torch import fx
 
 from retraced_server.program.functions import stated_effect
-from retraced_server.retrace._torch import FakeTensor, HigherOrderOperator, OpOverload, OpOverloadPacket
-from retraced_server.retrace.account import Account
 from retraced_server.retrace.aliases import storages, storages_read, written_arguments
 from retraced_server.retrace.arguments import (
     Argument,
@@ -29,22 +27,27 @@ from retraced_server.retrace.arguments import (
     same_arguments,
     with_proxies,
 )
+from retraced_server.retrace.batched_values import BatchedValues
 from retraced_server.retrace.compare import Comparison
-from retraced_server.retrace.copy_nodes import copy_node
 from retraced_server.retrace.edits import Edits, RecordedCall, symbols_bound
 from retraced_server.retrace.errors import ExportPassError
-from retraced_server.retrace.execute import changes_metadata, execute, has_result, resolve_packet, states_facts
+from retraced_server.retrace.execute import changes_metadata, execute, has_result, is_symbolic_assert, resolve_packet
 from retraced_server.retrace.executor import Executor
-from retraced_server.retrace.graphs import body_names
-from retraced_server.retrace.metadata_containers import same_node_metadata
+from retraced_server.retrace.given_graph import GivenGraph
+from retraced_server.retrace.graphs import subgraph_names
+from retraced_server.retrace.metadata_containers import same_node_metadata, same_value
+from retraced_server.retrace.node_correspondence import NodeCorrespondence
 from retraced_server.retrace.node_metadata import PROTECTED_KEYS, NodeMetadata
 from retraced_server.retrace.proxy_value import ProxyValue
+from retraced_server.retrace.recompute_verifier import RecomputeVerifier
 from retraced_server.retrace.regions import AutocastState, RegionExecutor
-from retraced_server.retrace.repeats import Repeats
 from retraced_server.retrace.reuse import Reuse, same_constants
 from retraced_server.retrace.tracer import ExportTracer
 from retraced_server.retrace.unbacked import means_the_same
 from retraced_server.retrace.values import free_symbols, keeps_symbols, logical, rename_symbols, same_metadata
+from retraced_server.torch_compat.fake_tensors import FakeTensor
+from retraced_server.torch_compat.graphs import copy_node, is_erased, name_for_target
+from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverload, OpOverloadPacket
 
 if TYPE_CHECKING:
     from retraced_server.retrace.session import Session
@@ -61,14 +64,21 @@ class GraphRetrace:
         results: What the hook returned for each old node.
         modified: Whether anything differs from the old graph.
         result: The new graph module, once all nodes have been visited; the old one if nothing differs.
-        account: What each node of the new graph is.
+        correspondence: What each node of the new graph is.
         placeholders: The new graph's inputs, with the old placeholder that each stands for.
         called_under: The autocast that the visited node runs its subgraphs under, besides what it is under itself.
+        batched: Tells at which levels of vmap the new graph's values are batched.
         outputs: The old position of each output of the new graph, None for a new one; None as a whole if they are as they were.
     """
 
     def __init__(
-        self, session: Session, module: fx.GraphModule, path: str, tracer: ExportTracer, autocast: AutocastState
+        self,
+        session: Session,
+        module: fx.GraphModule,
+        path: str,
+        tracer: ExportTracer,
+        autocast: AutocastState,
+        batched: BatchedValues,
     ) -> None:
         self.session = session
         self.module = module
@@ -77,7 +87,7 @@ class GraphRetrace:
         self.results: dict[fx.Node, Any] = {}
         self.modified = False
         self.result = module
-        self.account = Account()
+        self.correspondence = NodeCorrespondence()
         self.placeholders: dict[fx.Node, fx.Node | None] = {}
         self.outputs: list[int | None] | None = None
         self.current: fx.Node | None = None
@@ -89,9 +99,10 @@ class GraphRetrace:
         if isinstance(self._edits, Edits):
             self._is_disturbed = self._edits.is_disturbed(module.graph)
             self._edits.put_back_values(module.graph)
-        self._regions = RegionExecutor(tracer)
-        self._executor = Executor(session, self._regions)
-        self._repeats = Repeats(session)
+        self.batched = batched
+        self._regions = RegionExecutor(tracer, batched)
+        self._executor = Executor(session, self._regions, batched)
+        self._recompute_verifier = RecomputeVerifier(session)
         # New nodes that have a name of their own making; the name of an old node is theirs when they stand for it.
         self._unnamed: dict[fx.Node, str] = {}
         self._made: list[fx.Node] = []
@@ -102,9 +113,9 @@ class GraphRetrace:
         self._hook_outputs: Argument = None
 
     @cached_property
-    def body_names(self) -> dict[int, str]:
-        """The attributes of the old graph module that hold bodies, by the bodies' ids."""
-        return body_names(self.module)
+    def subgraph_names(self) -> dict[int, str]:
+        """The attributes of the old graph module that hold subgraphs, by the subgraphs' ids."""
+        return subgraph_names(self.module)
 
     @property
     def region_autocast(self) -> AutocastState:
@@ -135,6 +146,8 @@ class GraphRetrace:
                 result = self._adopt(node, result)
             if node not in self.reuse.kept:
                 self.reuse.drop_write(node, changes_metadata(node.target))
+        if node.op == "placeholder":
+            self.batched.add_input(len(self.results), result)
         self.results[node] = result
         self.current = self.tracer.visited = None
 
@@ -147,7 +160,7 @@ class GraphRetrace:
         if new in self._made:
             result = self._rebind_returned(node, result)
         else:
-            self.account.stands_for(new, node)
+            self.correspondence.stands_for(new, node)
         if node.op == "placeholder" and new.op == "placeholder":
             self.placeholders[new] = node
         own_name = self._unnamed.pop(new, None)
@@ -206,16 +219,16 @@ class GraphRetrace:
     def _give_up_name(self, node: fx.Node) -> None:
         # The hook may have built on what the old node computes: then the copy gets a name of its own.
         for made in self._made:
-            if self.account.is_copy(made) and made.name == node.name:
+            if self.correspondence.is_copy(made) and made.name == node.name:
                 made.name = self.tracer.fresh_name(node.name)
-                self.account.forget_copy(made)
+                self.correspondence.forget_copy(made)
 
     def _says_what_is_recorded(self, node: fx.Node, result: ProxyValue[Any], recorded: Any) -> bool:
         if same_metadata(result.data, recorded):
             return same_constants(result.data, recorded)
         # Where executing the old node gives the same other strides or offset, it is not the pass that changed them.
         call = self._recorded_call(node)
-        if self._regions.is_in_level and self._is_called_as_before(node, result.node):
+        if self.batched.levels and self._is_called_as_before(node, result.node):
             # Values of one example have strides of their own: what they are computed from says no more than their sizes.
             comparison = Comparison(self.session.transaction.env, set())
             comparison.compare(recorded, result.data)
@@ -225,11 +238,11 @@ class GraphRetrace:
         if stated_effect(node.target).of_regions:
             return False
         comparison = Comparison(self.session.transaction.env, set())
-        with self.session.transaction.repeating(asserts=False):
+        with self.session.transaction.suppressing_guards(asserts=False):
             comparison.compare(recorded, result.data)
             if comparison.error is not None or not comparison.remarks:
                 return False
-            self.session.executing()
+            self.session.flush_deferred_asserts()
             pending = self.session.unbacked.pending()
             args, kwargs = (fx.node.map_arg(a, self._recorded_data) for a in (call.args, call.kwargs))
             args, kwargs = map_leaves((item_alone(call.target, args), kwargs), torch.Tensor, logical)
@@ -259,7 +272,7 @@ class GraphRetrace:
         bindings = result.node.meta.get("unbacked_bindings")
         fresh = {symbol: path for symbol, path in (bindings or {}).items() if symbol not in self._symbols_taken}
         # A copy's symbols are the old ones already: nothing is to be renamed, nor forgotten.
-        if not fresh or self.account.is_copy(result.node):
+        if not fresh or self.correspondence.is_copy(result.node):
             return result
         is_written = self.reuse.is_written(node, self.results)
         _, kept, renaming = self.session.unbacked.rebind(node, result.data, fresh, self._symbols_taken, only_own=is_written)
@@ -285,7 +298,7 @@ class GraphRetrace:
             return self._value(old.meta["val"] if old.meta.get("val") is not None else arg, node)
         node = self.tracer.create_proxy("placeholder", name, (), {}).node
         node.name = self._placeholder_name(node, name)
-        node.meta.update(meta.data)
+        node.meta.update(meta.held)
         self.tracer.set_metadata(node, arg)
         self._track(node)
         del self._unnamed[node]
@@ -313,7 +326,7 @@ class GraphRetrace:
             return self._value(data, self._copy(old, (results,), {}, meta))
         node = self.tracer.create_proxy("output", "output", (with_proxies(results, self.tracer),), {}).node
         node.name = old.name
-        node.meta.update(meta.data)
+        node.meta.update(meta.held)
         self._track(node)
         self.outputs = positions(results, self._hook_outputs)
         return self._value(data, node)
@@ -394,7 +407,7 @@ class GraphRetrace:
         recorded = old.meta.get("val")
         if recorded is None and "val" not in old.meta and has_result(old.target):
             return self._repeat(old, args, kwargs, meta)
-        if states_facts(old.target):
+        if is_symbolic_assert(old.target):
             self.session.defer(old.target, data_of(args), data_of(kwargs))
         if changes_metadata(old.target):
             self._executor.defer(old.target, args, kwargs)
@@ -402,7 +415,7 @@ class GraphRetrace:
 
     def _repeat(self, old: fx.Node, args: Any, kwargs: Any, meta: NodeMetadata | None) -> ProxyValue[Any]:
         read = item_alone(old.target, args)
-        executed = self._repeats.check(
+        executed = self._recompute_verifier.check(
             old, data_of(read), data_of(kwargs), lambda: self._executor.execute(old.target, read, kwargs)
         )
         if "val" not in old.meta and executed is not None:
@@ -413,21 +426,21 @@ class GraphRetrace:
     def _make(self, target: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> ProxyValue[Any]:
         old, unbacked, transaction = self.current, self.session.unbacked, self.session.transaction
         known = transaction.symbol_count()
-        with transaction.learning(asserts=states_facts(target)):
+        with transaction.recording_guards(asserts=is_symbolic_assert(target)):
             value = self._executor.result(target, item_alone(target, args), kwargs)
-        # An operator that runs its bodies makes symbols of its own for them.
+        # An operator that runs its subgraphs makes symbols of its own for them.
         unbacked.drop(transaction.symbols_since(known) - free_symbols(value).keys())
         bindings = unbacked.bindings(value)
         if bindings and old is not None and self._makes_the_same_symbols(target, old):
             is_written = self.reuse.is_written(old, self.results)
             value, bindings, _ = unbacked.rebind(old, value, bindings, self._symbols_taken, only_own=is_written)
         self.reuse.write(data_of(list(written_arguments(target, args, kwargs))), changes_metadata(target))
-        name = self.tracer.graph._target_to_str(target.overloadpacket.__name__) if isinstance(target, OpOverload) else None
+        name = name_for_target(self.tracer.graph, target.overloadpacket.__name__) if isinstance(target, OpOverload) else None
         if old is not None and isinstance(target, HigherOrderOperator):
-            args = self._with_body_nodes(args, old.args)
+            args = self._with_subgraph_nodes(args, old.args)
         args, kwargs = with_proxies((args, kwargs), self.tracer)
         node = self.tracer.create_proxy("call_function", target, args, kwargs, name=name).node
-        node.meta.update(meta.data)
+        node.meta.update(meta.held)
         node.meta.pop("unbacked_bindings", None)
         if bindings:
             before = None if old is None else old.meta.get("unbacked_bindings")
@@ -445,13 +458,13 @@ class GraphRetrace:
         self._symbols_taken |= symbols_bound(node for node in self.module.graph.nodes if node is not old)
         return True
 
-    def _with_body_nodes(self, args: Argument, old_args: Any) -> Argument:
-        """Puts nodes in the place of bodies where the old node had its own node for the body, since several may read one body."""
+    def _with_subgraph_nodes(self, args: Argument, old_args: Any) -> Argument:
+        """Puts nodes in the place of subgraphs where the old node had its own node for the subgraph, since several may read one subgraph."""
         if isinstance(args, torch.nn.Module) and isinstance(old_args, fx.Node) and old_args.op == "get_attr":
             node = self.reuse.kept[old_args]
             return node if self.tracer.attribute(str(node.target)) is args else args
         if type(args) in (tuple, list) and isinstance(old_args, (tuple, list)) and len(args) == len(old_args):
-            return type(args)(self._with_body_nodes(a, b) for a, b in zip(args, old_args, strict=True))
+            return type(args)(self._with_subgraph_nodes(a, b) for a, b in zip(args, old_args, strict=True))
         return args
 
     def counterpart(self, old: fx.Node) -> fx.Node | None:
@@ -460,19 +473,21 @@ class GraphRetrace:
             return old
         result = self.results.get(old)
         stands = result.node if isinstance(result, ProxyValue) else self.attribute_node(old)
-        return stands if isinstance(stands, fx.Node) and not stands._erased else None
+        return stands if isinstance(stands, fx.Node) and not is_erased(stands) else None
 
     def tell(self, edits: Edits) -> None:
         """Notes the graph that was made, and what became of the old one, for what the pass may edit next."""
         if self.modified:
-            edits.add_result(self.result, self.account, self.placeholders, self.outputs, self.counterpart, self._outer_autocast)
+            edits.add_result(
+                self.result, self.correspondence, self.placeholders, self.outputs, self.counterpart, self._outer_autocast
+            )
 
     # -- attributes --------------------------------------------------------------------------------------------------------------
 
     def get_attr(self, old: fx.Node, value: Any) -> None:
         """Copies an attribute and the node that reads it. Hooks are given the attribute itself."""
         self.current = self.tracer.visited = None
-        # Several nodes may read one body, which may have been replaced since the first.
+        # Several nodes may read one subgraph, which may have been replaced since the first.
         if not self.tracer.has_attribute(str(old.target)):
             self.tracer.set_attribute(str(old.target), value)
         node = self._copy(old, (), {}, None)
@@ -489,8 +504,8 @@ class GraphRetrace:
         """The new node that reads the attribute that an old node read."""
         return self.reuse.kept.get(old) if old.op == "get_attr" else None
 
-    def drop_unused_bodies(self) -> None:
-        """Removes bodies that the old graph called and the new one does not."""
+    def drop_unused_subgraphs(self) -> None:
+        """Removes subgraphs that the old graph called and the new one does not."""
         readers = Counter(node.target for node in self.tracer.graph.find_nodes(op="get_attr"))
         for old in self.module.graph.find_nodes(op="get_attr"):
             node = self.reuse.kept.get(old)
@@ -513,8 +528,8 @@ class GraphRetrace:
                     "that is meant, override should_preserve_symbolic_input_metadata to return False"
                 )
 
-    def replace_body(self, old: fx.GraphModule, new: fx.GraphModule) -> None:
-        """A body was changed: where the old one is an attribute of this graph, the new one takes its place and its name.
+    def replace_subgraph(self, old: fx.GraphModule, new: fx.GraphModule) -> None:
+        """A subgraph was changed: where the old one is an attribute of this graph, the new one takes its place and its name.
 
         Where another call has it already, unchanged, the new one is an attribute besides it.
         """
@@ -554,16 +569,23 @@ class GraphRetrace:
         else:
             node = copy_node(self.tracer.graph, old, new_args, new_kwargs)
         self._regions.visit(node)
-        if meta is not None and not same_node_metadata(meta.data, old.meta):
-            for key, value in meta.data.items():
-                if key not in PROTECTED_KEYS and (key not in old.meta or old.meta[key] is not value):
+        if meta is not None and not same_node_metadata(meta.held, old.meta):
+            for key, value in meta.held.items():
+                if key not in PROTECTED_KEYS and not self._has_metadata(old, key, value):
                     node.meta[key] = value
                     self.modified = True
         self._copied = True
         self._made.append(node)
         self.reuse.keep(old, node)
-        self.account.add_copy(node, old)
+        self.correspondence.add_copy(node, old)
         return node
+
+    # Metadata holds anything.
+    def _has_metadata(self, old: fx.Node, key: str, value: Any) -> bool:
+        """Whether a value is in an old node's metadata, or was before a hook changed it there."""
+        if key in old.meta and same_value(value, old.meta[key]):
+            return True
+        return isinstance(self._edits, GivenGraph) and self._edits.gave(old, key, value)
 
     def _made_as_it_was(self, old: fx.Node, args: Any, kwargs: Any) -> fx.Node:
         """Has a tracer that makes nodes in its own way make one that stays as it was, as torch's class does."""
@@ -582,7 +604,7 @@ class GraphRetrace:
     def _track(self, node: fx.Node) -> None:
         self._made.append(node)
         self._unnamed[node] = node.name
-        self.account.add_made(node, self.current)
+        self.correspondence.add_made(node, self.current)
 
     def _value(self, data: Any, node: fx.Node) -> ProxyValue[Any]:
         return ProxyValue(data, fx.Proxy(node, self.tracer))

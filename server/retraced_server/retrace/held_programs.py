@@ -16,7 +16,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputSpec
 
-from retraced_server.retrace._torch import set_graph_module
+from retraced_server.torch_compat.programs import set_parts
 
 
 @contextmanager
@@ -24,12 +24,12 @@ def lent(instance: object, module: fx.GraphModule, copy: fx.GraphModule) -> Iter
     """Give the programs that an object holds as attributes, and whose graph module is `module`, a copy of that for a while."""
     held = [value for value in vars(instance).values() if isinstance(value, ExportedProgram) and value.graph_module is module]
     for program in held:
-        set_graph_module(program, copy)
+        set_parts(program, graph_module=copy)
     try:
         yield
     finally:
         for program in held:
-            set_graph_module(program, module)
+            set_parts(program, graph_module=module)
 
 
 @dataclass(frozen=True)

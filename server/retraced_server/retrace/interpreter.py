@@ -11,7 +11,6 @@ import torch
 from torch import fx
 
 from retraced_server.program.functions import overload_of, stated_effect
-from retraced_server.retrace._torch import HigherOrderOperator, OpOverloadPacket, executorch_call_delegate
 from retraced_server.retrace.arguments import Argument, map_leaves
 from retraced_server.retrace.errors import (
     ExportPassError,
@@ -26,6 +25,7 @@ from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.overrides import refuse_overrides
 from retraced_server.retrace.pass_state import state_of
 from retraced_server.retrace.proxy_value import ProxyValue
+from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverloadPacket, executorch_call_delegate
 
 if TYPE_CHECKING:
     from retraced_server.retrace.export_pass import ExportPass
@@ -116,7 +116,7 @@ class ExportInterpreter(fx.Interpreter):
 
     def _visit(self, node: fx.Node) -> None:
         retrace = self._retrace
-        self._run.context.node = node
+        self._run.context.visited = node
         self._run.session.visited()
         retrace.begin(node, self.map_nodes_to_values(node.args[0], node) if node.op == "output" else None)
         has_hook = node.op != "call_function" or self._has_hook(node.target)
@@ -173,7 +173,7 @@ class ExportInterpreter(fx.Interpreter):
         if stated_effect(target).of_regions and overload_of(target) is None:
             return False
         only = self._run.only
-        # A higher-order operator's hook visits its bodies.
+        # A higher-order operator's hook visits its subgraphs.
         return only is None or target in only or isinstance(target, HigherOrderOperator)
 
     def _without_hook(self, node: fx.Node) -> Argument:
@@ -211,8 +211,8 @@ class ExportInterpreter(fx.Interpreter):
             f, mapped, operands = args
             return callback.call_map(f, mapped, operands, meta)
         if target is operators.while_loop:
-            condition, body, carried, *rest = args
-            return callback.call_while(condition, body, carried, rest[0] if rest else (), meta)
+            condition, subgraph, carried, *rest = args
+            return callback.call_while(condition, subgraph, carried, rest[0] if rest else (), meta)
         if target is operators.scan:
             combine, init, xs, *rest = args
             return callback.call_scan(combine, init, xs, rest[0] if rest else (), meta)

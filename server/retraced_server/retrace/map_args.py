@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from retraced_server.retrace._torch import OpOverload
 from retraced_server.retrace.arguments import Argument
+from retraced_server.torch_compat.operators import OpOverload, schema_of
 
 
 def map_args(
@@ -21,7 +21,7 @@ def map_args(
         kwargs: The arguments by name.
     """
     positional, named = list(args), dict(kwargs)
-    for place, schema in enumerate(op._schema.arguments):
+    for place, schema in enumerate(schema_of(op).arguments):
         if schema.name in named:
             named[schema.name] = fn(named[schema.name], schema)
         elif not schema.kwarg_only and place < len(positional):

@@ -33,6 +33,11 @@ def copy_container(value: Any, copies: dict[int, Any]) -> Any:
     return known
 
 
+def is_container(value: Any) -> bool:
+    """Return whether a pass may write to what a value holds, so that it is given copies."""
+    return type(value) in _CONTAINERS
+
+
 def own_containers(metadata: dict[str, Any], copies: dict[int, Any]) -> None:
     """Put copies in the place of the containers in metadata. A recorded value stays the object that it is."""
     for key, value in metadata.items():
@@ -49,6 +54,11 @@ def same_node_metadata(new: dict[str, Any], old: dict[str, Any]) -> bool:
         return True
     compared: set[tuple[int, int]] = set()
     return all(_is_same(one, other, compared) for one, other in zip(new.values(), before, strict=True))
+
+
+def same_value(new: Any, old: Any) -> bool:
+    """Return whether two values in metadata are the same object, or containers with the same in them."""
+    return _is_same(new, old, set())
 
 
 def _is_same(new: Any, old: Any, compared: set[tuple[int, int]]) -> bool:

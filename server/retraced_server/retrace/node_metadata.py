@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from retraced_server.retrace.metadata_containers import copy_container
+from retraced_server.retrace.metadata_containers import is_container, own_containers
 
 # Metadata is an open dictionary in torch: any key, any value.
 NodeMetadataValue = Any
@@ -14,16 +14,33 @@ PROTECTED_KEYS = frozenset({"val", "stack_trace", "nn_module_stack", "debug_hand
 
 
 class NodeMetadata:
-    """A copy of a node's metadata that a hook can read, add to and hand on; a dictionary or list that it reads is a copy as well."""
+    """A copy of a node's metadata that a hook can read, add to and hand on; a dictionary or list that it reads is a copy as well.
 
-    __slots__ = ("data",)
+    Attributes:
+        held: What it holds, to be read only: its containers may still be the node's.
+    """
+
+    __slots__ = ("_has_own_containers", "held")
 
     def __init__(self, data: dict[str, NodeMetadataValue]) -> None:
-        self.data: dict[str, NodeMetadataValue] = data.copy()
+        self.held: dict[str, NodeMetadataValue] = data.copy()
+        self._has_own_containers = False
+
+    @property
+    def data(self) -> dict[str, NodeMetadataValue]:
+        """The dictionary that it is, with containers of its own, which are copied when a hook first asks for any."""
+        if not self._has_own_containers:
+            self._has_own_containers = True
+            own_containers(self.held, {})
+        return self.held
+
+    @data.setter
+    def data(self, data: dict[str, NodeMetadataValue]) -> None:
+        self.held = data
 
     def __getitem__(self, key: str) -> NodeMetadataValue:
-        value = self.data[key] = copy_container(self.data[key], {}) if key != "val" else self.data[key]
-        return value
+        value = self.held[key]
+        return self.data[key] if is_container(value) else value
 
     def __setitem__(self, key: str, value: NodeMetadataValue) -> None:
         """Sets a key.
@@ -33,11 +50,11 @@ class NodeMetadata:
         """
         if key in PROTECTED_KEYS:
             raise RuntimeError(f"Could not override node key: {key}")
-        self.data[key] = value
+        self.held[key] = value
 
     def __contains__(self, key: str) -> bool:
-        return key in self.data
+        return key in self.held
 
     def copy(self) -> NodeMetadata:
         """Copies it; the values are shared."""
-        return NodeMetadata(self.data)
+        return NodeMetadata(self.held)

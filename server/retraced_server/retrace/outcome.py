@@ -9,6 +9,7 @@ from torch import fx
 
 from retraced_server.retrace.graph_retrace import GraphRetrace
 from retraced_server.retrace.graphs import node_key, walk_graphs
+from retraced_server.torch_compat.graphs import is_erased
 
 
 @dataclass
@@ -17,7 +18,7 @@ class RetraceOutcome:
 
     Attributes:
         origins: For each node of the new program that is not an old one with its old key: the keys of the old nodes that it came from.
-        copied: Which of these are an old node as it was, in a body that was moved.
+        copied: Which of these are an old node as it was, in a subgraph that was moved.
         renamed: For nodes of the old root graph whose value a node of another name has now: that name, None if no node has the value.
         placeholders: Inputs of the new root graph in order, with the name of the old input that each stands for, None for a new one.
         outputs: For each output of the new root graph the old position, None for a new one; None as a whole if they are as they were.
@@ -43,7 +44,7 @@ class RetraceOutcome:
         paths = {id(graph): path for path, graph in walk_graphs(module)}
         for retrace in retraces:
             path = paths.get(id(retrace.result))
-            # None: a body that is called no more, or one visited again since with other inputs.
+            # None: a subgraph that is called no more, or one visited again since with other inputs.
             if path is not None:
                 outcome._add(retrace, path)
             if not retrace.path:
@@ -54,13 +55,15 @@ class RetraceOutcome:
         if not retrace.modified and path == retrace.path:
             return
         for node in retrace.result.graph.nodes if retrace.modified else ():
-            if retrace.account.is_plain_copy(node) and path == retrace.path:
+            if retrace.correspondence.is_plain_copy(node) and path == retrace.path:
                 continue
             # Attributes that became nodes on the way came from what reads them.
-            olds = retrace.account.origins_of(node) or next(filter(None, map(retrace.account.origins_of, node.users)), [])
+            olds = retrace.correspondence.origins_of(node) or next(
+                filter(None, map(retrace.correspondence.origins_of, node.users)), []
+            )
             key = node_key(path, node.name)
             self.origins[key] = tuple(node_key(retrace.path, old.name) for old in olds)
-            if retrace.account.is_copy(node):
+            if retrace.correspondence.is_copy(node):
                 self.copied.add(key)
             else:
                 self.new_nodes += 1
@@ -76,6 +79,6 @@ class RetraceOutcome:
             if name != old.name:
                 self.renamed[old.name] = name
         self.placeholders = [
-            (node.name, None if old is None else old.name) for node, old in retrace.placeholders.items() if not node._erased
+            (node.name, None if old is None else old.name) for node, old in retrace.placeholders.items() if not is_erased(node)
         ]
         self.outputs = retrace.outputs

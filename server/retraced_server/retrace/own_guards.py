@@ -9,15 +9,12 @@ import torch
 from torch import fx
 
 from retraced_server.program.functions import stated_effect
-from retraced_server.retrace._torch import (
-    HigherOrderOperator,
-    disable_fake_tensor_cache,
-    enable_python_dispatcher,
-)
 from retraced_server.retrace.execute import execute
 from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.regions import Regions, under_autocast
 from retraced_server.retrace.session import find_fake_mode
+from retraced_server.torch_compat.fake_tensors import disable_fake_tensor_cache, enable_python_dispatcher
+from retraced_server.torch_compat.operators import HigherOrderOperator
 
 
 def add_own_guards(module: fx.GraphModule) -> None:

@@ -32,7 +32,7 @@ class PassContext:
         remarks: What the pass has to say, one sentence each.
         new_guards: Guards on symbolic shapes that new nodes of an `ExportPass` added and that narrow what the program accepts: the expression,
             then the node at which it was added, with the line of its source.
-        node: The node that an `ExportPass` visits; None where it visits none.
+        visited: The node that an `ExportPass` visits, to be read only; None where it visits none.
         graph_path: The path of the graph that is visited: empty for the root graph, `true_graph_0` for a subgraph.
     """
 
@@ -43,9 +43,17 @@ class PassContext:
     rewrites: int = 0
     remarks: list[str] = field(default_factory=list)
     new_guards: list[str] = field(default_factory=list)
-    node: fx.Node | None = None
+    visited: fx.Node | None = None
     graph_path: str = ""
+    _lend: Callable[[], None] | None = field(default=None, init=False, repr=False)
     _tokens: list[Token[PassContext | None]] = field(default_factory=list, init=False, repr=False)
+
+    @property
+    def node(self) -> fx.Node | None:
+        """The node that is visited. The containers in its metadata are copies, as are those of all nodes from when a hook first asks for it."""
+        if self._lend is not None:
+            self._lend()
+        return self.visited
 
     def count_rewrites(self, number: int = 1) -> None:
         """Count rewrites. A pass that counts none is reported with the number of nodes that it made."""
@@ -63,17 +71,26 @@ class PassContext:
 
     def place(self) -> str:
         """Return where in the program the pass is, as errors and reports write it; nothing where it visits no node."""
-        return "" if self.node is None else place_of(self.node, self.graph_path)
+        return "" if self.visited is None else place_of(self.visited, self.graph_path)
 
     @contextmanager
     def visiting(self, path: str) -> Iterator[None]:
         """Visit a graph; afterwards, the node and graph that were visited before are visited again."""
-        outer = self.node, self.graph_path
-        self.node, self.graph_path = None, path
+        outer = self.visited, self.graph_path
+        self.visited, self.graph_path = None, path
         try:
             yield
         finally:
-            self.node, self.graph_path = outer
+            self.visited, self.graph_path = outer
+
+    @contextmanager
+    def lending(self, lend: Callable[[], None] | None) -> Iterator[None]:
+        """Have `lend` called, if anything, before a hook is given a node that it may write to."""
+        outer, self._lend = self._lend, lend
+        try:
+            yield
+        finally:
+            self._lend = outer
 
     def __enter__(self) -> PassContext:
         self._tokens.append(_RUNNING.set(self))

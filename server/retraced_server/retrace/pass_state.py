@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from retraced_server.retrace.bodies import VisitedBodies
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.graph_retrace import GraphRetrace
 from retraced_server.retrace.outcome import RetraceOutcome
 from retraced_server.retrace.pass_context import PassContext
 from retraced_server.retrace.regions import AutocastState
 from retraced_server.retrace.session import Session
+from retraced_server.retrace.subgraphs import VisitedSubgraphs
 
 if TYPE_CHECKING:
     from retraced_server.retrace.export_pass import ExportPass
@@ -39,7 +39,7 @@ class PassRun:
     session: Session
     context: PassContext
     only: Collection[Any] | None
-    visited: VisitedBodies = field(default_factory=VisitedBodies)
+    visited: VisitedSubgraphs = field(default_factory=VisitedSubgraphs)
     retraces: list[GraphRetrace] = field(default_factory=list)
     retrace: GraphRetrace | None = None
 
@@ -74,7 +74,7 @@ class PassState:
     @property
     def node(self) -> fx.Node | None:
         """The node that is visited."""
-        return None if self.run is None else self.run.context.node
+        return None if self.run is None else self.run.context.visited
 
     @property
     def retrace(self) -> GraphRetrace:

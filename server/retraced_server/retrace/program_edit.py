@@ -13,15 +13,17 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputSpec, TensorArgument
 
-from retraced_server.retrace._torch import SpecViolationError
 from retraced_server.retrace.call_schema import check_calls
-from retraced_server.retrace.call_specs import positional_leaves
-from retraced_server.retrace.constants import copy_graph_module, has_tensor_attributes, lift_to_inputs, pull_out_of_bodies
-from retraced_server.retrace.copies import copy_with_bodies
+from retraced_server.retrace.constants import copy_graph_module, has_tensor_attributes, lift_to_inputs, pull_out_of_subgraphs
+from retraced_server.retrace.copies import copy_with_subgraphs
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.held_programs import StateChanges
 from retraced_server.retrace.outcome import RetraceOutcome
-from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
+from retraced_server.retrace.pytree_specs import positional_leaves
+from retraced_server.torch_compat.graphs import root_of
+from retraced_server.torch_compat.programs import SpecViolationError, verify_graph
+from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
+from retraced_server.torch_compat.symbolic_shapes import shape_env_of
 
 
 @dataclass
@@ -80,7 +82,7 @@ class ProgramEdit:
         self.state.update(changes.state)
         self.constants.update(changes.constants)
         if not self.modified:
-            self.graph_module, self.modified = copy_with_bodies(self.graph_module), True
+            self.graph_module, self.modified = copy_with_subgraphs(self.graph_module), True
 
     def apply(self, graph_module: fx.GraphModule, outcome: RetraceOutcome) -> dict[str, str]:
         """Takes over a graph that a pass has made, and checks it.
@@ -115,7 +117,7 @@ class ProgramEdit:
     def _lift_constants(self) -> dict[str, str]:
         if not has_tensor_attributes(self.graph_module):
             return {}
-        module = copy_graph_module(pull_out_of_bodies(self.graph_module))
+        module = copy_graph_module(pull_out_of_subgraphs(self.graph_module))
         user_inputs = {entry.name for entry in self.inputs if entry.is_user_input}
         first = next(node for node in module.graph.nodes if node.op != "placeholder" or node.name in user_inputs)
         taken = {*self.program.constants, *self.constants, *self.program.state_dict, *self.state}
@@ -146,7 +148,7 @@ class ProgramEdit:
         self.inputs = wanted
         module = copy_graph_module(self.graph_module)
         nodes = {node.name: node for node in module.graph.nodes if node.op == "placeholder"}
-        cursor = module.graph._root
+        cursor = root_of(module.graph)
         for entry in wanted:
             cursor.append(nodes[entry.name])
             cursor = nodes[entry.name]
@@ -159,8 +161,7 @@ class ProgramEdit:
 
     def _check(self) -> None:
         try:
-            for verifier in self.program.verifiers:
-                verifier()._check_graph_module(self.graph_module)
+            verify_graph(self.program.verifiers, self.graph_module)
         except (SpecViolationError, RuntimeError, AttributeError) as error:
             raise ExportPassError(f"the graph is not valid: {error}") from error
         names = [node.name for node in self.graph_module.graph.nodes if node.op == "placeholder"]

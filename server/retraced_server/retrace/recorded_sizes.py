@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.retrace._torch import FakeTensor, alias_of, pytree
 from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.values import expression
+from retraced_server.torch_compat.fake_tensors import FakeTensor, alias_of, version_of
+from retraced_server.torch_compat.pytree import pytree
 
 
 class RecordedSizes:
@@ -27,14 +28,14 @@ class RecordedSizes:
                 for tensor in (value,) if isinstance(value, FakeTensor) else _tensors(value):
                     # Those of inference mode do not count what is done to them.
                     if tensor.layout is torch.strided and not tensor.is_inference():
-                        self._given[id(tensor)] = (tensor, tensor._version, _sizes(tensor))
+                        self._given[id(tensor)] = (tensor, version_of(tensor), _sizes(tensor))
 
     def _changed(self) -> dict[int, FakeTensor]:
         # Torch counts what is done in place to a tensor.
         return {
             key: tensor
             for key, (tensor, version, sizes) in self._given.items()
-            if tensor._version != version and _as_expressions(_sizes(tensor)) != _as_expressions(sizes)
+            if version_of(tensor) != version and _as_expressions(_sizes(tensor)) != _as_expressions(sizes)
         }
 
     def keep_changes(self, module: fx.GraphModule) -> None:

@@ -4,7 +4,7 @@ Inside a level of functorch the recorded values are *logical*: `torch.vmap`'s ar
 anywhere else, since that is what a transform promises of them. What leaves a level depends on more than logical values: its strides, and
 whether the calls in the region work under the transform at all. So the region is then executed as a whole, from the call that began it, with
 torch's own functions in real levels of functorch. Of the regions around it only the levels and the autocast are entered: what it takes from
-them is logical, as for any other call in them, so that no region is executed again for those in it.
+them is made of logical values, batched as `BatchedValues` tells, so that no region is executed again for those in it.
 """
 
 from __future__ import annotations
@@ -18,23 +18,20 @@ from torch import fx
 
 from retraced_server.errors import text_of
 from retraced_server.program.functions import UNWRAPS_FROM_LEVEL, WRAPS_FOR_LEVEL, Effect, stated_effect
-from retraced_server.retrace._torch import (
-    predispatch,
-    view_of,
-)
 from retraced_server.retrace.arguments import map_leaves
+from retraced_server.retrace.batched_values import BatchedValues
 from retraced_server.retrace.entered_regions import entered_regions
 from retraced_server.retrace.errors import ExportPassError
-from retraced_server.retrace.interpreted_bodies import interpreted, plainly
+from retraced_server.retrace.interpreted_subgraphs import interpreted, plainly
 from retraced_server.retrace.values import logical
+from retraced_server.torch_compat.fake_tensors import view_of
+from retraced_server.torch_compat.functorch import ADD_BATCH_DIM, ENTER_AUTOCAST, ENTER_JVP, ENTER_VMAP, SET_GRAD_ENABLED
 
 if TYPE_CHECKING:
     from retraced_server.retrace.tracer import ExportTracer
 
-_AUTOCAST = torch.amp.autocast_mode._enter_autocast
-_aten = torch.ops.aten
-LEVELS = frozenset((predispatch._vmap_increment_nesting, predispatch._jvp_increment_nesting))
-_SLICING = frozenset((predispatch._add_batch_dim, _aten._add_batch_dim.default))
+LEVELS = frozenset((ENTER_VMAP, ENTER_JVP))
+_SLICING = frozenset((ADD_BATCH_DIM, torch.ops.aten._add_batch_dim.default))
 _ALIASING = WRAPS_FOR_LEVEL - _SLICING
 
 # For each autocast that is in effect, outermost first, what `torch.autocast` is called with.
@@ -72,7 +69,7 @@ class Regions:
     @property
     def autocast(self) -> AutocastState:
         """The autocast that a call in the current region runs under, of the graph's own."""
-        return tuple((node.args, node.kwargs) for node in self.current if node.target is _AUTOCAST)
+        return tuple((node.args, node.kwargs) for node in self.current if node.target is ENTER_AUTOCAST)
 
 
 @contextmanager
@@ -89,10 +86,12 @@ class RegionExecutor:
 
     Args:
         tracer: What builds the graph.
+        batched: Tells at which levels its values are batched.
     """
 
-    def __init__(self, tracer: ExportTracer) -> None:
+    def __init__(self, tracer: ExportTracer, batched: BatchedValues) -> None:
         self._tracer = tracer
+        self._batched = batched
         self._regions = Regions()
 
     @property
@@ -100,14 +99,12 @@ class RegionExecutor:
         """The autocast of the regions that the next call is in."""
         return self._regions.autocast
 
-    @property
-    def is_in_level(self) -> bool:
-        """Whether the next call is in a level of functorch."""
-        return any(node.target in LEVELS for node in self._regions.current)
-
     def visit(self, node: fx.Node) -> None:
         """Hear of the next node of the graph."""
         self._regions.visit(node)
+        if (regions := self._regions.current) or self._batched.levels:
+            self._batched.enter([region for region in regions if region.target in LEVELS])
+            self._batched.add_call(node, self._tracer.attribute)
 
     # A target is anything that fx calls.
     def state(self, target: Any) -> AbstractContextManager[None]:
@@ -141,7 +138,7 @@ class RegionExecutor:
         try:
             with entered_regions() as called:
                 value = self._replay(around, start, (target, arguments), called)
-                return map_leaves(value, torch.Tensor, lambda tensor: _fresh(logical(tensor)))
+                return map_leaves(value, torch.Tensor, lambda tensor: fresh(logical(tensor)))
         except ExportPassError:
             raise
         except Exception as error:
@@ -153,8 +150,8 @@ class RegionExecutor:
         """Return the call that began the innermost level, and those that entered a region around it."""
         entered = [node for node in self._regions.current if stated_effect(node.target) is Effect.ENTERS]
         for at in reversed(range(len(entered))):
-            if entered[at].target is not _AUTOCAST:
-                return tuple(entered[:at]), entered[at]
+            if entered[at].target is not ENTER_AUTOCAST:
+                return (*self._batched.callers, *entered[:at]), entered[at]
         return None
 
     def _replay(
@@ -172,15 +169,16 @@ class RegionExecutor:
         region = _following(start)
         needed = _needed(arguments, region)
         for node in (*around, *(node for node in region if node in needed and node.op == "call_function")):
-            values[node] = result = _call(node.target, map_leaves((node.args, node.kwargs), fx.Node, value))
+            values[node] = result = call_in_region(node.target, map_leaves((node.args, node.kwargs), fx.Node, value))
             called(node.target, result)
-        return _call(target, map_leaves(arguments, fx.Node, value))
+        return call_in_region(target, map_leaves(arguments, fx.Node, value))
 
     def _outer_value(self, node: fx.Node) -> Any:
         """Return the value of a node that is no call of the region, as a copy that the region may write to; an attribute as it is."""
         if node.op == "get_attr":
             return interpreted(self._tracer.attribute(str(node.target)), plainly)
-        return map_leaves(node.meta.get("val"), torch.Tensor, lambda tensor: _fresh(logical(tensor)))
+        value = map_leaves(node.meta.get("val"), torch.Tensor, lambda tensor: fresh(logical(tensor)))
+        return self._batched.batch(value, self._batched.of(node))
 
 
 def _slice(tensor: torch.Tensor, batch_dim: int, level: int) -> Any:
@@ -213,11 +211,14 @@ def _needed(arguments: Any, region: Sequence[fx.Node]) -> set[fx.Node]:
     return needed
 
 
-def _fresh(tensor: torch.Tensor) -> torch.Tensor:
+def fresh(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that says the same, with a storage of its own."""
     return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=tensor.device)
 
 
-def _call(target: Any, arguments: Any) -> Any:
+# Targets and arguments are whatever a graph has.
+def call_in_region(target: Any, arguments: Any) -> Any:
+    """Call a function of a graph in a region that was entered for it."""
     args, kwargs = arguments
     # It changes what results record for gradients, which fake values have none of.
-    return None if target is torch._C._set_grad_enabled else target(*args, **kwargs)
+    return None if target is SET_GRAD_ENABLED else target(*args, **kwargs)

@@ -8,7 +8,6 @@ from typing import Any
 from torch import fx
 
 from retraced_server.program.functions import UNWRAPS_FROM_LEVEL, overload_of
-from retraced_server.retrace._torch import FakeTensor, pytree
 from retraced_server.retrace.aliases import (
     AliasSets,
     aliased_inputs,
@@ -19,6 +18,9 @@ from retraced_server.retrace.aliases import (
 )
 from retraced_server.retrace.arguments import item_alone
 from retraced_server.retrace.values import free_symbols
+from retraced_server.torch_compat.fake_tensors import FakeTensor
+from retraced_server.torch_compat.operators import schema_of
+from retraced_server.torch_compat.pytree import pytree
 
 
 class Reuse:
@@ -110,7 +112,7 @@ class Reuse:
     def ignores_aliases(self, old: fx.Node) -> bool:
         """Whether an old node computes the same from equal values in other alias sets."""
         op = overload_of(old.target)
-        if op is None or op._schema.is_mutable or returns_alias(op):
+        if op is None or schema_of(op).is_mutable or returns_alias(op):
             return False
         inputs = [value.meta.get("val") for value in old.all_input_nodes]
         if any(isinstance(leaf, FakeTensor) and leaf.constant is not None for leaf in pytree.tree_leaves(inputs)):

@@ -10,17 +10,18 @@ import torch
 from torch import fx
 
 from retraced_server.collector import collector_paused
-from retraced_server.retrace._torch import FakeTensor, FakeTensorMode, detect_fake_mode, enable_python_dispatcher
 from retraced_server.retrace.compare import Remarks
 from retraced_server.retrace.descriptions import Descriptions
 from retraced_server.retrace.edits import Edits
 from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.fake_result_cache import FakeResultCache
 from retraced_server.retrace.given_graph import GivenGraph
-from retraced_server.retrace.known_results import KnownResults
 from retraced_server.retrace.pass_context import RetraceMode
-from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
 from retraced_server.retrace.unbacked import UnbackedSymbols
 from retraced_server.retrace.values import free_symbols
+from retraced_server.torch_compat.fake_tensors import FakeTensor, FakeTensorMode, detect_fake_mode, enable_python_dispatcher
+from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
+from retraced_server.torch_compat.symbolic_shapes import shape_env_of
 
 
 class Session:
@@ -42,7 +43,7 @@ class Session:
         is_faking: Whether operators are executed on fake tensors. Where the graph module has none, nor a symbolic number, they are executed on
             what `inputs` gave, as torch's class does.
         descriptions: What its values say to operators.
-        known_results: What operators gave for arguments of the same descriptions.
+        fake_result_cache: What operators gave for arguments of the same descriptions.
         differences: What repeated execution gives otherwise than recorded, without being wrong.
         on_progress: Called with the number of nodes visited so far.
     """
@@ -65,7 +66,7 @@ class Session:
         self.transaction = ShapeEnvTransaction(env)
         self.unbacked = UnbackedSymbols(self.transaction, self.fake_mode)
         self.descriptions = Descriptions()
-        self.known_results = KnownResults(self)
+        self.fake_result_cache = FakeResultCache(self)
         self.differences = Remarks()
         self.on_progress = on_progress
         self._visited = 0
@@ -84,7 +85,7 @@ class Session:
         """Keeps an operator that states facts about symbols until an operator is executed that may need them."""
         self._facts.append((target, args, kwargs))
 
-    def executing(self) -> None:
+    def flush_deferred_asserts(self) -> None:
         """An operator is about to be executed: makes what the program says of symbols up to here hold."""
         if not self._executed:
             self._executed = True
@@ -98,7 +99,7 @@ class Session:
     def state(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Executes an operator of the program that states facts: they hold while the session lasts."""
         about = free_symbols((args, kwargs))
-        with self.transaction.repeating(asserts=True, about=about):
+        with self.transaction.suppressing_guards(asserts=True, about=about):
             return target(*args, **kwargs)
 
     @contextmanager

@@ -11,11 +11,12 @@ import sympy
 import torch
 from torch import fx
 
-from retraced_server.retrace._torch import sympy_functions
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.values import SYMBOLIC
+from retraced_server.torch_compat.graphs import is_erased, root_of
+from retraced_server.torch_compat.symbolic_shapes import sympy_functions
 
 if TYPE_CHECKING:
     from retraced_server.retrace.export_pass import ExportPass
@@ -44,7 +45,7 @@ class SymbolicNumbers:
     def __init__(self, callback: ExportPass, graph: fx.Graph) -> None:
         self._callback = callback
         self._graph = graph
-        self._last: fx.Node = graph._root
+        self._last: fx.Node = root_of(graph)
         self._nodes: dict[sympy.Basic, fx.Node] = {}
         self._sizes: dict[sympy.Basic, tuple[fx.Node, int]] = {}
 
@@ -62,11 +63,11 @@ class SymbolicNumbers:
 
     def _look(self) -> None:
         """Notes what nodes that were made since the last time compute."""
-        if self._last._erased:
-            self._last = self._graph._root
+        if is_erased(self._last):
+            self._last = root_of(self._graph)
             self._nodes, self._sizes = {}, {}
         node = self._last.next
-        while node is not self._graph._root:
+        while node is not root_of(self._graph):
             value = node.meta.get("val")
             if isinstance(value, SYMBOLIC):
                 self._nodes.setdefault(value.node.expr, node)
@@ -80,10 +81,10 @@ class SymbolicNumbers:
         if isinstance(expression, sympy.Integer):
             return int(expression)
         node = self._nodes.get(expression)
-        if node is not None and not node._erased:
+        if node is not None and not is_erased(node):
             return ProxyValue(node.meta["val"], node)
         tensor, dim = self._sizes.get(expression, (None, 0))
-        if tensor is not None and not tensor._erased:
+        if tensor is not None and not is_erased(tensor):
             return self._called(torch.ops.aten.sym_size.int, (ProxyValue(tensor.meta["val"], tensor), dim))
         function = _FUNCTIONS.get(type(expression))
         if function is None or not expression.args:

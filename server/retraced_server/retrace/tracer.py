@@ -7,24 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
-from torch.fx.graph import CodeGen
 
-from retraced_server.retrace._torch import (
-    INHERITED_META,
-    FakeTensor,
-    FakeTensorMode,
-    UnsupportedFakeTensorException,
-    extract_tensor_metadata,
-    is_lowered_module,
-    node_source,
-    pytree,
-)
 from retraced_server.retrace.arguments import Argument
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.overrides import overrides, refuse_overrides
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.symbolic_numbers import SymbolicNumbers
 from retraced_server.retrace.values import SYMBOLIC, same_metadata
+from retraced_server.torch_compat.fake_tensors import (
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    extract_tensor_metadata,
+)
+from retraced_server.torch_compat.graphs import INHERITED_META, CodeGen, fresh_name, node_source, reserve_names, taken_names
+from retraced_server.torch_compat.operators import is_lowered_module
+from retraced_server.torch_compat.pytree import pytree
 
 if TYPE_CHECKING:
     from retraced_server.retrace.export_pass import ExportPass
@@ -72,7 +70,7 @@ class ExportTracer(fx.Tracer):
 
     def reserve(self, module: fx.GraphModule) -> None:
         """Keeps the names of a graph's nodes for these nodes, and those of its module's attributes for the attributes."""
-        self.graph._graph_namespace._used_names.update(node.name for node in module.graph.nodes)
+        reserve_names(self.graph, module.graph.nodes)
         self._attributes = module
 
     def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
@@ -82,7 +80,7 @@ class ExportTracer(fx.Tracer):
     @property
     def taken_names(self) -> set[str]:
         """Names that nodes have, or that are reserved for them."""
-        return self.graph._graph_namespace._used_names
+        return taken_names(self.graph)
 
     def set_attribute(self, target: str, value: Any) -> None:
         """Sets an attribute of the new module by its dotted path, making modules on the way."""
@@ -116,7 +114,7 @@ class ExportTracer(fx.Tracer):
 
     def fresh_name(self, name: str) -> str:
         """Finds a node name like the given one that no node has, and takes it."""
-        return self.graph._graph_namespace.create_name(name, None)
+        return fresh_name(self.graph, name)
 
     def fresh_attribute(self, prefix: str) -> str:
         """Finds an attribute name that neither the old module nor the new one has."""

@@ -8,9 +8,11 @@ import sympy
 from torch import fx
 
 from retraced_server.program.functions import overload_of
-from retraced_server.retrace._torch import FakeTensorMode, compute_unbacked_bindings
-from retraced_server.retrace.shape_env import ShapeEnvTransaction
 from retraced_server.retrace.values import match_symbols, rename_symbols
+from retraced_server.torch_compat.fake_tensors import FakeTensorMode
+from retraced_server.torch_compat.operators import base_name
+from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
+from retraced_server.torch_compat.symbolic_shapes import backed_values, compute_unbacked_bindings
 
 _ITEM = frozenset({"item", "_local_scalar_dense"})
 
@@ -19,7 +21,7 @@ def means_the_same(target: Any, old: Any) -> bool:
     """Whether a new call's fresh symbols are those of the old call by what the operators mean."""
     if target is old:
         return True
-    names = (None if (op := overload_of(each)) is None else op._opname for each in (target, old))
+    names = (None if (op := overload_of(each)) is None else base_name(op) for each in (target, old))
     return all(name in _ITEM for name in names)
 
 
@@ -48,7 +50,7 @@ class UnbackedSymbols:
     def bindings(self, value: Any) -> dict[sympy.Symbol, Any]:
         """Where in a value the pending symbols are found; they are pending no longer."""
         env = self._transaction.env
-        if env is None or not env.pending_fresh_unbacked_symbols:
+        if env is None or not self._transaction.pending():
             return {}
         self._fake_mode.epoch += 1
         return compute_unbacked_bindings(env, value) or {}
@@ -79,7 +81,7 @@ class UnbackedSymbols:
         recorded = old.meta.get("val")
         if env is None or not bindings or recorded is None:
             return value, bindings, {}
-        backed, bound_before = env.backed_var_to_val, old.meta.get("unbacked_bindings") or {}
+        backed, bound_before = backed_values(env), old.meta.get("unbacked_bindings") or {}
         renaming = match_symbols(
             set(bindings),
             value,

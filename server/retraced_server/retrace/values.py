@@ -8,14 +8,10 @@ from typing import Any
 import sympy
 import torch
 
-from retraced_server.retrace._torch import (
-    FakeTensor,
-    ShapeEnv,
-    is_functorch_wrapped_tensor,
-    pytree,
-    unwrapped,
-    view_of,
-)
+from retraced_server.torch_compat.fake_tensors import FakeTensor, view_of
+from retraced_server.torch_compat.functorch import is_functorch_wrapped_tensor, unwrapped
+from retraced_server.torch_compat.pytree import pytree
+from retraced_server.torch_compat.symbolic_shapes import ShapeEnv
 
 SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 

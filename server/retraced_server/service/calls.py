@@ -18,7 +18,7 @@ from retraced_server.errors import FieldViolation, Reason, RetracedError
 from retraced_server.service.authentication import Authenticator
 from retraced_server.service.callers import NO_LIMITS, UNKNOWN, CallerLimits
 from retraced_server.service.quotas import Quotas
-from retraced_server.service.record import Observer, Record
+from retraced_server.service.record import CallRecord, Observer
 from retraced_server.service.statuses import Status, status_of
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -50,7 +50,7 @@ class Call:
     traceparent: str
     caller: str = UNKNOWN
     limits: CallerLimits = NO_LIMITS
-    record: Record = field(default_factory=Record)
+    record: CallRecord = field(default_factory=CallRecord)
 
     @property
     def identity(self) -> dict[str, str]:

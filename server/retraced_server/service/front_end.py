@@ -14,7 +14,7 @@ from retraced_server.service import convert, health
 from retraced_server.service.authentication import Authenticator
 from retraced_server.service.calls import Calls
 from retraced_server.service.connections import ConnectionLimits, PeerConnections
-from retraced_server.service.instance import GraphTransforms, Limits
+from retraced_server.service.instance import GraphTransforms, RequestLimits
 from retraced_server.service.listen import listen
 from retraced_server.service.record import Observer
 from retraced_server.service.reflection import add_reflection
@@ -48,7 +48,7 @@ class FrontEnd:
     def __init__(
         self,
         engine: Engine,
-        limits: Limits,
+        limits: RequestLimits,
         spool_dir: Path,
         spool_memory: int,
         authenticate: Authenticator | None = None,

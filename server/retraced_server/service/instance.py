@@ -19,7 +19,7 @@ _START_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """What the server allows.
 
     Attributes:
@@ -49,7 +49,7 @@ class ServerInfo:
 
     version: str
     facts: WorkerFacts
-    limits: Limits
+    limits: RequestLimits
     load: Load
     uptime: float
 
@@ -64,7 +64,7 @@ class GraphTransforms:
         spool_memory: Bytes up to which an archive is kept in memory.
     """
 
-    def __init__(self, engine: Engine, limits: Limits, spool_dir: Path, spool_memory: int) -> None:
+    def __init__(self, engine: Engine, limits: RequestLimits, spool_dir: Path, spool_memory: int) -> None:
         self.limits = limits
         self._engine = engine
         self._spool_dir = spool_dir

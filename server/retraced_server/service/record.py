@@ -20,7 +20,7 @@ STAGES = ("uploading", "queued", "reading", "running", "describing", "writing")
 
 
 @dataclass
-class Record:
+class CallRecord:
     """One call, filled in while it is answered. Times are those of `time.monotonic`, None until they come.
 
     Attributes:

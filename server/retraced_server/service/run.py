@@ -17,7 +17,7 @@ from retraced_server.engine.local import LocalEngine, LocalEngineConfig
 from retraced_server.errors import RetracedError
 from retraced_server.service.connections import ConnectionLimits
 from retraced_server.service.front_end import FrontEnd
-from retraced_server.service.instance import Limits
+from retraced_server.service.instance import RequestLimits
 from retraced_server.service.listen import AddressError
 from retraced_server.service.observers import ObserverError, Observers
 from retraced_server.service.security import Security, SecurityError, check_exposure, open_security
@@ -73,7 +73,7 @@ async def serve(settings: Settings) -> None:
     )
     workers = _jobs_at_a_time(config)
     engine = LocalEngine(config)
-    limits = Limits(
+    limits = RequestLimits(
         max_archive_bytes=settings.max_archive_size,
         max_queued=settings.max_queued,
         workers=workers,

@@ -14,7 +14,7 @@ from retraced_server.pipeline.domain import TransformRequest
 from retraced_server.service import convert
 from retraced_server.service.calls import Call, Calls, Context
 from retraced_server.service.instance import GraphTransforms
-from retraced_server.service.record import Record
+from retraced_server.service.record import CallRecord
 from retraced_server.service.upload import MAX_CHUNK_BYTES
 
 _LOGGED_CHARACTERS = 300
@@ -78,7 +78,7 @@ class GraphTransformServicer:
                 async for response in ticket.run(replace(request, archive_sha256=digest), upload.spool):
                     await self._write(context, record, response)
 
-    async def _read(self, context: Context, record: Record) -> convert.Request | None:
+    async def _read(self, context: Context, record: CallRecord) -> convert.Request | None:
         """The next message of the request stream; None at its end."""
         seconds = self._transforms.limits.upload_idle_timeout
         left = seconds
@@ -98,7 +98,7 @@ class GraphTransformServicer:
         record.received_bytes += len(message)
         return convert.read_request(message)
 
-    async def _write(self, context: Context, record: Record, response: bytes) -> None:
+    async def _write(self, context: Context, record: CallRecord, response: bytes) -> None:
         """Sends a response, once the caller has read what was sent before."""
         record.sent_bytes += len(response)
         seconds = self._transforms.limits.download_idle_timeout

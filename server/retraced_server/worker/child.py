@@ -25,7 +25,7 @@ from retraced_server.worker.messages import (
     encode_job_event,
 )
 from retraced_server.worker.process import AT_WORK, SPARE, be_first_out_of_memory, die_with_parent, take_name
-from retraced_server.worker.sandbox import Limits, use_reserve
+from retraced_server.worker.sandbox import ResourceLimits, use_reserve
 
 if TYPE_CHECKING:
     from retraced_server.worker.prepare import Prepared
@@ -52,7 +52,7 @@ def become_worker(control: socket.socket, prepared: Prepared, zygote: int, slot:
     status = 1
     try:
         _settle(zygote)
-        enclosed = prepared.sandbox.enclose(keep=(control.fileno(), hold_page_map()), slot=slot)
+        lockdown = prepared.sandbox.begin_lockdown(open_descriptors=(control.fileno(), hold_page_map()), slot=slot)
         if not select.select([control], [], [], 0)[0]:
             prepared.written.copy()
         with control:
@@ -66,7 +66,7 @@ def become_worker(control: socket.socket, prepared: Prepared, zygote: int, slot:
             os.close(fds.log)
             take_name(AT_WORK)
             hold_map(fds.archive)
-            enclosed.seal(Limits(memory_bytes=start.memory_bytes, cpu_seconds=start.cpu_seconds))
+            lockdown.complete(ResourceLimits(memory_bytes=start.memory_bytes, cpu_seconds=start.cpu_seconds))
             _work(fds, start, prepared)
         status = 0
     except SystemExit as error:

@@ -9,12 +9,8 @@ import torch
 from torch.fx import Node
 
 from retraced.v1 import node_metadata_pb2 as pb
-from retraced_server.worker._torch_internals import (
-    HigherOrderOperator,
-    OpOverload,
-    OpOverloadPacket,
-    is_functorch_wrapped_tensor,
-)
+from retraced_server.torch_compat.functorch import is_functorch_wrapped_tensor
+from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverload, OpOverloadPacket
 from retraced_server.worker.describe_symbols import INT64_MAX, INT64_MIN
 from retraced_server.worker.describe_tables import Tables
 from retraced_server.worker.describe_text import constant_text, object_text

@@ -1,4 +1,4 @@
-"""The graphs of a program: the root and the bodies of higher-order operators."""
+"""The graphs of a program: the root and the subgraphs of higher-order operators."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from retraced.v1 import node_metadata_pb2 as pb
 from retraced_server.pipeline.domain import NodeSelection, Provenance
-from retraced_server.worker._torch_internals import keystr
+from retraced_server.torch_compat.pytree import keystr
 from retraced_server.worker.describe_arguments import write_argument, write_value
 from retraced_server.worker.describe_graphs import graphs
 from retraced_server.worker.describe_tables import Tables
@@ -50,13 +50,13 @@ def describe_nodes(
     selection: NodeSelection,
     batch_size: int = 512,
 ) -> Iterator[pb.NodeMetadataBatch]:
-    """Describe the nodes of a program, graph by graph, each body right after the graph that holds it.
+    """Describe the nodes of a program, graph by graph, each subgraph right after the graph that holds it.
 
     Reads only: no guard is added, no symbol specialised, no version of the shape environment changed.
 
     Args:
         program: The program. It must not change while this runs.
-        provenance: For every node of the program, by `name` (`true_graph_0:name` in a body), where it came from.
+        provenance: For every node of the program, by `name` (`true_graph_0:name` in a subgraph), where it came from.
         selection: Which nodes; CHANGED are those that a pass made.
         batch_size: The largest number of nodes in a batch.
 

@@ -10,7 +10,9 @@ from torch.export.graph_signature import ConstantArgument, ExportGraphSignature,
 from torch.fx import GraphModule
 
 from retraced.v1 import program_pb2 as pb
-from retraced_server.worker._torch_internals import FakeTensor, ShapeEnv, backed_values, guards_code, shape_env_of
+from retraced_server.torch_compat.fake_tensors import FakeTensor
+from retraced_server.torch_compat.programs import guards_code
+from retraced_server.torch_compat.symbolic_shapes import ShapeEnv, backed_values, shape_env_of_value
 from retraced_server.worker.describe_graphs import graphs
 from retraced_server.worker.describe_symbols import Ranges, bound_text, hint
 from retraced_server.worker.describe_text import constant_text, target_text
@@ -102,7 +104,7 @@ def _shape_env(modules: list[GraphModule]) -> ShapeEnv | None:
         for node in module.graph.nodes:
             value = node.meta.get("val")
             if isinstance(value, FakeTensor | torch.SymInt | torch.SymFloat | torch.SymBool):
-                return shape_env_of(value)
+                return shape_env_of_value(value)
     return None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import sympy
 
-from retraced_server.worker._torch_internals import ValueRanges, bound_sympy, int_oo
+from retraced_server.torch_compat.symbolic_shapes import ValueRanges, bound_sympy, int_oo
 
 Ranges = Mapping[sympy.Symbol, ValueRanges[sympy.Expr]]
 

@@ -8,13 +8,13 @@ import sympy
 import torch
 
 from retraced.v1 import node_metadata_pb2 as pb
-from retraced_server.worker._torch_internals import (
+from retraced_server.torch_compat.symbolic_shapes import (
     Symbolic,
     backed_values,
     expression_of,
     python_type,
     raw_expression,
-    shape_env_of,
+    shape_env_of_value,
 )
 from retraced_server.worker.describe_symbols import Ranges, bounds, hint
 from retraced_server.worker.describe_text import target_text
@@ -89,7 +89,7 @@ class Tables:
         if index is None:
             index = self._expressions[key] = len(self._expressions) + 1
             entry = self.batch.expressions.add(text=str(expression))
-            number = hint(expression, type_, backed_values(shape_env_of(value)))
+            number = hint(expression, type_, backed_values(shape_env_of_value(value)))
             if number is not None:
                 if type_ is bool:
                     entry.bool_hint = bool(number)

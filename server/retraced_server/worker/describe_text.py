@@ -14,13 +14,14 @@ import torch
 from torch.export.graph_signature import CustomObjArgument
 from torch.fx import Node
 
-from retraced_server.worker._torch_internals import (
+from retraced_server.torch_compat.operators import (
     FakeScriptObject,
     HigherOrderOperator,
     OpOverload,
     OpOverloadPacket,
-    expression_of,
+    script_class_name,
 )
+from retraced_server.torch_compat.symbolic_shapes import expression_of
 
 
 def target_text(target: object) -> str:
@@ -74,7 +75,7 @@ def object_text(value: object) -> str:
     if isinstance(value, FakeScriptObject):
         return str(value.script_class_name)
     if isinstance(value, torch.ScriptObject):
-        return str(value._type().qualified_name())
+        return script_class_name(value)
     return class_text(type(value))
 
 

@@ -21,21 +21,18 @@ from retraced_server.passes import RegistrationError, catalogue, load_plugins
 from retraced_server.program import SCHEMA_VERSION, TORCH_VERSION, ReadOptions
 from retraced_server.program.namespaces import DEFAULT_NAMESPACES, TORCH_NAMESPACES
 from retraced_server.program.operators import Operators
+from retraced_server.torch_compat.batch_dims import check_batch_dims
+from retraced_server.torch_compat.fake_tensors import run_no_real_kernels
+from retraced_server.torch_compat.operators import registered_operators
+from retraced_server.torch_compat.pytree import registered_tree_types
+from retraced_server.torch_compat.small_constants import keep_constants_small
 
 # Named here though the zygote uses it later: what a worker runs is to be imported before the first fork.
 from retraced_server.worker import child, sandbox  # noqa: F401
-from retraced_server.worker._torch_internals import (
-    registered_operators,
-    registered_tree_types,
-    run_no_real_kernels,
-    start_no_progress_monitor,
-)
-from retraced_server.worker.batch_dims import check_batch_dims
-from retraced_server.worker.constants import keep_constants_small
 from retraced_server.worker.huge_pages import collapse_memory
 from retraced_server.worker.messages import ZygoteReady
 from retraced_server.worker.sandbox import SandboxConfig, SandboxError
-from retraced_server.worker.usual_sizes import reason_about_usual_sizes
+from retraced_server.worker.symbolic_caches import prewarm_symbolic_caches
 from retraced_server.worker.warm_up import sample_archive, warm_up
 from retraced_server.worker.written_pages import WrittenPages
 
@@ -90,7 +87,9 @@ def prepare(
     """
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
-    start_no_progress_monitor()
+    # Or torch starts the monitor thread of its progress bars, which it makes even where it shows none. Either the library's, or a stand-in of
+    # torch's own, for which it means nothing.
+    vars(torch.hub)["tqdm"].monitor_interval = 0
     torchs_operators, torchs_types = frozenset(registered_operators()), frozenset(registered_tree_types())
     run_no_real_kernels()
     keep_constants_small()
@@ -109,7 +108,7 @@ def prepare(
     )
     with sample_archive() as sample:
         warm_up(sample)
-        reason_about_usual_sizes()
+        prewarm_symbolic_caches()
         _check_single_thread()
         try:
             prepared = sandbox.prepare(config)

@@ -44,8 +44,8 @@ OPTIONS = ReadOptions(namespaces=frozenset({"retraced_tests"}))
 # What the server's reader may refuse of an output that the client takes, behind the place that it names: the parts of a program do not fit
 # one another. Stock torch finds so too, or makes another program of it, and runs nothing from the file for it.
 _NOT_VALID = (
-    *("the program is not valid", "no value `", "the value `", "two values are named", "the graph has two different bodies"),
-    *("`[^`]*` is no name for a body", "the argument `", "the operator has no argument", "no node makes the symbols"),
+    *("the program is not valid", "no value `", "the value `", "two values are named", "the graph has two different subgraphs"),
+    *("`[^`]*` is no name for a subgraph", "the argument `", "the operator has no argument", "no node makes the symbols"),
     *("the keyword `[^`]*` is given twice", "an operator on symbolic numbers has one result", "a result has no name"),
     *(
         "a symbolic result must",

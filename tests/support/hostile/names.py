@@ -61,7 +61,7 @@ def _keyword(folder: Path) -> bytes:
     return edited(edit)
 
 
-def _body(folder: Path) -> bytes:
+def _subgraph(folder: Path) -> bytes:
     def edit(model: Any) -> None:
         body = json.loads(json.dumps(graph(model)))
         body |= {"nodes": [], "outputs": [{"as_int": 1}], "inputs": [], "tensor_values": {}, "is_single_tensor_return": False}
@@ -100,7 +100,7 @@ ROUTES = (
     Route("name-of-a-placeholder", lambda folder: _renamed("second", f"second={touch(folder)}"), _NO_NAME),
     # torch cleans these two when it copies the graph.
     Route("name-of-a-result", _result, _NO_NAME, effect=Effect.NONE, stock="loaded"),
-    Route("name-of-a-body", _body, _NO_NAME, effect=Effect.NONE, stock="loaded"),
+    Route("name-of-a-body", _subgraph, _NO_NAME, effect=Effect.NONE, stock="loaded"),
     Route("names-of-arguments", _forward_arg_names, _NO_NAME, then="module"),
     Route("keywords-of-a-tree-spec", _keyword, _NO_NAME, then="module"),
     Route(

@@ -50,7 +50,7 @@ def _dictionaries() -> bytes:
     return edited(edit)
 
 
-def _bodies() -> bytes:
+def _subgraphs() -> bytes:
     def edit(model: Any) -> None:
         inner = {
             **graph(model),
@@ -94,5 +94,5 @@ ROUTES = (
         effect=Effect.NONE,
         stock=".",
     ),
-    Route("deep-bodies", lambda _: _bodies(), "nested deeper", Reason.PROGRAM_UNSUPPORTED, effect=Effect.NONE, stock="."),
+    Route("deep-subgraphs", lambda _: _subgraphs(), "nested deeper", Reason.PROGRAM_UNSUPPORTED, effect=Effect.NONE, stock="."),
 )

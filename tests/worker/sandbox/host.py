@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from retraced_server.worker.sandbox import (
-    Limits,
     Prepared,
+    ResourceLimits,
     SandboxConfig,
     SandboxReport,
     ViolationKind,
@@ -51,7 +51,7 @@ class Trial:
     before: Callable[[], Any] | None = None
     locked: bool = True
     scratch: Path | None = None
-    limits: Limits | None = None
+    limits: ResourceLimits | None = None
     slot: int = 0
 
 
@@ -127,7 +127,7 @@ def _child(prepared: Prepared, trial: Trial, answer: int) -> None:
             given = () if trial.before is None else (trial.before(),)
             if trial.locked:
                 keep = (answer, *kept(given))
-                prepared.lock_down(keep=keep, scratch=trial.scratch, limits=trial.limits, slot=trial.slot)
+                prepared.lock_down(open_descriptors=keep, scratch=trial.scratch, limits=trial.limits, slot=trial.slot)
             outcome = Outcome(trial.work(*given, *trial.arguments))
         except BaseException as error:  # noqa: BLE001 - it is the outcome
             outcome = _outcome(prepared, error)

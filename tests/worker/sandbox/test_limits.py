@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from retraced_server.worker.sandbox import Limits, ViolationKind, use_reserve
+from retraced_server.worker.sandbox import ResourceLimits, ViolationKind, use_reserve
 from tests.worker.sandbox import attempts
 from tests.worker.sandbox.conftest import Needs
 from tests.worker.sandbox.host import Host
 
 _MEMORY = 256 << 20
-_OF_MEMORY = Limits(memory_bytes=_MEMORY)
+_OF_MEMORY = ResourceLimits(memory_bytes=_MEMORY)
 
 
 @pytest.mark.parametrize(
@@ -49,16 +49,16 @@ def test_a_worker_without_memory_has_a_reserve_to_say_so(host: Host) -> None:
 
 
 def test_processor_time_past_the_limit_ends_the_worker_with_a_signal_of_its_own(host: Host) -> None:
-    assert host.run(attempts.compute, 1.2, limits=Limits(cpu_seconds=1)).status == -signal.SIGXCPU
+    assert host.run(attempts.compute, 1.2, limits=ResourceLimits(cpu_seconds=1)).status == -signal.SIGXCPU
     assert host.run(attempts.compute, 1.2).status == 0
 
 
 def test_ignoring_that_signal_gains_a_second(host: Host) -> None:
-    assert host.run(attempts.compute_and_ignore, 4.0, limits=Limits(cpu_seconds=1)).status == -signal.SIGKILL
+    assert host.run(attempts.compute_and_ignore, 4.0, limits=ResourceLimits(cpu_seconds=1)).status == -signal.SIGKILL
 
 
 def test_a_file_past_the_limit_is_not_written(host: Host, scratch: Path) -> None:
-    limits = Limits(file_bytes=1 << 20)
+    limits = ResourceLimits(file_bytes=1 << 20)
 
     outcome = host.run(attempts.write_much, scratch / "file", 1 << 20, scratch=scratch, limits=limits)
 
@@ -71,7 +71,7 @@ def test_files_past_the_limit_are_not_opened(host: Host) -> None:
     readable = Path(os.__file__)
     assert host.run(attempts.open_many, readable, 20).value == 20
 
-    outcome = host.run(attempts.open_many, readable, 20, limits=Limits(open_files=16))
+    outcome = host.run(attempts.open_many, readable, 20, limits=ResourceLimits(open_files=16))
 
     assert outcome.violation is ViolationKind.LIMIT
 
@@ -80,7 +80,7 @@ def test_a_worker_starts_threads_up_to_the_limit(host: Host, needs: Needs) -> No
     assert host.run(attempts.start_threads, 3).value == 3
     needs("user")
 
-    outcome = host.run(attempts.start_threads, 30, limits=Limits(threads=10))
+    outcome = host.run(attempts.start_threads, 30, limits=ResourceLimits(threads=10))
 
     assert outcome.violation is ViolationKind.LIMIT
     assert host.run(attempts.start_threads, 30).value == 30

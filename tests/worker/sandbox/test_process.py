@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from retraced_server.worker.sandbox import Limits
+from retraced_server.worker.sandbox import ResourceLimits
 from tests.worker.sandbox import attempts
 from tests.worker.sandbox import host as hosts
 from tests.worker.sandbox.conftest import Needs
@@ -107,7 +107,7 @@ def test_without_the_sandbox_the_secrets_are_there() -> None:
 
 
 def test_limits_can_be_lowered_but_not_raised(host: Host) -> None:
-    outcome = host.run(raise_processor_time, limits=Limits(cpu_seconds=5))
+    outcome = host.run(raise_processor_time, limits=ResourceLimits(cpu_seconds=5))
 
     assert outcome.error.startswith("ValueError")
 
@@ -149,7 +149,7 @@ def leave_a_worker_behind() -> str:
     if parent == 0:
         if os.fork() == 0:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            prepared.lock_down(keep=[writing])
+            prepared.lock_down(open_descriptors=[writing])
             os.write(writing, b"locked down")
             time.sleep(60)
             os._exit(0)

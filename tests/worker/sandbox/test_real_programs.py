@@ -13,7 +13,7 @@ import pytest
 from retraced_server.errors import RetracedError
 from retraced_server.passes import run_pipeline
 from retraced_server.program import read_program, write_program
-from retraced_server.worker.sandbox import Limits
+from retraced_server.worker.sandbox import ResourceLimits
 from tests.support.models import by_name
 from tests.worker.sandbox.attempts import Opened
 from tests.worker.sandbox.host import Host
@@ -21,7 +21,7 @@ from tests.worker.sandbox.host import Host
 pytestmark = pytest.mark.slow
 
 PIPELINES = ("retrace", "decompose")
-_LIMITS = Limits(memory_bytes=4 << 30, cpu_seconds=600)
+_LIMITS = ResourceLimits(memory_bytes=4 << 30, cpu_seconds=600)
 
 
 class InMemory:

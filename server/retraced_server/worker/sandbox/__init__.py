@@ -1,20 +1,20 @@
-"""The sandbox of workers. The process that forks them calls `prepare`, each worker `Prepared.enclose` and, once it has its job,
-`seal`; none of them needs torch.
+"""The sandbox of workers. The process that forks them calls `prepare`, each worker `Prepared.begin_lockdown` and, once it has its job,
+`complete`; none of them needs torch.
 
 `available_layers` says beforehand what a machine has of it. What each layer does is said in its module: `seccomp` and `syscalls`, `landlock`,
 `credentials`, `limits`, `namespaces`, `environment`, `read_trees`.
 """
 
 from retraced_server.worker.sandbox.layers import available_layers
-from retraced_server.worker.sandbox.limits import Limits, use_reserve
+from retraced_server.worker.sandbox.limits import ResourceLimits, use_reserve
 from retraced_server.worker.sandbox.lockdown import Prepared, SandboxConfig, prepare
 from retraced_server.worker.sandbox.report import Layer, SandboxError, SandboxReport, State
 from retraced_server.worker.sandbox.violations import Violation, ViolationKind
 
 __all__ = [
     "Layer",
-    "Limits",
     "Prepared",
+    "ResourceLimits",
     "SandboxConfig",
     "SandboxError",
     "SandboxReport",

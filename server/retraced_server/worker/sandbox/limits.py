@@ -18,7 +18,7 @@ _CPU_GRACE_SECONDS = 1
 
 
 @dataclass(frozen=True)
-class Limits:
+class ResourceLimits:
     """What one worker may use.
 
     Attributes:
@@ -37,7 +37,7 @@ class Limits:
     threads: int = 64
 
 
-def apply(limits: Limits, statm: bytes) -> None:
+def apply(limits: ResourceLimits, statm: bytes) -> None:
     """Bounds this process, and the threads it starts. Not the number of threads: see `bound_threads`.
 
     Args:
@@ -58,7 +58,7 @@ def apply(limits: Limits, statm: bytes) -> None:
         _lower(kind, value, value)
 
 
-def bound_threads(limits: Limits) -> None:
+def bound_threads(limits: ResourceLimits) -> None:
     """Bounds the threads of all processes of this user together, so to be called once the worker is a user of its own."""
     _lower(resource.RLIMIT_NPROC, limits.threads, limits.threads)
 

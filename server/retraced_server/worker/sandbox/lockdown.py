@@ -17,7 +17,7 @@ from pathlib import Path
 from retraced_server.worker.sandbox import credentials, environment, landlock, limits, namespaces, self_check
 from retraced_server.worker.sandbox.children import in_child
 from retraced_server.worker.sandbox.layers import available_layers
-from retraced_server.worker.sandbox.limits import Limits
+from retraced_server.worker.sandbox.limits import ResourceLimits
 from retraced_server.worker.sandbox.read_trees import read_trees
 from retraced_server.worker.sandbox.report import Layer, SandboxError, SandboxReport, State
 from retraced_server.worker.sandbox.seccomp import SyscallFilter, own_process_code
@@ -86,16 +86,23 @@ class Prepared:
         self._filters = {scratch: SyscallFilter(rules(scratch=scratch)) for scratch in (False, True)} if filtered else {}
 
     def lock_down(
-        self, *, keep: Iterable[int] = (), scratch: Path | None = None, slot: int = 0, limits: Limits | None = None
+        self,
+        *,
+        open_descriptors: Iterable[int] = (),
+        scratch: Path | None = None,
+        slot: int = 0,
+        limits: ResourceLimits | None = None,
     ) -> None:
-        """Locks this process down for good: `enclose` and `seal` in one. To be called in a forked process with one thread."""
-        self.enclose(keep=keep, scratch=scratch, slot=slot).seal(limits or Limits())
+        """Locks this process down for good: `begin_lockdown` and `complete` in one. To be called in a forked process with one thread."""
+        self.begin_lockdown(open_descriptors=open_descriptors, scratch=scratch, slot=slot).complete(limits or ResourceLimits())
 
-    def enclose(self, *, keep: Iterable[int] = (), scratch: Path | None = None, slot: int = 0) -> Enclosed:
+    def begin_lockdown(
+        self, *, open_descriptors: Iterable[int] = (), scratch: Path | None = None, slot: int = 0
+    ) -> PartialLockdown:
         """Locks this process down as far as can be done before its job is known. To be called in a forked process with one thread.
 
         Args:
-            keep: Descriptors that stay open, besides the three standard ones. Every other is closed.
+            open_descriptors: Descriptors that stay open, besides the three standard ones. Every other is closed.
             scratch: An empty folder that it may write in, and that becomes its user's. Its user must be able to pass through those above.
             slot: Which of the configured users it becomes; that of another worker only if there are fewer users than workers.
 
@@ -110,7 +117,7 @@ class Prepared:
             # Landlock and seccomp bind the calling thread.
             raise SandboxError(f"a process of {threads} threads cannot be locked down")
         try:
-            return self._enclose(frozenset(keep), scratch, self._uids[slot % len(self._uids)])
+            return self._begin(frozenset(open_descriptors), scratch, self._uids[slot % len(self._uids)])
         except OSError as error:
             raise _failed(error) from error
 
@@ -132,9 +139,9 @@ class Prepared:
         if failed := in_child(tried, name="the sandbox's check of itself"):
             raise SandboxError(f"the sandbox does not hold: {failed.replace(chr(10), '; ')}")
 
-    def _enclose(self, keep: frozenset[int], scratch: Path | None, uid: int) -> Enclosed:
-        _close_others(keep.union(_STANDARD_STREAMS, self._trees))
-        # Now, while it may open what `seal` asks for.
+    def _begin(self, open_descriptors: frozenset[int], scratch: Path | None, uid: int) -> PartialLockdown:
+        _close_others(open_descriptors.union(_STANDARD_STREAMS, self._trees))
+        # Now, while it may open what `complete` asks for.
         statm = io.FileIO("/proc/self/statm")
         syscalls, own_process = self._filters.get(scratch is not None), own_process_code() if self._filters else b""
         death_signal = credentials.DeathSignal()
@@ -155,7 +162,7 @@ class Prepared:
             landlock.restrict(self._landlock_version, allowed)
         for fd, _ in allowed:
             os.close(fd)
-        return Enclosed(statm, syscalls, own_process, own_user=self._own_user)
+        return PartialLockdown(statm, syscalls, own_process, own_user=self._own_user)
 
     def _become(self, uid: int) -> None:
         if self._read_search:
@@ -172,8 +179,8 @@ class Prepared:
         os.environ.pop("TMPDIR", None)
 
 
-class Enclosed:
-    """A process that is locked down but for what its job decides. Made by `Prepared.enclose`."""
+class PartialLockdown:
+    """A process that is locked down but for what its job decides. Made by `Prepared.begin_lockdown`."""
 
     def __init__(self, statm: io.FileIO, syscalls: SyscallFilter | None, own_process: bytes, *, own_user: bool) -> None:
         self._statm = statm
@@ -181,7 +188,7 @@ class Enclosed:
         self._own_process = own_process
         self._own_user = own_user
 
-    def seal(self, bounds: Limits) -> None:
+    def complete(self, bounds: ResourceLimits) -> None:
         """Locks this process down for good.
 
         Args:

@@ -1,4 +1,4 @@
-"""Which operands of a higher-order operator its bodies see, and which bodies have been visited."""
+"""Which operands of a higher-order operator its subgraphs see, and which subgraphs have been visited."""
 
 from __future__ import annotations
 
@@ -9,56 +9,56 @@ import sympy
 import torch
 from torch import fx
 
-from retraced_server.retrace._torch import PassResult
 from retraced_server.retrace.arguments import Argument
 from retraced_server.retrace.graph_retrace import GraphRetrace
 from retraced_server.retrace.graphs import child_path
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.regions import AutocastState
 from retraced_server.retrace.values import same_metadata
+from retraced_server.torch_compat.graphs import PassResult
 
 
 class _Unchanged:
-    """Stands for an input of a body that is what it was when the body was recorded."""
+    """Stands for an input of a subgraph that is what it was when the subgraph was recorded."""
 
 
 UNCHANGED = _Unchanged()
 
 
-def find_bodies(value: Argument) -> Iterator[fx.GraphModule]:
+def find_subgraphs(value: Argument) -> Iterator[fx.GraphModule]:
     """Every graph module among arguments, in order."""
     if isinstance(value, fx.GraphModule):
         yield value
     elif isinstance(value, (tuple, list)):
         for item in value:
-            yield from find_bodies(item)
+            yield from find_subgraphs(item)
     elif isinstance(value, dict):
         for item in value.values():
-            yield from find_bodies(item)
+            yield from find_subgraphs(item)
 
 
-def replace_bodies(value: Argument, new: dict[fx.GraphModule, fx.GraphModule]) -> Argument:
+def replace_subgraphs(value: Argument, new: dict[fx.GraphModule, fx.GraphModule]) -> Argument:
     """Puts other graph modules in the place of some among arguments."""
     if isinstance(value, fx.GraphModule):
         return new.get(value, value)
     if type(value) in (tuple, list):
-        return type(value)(replace_bodies(item, new) for item in value)
+        return type(value)(replace_subgraphs(item, new) for item in value)
     if type(value) is dict:
-        return {key: replace_bodies(item, new) for key, item in value.items()}
+        return {key: replace_subgraphs(item, new) for key, item in value.items()}
     return value
 
 
-def trailing_operands(args: Sequence[Argument], body: fx.GraphModule) -> tuple[Argument, ...] | None:
-    """The operands of an operator that calls its one body with all that follows it, as wrap_with_set_grad_enabled does.
+def trailing_operands(args: Sequence[Argument], subgraph: fx.GraphModule) -> tuple[Argument, ...] | None:
+    """The operands of an operator that calls its one subgraph with all that follows it, as wrap_with_set_grad_enabled does.
 
     Returns:
-        The operands, or None where what follows the body does not fit its placeholders.
+        The operands, or None where what follows the subgraph does not fit its placeholders.
     """
-    position = next((at for at, argument in enumerate(args) if argument is body), None)
+    position = next((at for at, argument in enumerate(args) if argument is subgraph), None)
     if position is None:
         return None
     operands = tuple(args[position + 1 :])
-    wanted = sum(1 for node in body.graph.nodes if node.op == "placeholder")
+    wanted = sum(1 for node in subgraph.graph.nodes if node.op == "placeholder")
     # invoke_subgraph has the subgraph's identifier in between.
     if len(operands) == wanted + 1 and isinstance(operands[0], str):
         operands = operands[1:]
@@ -78,7 +78,7 @@ def _first_slice(operand: Argument) -> Any:
     return data[0] if isinstance(data, torch.Tensor) else data
 
 
-class VisitedBodies:
+class VisitedSubgraphs:
     """The graphs that one call of a pass has visited, so that each is visited once however often it is called."""
 
     def __init__(self) -> None:
@@ -123,13 +123,13 @@ def _settled(given: Argument, placeholder: fx.Node | None, caller: GraphRetrace 
 
 
 def _is_carried_symbol(recorded: Any) -> bool:
-    # A loop begins with a number, but its body must hold for every later one: it is recorded with a symbol of its own.
+    # A loop begins with a number, but its subgraph must hold for every later one: it is recorded with a symbol of its own.
     return isinstance(recorded, torch.SymInt) and isinstance(recorded.node.expr, sympy.Symbol)
 
 
-def body_path(module: fx.GraphModule, caller: GraphRetrace | None) -> str:
-    """The path of a body in the program: the caller's path and the attribute that holds it."""
+def subgraph_path(module: fx.GraphModule, caller: GraphRetrace | None) -> str:
+    """The path of a subgraph in the program: the caller's path and the attribute that holds it."""
     if caller is None:
         return ""
-    name = caller.body_names.get(id(module))
+    name = caller.subgraph_names.get(id(module))
     return caller.path if name is None else child_path(caller.path, name)

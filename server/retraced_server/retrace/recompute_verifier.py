@@ -1,4 +1,4 @@
-"""Executes nodes again to compare, once for all that call the same operator on equal metadata: layers of a network repeat."""
+"""Verify recorded values by executing their nodes again, once for all that call the same operator on equal metadata."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import fx
 
 from retraced_server.retrace.compare import Comparison
 from retraced_server.retrace.errors import ExportPassError
-from retraced_server.retrace.execute import states_facts
+from retraced_server.retrace.execute import is_symbolic_assert
 from retraced_server.retrace.values import free_symbols
 
 if TYPE_CHECKING:
     from retraced_server.retrace.session import Session
 
 
-class Repeats:
-    """Executes old nodes again and compares; what an equal comparison of one graph gave is not computed twice.
+class RecomputeVerifier:
+    """Verify the recorded values of one graph by recomputing them; equal comparisons are made once, since layers of a network repeat.
 
     A fake operator's result depends on nothing but the metadata of its arguments and what is known of their symbols. Left out are operators
     that write, that make symbols, or that read numbers. Not for several graphs: they may run under another autocast.
@@ -47,7 +47,7 @@ class Repeats:
             ExportPassError: The recorded value is not what the node computes.
         """
         recorded = old.meta.get("val")
-        if states_facts(old.target):
+        if is_symbolic_assert(old.target):
             return self._session.state(old.target, args, kwargs)
         key = None if recorded is None else self._key(old, args, kwargs, recorded)
         remarks = self._remarks.get(key) if key is not None else None
@@ -66,8 +66,8 @@ class Repeats:
     def _compared(self, recorded: Any, arguments: Any, execute: Callable[[], Any]) -> tuple[Any, bool, Comparison]:
         transaction, unbacked = self._session.transaction, self._session.unbacked
         pending = unbacked.pending()
-        self._session.executing()
-        with transaction.repeating(asserts=False):
+        self._session.flush_deferred_asserts()
+        with transaction.suppressing_guards(asserts=False):
             executed = execute()
             fresh = unbacked.pending() - pending
             comparison = Comparison(transaction.env, fresh)

@@ -8,23 +8,29 @@ Programs whose symbols have other names miss that, and gain from what torch asks
 from __future__ import annotations
 
 import torch
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext, SymbolicContext
 
-from retraced_server.worker._torch_internals import FakeTensorMode, LocalSource, disable_fake_tensor_cache
+from retraced_server.torch_compat.fake_tensors import FakeTensorMode, disable_fake_tensor_cache
+from retraced_server.torch_compat.symbolic_shapes import (
+    DimDynamic,
+    LocalSource,
+    ShapeEnv,
+    StatelessSymbolicContext,
+    SymbolicContext,
+)
 
 # Those of transformers that torch names sizes after, and what most modules call theirs.
 USUAL_ARGUMENTS = ("attention_mask", "input_ids", "decoder_input_ids", "x")
 _HIDDEN, _HEADS = 768, 12
 
 
-def reason_about_usual_sizes() -> None:
+def prewarm_symbolic_caches() -> None:
     """Copies fake tensors whose sizes are those of a batch of sequences on their way through a transformer."""
     for argument in USUAL_ARGUMENTS:
         mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
         dynamic: SymbolicContext = StatelessSymbolicContext([DimDynamic.DYNAMIC] * 2)
         mask = mode.from_tensor(torch.empty(5, 7), source=LocalSource(argument), symbolic_context=dynamic)
         batch, length = mask.shape
-        # Without the cache, as when a pass makes a node (retrace.known_results).
+        # Without the cache, as when a pass makes a node (retrace.fake_result_cache).
         with disable_fake_tensor_cache(mode), mode, torch.no_grad():
             hidden = torch.empty((batch, length, _HIDDEN))
             heads = hidden.view(batch, length, _HEADS, -1).transpose(1, 2)

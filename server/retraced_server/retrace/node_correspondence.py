@@ -1,4 +1,4 @@
-"""What the nodes of a new graph are: old ones as they were, or made, and of which old nodes."""
+"""Map the nodes of a rewritten graph to those of the source graph."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from typing import Any
 from torch import fx
 
 from retraced_server.retrace.metadata_containers import same_node_metadata
+from retraced_server.torch_compat.graphs import is_erased
 
 
-class Account:
-    """Says of each node of one new graph what it is. Kept while the graph is made, and read when the outcome is told."""
+class NodeCorrespondence:
+    """Map each node of a rewritten graph to the nodes of the source graph that it came from.
+
+    A node is a copy of an old one, or was made while one was visited.
+    """
 
     def __init__(self) -> None:
         # Copies of old nodes, with the old node and the arguments that they were made with.
@@ -59,7 +63,7 @@ class Account:
     def has_edited_calls(self) -> bool:
         """Whether hooks gave nodes another target or other arguments than these were made with, so that their values do not hold."""
         return any(
-            not node._erased and (node.target is not target or node.args is not args or node.kwargs is not kwargs)
+            not is_erased(node) and (node.target is not target or node.args is not args or node.kwargs is not kwargs)
             for node, (target, args, kwargs) in self._made.items()
         )
 

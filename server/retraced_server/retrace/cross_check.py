@@ -1,4 +1,4 @@
-"""Whether two retraces of one graph by one pass agree: the debug check of the incremental mode against the full one."""
+"""Cross-check the incremental mode against the full one: two retraces of one graph by one pass must agree."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 
 from torch import fx
 
-from retraced_server.retrace._torch import PassResult
 from retraced_server.retrace.compare import Comparison
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.export_pass import ExportPass
 from retraced_server.retrace.graphs import walk_graphs
 from retraced_server.retrace.pass_context import PassContext, pass_context
-from retraced_server.retrace.shape_env import ShapeEnvTransaction, shape_env_of
 from retraced_server.retrace.values import free_symbols
+from retraced_server.torch_compat.graphs import PassResult
+from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
+from retraced_server.torch_compat.symbolic_shapes import shape_env_of
 
 
 def run_checked(instance: ExportPass, module: fx.GraphModule) -> PassResult:
@@ -45,10 +46,13 @@ def run_checked(instance: ExportPass, module: fx.GraphModule) -> PassResult:
 
 
 def disagreement(full: fx.GraphModule, incremental: fx.GraphModule) -> str | None:
-    """Says what differs first in two graphs or their bodies: nodes, names, arguments or recorded values, but for the names of new symbols."""
+    """Return the first difference of two graphs or their subgraphs, but for the names of new symbols; None where they agree.
+
+    Nodes, names, arguments and recorded values are compared.
+    """
     one, other = dict(walk_graphs(full)), dict(walk_graphs(incremental))
     if one.keys() != other.keys():
-        return f"the bodies are {sorted(one)} in full mode, {sorted(other)} incrementally"
+        return f"the subgraphs are {sorted(one)} in full mode, {sorted(other)} incrementally"
     return next((found for path in one for found in _differences(path, one[path], other[path])), None)
 
 

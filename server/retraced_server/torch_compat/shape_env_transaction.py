@@ -5,66 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import sympy
 import torch
 from torch import fx
 
-from retraced_server.retrace._torch import (
-    SHAPE_ENV_CACHES,
-    SHAPE_ENV_CONTAINERS,
-    SHAPE_ENV_SCALARS,
-    FakeTensor,
-    FakeTensorMode,
-    ShapeEnv,
-    ValueRanges,
-    canonicalize_bool_expr,
-    int_oo,
-    pytree,
-)
-from retraced_server.retrace.values import SYMBOLIC
+from retraced_server.torch_compat.fake_tensors import FakeTensor
+from retraced_server.torch_compat.shape_env_fields import CACHED_METHODS, Field, fields
+from retraced_server.torch_compat.symbolic_shapes import ShapeEnv, ValueRanges, canonicalize_bool_expr, int_oo, is_known
 
-# Dictionaries of a ShapeEnv that a new operator may add to: symbols, their ranges, equalities between them.
-_LEARNABLE = (
-    "backed_var_to_val",
-    "var_to_range",
-    "var_to_range_sloc",
-    "var_to_sources",
-    "var_to_stack",
-    "replacements",
-    "replacements_slocs",
-    "unbacked_renamings",
-    "unbacked_alloc_order",
-    "axioms",
-)
-
+_LEARNABLE = fields(Field.LEARNABLE)
+_CONTAINERS = fields(Field.LEARNABLE, Field.CONTAINER)
+_SCALARS = fields(Field.SCALAR)
 
 # How often an environment was put back: what was known of it before may not hold, though all numbers are as they were.
 _RESTORED: WeakKeyDictionary[ShapeEnv, int] = WeakKeyDictionary()
-
-
-def shape_env_of(module: fx.GraphModule) -> ShapeEnv | None:
-    """Finds the shape environment of a graph by its recorded values; None if nothing in it is symbolic or fake."""
-    mode: FakeTensorMode | None = None
-    for node in module.graph.nodes:
-        for leaf in pytree.tree_leaves(node.meta.get("val")):
-            if isinstance(leaf, SYMBOLIC):
-                return cast(ShapeEnv, leaf.node.shape_env)
-            if mode is None and isinstance(leaf, FakeTensor):
-                mode = leaf.fake_mode
-                if mode.shape_env is not None:
-                    return mode.shape_env
-    return None
 
 
 class _Snapshot:
     """A copy of all that a ShapeEnv knows."""
 
     def __init__(self, env: ShapeEnv) -> None:
-        self.containers = {name: _copy(getattr(env, name)) for name in SHAPE_ENV_CONTAINERS}
-        self.scalars = {name: getattr(env, name) for name in SHAPE_ENV_SCALARS}
+        self.containers = {name: _copy(getattr(env, name)) for name in _CONTAINERS}
+        self.scalars = {name: getattr(env, name) for name in _SCALARS}
         self.asserts = {symbol: list(checks) for symbol, checks in env.deferred_runtime_asserts.items()}
 
     def restore(self, env: ShapeEnv) -> None:
@@ -79,7 +44,7 @@ class _Snapshot:
             setattr(env, name, value)
         env.deferred_runtime_asserts.clear()
         env.deferred_runtime_asserts.update({symbol: list(checks) for symbol, checks in self.asserts.items()})
-        for name in SHAPE_ENV_CACHES:
+        for name in CACHED_METHODS:
             getattr(ShapeEnv, name).cache_clear()
         # Results of fake operators, which an operator that makes a guard would be given without making it.
         env.fake_tensor_cache.clear()
@@ -199,7 +164,7 @@ class ShapeEnvTransaction:
                 members["_log_guard"] = outer
 
     @contextmanager
-    def learning(self, *, asserts: bool) -> Iterator[None]:
+    def recording_guards(self, *, asserts: bool) -> Iterator[None]:
         """Runs a new operator: what it adds stays, and what the hook that made it has added.
 
         Args:
@@ -213,7 +178,7 @@ class ShapeEnvTransaction:
         yield
 
     @contextmanager
-    def repeating(self, *, asserts: bool, about: Iterable[sympy.Symbol] = ()) -> Iterator[None]:
+    def suppressing_guards(self, *, asserts: bool, about: Iterable[sympy.Symbol] = ()) -> Iterator[None]:
         """Runs an operator that the program has already, with guards suppressed.
 
         Args:
@@ -354,10 +319,10 @@ class ShapeEnvTransaction:
             return left
         try:
             _presume_sizes(env, program)
-            left = [guard for guard in left if not _follows(env, guard)]
+            left = [guard for guard in left if not is_known(env, guard)]
             if left:
                 add_own_guards(program)
-                left = [guard for guard in left if not _follows(env, guard)]
+                left = [guard for guard in left if not is_known(env, guard)]
         finally:
             before.restore(env)
         return left
@@ -375,7 +340,3 @@ def _presume_sizes(env: ShapeEnv, program: fx.GraphModule) -> None:
             if interval.lower < 2 <= interval.upper:
                 env.var_to_range[symbol] = interval & ValueRanges(2, int_oo)
     env._update_version_counter()
-
-
-def _follows(env: ShapeEnv, guard: Any) -> bool:
-    return env._maybe_evaluate_static(guard) in (True, sympy.true)

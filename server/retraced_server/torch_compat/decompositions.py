@@ -7,16 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from torch._C import DispatchKey
 from torch._decomp import global_decomposition_table
-from torch._ops import OpOverload
+from torch._prims_common import compute_elementwise_output_logical_to_physical_perm as stride_order
 from torch.export import ExportedProgram, default_decompositions
 from torch.export.exported_program import (
     _decompose_exported_program,
     _disable_prexisiting_fake_mode,
     _split_decomp_table_to_cia_and_python_decomp,
 )
+
+from retraced_server.torch_compat.operators import OpOverload, is_composite, registered_operators
+
+__all__ = ["Decompositions", "TableName", "decompositions", "run_decompositions", "stride_order"]
 
 _decompose: Callable[..., ExportedProgram] = _disable_prexisiting_fake_mode(_decompose_exported_program)
 
@@ -36,17 +38,17 @@ class Decompositions:
 
 
 def decompositions(table: TableName) -> Decompositions:
-    """A decomposition table, which the caller may change.
+    """Return a decomposition table, which the caller may change.
 
     Torch searches every operator that there is for each program, which takes longer than a small program's decomposition. That is done
     once here for a table, and again when operators or decompositions were registered since.
     """
-    made = _made(table, len(torch._C._dispatch_get_all_op_names()), sum(map(len, global_decomposition_table.values())))
+    made = _made(table, len(registered_operators()), sum(map(len, global_decomposition_table.values())))
     return Decompositions(dict(made.composite), dict(made.python))
 
 
 def run_decompositions(program: ExportedProgram, table: Decompositions) -> ExportedProgram:
-    """What `ExportedProgram.run_decompositions` does once it has its table (torch/export/exported_program.py).
+    """Do what `ExportedProgram.run_decompositions` does once it has its table (torch/export/exported_program.py).
 
     Raises:
         Exception: Whatever torch raises.
@@ -66,9 +68,9 @@ def _made(table: TableName, operators: int, registered: int) -> Decompositions:
     chosen: _Table = {}
     if table != "none":
         default = default_decompositions()
-        chosen = {operator: default[operator] for operator in default if table == "core-aten" or _is_composite(operator)}
+        chosen = {
+            operator: default[operator]
+            for operator in default
+            if table == "core-aten" or (isinstance(operator, OpOverload) and is_composite(operator))
+        }
     return Decompositions(*_split_decomp_table_to_cia_and_python_decomp(chosen))
-
-
-def _is_composite(operator: Any) -> bool:
-    return isinstance(operator, OpOverload) and operator.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd)

@@ -1,4 +1,4 @@
-"""Jobs with the sandbox and without it, in forks of a zygote's process: `python -m benchmarks.enclosed PIPELINE ROUNDS ARCHIVE...`.
+"""Jobs with the sandbox and without it, in forks of a zygote's process: `python -m benchmarks.sandboxed_jobs PIPELINE ROUNDS ARCHIVE...`.
 
 A process of its own, with one thread, made ready as the zygote makes itself ready. Prints JSON: for each archive the best processor time in
 milliseconds of a job in the sandbox, of one without, and of what a worker does of the locking down before it has a job; and whether both
@@ -23,7 +23,7 @@ from retraced_server.program import hold_map, hold_page_map
 from retraced_server.worker.job import run_job
 from retraced_server.worker.messages import JobEvent, JobRequest
 from retraced_server.worker.prepare import Prepared, prepare
-from retraced_server.worker.sandbox import Limits, SandboxConfig
+from retraced_server.worker.sandbox import ResourceLimits, SandboxConfig
 from retraced_server.worker.sandbox.children import in_child
 
 _MEMORY_BYTES, _CPU_SECONDS = 8 << 30, 600
@@ -51,7 +51,7 @@ def _in_fork(prepared: Prepared, pipeline: str, path: Path, *, locked: bool) -> 
 
 def _run(prepared: Prepared, pipeline: str, archive: IO[bytes], locked: bool) -> str:
     start = time.process_time()
-    enclosed = prepared.sandbox.enclose(keep=(archive.fileno(), hold_page_map())) if locked else None
+    lockdown = prepared.sandbox.begin_lockdown(open_descriptors=(archive.fileno(), hold_page_map())) if locked else None
     ahead = time.process_time() - start
     prepared.written.copy()
     digest = hashlib.sha256()
@@ -64,8 +64,8 @@ def _run(prepared: Prepared, pipeline: str, archive: IO[bytes], locked: bool) ->
 
     hold_map(archive.fileno())
     start = time.process_time()
-    if enclosed is not None:
-        enclosed.seal(Limits(memory_bytes=_MEMORY_BYTES, cpu_seconds=_CPU_SECONDS))
+    if lockdown is not None:
+        lockdown.complete(ResourceLimits(memory_bytes=_MEMORY_BYTES, cpu_seconds=_CPU_SECONDS))
     run_job(JobRequest("job", TransformRequest(pipeline, os.fstat(archive.fileno()).st_size), 0.0), archive, take)
     return json.dumps([(time.process_time() - start) * 1e3, ahead * 1e3, digest.hexdigest()])
 

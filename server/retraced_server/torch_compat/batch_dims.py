@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 import torch
-
-from retraced_server.worker._torch_internals import predispatch
+from torch._functorch import predispatch
 
 _IMPL: Final = "_remove_batch_dim_impl"
 

@@ -1,4 +1,4 @@
-"""What operators gave for arguments that said the same: layers of a network repeat, and so do a pipeline's passes."""
+"""Memoize fake-tensor results by operator and argument metadata: layers of a network repeat, and so do a pipeline's passes."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from retraced_server.meta_tensors import copy_with_own_storage
 from retraced_server.program.functions import overload_of, stated_effect
-from retraced_server.retrace._torch import (
+from retraced_server.retrace.aliases import storages
+from retraced_server.retrace.values import free_symbols
+from retraced_server.torch_compat.fake_tensors import (
     FakeTensor,
     FakeTensorMode,
     alias_of,
+    copy_with_own_storage,
     disable_fake_tensor_cache,
-    is_any_autocast_enabled,
-    is_builtin,
     view_of,
 )
-from retraced_server.retrace.aliases import storages
-from retraced_server.retrace.values import free_symbols
+from retraced_server.torch_compat.functorch import is_any_autocast_enabled
+from retraced_server.torch_compat.operators import is_builtin
 
 if TYPE_CHECKING:
     from retraced_server.retrace.session import Session
@@ -67,8 +67,8 @@ class _Result:
 _OF_MODES: WeakKeyDictionary[FakeTensorMode, dict[Hashable, _Result]] = WeakKeyDictionary()
 
 
-class KnownResults:
-    """Gives the results of operators without executing them, where one was executed on arguments of the same description.
+class FakeResultCache:
+    """Memoize the results of fake operators by operator and description of the arguments.
 
     A fake operator's result depends on nothing but the metadata of its arguments and what is known of their symbols; torch's own cache of
     fake operators rests on that too, and asks torch about the sizes of each tensor that it makes. Left out are operators that write, that make

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
-from torch.utils import _pytree as pytree
 
-from retraced_server.worker._torch_internals import FakeTensor, FakeTensorMode, no_dispatch
+from retraced_server.torch_compat.fake_tensors import Dispatch, FakeTensor, FakeTensorMode, no_dispatch, wrap_dispatch
+from retraced_server.torch_compat.pytree import pytree
 
 _CORE: Final = frozenset(("aten", "prims", "prim"))
 
@@ -24,23 +24,22 @@ LARGEST_CONSTANT: Final = 1024
 
 
 def keep_constants_small() -> None:
-    """Bounds the real tensors of every fake mode of this process."""
-    dispatch = FakeTensorMode._dispatch_impl
-    if getattr(dispatch, "keeps_constants_small", False):
-        return
+    """Bound the real tensors of every fake mode of this process."""
+    wrap_dispatch("keeps_constants_small", _bounded)
 
+
+def _bounded(dispatch: Dispatch) -> Dispatch:
     # Any: a method of torch, whose arguments are any.
-    def bounded(self: FakeTensorMode, func: Any, types: Sequence[type], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def bounded(mode: FakeTensorMode, func: Any, types: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         constants = [
             leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, FakeTensor) and leaf.constant is not None
         ]
         if not constants or (getattr(func, "namespace", "") in _CORE and not _makes_large(func, args, kwargs)):
-            return dispatch(self, func, types, args, kwargs)
+            return dispatch(mode, func, types, args, kwargs)
         with _hidden(constants):
-            return dispatch(self, func, types, args, kwargs)
+            return dispatch(mode, func, types, args, kwargs)
 
-    vars(bounded)["keeps_constants_small"] = True
-    FakeTensorMode._dispatch_impl = bounded  # type: ignore[method-assign]
+    return bounded
 
 
 def _makes_large(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

@@ -10,9 +10,15 @@ from functools import cache
 from typing import Any, cast
 
 import torch
-from torch._ops import OpOverload
-from torch._subclasses.fake_impls import register_op_impl
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from retraced_server.torch_compat.fake_tensors import (
+    DisableTorchDispatch,
+    FakeTensor,
+    FakeTensorMode,
+    empty_coo,
+    register_op_impl,
+)
+from retraced_server.torch_compat.operators import OpOverload
 
 _aten = torch.ops.aten
 
@@ -46,8 +52,6 @@ def _coalesce(mode: FakeTensorMode, op: OpOverload, self: FakeTensor) -> torch.T
 
 
 def _empty(mode: FakeTensorMode, like: FakeTensor, sparse_dim: int) -> torch.Tensor:
-    with mode:
-        empty: torch.Tensor = _aten._sparse_coo_tensor_with_dims.default(
-            sparse_dim, like.dim() - sparse_dim, like.shape, dtype=like.dtype, layout=torch.sparse_coo, device=like.device
-        )
-        return empty._coalesced_(True)
+    with DisableTorchDispatch():
+        empty = empty_coo(sparse_dim, tuple(like.shape), like.dtype, is_coalesced=True)
+    return FakeTensor(mode, empty, like.fake_device)

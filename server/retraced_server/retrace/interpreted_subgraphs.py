@@ -1,4 +1,4 @@
-"""Runs the bodies of higher-order operators node by node, so that no code is generated from a program and compiled."""
+"""Runs the subgraphs of higher-order operators node by node, so that no code is generated from a program and compiled."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ def plainly(target: Any, args: Any, kwargs: Any, execute: Callable[[], Any]) -> 
     return execute()
 
 
-class InterpretedBody(torch.nn.Module):
-    """A body that can be called.
+class InterpretedSubgraph(torch.nn.Module):
+    """A subgraph that can be called.
 
     Args:
-        body: The graph module.
+        subgraph: The graph module.
         call: How its operators are called.
     """
 
-    def __init__(self, body: fx.GraphModule, call: Call) -> None:
+    def __init__(self, subgraph: fx.GraphModule, call: Call) -> None:
         super().__init__()
-        self.body = body
+        self.subgraph = subgraph
         self._call = call
 
-    # A body takes and gives whatever its operator does.
+    # A subgraph takes and gives whatever its operator does.
     def forward(self, *operands: Any) -> Any:
         """Runs the graph."""
         with entered_regions() as called:
-            return _BodyInterpreter(self.body, self._call, called).run(*operands)
+            return _SubgraphInterpreter(self.subgraph, self._call, called).run(*operands)
 
 
-class _BodyInterpreter(fx.Interpreter):
-    def __init__(self, body: fx.GraphModule, call: Call, called: Callable[[Any, Any], None]) -> None:
-        super().__init__(body)
+class _SubgraphInterpreter(fx.Interpreter):
+    def __init__(self, subgraph: fx.GraphModule, call: Call, called: Callable[[Any, Any], None]) -> None:
+        super().__init__(subgraph)
         self._call = call
         self._called = called
 
@@ -54,9 +54,9 @@ class _BodyInterpreter(fx.Interpreter):
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         value = super().get_attr(target, args, kwargs)
-        return InterpretedBody(value, self._call) if isinstance(value, fx.GraphModule) else value
+        return InterpretedSubgraph(value, self._call) if isinstance(value, fx.GraphModule) else value
 
 
 def interpreted(arguments: Argument, call: Call) -> Argument:
     """Makes every graph module among arguments one that is interpreted."""
-    return map_leaves(arguments, fx.GraphModule, lambda body: InterpretedBody(body, call))
+    return map_leaves(arguments, fx.GraphModule, lambda subgraph: InterpretedSubgraph(subgraph, call))

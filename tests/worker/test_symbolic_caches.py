@@ -14,7 +14,7 @@ from torch import nn
 from torch.export import Dim
 
 from retraced_server.engine.environment import zygote_environment
-from retraced_server.worker.usual_sizes import USUAL_ARGUMENTS
+from retraced_server.worker.symbolic_caches import USUAL_ARGUMENTS
 
 pytestmark = pytest.mark.slow
 
@@ -90,11 +90,11 @@ def test_sizes_of_usual_arguments_are_reasoned_about_before_the_first_job(tmp_pa
 def test_sympy_remembers_what_is_reasoned_about_ahead(tmp_path: Path) -> None:
     source = """
 from sympy.core.cache import CACHE
-from retraced_server.worker.usual_sizes import reason_about_usual_sizes
+from retraced_server.worker.symbolic_caches import prewarm_symbolic_caches
 from retraced_server.worker.warm_up import sample_archive, warm_up
 with sample_archive() as sample:
     warm_up(sample)
-reason_about_usual_sizes()
+prewarm_symbolic_caches()
 print(*(function.__qualname__ for function in CACHE if function.cache_info().currsize == function.cache_info().maxsize))
 """
     env = {**os.environ, **zygote_environment(os.environ, tmp_path)}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from retraced_server.retrace._torch import pytree
 from retraced_server.retrace.errors import ExportPassError
+from retraced_server.torch_compat.pytree import pytree
 
 TreeSpec = pytree.TreeSpec
 

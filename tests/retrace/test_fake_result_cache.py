@@ -71,7 +71,7 @@ def test_what_one_pass_executed_the_next_does_not() -> None:
     assert _executed(_program(is_dynamic=True), passes) == [aten.neg.default, aten.relu.default]
 
 
-class _Bodies(nn.Module):
+class _Subgraphs(nn.Module):
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         first, second = x.relu(), y.relu()
         with torch.no_grad():
@@ -82,14 +82,14 @@ class _Bodies(nn.Module):
         return first, second * 2
 
 
-def test_operators_of_bodies_are_not_executed_again_with_the_operator_that_calls_them() -> None:
+def test_operators_of_subgraphs_are_not_executed_again_with_the_operator_that_calls_them() -> None:
     x = torch.ones(4, 8)
-    program = torch.export.export(_Bodies(), (x, x.clone()))
+    program = torch.export.export(_Subgraphs(), (x, x.clone()))
     doubles = _Replaces(lambda call, value: call(aten.to.dtype, value, torch.float64))
     assert _executed(program, [doubles]) == [aten.to.dtype, aten.sin.default, aten.cos.default, aten.mul.Tensor]
 
 
-class _ResizingBody(nn.Module):
+class _ResizingSubgraph(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.relu()
         with torch.no_grad():
@@ -100,10 +100,10 @@ class _ResizingBody(nn.Module):
         return result * 2
 
 
-def test_tensors_that_a_body_changed_in_place_are_seen_as_they_are() -> None:
+def test_tensors_that_a_subgraph_changed_in_place_are_seen_as_they_are() -> None:
     programs = [
         run_pipeline(
-            torch.export.export(_ResizingBody(), (torch.ones(4, 8),)),
+            torch.export.export(_ResizingSubgraph(), (torch.ones(4, 8),)),
             [_Replaces(lambda call, x: call(aten.to.dtype, x, torch.float64))],
             mode=mode,
         ).program
@@ -203,7 +203,7 @@ def test_what_is_known_can_be_written_to(passes: int) -> None:
 _SIZE = 0
 
 
-@torch.library.custom_op("known_results::sized", mutates_args=())
+@torch.library.custom_op("fake_result_cache::sized", mutates_args=())
 def _sized(x: torch.Tensor) -> torch.Tensor:
     return x.new_zeros(_SIZE)
 
@@ -218,7 +218,7 @@ def test_custom_operators_are_executed_since_their_fake_kernels_may_look_at_anyt
 
     def build(call: _Call, x: Any) -> Any:
         monkeypatch.setattr(f"{__name__}._SIZE", next(sizes))
-        return call(torch.ops.known_results.sized.default, x)
+        return call(torch.ops.fake_result_cache.sized.default, x)
 
     sizes = iter([1, 2] * 2)
     _agreed(build)

@@ -1,4 +1,4 @@
-"""What a caller keeps at home: sample inputs, guards, stack traces. They are taken out of what is sent, and put back into what comes back.
+"""Redact what a caller keeps at home, sample inputs, guards, stack traces, from what is sent, and restore it in what comes back.
 
 In their places go the empty record that torch writes for no sample inputs, and tokens: strings that mean nothing to the server, which it
 passes on, also to nodes that a pass makes. They are drawn for each call, so nobody can have put them anywhere before.
@@ -36,8 +36,8 @@ _NO_PROGRAM: Final = (ValueError, KeyError, TypeError, AttributeError, IndexErro
 _Error = TypeVar("_Error", bound=RetracedError)
 
 
-class Home:
-    """What one call keeps at home.
+class Redaction:
+    """Redact what one call keeps at home, and restore it in the output.
 
     Args:
         source: The caller's archive.

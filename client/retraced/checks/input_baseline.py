@@ -1,4 +1,4 @@
-"""What the caller's own program holds beyond the plain, which an output may hold as well, as it was."""
+"""The baseline that an output is compared with: what the input program holds beyond the plain, which may come back as it was."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NO_PROGRAM = (ValueError, KeyError, TypeError, AttributeError, IndexError, Recu
 
 
 @dataclass(frozen=True)
-class Own:
+class InputBaseline:
     """What an output may repeat of the caller's own program.
 
     Attributes:
@@ -29,9 +29,9 @@ class Own:
         paths: The names of its parameters, buffers, constants and modules.
         registered: The nodes of its tree specs that are no plain containers.
         keys: The keys in its tree specs that are no plain ones.
-        nodes: Its nodes, those of bodies too, each as `exact` has it. One that comes back as it was does in torch what it did in the caller's
-            own file.
-        tensors: The descriptions of its tensors by name, likewise; where bodies share a name, one of them.
+        nodes: Its nodes, those of subgraphs too, each as `exact` has it. One that comes back as it was does in torch what it did in
+            the caller's own file.
+        tensors: The descriptions of its tensors by name, likewise; where subgraphs share a name, one of them.
         signature: Its signature, likewise.
         calls: The calls of its modules, likewise.
     """
@@ -48,8 +48,8 @@ class Own:
     calls: frozenset[bytes] = field(default=frozenset(), repr=False)
 
 
-def own_program(model: bytes, namespaces: frozenset[str]) -> Own:
-    """What a model record of the caller's holds; nothing where it is no program's.
+def input_baseline(model: bytes, namespaces: frozenset[str]) -> InputBaseline:
+    """Return the baseline of an input's model record; an empty one where it is no program's.
 
     Args:
         model: The record.
@@ -63,7 +63,7 @@ def own_program(model: bytes, namespaces: frozenset[str]) -> Own:
         parts = [split_operator(node["target"]) for node in nodes]
         stacks = {node["metadata"].get("nn_module_stack", "") for node in nodes}
         found, keys = _tree_nodes(module["module_call_graph"])
-        return Own(
+        return InputBaseline(
             frozenset(program.get("guards_code", ())),
             namespaces | {part[0] for part in parts if part is not None},
             frozenset(frame for stack in stacks for frame in stack.split(";")),
@@ -76,7 +76,7 @@ def own_program(model: bytes, namespaces: frozenset[str]) -> Own:
             frozenset((exact(module["module_call_graph"]),)),
         )
     except _NO_PROGRAM:
-        return Own(namespaces=namespaces)
+        return InputBaseline(namespaces=namespaces)
 
 
 def _graphs(graph: _Object) -> Iterator[_Object]:

@@ -1,4 +1,4 @@
-"""Collects why a pass did not fire where it might have, for its remarks."""
+"""Collect missed remarks: why a pass did not fire where it might have."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections import defaultdict
 _EXAMPLES = 3
 
 
-class Misses:
-    """Opportunities that a pass has not taken, by reason, so that a program with a hundred of them gets one line."""
+class MissedRemarks:
+    """Missed rewrites by reason, so that a program with a hundred of them gets one line for each reason."""
 
     def __init__(self) -> None:
         self._nodes: dict[str, list[str]] = defaultdict(list)
