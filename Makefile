@@ -23,7 +23,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check \
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: venv
 venv: $(STAMP) ## Make .venv, with everything that the other targets need
@@ -46,7 +46,11 @@ demo: $(STAMP) ## Export a model, transform it on a server, and show what change
 
 .PHONY: test
 test: $(STAMP) ## Run the tests
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+.PHONY: test-quick
+test-quick: $(STAMP) ## Run the tests that take no longer than a few seconds, on eight programs that stand for the others
+	@$(BIN)/python -m pytest -n $(JOBS) -m 'not slow' --programs eight $(ARGS)
 
 .PHONY: check
 check: $(STAMP) ## Check format, lint, types, imports, the wire contract and the Dockerfile

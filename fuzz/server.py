@@ -18,7 +18,8 @@ from fuzz.streams import Stream, frame, make_stream
 from retraced import EmbeddedServer
 from retraced.v1 import graph_transform_pb2 as pb
 from retraced_server.errors import Reason
-from tests.e2e.processes import Observed, eventually
+from tests.e2e.processes import Observed
+from tests.support.waiting import eventually
 
 _CALLERS: Final = 4
 _CHECK_EVERY: Final = 100

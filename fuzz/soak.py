@@ -24,7 +24,8 @@ from fuzz.seeds import seed_archives
 from fuzz.tasks import PROGRAMS, Task, bad_tasks, good_tasks
 from retraced import EmbeddedServer
 from retraced.v1 import graph_transform_pb2 as pb
-from tests.e2e.processes import Observed, eventually
+from tests.e2e.processes import Observed
+from tests.support.waiting import eventually
 
 _CLIENTS: Final = 8
 _WARM_UP: Final = 6

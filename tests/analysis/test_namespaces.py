@@ -16,6 +16,8 @@ from retraced_server.errors import Reason, RetracedError
 from retraced_server.program.operators import Operators
 from retraced_server.worker.prepare import PrepareError, _brought, _namespaces
 
+pytestmark = pytest.mark.slow
+
 
 def _registered() -> set[str]:
     return {name.partition("::")[0] for name in torch._C._dispatch_get_all_op_names()}

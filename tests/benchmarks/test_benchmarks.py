@@ -12,6 +12,8 @@ from benchmarks.__main__ import main
 from benchmarks.growth import exponent_of
 from benchmarks.results import Comparison, Comparisons, Results, Section, at_least, at_most
 
+pytestmark = pytest.mark.slow
+
 
 def _run(*arguments: str) -> str:
     result = CliRunner().invoke(main, arguments, catch_exceptions=False)
@@ -43,7 +45,6 @@ def test_a_section_prints_what_it_writes_as_json(tmp_path: Path, section: str) -
         assert all(len(row) == len(grid.columns) for row in grid.rows)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("section", ["engine", "server", "workers", "growth", "memory"])
 def test_a_long_section_runs(tmp_path: Path, section: str) -> None:
     path = tmp_path / "figures.json"

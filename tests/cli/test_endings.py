@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,9 @@ import pytest
 from retraced.v1 import graph_transform_pb2 as pb
 from tests.cli.support import end, start
 from tests.client.fake_server import FakeServer, accepted, output_chunks, read_upload
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.slow
 
 SIGNALS = [
     (signal.SIGINT, 130, "retraced: interrupted\n"),
@@ -121,15 +123,9 @@ def test_a_server_that_was_started_for_the_call_does_not_outlive_it(tmp_path: Pa
 
 
 def _read_pid(path: Path) -> int:
-    deadline = time.monotonic() + 30
-    while not (path.exists() and path.read_text()):
-        assert time.monotonic() < deadline, "the server did not start"
-        time.sleep(0.01)
+    eventually(lambda: path.exists() and path.read_text(), "the server starts")
     return int(path.read_text())
 
 
 def _wait_for_the_end_of(pid: int) -> None:
-    deadline = time.monotonic() + 30
-    while os.path.exists(f"/proc/{pid}"):
-        assert time.monotonic() < deadline, "the server still runs"
-        time.sleep(0.01)
+    eventually(lambda: not os.path.exists(f"/proc/{pid}"), "the server ends")

@@ -26,7 +26,7 @@ from retraced.v1 import passes_pb2
 from tests.cli.support import Ended, Run, end, start
 from tests.client import archives, fake_server
 from tests.client.fake_server import Behaviour, FakeServer, accepted, answers, replies
-from tests.client.lies import HOSTILE, LIES, error, filled
+from tests.client.lies import HOSTILE, LIES, error, filled, told_bytes
 
 # What rich makes on a terminal: styles, and the cursor of progress.
 _OF_RICH = re.compile(r"\x1b\[[0-9;]*[mAK]|\x1b\[\?25[lh]|\r(?=\x1b\[)|(?<=\x1b\[2K)\r")
@@ -214,7 +214,9 @@ def test_no_lie_of_a_server_ends_the_command_in_a_traceback(
     shown: Callable[..., Ended], archive: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("retraced._allowance._OUTPUT_BYTES", 8 << 20)
-    monkeypatch.setattr("retraced._allowance._TOLD_BYTES", 1 << 20)
+    monkeypatch.setattr("retraced._allowance._TOLD_BYTES", told_bytes(name))
+    # What a server may tell grows with what it is sent.
+    archive.write_bytes(bytes(1000))
     lie = LIES[name]
     arguments = ["--metadata", str(archive.with_name("n.jsonl"))] if lie.ask.get("node_metadata") else []
     arguments += [] if lie.ask else ["-o", str(archive.with_name("o.pt2"))]

@@ -7,7 +7,6 @@ import io
 import os
 import re
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from tests.client.fake_server import (
     replies,
     summary,
 )
+from tests.support.waiting import PATIENCE
 
 PROTO = Path(__file__).parents[2] / "proto/retraced/v1/graph_transform.proto"
 OUTPUT = plain(os.urandom(100_000))
@@ -231,10 +231,11 @@ def test_a_server_that_goes_away_in_the_middle_is_unreachable(failure: Any) -> N
     def leaves(
         requests: Iterator[pb.TransformGraphRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.TransformGraphResponse]:
+        gone = threading.Event()
+        context.add_callback(gone.set)
         yield accepted()
         threading.Thread(target=server[0].stop).start()
-        while context.is_active():
-            time.sleep(0.01)
+        gone.wait(PATIENCE)
 
     with FakeServer(leaves) as there, Client(there.address) as client:
         server.append(there)

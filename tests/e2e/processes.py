@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import psutil
 
 from tests.support.processes import waits_for_a_job
-
-_PATIENCE = 30.0
 
 
 class Observed:
@@ -50,15 +45,3 @@ class Observed:
         return [
             file.path for process in (self.front_end, self.zygote) for file in process.open_files() if "(deleted)" in file.path
         ]
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Waits until something holds that a server does in its own time.
-
-    Raises:
-        AssertionError: It does not come to hold.
-    """
-    deadline = time.monotonic() + _PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"in {_PATIENCE:g} s it did not come about that {what}"
-        time.sleep(0.02)

@@ -112,6 +112,7 @@ def test_pass_that_raises_is_named_with_node_and_source_line(client: Client) -> 
     assert ".py:" in error.metadata["source"]
 
 
+@pytest.mark.slow
 def test_program_over_the_size_limit_is_refused_before_the_upload() -> None:
     with EmbeddedServer(server_arguments("--max-archive-size", "1000000")) as server, Client(server.address) as client:
         with pytest.raises(errors.ProgramTooLarge) as raised:

@@ -13,6 +13,8 @@ from tests.support.models import by_name
 
 from .conftest import server_arguments
 
+pytestmark = pytest.mark.slow
+
 _TOKEN = "nobody-else-knows-this"
 
 

@@ -10,6 +10,8 @@ import pytest
 from retraced import Client, EmbeddedServer, errors
 from tests.support.models import by_name
 
+pytestmark = pytest.mark.slow
+
 _ARCHIVE = by_name("input_and_id").archive
 
 

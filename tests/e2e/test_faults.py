@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+from functools import partial
 
 import psutil
 import pytest
 
 from retraced import AsyncClient, Client, EmbeddedServer, TransformResult, errors
 from tests.e2e.conftest import server_arguments
-from tests.e2e.processes import Observed, eventually
+from tests.e2e.processes import Observed
 from tests.support.compare import assert_same_results, loaded
 from tests.support.models import by_name
+from tests.support.waiting import eventually, until
+
+pytestmark = pytest.mark.slow
 
 _DEATHS = {
     "die": (errors.WorkerCrashed, "SIGSEGV"),
@@ -123,6 +127,11 @@ async def test_fifty_requests_at_once_with_cancels_and_killed_workers(server: Em
     assert observed.private_bytes() - memory < 32 << 20
 
 
+async def _wait(client: AsyncClient, count: int) -> bool:
+    """Whether so many requests wait for a worker."""
+    return (await client.info()).queued == count
+
+
 async def test_zygote_that_dies_is_replaced_and_requests_that_wait_are_not_lost() -> None:
     archive = by_name("input_and_id").archive
     with EmbeddedServer(server_arguments()) as server:
@@ -133,8 +142,7 @@ async def test_zygote_that_dies_is_replaced_and_requests_that_wait_are_not_lost(
             running = [asyncio.create_task(client.transform(archive, "wait{seconds=1000.0}")) for _ in range(2)]
             await asyncio.to_thread(eventually, lambda: len(observed.workers()) == 2, "both workers are busy")
             waiting = [asyncio.create_task(client.transform(archive, "decompose,dce")) for _ in range(4)]
-            while (await client.info()).queued < len(waiting):
-                await asyncio.sleep(0.05)
+            await until(partial(_wait, client, len(waiting)), "the others wait")
             before.kill()
             for outcome in await asyncio.gather(*running, return_exceptions=True):
                 assert isinstance(outcome, errors.WorkerKilled)

@@ -19,6 +19,8 @@ from tests.support.hostile.trees import SECRET, SECRET_VALUE
 
 from .conftest import server_arguments
 
+pytestmark = pytest.mark.slow
+
 PIPELINE = "retrace,decompose,dce"
 
 

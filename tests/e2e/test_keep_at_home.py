@@ -13,6 +13,8 @@ from retraced import Client, errors
 from tests.support.compare import assert_computes, loaded
 from tests.support.models import by_name
 
+pytestmark = pytest.mark.slow
+
 PIPELINE: Final = "decompose{table=core-aten},cse,dce"
 EVERYTHING: Final = ("sample-inputs", "guards", "stack-traces")
 

@@ -13,8 +13,11 @@ import torch
 from retraced import Client, EmbeddedServer
 from tests.e2e.conftest import server_arguments
 from tests.e2e.leaver import STAGES
-from tests.e2e.processes import Observed, eventually
+from tests.e2e.processes import Observed
 from tests.support.models import by_name
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.slow
 
 _TIMES = 3
 

@@ -15,6 +15,8 @@ from tests.support.case import Inputs
 from tests.support.compare import assert_same_results, loaded
 from tests.support.transforms import RARE_OPERATORS, TRANSFORMS
 
+pytestmark = pytest.mark.slow
+
 Maker = Callable[[], tuple[ExportedProgram, list[Inputs]]]
 
 

@@ -10,6 +10,8 @@ from tests.e2e.conftest import server_arguments
 from tests.program.archives import edited
 from tests.support.models import by_name
 
+pytestmark = pytest.mark.slow
+
 
 def _newer() -> bytes:
     return edited(by_name("input_and_id").archive, lambda model: model["schema_version"].update(minor=SCHEMA_VERSION[1] + 1))

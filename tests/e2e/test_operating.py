@@ -18,8 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from retraced import Client, EmbeddedServer, errors
 from retraced_server import healthcheck
 from tests.e2e.conftest import server_arguments
-from tests.e2e.processes import Observed, eventually
+from tests.e2e.processes import Observed
 from tests.support.models import by_name
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.slow
 
 _ARCHIVE = by_name("input_and_id").archive
 

@@ -9,10 +9,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from retraced import Client, EmbeddedServer, events
 from tests.support.models import by_name
+from tests.support.waiting import eventually
 
-from .processes import eventually
+pytestmark = pytest.mark.slow
 
 _SERVED = ["--workers", "1", "--import", "tests.support.served_passes"]
 

@@ -16,8 +16,11 @@ import pytest
 
 from retraced import AsyncClient, Client, errors
 from tests.e2e.conftest import server_arguments
-from tests.e2e.processes import Observed, eventually
+from tests.e2e.processes import Observed
 from tests.support.models import by_name
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.slow
 
 _RETRACED = str(Path(sys.executable).with_name("retraced"))
 

@@ -15,9 +15,12 @@ from retraced import Client, EmbeddedServer
 from retraced.v1 import graph_transform_pb2 as pb
 from retraced.v1.graph_transform_pb2_grpc import GraphTransformServiceStub
 from tests.support.models import by_name
+from tests.support.waiting import eventually
 
 from .conftest import server_arguments
-from .processes import Observed, eventually
+from .processes import Observed
+
+pytestmark = pytest.mark.slow
 
 _CHUNK = 1 << 20
 _READERS = 6
@@ -49,7 +52,6 @@ def _stalled(server: EmbeddedServer) -> int:
     return sum("request failed" in line and "DOWNLOAD_STALLED" in line for line in lines)
 
 
-@pytest.mark.slow
 def test_callers_that_never_read_free_their_slots_and_hold_no_output(impatient: EmbeddedServer) -> None:
     assert impatient.pid is not None
     observed = Observed(impatient.pid)

@@ -15,9 +15,12 @@ import pytest
 
 from retraced import AsyncClient, Client, EmbeddedServer, errors
 from tests.e2e.conftest import server_arguments
-from tests.e2e.processes import Observed, eventually
+from tests.e2e.processes import Observed
 from tests.support.disks import mounted_disk
 from tests.support.models import by_name
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.slow
 
 _ARCHIVE = by_name("residual_net").archive
 _MIB = 1 << 20

@@ -11,6 +11,8 @@ from retraced import Client, EmbeddedServer, errors
 from tests.e2e.conftest import server_arguments
 from tests.support.models import by_name
 
+pytestmark = pytest.mark.slow
+
 _ARCHIVE = by_name("input_and_id").archive
 _PASSES = Path(__file__).parents[1] / "support" / "served_passes.py"
 

@@ -16,6 +16,8 @@ from retraced import Client, errors
 from tests.support.hostile import ROUTES
 from tests.support.hostile.route import plain
 
+pytestmark = pytest.mark.slow
+
 _USER = 65534
 _READY = "retraced: listening on "
 

@@ -13,6 +13,7 @@ from retraced.v1 import graph_transform_pb2 as pb
 from retraced_server.engine.local import LocalEngine, LocalEngineConfig
 from retraced_server.engine.spool import Spool
 from retraced_server.pipeline.domain import TransformRequest
+from tests.support.waiting import PATIENCE, until
 
 FAULTS = "tests.support.fault_passes"
 #: A variable that the server has and its workers are not to have.
@@ -50,7 +51,8 @@ async def begin(engine: LocalEngine, archive: bytes, pipeline: str) -> asyncio.T
                         runs.set()
 
     task = asyncio.create_task(call())
-    await runs.wait()
+    async with asyncio.timeout(PATIENCE):
+        await runs.wait()
     return task
 
 
@@ -60,11 +62,15 @@ async def remarks(engine: LocalEngine, archive: bytes, pipeline: str) -> list[st
     return list([response.pass_finished for response in responses if response.HasField("pass_finished")][-1].report.remarks)
 
 
+async def until_load(engine: LocalEngine, running: int, queued: int) -> None:
+    """Waits until so many requests run and so many wait."""
+    expected = (running, queued)
+    await until(lambda: (engine.load.running, engine.load.queued) == expected, f"{running} run and {queued} wait")
+
+
 async def idle(engine: LocalEngine) -> None:
     """Waits until every request was given back and every worker reaped."""
-    async with asyncio.timeout(30):
-        while engine.load.running or engine.load.queued:
-            await asyncio.sleep(0.01)
+    await until_load(engine, 0, 0)
     # What is closed in callbacks of the last worker's end.
     await asyncio.sleep(0.01)
 

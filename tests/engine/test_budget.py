@@ -13,8 +13,11 @@ from retraced_server.engine.budget import jobs_at_a_time, memory_for_jobs, memor
 from retraced_server.engine.cgroup import memory_limit
 from retraced_server.errors import Reason, RetracedError
 from tests.support.models import by_name
+from tests.support.waiting import until
 
 from .calls import begin, running_engine, transform
+
+pytestmark = pytest.mark.slow
 
 _GIB = 1 << 30
 
@@ -79,8 +82,7 @@ async def test_a_job_that_does_not_fit_waits_though_a_worker_is_free_and_runs_wh
     async with running_engine(workers=3, memory_bytes=3 * _GIB, worker_memory_bytes=2 * _GIB) as engine:
         running = await begin(engine, archive, "fault-sleep")
         waiting = asyncio.create_task(transform(engine, archive, "retrace"))
-        while not engine.load.queued and not waiting.done():
-            await asyncio.sleep(0)
+        await until(lambda: engine.load.queued or waiting.done(), "the second job waits")
         running.cancel()
         answers = await waiting
     assert answers[0].progress.stage == pb.STAGE_QUEUED

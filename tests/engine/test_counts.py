@@ -18,6 +18,8 @@ from tests.support.models import by_name
 
 from .calls import begin, idle, spooled, transform
 
+pytestmark = pytest.mark.slow
+
 shared_loop = pytest.mark.asyncio(loop_scope="session")
 ARCHIVE = by_name("input_and_id").archive
 

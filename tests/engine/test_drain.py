@@ -14,6 +14,8 @@ from tests.support.processes import children_of, open_fds
 
 from .calls import begin, idle, running_engine, spooled, transform
 
+pytestmark = pytest.mark.slow
+
 ARCHIVE = by_name("everything").archive
 
 

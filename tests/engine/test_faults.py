@@ -14,9 +14,9 @@ from tests.support.large_graphs import as_program, deep_chain
 from tests.support.models import by_name
 from tests.support.processes import children_of
 
-from .calls import begin, idle, running_engine, spooled, transform
+from .calls import begin, idle, running_engine, spooled, transform, until_load
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 ARCHIVE = by_name("everything").archive
 
 
@@ -99,8 +99,7 @@ async def test_cancelled_caller_takes_its_worker_along_whenever_it_is(engine: Lo
 async def test_cancelled_while_it_waits_leaves_the_queue(engine: LocalEngine) -> None:
     running = [await begin(engine, ARCHIVE, "fault-hang") for _ in range(2)]
     waiting = asyncio.create_task(transform(engine, ARCHIVE, "retrace"))
-    while (engine.load.running, engine.load.queued) != (2, 1):
-        await asyncio.sleep(0.01)
+    await until_load(engine, 2, 1)
     waiting.cancel()
     await asyncio.wait({waiting})
     assert (engine.load.running, engine.load.queued) == (2, 0)

@@ -14,6 +14,8 @@ from retraced_server.worker.frames import encode_frame
 from retraced_server.worker.messages import JobDone, WorkerEnded, encode_job_event
 from retraced_server.worker.responses import Stage, output_chunk, progress
 
+pytestmark = pytest.mark.slow
+
 
 class _Worker:
     """A worker that ends when it is killed."""

@@ -16,7 +16,7 @@ from tests.support.processes import children_of, open_fds
 
 from .calls import idle, transform
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 ARCHIVE = by_name("input_and_id").archive
 
 

@@ -19,7 +19,7 @@ from tests.support.processes import children_of
 
 from .calls import FAULTS, begin, remarks, running_engine, transform
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 NO_LANDLOCK = "tests.support.no_landlock"
 ARCHIVE = by_name("everything").archive
 

@@ -16,21 +16,14 @@ from retraced_server.engine.local import LocalEngine, LocalEngineConfig
 from retraced_server.errors import Reason, RetracedError
 from tests.support.models import by_name
 from tests.support.processes import children_of, open_fds
+from tests.support.waiting import until
 
-from .calls import begin, running_engine, transform
+from .calls import begin, running_engine, transform, until_load
+
+pytestmark = pytest.mark.slow
 
 ARCHIVE = by_name("everything").archive
 shared_loop = pytest.mark.asyncio(loop_scope="session")
-
-
-async def until_load(engine: LocalEngine, running: int, queued: int) -> None:
-    while (engine.load.running, engine.load.queued) != (running, queued):
-        await asyncio.sleep(0.01)
-
-
-async def until_ready(engine: LocalEngine, ready: bool) -> None:
-    while engine.ready is not ready:
-        await asyncio.sleep(0.01)
 
 
 async def signal_zygote(engine: LocalEngine, number: int) -> None:
@@ -79,9 +72,8 @@ async def test_worker_that_the_zygote_does_not_kill_is_killed_with_it(
     await signal_zygote(engine, signal.SIGSTOP)
     task.cancel()
     await asyncio.wait({task})
-    while worker in children_of():
-        await asyncio.sleep(0.01)
-    await until_ready(engine, True)
+    await until(lambda: worker not in children_of(), "the worker is gone")
+    await until(lambda: engine.ready, "the engine is ready")
 
 
 async def test_engine_without_a_zygote_says_so_and_recovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +96,7 @@ async def test_engine_without_a_zygote_says_so_and_recovers(tmp_path: Path, monk
             engine.admit("late")
         assert caught.value.retry_after is not None
         (tmp_path / "elsewhere.py").rename(module)
-        await until_ready(engine, True)
+        await until(lambda: engine.ready, "the engine is ready")
         assert await transform(engine, ARCHIVE, "retrace")
 
 
@@ -120,7 +112,7 @@ async def test_zygote_that_cannot_be_started_for_want_of_descriptors_is_started_
             with pytest.raises(RetracedError, match="Too many open files") as caught:
                 await waiting
         assert caught.value.reason is Reason.WORKERS_UNAVAILABLE
-        await until_ready(engine, True)
+        await until(lambda: engine.ready, "the engine is ready")
         assert await transform(engine, ARCHIVE, "retrace")
 
 
@@ -158,8 +150,7 @@ async def test_start_that_is_cancelled_leaves_nothing() -> None:
     children, fds = children_of(), open_fds()
     engine = LocalEngine(LocalEngineConfig())
     task = asyncio.create_task(engine.start())
-    while children_of() == children:
-        await asyncio.sleep(0.01)
+    await until(lambda: children_of() != children, "the zygote is started")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -13,6 +13,8 @@ from fuzz.seeds import seed_archives
 from fuzz.streams import STREAM_MUTATIONS, make_stream
 from fuzz.zips import build, parse
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def archives() -> dict[str, bytes]:

@@ -16,6 +16,8 @@ from fuzz.operators import _arguments, _calls, _shown, find_operators, fuzz_oper
 from fuzz.report import Report
 from retraced_server.program.operator_lists import listed_operators
 
+pytestmark = pytest.mark.slow
+
 
 def _end() -> None:
     os.kill(os.getpid(), signal.SIGSEGV)

@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.fuzz import planted
+
+pytestmark = pytest.mark.slow
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,20 +28,20 @@ def _run(tmp_path: Path, *arguments: str, module: str = "fuzz") -> tuple[int, di
 
 def test_reader_withstands_mutated_archives(tmp_path: Path) -> None:
     programs = [argument for name in ("input_and_id", "tied_weights", "symbolic_scalars") for argument in ("--program", name)]
-    status, report, output = _run(tmp_path, "reader", "--count", "300", *programs)
-    assert (status, report["findings"], report["count"]) == (0, {}, 300), output
+    status, report, output = _run(tmp_path, "reader", "--count", "150", *programs)
+    assert (status, report["findings"], report["count"]) == (0, {}, 150), output
     assert {"read", "PROGRAM_INVALID", "ARCHIVE_INVALID"} <= set(report["outcomes"])
 
 
 def test_reader_bounds_the_work_of_expressions(tmp_path: Path) -> None:
-    status, report, output = _run(tmp_path, "expressions", "--count", "40", "--program", "symbolic_scalars")
-    assert (status, report["findings"], report["count"]) == (0, {}, 40), output
+    status, report, output = _run(tmp_path, "expressions", "--count", "20", "--program", "symbolic_scalars")
+    assert (status, report["findings"], report["count"]) == (0, {}, 20), output
     assert {"PROGRAM_UNSUPPORTED", "read"} <= set(report["outcomes"])
 
 
 def test_client_withstands_servers_that_lie(tmp_path: Path) -> None:
-    status, report, output = _run(tmp_path, "lying", "--count", "60", "--program", "input_and_id")
-    assert (status, report["findings"], report["count"]) == (0, {}, 60), output
+    status, report, output = _run(tmp_path, "lying", "--count", "30", "--program", "input_and_id")
+    assert (status, report["findings"], report["count"]) == (0, {}, 30), output
     assert any(outcome.startswith("command") for outcome in report["outcomes"])
 
 
@@ -49,8 +53,8 @@ def test_server_withstands_mutated_archives_and_streams(tmp_path: Path) -> None:
 
 def test_soak_gets_every_answer_right_while_processes_are_killed(tmp_path: Path) -> None:
     programs = ("--program", "input_and_id", "--program", "nested")
-    status, report, output = _run(tmp_path, "soak", "--count", "30", "--worker-kills", "5", "--zygote-kills", "15", *programs)
-    assert (status, report["findings"], report["count"]) == (0, {}, 30), output
+    status, report, output = _run(tmp_path, "soak", "--count", "16", "--worker-kills", "4", "--zygote-kills", "8", *programs)
+    assert (status, report["findings"], report["count"]) == (0, {}, 16), output
     assert report["killed"]["workers"] > 0
     assert report["killed"]["zygotes"] > 0
 

@@ -74,6 +74,7 @@ def test_program_that_torch_cannot_decompose_is_decomposed(name: str) -> None:
     assert_computes(case, saved_and_loaded(program))
 
 
+@pytest.mark.slow
 def test_attention_that_keeps_its_strides_is_remarked_on() -> None:
     report = decomposed(by_name("gpt2")).reports[0]
     assert "attention keeps its strides" in report.remarks[0]

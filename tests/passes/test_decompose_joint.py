@@ -17,6 +17,8 @@ from tests.passes.support import export, names, targets
 from tests.support.compare import saved_and_loaded, validate
 from tests.support.passes import canonical
 
+pytestmark = pytest.mark.slow
+
 
 class _Trained(nn.Module):
     """A loss with an input that needs a gradient, an input called as a builtin that is written to, and a buffer."""

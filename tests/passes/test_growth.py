@@ -15,6 +15,8 @@ from retraced_server.passes._correspondence import Correspondence
 from tests.support.growth import calls
 from tests.support.large_graphs import as_program, equal_calls, wide_fan_out
 
+pytestmark = pytest.mark.slow
+
 _SIZE, _TIMES = 200, 4
 
 

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,8 @@ from tests.support.case import ProgramCase
 from tests.support.compare import assert_computes, assert_same_results, run, validate
 from tests.support.examples import examples
 from tests.support.random_programs import programs
+
+pytestmark = pytest.mark.slow
 
 # Few operations on few values, so that equal calls are common. All values are 4x4.
 _OPERATIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], Any]] = {

@@ -20,6 +20,8 @@ from tests.support.compare import assert_identical_programs, loaded, shape_env_s
 from tests.support.describe import alias_sets, describe_program
 from tests.support.examples import examples
 
+pytestmark = pytest.mark.slow
+
 
 class _Random(nn.Module):
     """Operators chosen by a seed, on values of few sizes: arithmetic, views, in-place writes, lists, sizes and data as sizes."""

@@ -18,6 +18,8 @@ from retraced_server.program.operators import Operators
 from retraced_server.worker.prepare import PrepareError, _operators
 from tools.operator_list import LIST
 
+pytestmark = pytest.mark.slow
+
 _ROOT = Path(__file__).resolve().parents[2]
 _PRINT = "from tools.operator_list import make_list; print(*make_list(), sep='\\n')"
 

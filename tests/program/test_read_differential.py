@@ -68,8 +68,9 @@ def test_reads_what_torch_reads_of_decomposed_programs(real_case: ProgramCase, t
     _assert_reads_like_torch(loaded(archive), read_bytes(archive, tmp_path).program)
 
 
-def test_reads_the_benchmark_program(tmp_path: Path) -> None:
-    _assert_reads_like_torch(LLAMA_LIKE.reloaded, read_case(LLAMA_LIKE, tmp_path).program)
+@pytest.mark.parametrize("case", [LLAMA_LIKE], ids=str)
+def test_reads_the_benchmark_program(case: ProgramCase, tmp_path: Path) -> None:
+    _assert_reads_like_torch(case.reloaded, read_case(case, tmp_path).program)
 
 
 def test_what_is_read_is_valid(serializable_case: ProgramCase, tmp_path: Path) -> None:

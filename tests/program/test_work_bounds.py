@@ -15,6 +15,8 @@ from tests.program.archives import edited, read_bytes, saved
 from tests.support.large_graphs import as_program, wide_fan_out
 from tests.support.models import by_name
 
+pytestmark = pytest.mark.slow
+
 _X = {"name": "x"}
 # An item of each list that an argument may be, with how often it stands in lists of its own.
 _ITEMS: dict[str, Any] = {

@@ -41,8 +41,9 @@ def test_model_record_of_a_decomposed_program_is_what_torch_writes(real_case: Pr
     _assert_writes_like_torch(program)
 
 
-def test_model_record_of_the_benchmark_program_is_what_torch_writes() -> None:
-    _assert_writes_like_torch(LLAMA_LIKE.program)
+@pytest.mark.parametrize("case", [LLAMA_LIKE], ids=str)
+def test_model_record_of_the_benchmark_program_is_what_torch_writes(case: ProgramCase) -> None:
+    _assert_writes_like_torch(case.program)
 
 
 def test_archive_has_the_records_that_torch_writes(serializable_case: ProgramCase, tmp_path: Path) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import pytest
 
-from retraced_server.retrace import execute as execution
 from retraced_server.retrace.pass_context import RetraceMode
 
 
@@ -19,16 +17,6 @@ def mode(request: pytest.FixtureRequest) -> RetraceMode:
 
 
 @pytest.fixture
-def executed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The targets that are executed, in order, with nothing known from tests before."""
-    targets: list[Any] = []
-    real = execution.execute
-
-    def execute(target: Any, *arguments: Any) -> Any:
-        targets.append(target)
-        return real(target, *arguments)
-
+def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No result is known from tests before, of which a test would else not see that it is executed."""
     monkeypatch.setattr("retraced_server.retrace.fake_result_cache._OF_MODES", WeakKeyDictionary())
-    for module in ("executor", "returned_values"):
-        monkeypatch.setattr(f"retraced_server.retrace.{module}.execute", execute)
-    return targets

@@ -43,8 +43,8 @@ def test_unchanging_pass_returns_the_graph_module_it_was_given(any_case: Program
 def test_pass_does_what_it_does_on_the_operators_that_are_wrapped(style: str, name: str, mode: RetraceMode) -> None:
     pass_type = EXECUTORCH_STYLE[style](ExportPass)
     with PassContext(mode):
-        expected = pass_type()(by_name(name).build().graph_module)
-        result = pass_in_dialect(pass_type)()(module_in_dialect(by_name(name).build().graph_module))
+        expected = pass_type()(by_name(name).program.graph_module)
+        result = pass_in_dialect(pass_type)()(module_in_dialect(by_name(name).program.graph_module))
     assert result.modified is expected.modified
     assert canonical(result.graph_module) == canonical(module_in_dialect(expected.graph_module))
 

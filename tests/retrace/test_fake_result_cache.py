@@ -14,9 +14,9 @@ from torch.export import Dim, ExportedProgram
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes import PipelineResult, run_pipeline
 from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue
-from retraced_server.retrace.fake_result_cache import FakeResultCache
 from tests.support.compare import assert_identical_programs, assert_shape_env_unchanged, shape_env_snapshot
 from tests.support.describe import alias_sets, describe_tensor, graphs
+from tests.support.executed import Executed
 
 aten = torch.ops.aten
 _Call = Callable[..., Any]
@@ -50,20 +50,25 @@ def _program(dtype: torch.dtype = torch.float32, *, is_dynamic: bool = False) ->
     return torch.export.export(_Twice(), (x, x.clone()), dynamic_shapes=sizes)
 
 
+def _executed(program: ExportedProgram, passes: Sequence[ExportPass], **options: Any) -> list[Any]:
+    with Executed() as executed:
+        run_pipeline(program, passes, **options)
+    return executed.operators
+
+
 def _neg(call: _Call, x: Any) -> Any:
     return call(aten.neg.default, x)
 
 
-def test_what_one_layer_gave_is_not_executed_for_the_next(executed: list[Any]) -> None:
-    run_pipeline(_program(is_dynamic=True), [_Replaces(_neg)])
-    assert executed == [aten.neg.default]
+def test_what_one_layer_gave_is_not_executed_for_the_next() -> None:
+    assert _executed(_program(is_dynamic=True), [_Replaces(_neg)]) == [aten.neg.default]
 
 
-def test_what_one_pass_executed_the_next_does_not(executed: list[Any]) -> None:
+def test_what_one_pass_executed_the_next_does_not() -> None:
     again = _Replaces(lambda call, x: call(aten.neg.default, x), aten.neg.default)
     back = _Replaces(lambda call, x: call(aten.relu.default, x), aten.neg.default)
-    run_pipeline(_program(is_dynamic=True), [_Replaces(_neg), again, back, _Replaces(_neg)])
-    assert executed == [aten.neg.default, aten.relu.default]
+    passes = [_Replaces(_neg), again, back, _Replaces(_neg)]
+    assert _executed(_program(is_dynamic=True), passes) == [aten.neg.default, aten.relu.default]
 
 
 class _Subgraphs(nn.Module):
@@ -77,23 +82,11 @@ class _Subgraphs(nn.Module):
         return first, second * 2
 
 
-def test_operators_of_subgraphs_are_not_executed_again_with_the_operator_that_calls_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    executions: list[object] = []
-    plainly = FakeResultCache._execute
-
-    def noted(self: FakeResultCache, execute: Callable[[], Any]) -> Any:
-        executions.append(execute)
-        return plainly(self, execute)
-
-    monkeypatch.setattr(FakeResultCache, "_execute", noted)
+def test_operators_of_subgraphs_are_not_executed_again_with_the_operator_that_calls_them() -> None:
     x = torch.ones(4, 8)
     program = torch.export.export(_Subgraphs(), (x, x.clone()))
-    result = run_pipeline(program, [_Replaces(lambda call, value: call(aten.to.dtype, value, torch.float64))])
-    assert result.modified
-    # `to`, `sin`, `cos` and `mul` once, the two operators that call subgraphs, and the two that take what these give.
-    assert len(executions) == 8
+    doubles = _Replaces(lambda call, value: call(aten.to.dtype, value, torch.float64))
+    assert _executed(program, [doubles]) == [aten.to.dtype, aten.sin.default, aten.cos.default, aten.mul.Tensor]
 
 
 class _ResizingSubgraph(nn.Module):
@@ -119,15 +112,13 @@ def test_tensors_that_a_subgraph_changed_in_place_are_seen_as_they_are() -> None
     assert_identical_programs(*programs)
 
 
-def test_full_mode_executes_everything(executed: list[Any]) -> None:
-    run_pipeline(_program(), [_Replaces(_neg)], mode="full")
-    assert executed == [aten.neg.default, aten.neg.default]
+def test_full_mode_executes_everything() -> None:
+    assert _executed(_program(), [_Replaces(_neg)], mode="full") == [aten.neg.default, aten.neg.default]
 
 
-def test_programs_do_not_share_results(executed: list[Any]) -> None:
-    run_pipeline(_program(), [_Replaces(_neg)])
-    run_pipeline(_program(), [_Replaces(_neg)])
-    assert executed == [aten.neg.default, aten.neg.default]
+def test_programs_do_not_share_results() -> None:
+    for _ in range(2):
+        assert _executed(_program(), [_Replaces(_neg)]) == [aten.neg.default]
 
 
 def _agreed(build: _Build, dtype: torch.dtype = torch.float32, *, is_dynamic: bool = False, passes: int = 1) -> PipelineResult:
@@ -237,10 +228,14 @@ def _with_guard(call: _Call, x: Any) -> Any:
     return call(aten.view.default, x, [4, 2, 4])
 
 
-def test_operators_that_make_guards_are_executed_again(executed: list[Any]) -> None:
-    result = run_pipeline(_program(is_dynamic=True), [_Replaces(_with_guard)])
+def test_operators_that_make_guards_are_executed_again() -> None:
+    program = _program(is_dynamic=True)
+    with Executed() as executed:
+        result = run_pipeline(program, [_Replaces(_with_guard)])
     assert result.reports[0].new_guards
-    assert executed == [aten.view.default, aten.view.default]
+    assert executed.operators[:2] == [aten.view.default, aten.view.default]
+    # What was recorded before the guard is compared with what it is after it.
+    assert executed.operators[2:] == [aten.relu.default, aten.relu.default]
 
 
 class _Branches(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from torch.export import ExportedProgram
 
@@ -18,6 +19,8 @@ from tests.support.examples import examples
 from tests.support.hand_edits import EDITS, STATES_NOTHING, edit_in_call, edit_without_visit, seeds, shares
 from tests.support.passes import TorchExportPass, canonical, run_torch_pass
 from tests.support.random_programs import programs
+
+pytestmark = pytest.mark.slow
 
 _SETTINGS = settings(
     deadline=None,

@@ -138,8 +138,9 @@ def test_one_pass_object_runs_on_many_programs(mode: RetraceMode) -> None:
             assert unchanging(module).graph_module is module
 
 
-def test_program_of_many_nodes_is_unchanged(mode: RetraceMode) -> None:
-    program = LLAMA_LIKE.program
+@pytest.mark.parametrize("case", [LLAMA_LIKE], ids=str)
+def test_program_of_many_nodes_is_unchanged(case: ProgramCase, mode: RetraceMode) -> None:
+    program = case.program
     env_before = shape_env_snapshot(program)
     assert run_pipeline(program, "retrace", mode=mode).program is program
     assert_shape_env_unchanged(env_before, program)

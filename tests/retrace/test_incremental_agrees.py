@@ -18,6 +18,8 @@ from tests.support.describe import alias_sets, graphs
 from tests.support.examples import examples
 from tests.support.random_rewrites import ARGUMENTS, DrawnPass, export, programs, rewrites
 
+pytestmark = pytest.mark.slow
+
 _Steps = Sequence[tuple[str, int, int]]
 
 

@@ -18,6 +18,8 @@ from tests.passes.support import export
 from tests.support.growth import calls, exponent
 from tests.support.large_graphs import as_program, deep_chain, many_expressions, many_subgraphs, many_symbols, wide_graph
 
+pytestmark = pytest.mark.slow
+
 aten = torch.ops.aten
 _SIZES = (250, 2000)
 

@@ -16,6 +16,7 @@ from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue, pass_c
 from tests.support.case import ProgramCase
 from tests.support.compare import assert_shape_env_unchanged, loaded, shape_env_snapshot, validate
 from tests.support.describe import graphs
+from tests.support.executed import Executed
 from tests.support.models import by_name, by_tag
 from tests.support.passes import ReluToClamp
 
@@ -38,25 +39,30 @@ class CopyOf(ExportPass):
         return super().call_operator(self.op, (result,), {}, meta) if name == self.name else result
 
 
-def test_nothing_is_executed_for_a_pass_that_changes_nothing(any_case: ProgramCase, executed: list[Any]) -> None:
-    ExportPass()(any_case.program.graph_module)
+@pytest.mark.usefixtures("_nothing_known")
+def test_nothing_is_executed_for_a_pass_that_changes_nothing(any_case: ProgramCase) -> None:
+    module = any_case.program.graph_module
+    with Executed() as executed:
+        ExportPass()(module)
     # Without a recorded value there is nothing to reuse.
     recorded = all(
         "val" in n.meta or n.op in ("output", "get_attr")
         for _, m in graphs(any_case.program.graph_module)
         for n in m.graph.nodes
     )
-    assert not executed or not recorded
+    assert not executed.operators or not recorded
 
 
-def test_only_what_a_pass_made_is_executed_where_its_metadata_is_that_of_what_it_replaced(executed: list[Any]) -> None:
-    case = by_name("bert")
-    result = run_pipeline(case.program, [CopyOf("linear_3")])
+@pytest.mark.usefixtures("_nothing_known")
+def test_only_what_a_pass_made_is_executed_where_its_metadata_is_that_of_what_it_replaced() -> None:
+    program = by_name("bert").program
+    with Executed() as executed:
+        result = run_pipeline(program, [CopyOf("linear_3")])
     assert result.modified
-    assert executed == [aten.clone.default]
+    assert executed.operators == [aten.clone.default]
 
 
-def test_changed_metadata_makes_dirty_what_follows_until_it_is_equal_again(executed: list[Any]) -> None:
+def test_changed_metadata_makes_dirty_what_follows_until_it_is_equal_again() -> None:
     class Halves(ExportPass):
         def call_operator(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], meta: NodeMetadata) -> ProxyValue[Any]:
             result = super().call_operator(op, args, kwargs, meta)
@@ -69,8 +75,9 @@ def test_changed_metadata_makes_dirty_what_follows_until_it_is_equal_again(execu
             return torch.where(x.sigmoid().sin() > 0, 1.0, 2.0).cos()
 
     program = torch.export.export(Model(), (torch.randn(3, 4),))
-    result = run_pipeline(program, [Halves()])
-    assert executed == [aten.to.dtype, aten.sin.default, aten.gt.Scalar]
+    with Executed() as executed:
+        result = run_pipeline(program, [Halves()])
+    assert executed.operators == [aten.to.dtype, aten.sin.default, aten.gt.Scalar]
     values = {node.name: node.meta["val"] for node in result.program.graph.nodes if node.op == "call_function"}
     before = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "call_function"}
     assert values["sin"].dtype is torch.float64

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from torch import fx
 from torch.export import ExportedProgram
@@ -14,6 +15,8 @@ from tests.support.case import ProgramCase
 from tests.support.compare import assert_equivalent, assert_shape_env_unchanged, shape_env_snapshot
 from tests.support.describe import alias_sets, describe_program, graphs
 from tests.support.random_programs import RandomRewrites, programs, rewrites
+
+pytestmark = pytest.mark.slow
 
 
 def _examples(count: int) -> settings:

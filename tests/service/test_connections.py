@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import resource
 import socket
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,10 +15,10 @@ from retraced import AsyncClient, errors
 from retraced_server.service.connections import ConnectionLimits, peer_of
 from tests.service.conftest import Start
 from tests.support import http2
+from tests.support.waiting import until
 
 _STRANGER = "127.0.0.2"
 _WATCH = http2.call(b"/grpc.health.v1.Health/Watch")
-_SOON = 60.0
 
 
 async def _is_served(address: str) -> bool:
@@ -29,13 +27,6 @@ async def _is_served(address: str) -> bool:
             return len(await client.passes()) == 2
         except errors.ServerUnavailable:
             return False
-
-
-async def _eventually(holds: Callable[[], Any], what: str) -> None:
-    end = time.monotonic() + _SOON
-    while not (found := holds()) or (asyncio.iscoroutine(found) and not await found):
-        assert time.monotonic() < end, what
-        await asyncio.sleep(0.1)
 
 
 def _silent(address: str, source: str) -> socket.socket:
@@ -60,10 +51,10 @@ async def test_more_connections_than_the_total_are_refused_until_one_ends(start:
     async with start(connections=limits) as address:
         with contextlib.ExitStack() as held:
             first, *_ = [held.enter_context(http2.connection(address)) for _ in range(4)]
-            await _eventually(lambda: _refused(address), "the fifth connection is refused")
+            await until(lambda: _refused(address), "the fifth connection is refused")
             assert _is_open(first)
             first.close()
-            await _eventually(lambda: _is_served(address), "there is room again")
+            await until(lambda: _is_served(address), "there is room again")
 
 
 async def _refused(address: str) -> bool:
@@ -75,7 +66,7 @@ async def test_connections_that_say_nothing_make_room_after_the_handshakes_time(
     async with start(connections=limits) as address:
         with contextlib.ExitStack() as held:
             silent = [held.enter_context(_silent(address, _STRANGER)) for _ in range(30)]
-            await _eventually(lambda: not any(map(_is_open, silent)), "all are closed")
+            await until(lambda: not any(map(_is_open, silent)), "all are closed")
             assert await _is_served(address)
 
 
@@ -84,7 +75,7 @@ async def test_connections_without_calls_make_room_after_the_idle_time(start: St
     async with start(connections=limits) as address:
         with contextlib.ExitStack() as held:
             idle = [held.enter_context(http2.connection(address, _STRANGER)) for _ in range(30)]
-            await _eventually(lambda: not any(map(_is_open, idle)), "all are closed")
+            await until(lambda: not any(map(_is_open, idle)), "all are closed")
             assert await _is_served(address)
 
 
@@ -103,7 +94,7 @@ async def test_a_peer_whose_calls_never_end_leaves_room_for_others(start: Start)
             for connected in watching:
                 with contextlib.suppress(OSError):
                     connected.sendall(_WATCH)
-            await _eventually(lambda: sum(map(_is_open, watching)) == 5, "the others of the peer are closed")
+            await until(lambda: sum(map(_is_open, watching)) == 5, "the others of the peer are closed")
             for _ in range(5):
                 assert await _is_served(address)
             assert sum(map(_is_open, watching)) == 5
@@ -121,7 +112,7 @@ async def test_the_connections_that_a_peer_had_first_stay(start: Start, log: lis
             await asyncio.sleep(1)
             for _ in range(2):
                 later = [held.enter_context(http2.connection(address, _STRANGER)) for _ in range(2)]
-                await _eventually(partial(_none_is_open, later), "the later ones are closed")
+                await until(partial(_none_is_open, later), "the later ones are closed")
             assert all(map(_is_open, first))
     lines = [entry for entry in log if entry["event"] == "a peer has too many connections"]
     assert {(line["peer"], line["most"]) for line in lines} == {(_STRANGER, 3)}

@@ -18,6 +18,7 @@ from retraced_server.pipeline.domain import TransformRequest
 from retraced_server.worker import responses
 from tests.service.conftest import LIMITS, Start, chunk, decode, spec, transform
 from tests.service.fake_engine import FakeEngine, FakeTicket, waits
+from tests.support.waiting import until
 
 
 async def _running(channel: grpc.aio.Channel, engine: FakeEngine, **kwargs: Any) -> tuple[Any, FakeTicket]:
@@ -89,8 +90,7 @@ async def test_a_caller_that_leaves_in_the_middle_of_its_upload_gives_its_ticket
         for _ in range(3):
             await call.write(chunk(bytes(1 << 20)))
         call.cancel()
-    while len(engine.tickets) < 20:
-        await asyncio.sleep(0.01)
+    await until(lambda: len(engine.tickets) == 20, "every call has a ticket")
     for ticket in engine.tickets:
         await asyncio.wait_for(ticket.ended.wait(), 10)
     assert await transform(channel)
@@ -141,8 +141,7 @@ async def test_while_it_drains_new_requests_are_refused_and_old_ones_end(channel
 
     engine.job = held
     old = asyncio.create_task(transform(channel))
-    while not engine.tickets:
-        await asyncio.sleep(0.01)
+    await until(lambda: engine.tickets, "the call has a ticket")
     engine.refusal = RetracedError(Reason.SERVER_DRAINING, "the server is shutting down", retry_after=5.0)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await transform(channel)

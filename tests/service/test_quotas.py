@@ -20,6 +20,7 @@ from retraced_server.service.callers import ANONYMOUS, CallerLimits, Callers
 from retraced_server.service.reloaded import Reloaded
 from tests.service.conftest import Start, chunk, failure, spec, transform
 from tests.service.fake_engine import FakeEngine, fails, waits
+from tests.support.waiting import until
 
 
 def _as(caller: str) -> tuple[tuple[str, str], ...]:
@@ -61,18 +62,21 @@ async def test_one_caller_has_so_many_calls_at_a_time_and_keeps_nobody_out(
         assert await transform(channel, metadata=_as("second"))
         running[0].cancel()
         await asyncio.wait_for(engine.tickets[0].ended.wait(), 10)
-        while (await failure_or_answer(channel, "first")) is not None:
-            await asyncio.sleep(0)
+        await until(lambda: _is_served(channel, "first"), "the caller has room again")
         running[1].cancel()
 
 
-async def failure_or_answer(channel: grpc.aio.Channel, caller: str) -> str | None:
-    """The reason why a call fails now; None where it is answered."""
+async def _is_served(channel: grpc.aio.Channel, caller: str) -> bool:
+    """Whether a call is answered now."""
     try:
         await transform(channel, metadata=_as(caller))
-    except grpc.aio.AioRpcError as error:
-        return error.details()
-    return None
+    except grpc.aio.AioRpcError:
+        return False
+    return True
+
+
+async def _is_refused(channel: grpc.aio.Channel, caller: str) -> bool:
+    return not await _is_served(channel, caller)
 
 
 async def test_calls_that_have_yet_to_say_what_they_want_count_too(
@@ -81,8 +85,7 @@ async def test_calls_that_have_yet_to_say_what_they_want_count_too(
     async with start(authenticate=authenticate) as address, grpc.aio.insecure_channel(address) as channel:
         silent = [GraphTransformServiceStub(channel).TransformGraph(metadata=_as("first")) for _ in range(2)]
         await asyncio.gather(*(call.wait_for_connection() for call in silent))
-        while (await failure_or_answer(channel, "first")) is None:
-            await asyncio.sleep(0)
+        await until(lambda: _is_refused(channel, "first"), "the silent calls are counted")
         assert (await failure(channel, metadata=_as("first"))).info.reason == "CALLER_LIMIT_EXCEEDED"
         for call in silent:
             call.cancel()

@@ -20,6 +20,8 @@ from retraced import Client, Tls, errors
 from retraced_server import healthcheck
 from tests.support.certificates import Authority
 
+pytestmark = pytest.mark.slow
+
 _LISTENING = "retraced: listening on "
 
 
@@ -66,8 +68,7 @@ def test_a_second_signal_ends_the_server_at_once() -> None:
         _address(process)
         process.terminate()
         assert process.stderr is not None
-        while "draining" not in process.stderr.readline():
-            pass
+        assert any("draining" in line for line in process.stderr)
         process.terminate()
         _, err = process.communicate(timeout=500)
     assert process.returncode == 0

@@ -22,6 +22,7 @@ from retraced_server.service.callers import CallerLimits
 from retraced_server.worker import responses
 from tests.service.conftest import LIMITS, Start, chunk, decode, failure, spec, transform
 from tests.service.fake_engine import FakeEngine, summary
+from tests.support.waiting import until
 
 IMPATIENT = dataclasses.replace(LIMITS, download_idle_timeout=0.3)
 FIXED_WINDOW = (("grpc.http2.bdp_probe", 0),)
@@ -46,6 +47,14 @@ async def _stalled(channel: grpc.aio.Channel, engine: FakeEngine) -> TransformCa
     await call.read()
     await asyncio.wait_for(engine.tickets[-1].ended.wait(), 30)
     return call
+
+
+async def _is_served(channel: grpc.aio.Channel) -> bool:
+    try:
+        await transform(channel)
+    except grpc.aio.AioRpcError:
+        return False
+    return True
 
 
 async def _read_to_the_end(call: TransformCall) -> None:
@@ -91,10 +100,7 @@ async def test_a_caller_has_no_more_unread_answers_than_calls(start: Start, engi
         engine.job = succeeds
         assert (await failure(channel)).info.reason == "CALLER_LIMIT_EXCEEDED"
         stalled[0].cancel()
-        while not (ended := await asyncio.gather(transform(channel), return_exceptions=True)) or isinstance(
-            ended[0], grpc.aio.AioRpcError
-        ):
-            await asyncio.sleep(0)
+        await until(lambda: _is_served(channel), "the caller has room again")
         stalled[1].cancel()
     assert [entry["reason"] for entry in log[:2]] == ["DOWNLOAD_STALLED"] * 2
 

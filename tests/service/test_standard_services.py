@@ -17,6 +17,7 @@ from retraced_server import healthcheck
 from retraced_server.service import health
 from tests.service.conftest import Start
 from tests.service.fake_engine import FACTS, FakeEngine
+from tests.support.waiting import until
 
 _OURS = "retraced.v1.GraphTransformService"
 _REFLECTIONS = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
@@ -89,11 +90,9 @@ async def test_many_watchers_cost_no_more_than_one() -> None:
     # Any: what gRPC gives a method, of which it uses one method.
     context: Any = Watcher()
     watching = [asyncio.create_task(servicer.Watch(health_pb2.HealthCheckRequest(), context)) for _ in range(200)]
-    while len(told) < 200:
-        await asyncio.sleep(0.01)
+    await until(lambda: len(told) == 200, "every watcher is told")
     ready = False
-    while len(told) < 400:
-        await asyncio.sleep(0.01)
+    await until(lambda: len(told) == 400, "every watcher is told again")
     servicer.close()
     await asyncio.gather(*watching)
     assert told == [Serving.SERVING] * 200 + [Serving.NOT_SERVING] * 200

@@ -118,7 +118,7 @@ def _llama(layers: int = 2) -> nn.Module:
 def _t5() -> nn.Module:
     from transformers import T5Config, T5Model
 
-    config = T5Config(vocab_size=VOCABULARY, d_model=_HIDDEN, d_kv=16, d_ff=96, num_layers=2, num_heads=4)
+    config = T5Config(vocab_size=VOCABULARY, d_model=_HIDDEN, d_kv=16, d_ff=96, num_layers=1, num_decoder_layers=2, num_heads=4)
     return _EncoderDecoder(T5Model(config))
 
 
@@ -142,8 +142,8 @@ def _whisper() -> nn.Module:
     config = WhisperConfig(
         vocab_size=VOCABULARY,
         d_model=_HIDDEN,
-        encoder_layers=2,
-        decoder_layers=2,
+        encoder_layers=1,
+        decoder_layers=1,
         encoder_attention_heads=4,
         decoder_attention_heads=4,
         encoder_ffn_dim=96,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 
 import psutil
 
@@ -45,11 +43,3 @@ def kernel() -> tuple[int, int]:
 def open_fds() -> int:
     """How many descriptors this process has open."""
     return len(os.listdir("/proc/self/fd"))
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Waits until something holds, for what other processes do in their own time. Fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.01)

@@ -13,6 +13,8 @@ from tests.support.processes import kernel
 
 from .zygotes import zygote
 
+pytestmark = pytest.mark.slow
+
 _COLLAPSED = """
 import mmap
 from pathlib import Path

@@ -12,6 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 import retraced_server.program  # noqa: F401 - registers meta kernels of collectives
 from retraced_server.torch_compat import small_constants
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _bounded(monkeypatch: pytest.MonkeyPatch) -> None:

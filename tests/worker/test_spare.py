@@ -15,9 +15,12 @@ from retraced_server.worker.frames import receive_frame
 from retraced_server.worker.messages import JobDone, WorkerEnded
 from retraced_server.worker.process import SPARE
 from tests.support.models import by_name
-from tests.support.processes import is_alive, wait_until
+from tests.support.processes import is_alive
+from tests.support.waiting import eventually
 
 from .zygotes import RunningZygote, zygote
+
+pytestmark = pytest.mark.slow
 
 ARCHIVE = by_name("everything").archive
 FAULTS = "tests.support.fault_passes"
@@ -34,7 +37,7 @@ def running() -> Iterator[RunningZygote]:
 def spare_of(running: RunningZygote) -> int:
     """The worker that waits, once it is there."""
     zygote = psutil.Process(running.process.pid)
-    wait_until(lambda: [process.name() for process in zygote.children()] == [SPARE])
+    eventually(lambda: [process.name() for process in zygote.children()] == [SPARE], "a worker waits")
     (spare,) = zygote.children()
     return int(spare.pid)
 
@@ -70,7 +73,7 @@ def test_one_that_is_killed_is_nobodys_loss_and_not_replaced_before_there_is_a_j
     killed = spare_of(running)
     os.kill(killed, signal.SIGKILL)
     zygote = psutil.Process(running.process.pid)
-    wait_until(lambda: not zygote.children())
+    eventually(lambda: not zygote.children(), "the killed worker is gone")
     # It would be there at once.
     for _ in range(20):
         time.sleep(0.01)
@@ -84,7 +87,7 @@ def test_a_job_whose_worker_is_gone_before_it_is_reaped_runs_in_another(running:
     zygote = psutil.Process(running.process.pid)
     zygote.suspend()
     os.kill(gone, signal.SIGKILL)
-    wait_until(lambda: not is_alive(gone))
+    eventually(lambda: not is_alive(gone), "it is gone")
     resumed = threading.Timer(0.1, zygote.resume)
     resumed.start()
     assert runs(running) != gone
@@ -97,4 +100,4 @@ def test_it_ends_with_the_zygote() -> None:
         pid = spare_of(running)
         running.process.kill()
         running.process.wait()
-        wait_until(lambda: not is_alive(pid))
+        eventually(lambda: not is_alive(pid), "it is gone")

@@ -8,12 +8,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 from torch.export import Dim
 
 from retraced_server.engine.environment import zygote_environment
 from retraced_server.worker.symbolic_caches import USUAL_ARGUMENTS
+
+pytestmark = pytest.mark.slow
 
 _SOURCE = """
 import sys

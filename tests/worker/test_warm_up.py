@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.models import by_name
+
+pytestmark = pytest.mark.slow
 
 _SOURCE = """
 import sys

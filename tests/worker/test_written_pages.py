@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.processes import kernel
 
+pytestmark = pytest.mark.slow
+
 _COPIED = """
 import mmap, os, re
 from retraced_server.worker.huge_pages import collapse_memory

@@ -14,9 +14,12 @@ import torch
 
 from retraced_server.worker.messages import JobDone, WorkerEnded, ZygoteReady
 from tests.support.models import by_name
-from tests.support.processes import is_alive, wait_until
+from tests.support.processes import is_alive
+from tests.support.waiting import eventually
 
 from .zygotes import ROOT, RunningZygote, command_line, zygote
+
+pytestmark = pytest.mark.slow
 
 ARCHIVE = by_name("everything").archive
 FAULTS = "tests.support.fault_passes"
@@ -77,7 +80,7 @@ def test_workers_end_with_the_zygote() -> None:
         job = running.start(ARCHIVE, "fault-hang")
         running.process.kill()
         running.process.wait()
-        wait_until(lambda: not is_alive(job.pid))
+        eventually(lambda: not is_alive(job.pid), "the worker is gone")
 
 
 def test_zygote_and_workers_end_when_the_front_end_closes_the_socket() -> None:
@@ -86,7 +89,7 @@ def test_zygote_and_workers_end_when_the_front_end_closes_the_socket() -> None:
         job = running.start(ARCHIVE, "fault-hang")
         running.control.close()
         assert running.process.wait(30) == 0
-        wait_until(lambda: not is_alive(job.pid))
+        eventually(lambda: not is_alive(job.pid), "the worker is gone")
 
 
 def test_zygote_ends_with_a_front_end_that_is_killed_while_it_warms_up() -> None:
@@ -104,9 +107,9 @@ def test_zygote_ends_with_a_front_end_that_is_killed_while_it_warms_up() -> None
     with subprocess.Popen([sys.executable, "-c", front_end], stdout=subprocess.PIPE, cwd=ROOT) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
-        wait_until(lambda: "zygote" in _command(pid))
+        eventually(lambda: "zygote" in _command(pid), "the zygote runs")
         parent.kill()
-    wait_until(lambda: not is_alive(pid))
+    eventually(lambda: not is_alive(pid), "the zygote is gone")
 
 
 def _command(pid: int) -> str:

@@ -10,6 +10,8 @@ from retraced_server.worker.messages import ZygoteFailed, ZygoteReady
 
 from .zygotes import zygote
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("source", "said"),

@@ -171,6 +171,7 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(place for key, item in items for place in _places(item, (*path, key)))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tied_weights", "cond", "containers"])
 @settings(deadline=None, max_examples=examples(6), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
@@ -209,6 +210,7 @@ def test_a_changed_program_that_the_client_takes_is_read_or_not_valid(name: str,
         assert readable(packed.getvalue())
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=examples(16))
 @given(data=st.data())
 def test_changed_bytes_are_refused_or_read(data: st.DataObject) -> None:

@@ -11,6 +11,8 @@ from tests.support.hostile import ROUTES, Effect, Route
 from tests.support.hostile.trees import SECRET_VALUE
 from tests.support.hostile.victim import Victims
 
+pytestmark = pytest.mark.slow
+
 
 def _archive(route: Route, folder: Path) -> Path:
     path = folder / "archive.pt2"

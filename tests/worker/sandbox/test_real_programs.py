@@ -18,6 +18,8 @@ from tests.support.models import by_name
 from tests.worker.sandbox.attempts import Opened
 from tests.worker.sandbox.host import Host
 
+pytestmark = pytest.mark.slow
+
 PIPELINES = ("retrace", "decompose")
 _LIMITS = ResourceLimits(memory_bytes=4 << 30, cpu_seconds=600)
 
