@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 
@@ -25,21 +26,20 @@ myst_heading_anchors = 3
 # Docstrings quote code with one backquote on either side, as Markdown does.
 default_role = "literal"
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 napoleon_use_rtype = False
 autodoc_class_signature = "mixed"
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
-autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented"
+python_maximum_signature_line_length = 88
 # It names a class of torch's, which the client does not import; `api/client.rst` says what it is.
 autodoc_type_aliases = {"AnySource": "AnySource"}
 
 nitpicky = True
 nitpick_ignore_regex = [
     # Of other projects, whose inventories would have to be fetched: Python's, grpc's and torch's.
-    (r"py:.*", r"(abc|collections|enum|os|types|typing|grpc|torch|fx)\..*|CodeGen"),
+    (r"py:.*", r"(abc|collections|enum|os|types|typing|grpc|torch|fx)\..*|CodeGen|ExportedProgram"),
     # Names that signatures have and no caller needs: type variables, and parts of the engine that only its own code makes.
-    (r"py:.*", r".*\._T|retraced_server\.retrace\.graph_retrace\.GraphRetrace"),
+    (r"py:.*", r".*\._[PT]|retraced_server\.retrace\.graph_retrace\.GraphRetrace"),
 ]
 
 # Files of the repository's root that a page includes, or that pages link to, and the page that has each.
@@ -48,6 +48,7 @@ _ROOT_PAGE = re.compile(rf"\]\((?:\.\./)?({'|'.join(_PAGES)})\.md([#)])")
 _DOCS_PAGE = re.compile(r"\]\(docs/")
 # What the site has no page of.
 _FILE = re.compile(r"\[([^\]]+)\]\((?:\.\./)?(?:LICENSE|proto/[^)]*)\)")
+_REPRESENTATION = re.compile(r"<(?:factory|(\w+\.\w+): [^>]*)>")
 
 
 def _link(text: str) -> str:
@@ -64,7 +65,14 @@ def _link_included(app: Sphinx, path: Path, parent: str, source: list[str]) -> N
     source[0] = _link(source[0])
 
 
+def _plain_defaults(app: Sphinx, what: str, name: str, *details: Any) -> tuple[str | None, str | None]:
+    """Write defaults whose representation is no Python, which Sphinx cannot parse: members of enumerations, and what a factory makes."""
+    signature, returns = details[-2:]
+    return signature and _REPRESENTATION.sub(lambda found: found[1] or "...", signature), returns
+
+
 def setup(app: Sphinx) -> None:
-    """Connect the links of the repository with those of the site."""
+    """Connect what is above."""
     app.connect("source-read", _link_source)
     app.connect("include-read", _link_included)
+    app.connect("autodoc-process-signature", _plain_defaults)

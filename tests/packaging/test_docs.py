@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.metadata
 import re
 import tomllib
@@ -136,6 +137,14 @@ def test_the_classes_and_functions_of_the_architecture_are_there() -> None:
     named = set(re.findall(r"`((?:[A-Z]\w*[a-z]\w*|[a-z]+(?:_[a-z]+)+)(?:\.\w+)?)`", page("architecture"))) - _NOT_OURS
     assert len(named) > 50
     assert named - set(defined()) <= {"call_operator", "keep_at_home"}
+
+
+@pytest.mark.parametrize("module", ["retraced", "retraced_server.passes", "retraced_server.retrace"])
+def test_every_public_name_is_in_the_api_reference(module: str) -> None:
+    reference = "".join(path.read_text() for path in (DOCS / "api").glob("*.rst"))
+    names = {f"{module}.{name}" for name in importlib.import_module(module).__all__}
+    of_torch = {f"{module}.PassBase", f"{module}.PassResult"}
+    assert [name for name in names - of_torch if not re.search(rf"{re.escape(name)}\b", reference)] == []
 
 
 def test_the_changes_name_the_version() -> None:

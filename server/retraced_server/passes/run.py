@@ -37,7 +37,7 @@ AnyPass = GraphPass | ProgramPass
 
 
 class PipelineObserver(Protocol):
-    """An observer of a pipeline's progress; override what is to be heard."""
+    """What `run_pipeline` calls while a pipeline runs."""
 
     def pass_started(self, index: int, count: int, name: str, text: str) -> None:
         """Note that a pass begins. `index` counts from 0; `text` is canonical pipeline text."""
@@ -117,7 +117,7 @@ def run_pipeline(
         mode: How nodes that a pass leaves alone are treated: `incremental` reuses what is recorded for them, `full` executes every operator
             again and compares.
         refuse_new_guards: Fail when a pass's new nodes add guards on symbolic shapes that narrow what the program accepts, instead of reporting
-            them (`ShapeEnvTransaction.commit` says which do).
+            them.
         check: Run every pass in full mode too, which leaves no trace but that hooks are called twice, and fail where it gives something else.
             For samples of what a server does in incremental mode; in full mode it means nothing.
         observer: Hears of progress.
