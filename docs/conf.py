@@ -10,15 +10,12 @@ from typing import Any
 from sphinx.application import Sphinx
 
 project = "retraced"
-version = release = importlib.metadata.version("retraced")
+release = importlib.metadata.version("retraced")
 project_copyright = "the retraced authors"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns: list[str] = []
 html_theme = "furo"
 html_title = f"retraced {release}"
-html_show_sphinx = False
-pygments_style = "default"
 
 # Links to `page.md#heading`, as GitHub makes them.
 myst_heading_anchors = 3
@@ -28,7 +25,6 @@ default_role = "literal"
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
-autodoc_class_signature = "mixed"
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 88
 # It names a class of torch's, which the client does not import; `api/client.rst` says what it is.
@@ -39,7 +35,7 @@ nitpick_ignore_regex = [
     # Of other projects, whose inventories would have to be fetched: Python's, grpc's and torch's.
     (r"py:.*", r"(abc|collections|enum|os|types|typing|grpc|torch|fx)\..*|CodeGen|ExportedProgram"),
     # Names that signatures have and no caller needs: type variables, and parts of the engine that only its own code makes.
-    (r"py:.*", r".*\._[PT]|retraced_server\.retrace\.graph_retrace\.GraphRetrace"),
+    (r"py:.*", r".*\._[PT]|retraced_server\.retrace\.\w+\.\w+"),
 ]
 
 # Files of the repository's root that a page includes, or that pages link to, and the page that has each.
@@ -48,6 +44,7 @@ _ROOT_PAGE = re.compile(rf"\]\((?:\.\./)?({'|'.join(_PAGES)})\.md([#)])")
 _DOCS_PAGE = re.compile(r"\]\(docs/")
 # What the site has no page of.
 _FILE = re.compile(r"\[([^\]]+)\]\((?:\.\./)?(?:LICENSE|proto/[^)]*)\)")
+
 _REPRESENTATION = re.compile(r"<(?:factory|(\w+\.\w+): [^>]*)>")
 
 

@@ -106,7 +106,7 @@ def test_the_fields_of_an_audit_line_are_those_that_are_listed() -> None:
     call.record.method = METHOD
     with structlog.testing.capture_logs() as log:
         Audit().ended(call)
-    section = page("operating").partition("**Audit.**")[2].partition("It has\n")[2].partition(".\n")[0]
+    section = page("operating").partition("\n## Audit\n")[2].partition("It has\n")[2].partition(".\n")[0]
     assert re.findall(r"`(\w+)`", section) == [name for name in log[0] if name not in ("event", "log_level")]
 
 
