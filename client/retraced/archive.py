@@ -72,11 +72,11 @@ class Archive:
         return os.fstat(self._file.fileno()).st_size
 
     def records(self) -> tuple[Record, ...]:
-        """Return the records, in the order of the archive's directory."""
+        """The records, in the order of the archive's directory."""
         return tuple(Record(name, entry.file_size, entry.compress_size) for name, entry in self._entries.items())
 
     def read(self, name: str) -> bytes:
-        """Return one record's bytes, checked against its CRC.
+        """One record's bytes, checked against its CRC.
 
         Args:
             name: Without the root.
@@ -95,7 +95,7 @@ class Archive:
             raise ArchiveInvalid(f"{self._path}: record {name} is damaged: {error}") from error
 
     def model_name(self) -> str:
-        """Return the name of the record that holds the program: the only one, or the one that `torch.export.save` calls `model`.
+        """The name of the record that holds the program: the only one, or the one that `torch.export.save` calls `model`.
 
         Raises:
             ProgramMissing: No record holds an exported program.
@@ -106,7 +106,7 @@ class Archive:
         return "models/model.json" if "models/model.json" in models else models[0]
 
     def close(self) -> None:
-        """Close the file. May be called twice."""
+        """Closes the file. May be called twice."""
         self._zip.close()
         self._file.close()
 
