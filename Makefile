@@ -19,6 +19,9 @@ IMAGE ?= retraced
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check \
 	$(if $(EXTRA_INDEX_URL),--extra-index-url $(EXTRA_INDEX_URL)) $(PIP_ARGS) -c constraints.txt
 
+# All pages are read each time (-E): of those that are not, warnings are not told again.
+SPHINX = $(BIN)/python -m sphinx -E -W --keep-going -q -d build/docs/doctrees docs build/docs/html
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -53,7 +56,7 @@ test-quick: $(STAMP) ## Run the tests that take no longer than a few seconds, on
 	@$(BIN)/python -m pytest -n $(JOBS) -m 'not slow' --programs eight $(ARGS)
 
 .PHONY: check
-check: $(STAMP) ## Check format, lint, types, imports, the wire contract and the Dockerfile
+check: $(STAMP) ## Check format, lint, types, imports, the wire contract, the Dockerfile and the documentation
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -63,12 +66,18 @@ check: $(STAMP) ## Check format, lint, types, imports, the wire contract and the
 	$(BIN)/buf lint
 	@.ci/buf-breaking $(BIN)/buf
 	$(BIN)/hadolint Dockerfile
+	$(SPHINX)
 
 .PHONY: format
 format: $(STAMP) ## Format the code, and fix what the linter can fix
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 	$(BIN)/buf format --write
+
+.PHONY: docs
+docs: $(STAMP) ## Write the reference of the passes, and build the documentation site in build/docs/html
+	@$(BIN)/python -m tools.pass_reference
+	@$(SPHINX)
 
 .PHONY: bench
 bench: $(STAMP) ## Compare with stock torch on this machine

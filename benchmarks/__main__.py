@@ -18,7 +18,7 @@ from rich.console import Console
 from benchmarks import engine, growth, memory, program_io, request, sandbox, server
 from benchmarks.measure import machine
 from benchmarks.plot import plot
-from benchmarks.report import show_end, show_section, write_readme
+from benchmarks.report import show_end, show_section, write_page
 from benchmarks.results import Results, Section
 from benchmarks.setup import Setup, make_subject, subject_names
 
@@ -52,7 +52,7 @@ _EXISTING = click.Path(dir_okay=False, exists=True, path_type=Path)
 @click.option("--quick", is_flag=True, help="One small program, one round, small sizes: to see that it works.")
 @click.option("--json", "json_path", type=_FILE, help="Write what was found to this file too. Other sections in it are kept.")
 @click.option("--plot", "plot_path", type=_FILE, help="Draw the comparisons, as PNG. Needs the extra `bench`.")
-@click.option("--readme", type=_EXISTING, help="Write the medians into this README.")
+@click.option("--page", type=_EXISTING, help="Write the medians into this page, such as docs/benchmarks.md.")
 @click.option("--from", "source", type=_EXISTING, help="Measure nothing, and take what --json wrote.")
 def main(
     sections: tuple[str, ...],
@@ -61,7 +61,7 @@ def main(
     quick: bool,
     json_path: Path | None,
     plot_path: Path | None,
-    readme: Path | None,
+    page: Path | None,
     source: Path | None,
 ) -> None:
     """Measures stock torch in process against retraced, in process and over a socket of this machine."""
@@ -78,8 +78,8 @@ def main(
     show_end(results, console)
     if plot_path is not None:
         plot(results, plot_path)
-    if readme is not None:
-        write_readme(results, readme)
+    if page is not None:
+        write_page(results, page)
 
 
 def _run(

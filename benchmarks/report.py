@@ -1,4 +1,4 @@
-"""Results as tables that a person can read, and as the table of the README."""
+"""Results as tables that a person can read, and as the tables of a page."""
 
 from __future__ import annotations
 
@@ -98,20 +98,20 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def write_readme(results: Results, readme: Path) -> None:
-    """Puts the table of medians where the README keeps it.
+def write_page(results: Results, page: Path) -> None:
+    """Write the tables of medians into the place that a page has for them.
 
     Raises:
-        ValueError: It has no place for it.
+        ValueError: The page has no such place.
     """
-    before, begin, rest = readme.read_text().partition(_BEGIN)
+    before, begin, rest = page.read_text().partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not end:
-        raise ValueError(f"{readme} has no lines {_BEGIN.strip()} and {_END.strip()}")
-    readme.write_text(before + begin + _readme_text(results) + end + after)
+        raise ValueError(f"{page} has no lines {_BEGIN.strip()} and {_END.strip()}")
+    page.write_text(before + begin + _page_text(results) + end + after)
 
 
-def _readme_text(results: Results) -> str:
+def _page_text(results: Results) -> str:
     rows = ["| | stock torch | retraced | times faster | least |", "|---|---|---|---|---|"]
     for section in results.sections:
         for table in section.comparisons:

@@ -1,5 +1,7 @@
 """retraced: transform torch.export programs on a server.
 
+Example::
+
     from retraced import Client
 
     with Client("127.0.0.1:50051") as client:

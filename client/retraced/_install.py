@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def install_advice(extra: str) -> str:
-    """Return the command that installs an extra, as the README has it: no package index has this project.
+    """Return the command that installs an extra, as `docs/install.md` has it: no package index has this project.
 
     Args:
         extra: The extra's name, such as `server`; several with commas between them.

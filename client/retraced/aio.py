@@ -65,7 +65,7 @@ class AsyncClient:
 
     Raises:
         AddressMissing: There is no address.
-        AddressInvalid: It is none that can be connected to; or there are several, and they are not all IP addresses of one version with
+        AddressInvalid: The address cannot be connected to; or there are several, and they are not all IP addresses of one version with
             ports.
         CredentialsInvalid: A file of `tls` cannot be read, or the token cannot be sent, or not in plain text; or there are several
             addresses, and `tls` has no name for them.
@@ -108,7 +108,7 @@ class AsyncClient:
         request_id: str | None = None,
         traceparent: str | None = None,
     ) -> TransformResult:
-        """Transforms a program by a pipeline of passes.
+        """Transform a program by a pipeline of passes.
 
         Args:
             source: A `.pt2` archive as a path, as bytes, or as a file object opened in binary mode (read from where it stands
@@ -216,7 +216,7 @@ class AsyncClient:
             await self._pause(waiting.pause(), request_id)
 
     async def close(self) -> None:
-        """Closes the connection; calls that run end with `Cancelled`. May be called twice."""
+        """Close the connection; calls that run end with `Cancelled`. May be called twice."""
         self._closing.set()
         # A channel that is closed ends only those of its calls that it happens to find among the event loop's tasks.
         for call in tuple(self._calls):

@@ -37,12 +37,14 @@ _NOT_INHERITED = frozenset(
 
 
 def missing_server_modules() -> tuple[str, ...]:
-    """The modules of the server extra that are not installed; none of them is imported to find out."""
+    """Return the modules of the server extra that are not installed, without importing any."""
     return tuple(name for name in _SERVER_MODULES if importlib.util.find_spec(name) is None)
 
 
 class EmbeddedServer:
     """A server in a process of its own, on a free port of 127.0.0.1; a context manager. It never outlives this process.
+
+    Example::
 
         with EmbeddedServer() as server, Client(server.address) as client:
             ...
@@ -66,7 +68,7 @@ class EmbeddedServer:
 
     @property
     def address(self) -> str:
-        """Where it listens, for example `127.0.0.1:43123`; empty while it does not run."""
+        """The address that it listens on, as `Client` takes it; empty while it does not run."""
         return self._address
 
     @property
@@ -83,7 +85,7 @@ class EmbeddedServer:
         return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
 
     def start(self) -> None:
-        """Starts it and waits until it is ready. Does nothing while it runs.
+        """Start it and wait until it is ready. Does nothing while it runs.
 
         Raises:
             EmbeddedServerFailed: The server extra is not installed, or the server did not come up in time.
@@ -114,7 +116,7 @@ class EmbeddedServer:
             raise
 
     def stop(self) -> None:
-        """Stops it: requests may end within `stop_timeout`, then it is killed. May be called twice."""
+        """Stop it: requests may end within `stop_timeout`, then it is killed. May be called twice."""
         process, self._process = self._process, None
         self._address = ""
         if process is None:

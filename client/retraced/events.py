@@ -11,9 +11,12 @@ from retraced.reports import PassReport
 class Stage(StrEnum):
     """What the server is doing, and the unit of `Progress.done`.
 
-    QUEUED: waiting for a worker; requests before this one. READING: reading the program; bytes. RUNNING: running a pass; nodes
-        of that
-    pass. WRITING: writing the output; bytes.
+    Attributes:
+        QUEUED: Waiting for a worker; requests before this one.
+        READING: Reading the program; bytes.
+        RUNNING: Running a pass; nodes of that pass.
+        WRITING: Writing the output; bytes.
+        UNKNOWN: A stage that this version of the client does not know.
     """
 
     QUEUED = "queued"
@@ -93,3 +96,4 @@ class Retrying:
 
 
 Event = Accepted | Uploaded | Progress | PassStarted | PassFinished | NodesReceived | Downloaded | Retrying
+"""Whatever `on_event` is told."""

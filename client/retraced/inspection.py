@@ -40,10 +40,10 @@ _OUTPUT_NAMES = {
 
 
 def program_info(model: bytes) -> ProgramInfo:
-    """What a model record, `models/*.json`, says of its program.
+    """Return what a model record, `models/*.json`, says of its program.
 
     Raises:
-        ProgramInvalid: It is not the JSON of an exported program.
+        ProgramInvalid: The record is not the JSON of an exported program.
     """
     try:
         program = json.loads(model)

@@ -46,6 +46,7 @@ class Expression(ShortRepr):
 
 
 Dim = int | Expression
+"""A size or a stride, as a number or an expression of symbols."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,6 +102,7 @@ class NoValue:
 
 
 Value = TensorValue | SymbolicValue | OpaqueValue | int | float | bool | str | None | tuple["Value", ...]
+"""What is recorded of a node's value. A tuple is the value of an operator with several results, or of a list."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ class Constant:
 Argument = (
     NodeRef | Constant | int | float | bool | str | None | list["Argument"] | tuple["Argument", ...] | dict[str, "Argument"]
 )
+"""An argument of a node."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +212,7 @@ class NodeMetadata(ShortRepr):
 
     @property
     def qualified_name(self) -> str:
-        """Its name, and in a subgraph the path of the graph before it: `true_graph_0:add`, as `from_nodes` has it."""
+        """The name as `from_nodes` has it, in a subgraph with the path of the graph and a colon before it."""
         return f"{self.graph}:{self.name}" if self.graph else self.name
 
     def __str__(self) -> str:
@@ -226,6 +229,8 @@ class NodeMetadata(ShortRepr):
 
 class Nodes(tuple[NodeMetadata, ...]):
     """The nodes of a result, in order; a tuple that also gives a node by its name.
+
+    Example::
 
         nodes["mm"]                 # a node of the root graph
         nodes["true_graph_0:add"]   # a node of a subgraph

@@ -92,7 +92,7 @@ class TransformResult(ShortRepr):
             target.writelines(self._chunks())
 
     def to_bytes(self) -> bytes:
-        """The output archive, a `.pt2`.
+        """Return the output archive, a `.pt2`.
 
         Raises:
             OutputMissing: There is no output.
@@ -101,7 +101,7 @@ class TransformResult(ShortRepr):
         return b"".join(self._chunks())
 
     def exported_program(self) -> ExportedProgram:
-        """The output as torch loads it. It was checked for what `torch.export.load` would run; see `retraced.checks`.
+        """Return the output as torch loads it. It was checked for what `torch.export.load` would run; see `retraced.checks`.
 
         Raises:
             TorchMissing: Torch is not installed.
@@ -116,7 +116,7 @@ class TransformResult(ShortRepr):
             return _torch.load(file)
 
     def close(self) -> None:
-        """Gives the output up. May be called twice."""
+        """Give the output up. May be called twice."""
         if self._output is not None:
             self._output.close()
             self._output = None

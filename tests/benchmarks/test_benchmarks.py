@@ -1,4 +1,4 @@
-"""The benchmark runs, and its table, JSON, picture and README say what it measured. How fast anything is, it does not test."""
+"""The benchmark runs, and its table, JSON, picture and page say what it measured. How fast anything is, it does not test."""
 
 from __future__ import annotations
 
@@ -63,22 +63,34 @@ def test_sections_join_those_that_the_file_has(tmp_path: Path) -> None:
     assert "old" not in [figure.name for figure in second.figures]
 
 
-def test_what_was_written_makes_the_readme_and_the_picture(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    json, readme, picture = tmp_path / "figures.json", tmp_path / "README.md", tmp_path / "figures.png"
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    """A file of figures, as `--json` writes it."""
+    path = tmp_path / "figures.json"
     table = Comparisons("passes", [_entry("a", 10.0), _entry("b", 30.0), _entry("c", 20.0)])
     memory = Section("memory", figures=[at_most("worker, more", 12, 300, "MB")])
     machine = {"cores": "2", "processor": "one", "torch": "2", "python": "3"}
-    Results(machine, [Section("engine", comparisons=[table], rounds=3), memory]).save(json)
-    readme.write_text("before\n<!-- written by python -m benchmarks -->\nold\n<!-- until here -->\nafter\n")
-    _run("--from", str(json), "--readme", str(readme), "--plot", str(picture))
-    text = readme.read_text()
+    Results(machine, [Section("engine", comparisons=[table], rounds=3), memory]).save(path)
+    return path
+
+
+def test_what_was_written_makes_the_page(written: Path, tmp_path: Path) -> None:
+    page = tmp_path / "benchmarks.md"
+    page.write_text("before\n<!-- written by python -m benchmarks -->\nold\n<!-- until here -->\nafter\n")
+    _run("--from", str(written), "--page", str(page))
+    text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
     assert "| engine, no-op x1 | 20000 ms | 1000 ms | **20** | 10 |" in text
     assert "| memory: worker, more | 12 MB |" in text
     assert "each time the best of 1 to 3" in text
+
+
+def test_what_was_written_makes_the_picture(written: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "figures.png"
+    _run("--from", str(written), "--plot", str(picture))
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

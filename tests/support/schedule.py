@@ -42,7 +42,7 @@ def rank(nodeid: str) -> int:
     return _FIRST.index(name) if name in _FIRST else len(_FIRST)
 
 
-class Together(LoadScopeScheduling):
+class Together(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """Gives each process whole groups, in the order in which they were collected."""
 
     def __init__(self, config: pytest.Config, log: Any) -> None:

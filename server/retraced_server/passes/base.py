@@ -59,18 +59,18 @@ class ProgramPass(ABC):
 
     @abstractmethod
     def run(self, program: ExportedProgram) -> ProgramPassResult:
-        """Runs the pass."""
+        """Run the pass on a program."""
 
 
 def preserved_modules(program: ExportedProgram) -> frozenset[str]:
-    """Gives the names of the modules whose call signature is preserved; each call of a module has an entry `name`, `name@1`, ..."""
+    """Return the names of the modules whose call signature is preserved; each call of a module has an entry `name`, `name@1`, ..."""
     return frozenset(
         entry.fqn.partition("@")[0] for entry in program.module_call_graph if entry.fqn and entry.signature is not None
     )
 
 
 def kept_names(program: ExportedProgram) -> frozenset[str]:
-    """Gives the nodes of the root graph whose values must stay values of their own.
+    """Return the nodes of the root graph whose values must stay values of their own.
 
     They are the inputs and outputs of modules whose call signature is preserved, and the outputs that are written back to
     buffers, parameters and inputs: a user output merged with one of these would change when the program runs again.

@@ -62,7 +62,7 @@ def register_pass(
     ir_level: IrLevel = IrLevel.ANY,
     provider: str | None = None,
 ) -> Callable[[_P], _P]:
-    """Makes a class a pass that pipelines can name.
+    """Make a class a pass that pipelines can name.
 
     The class is an `ExportPass`, a `PassBase` of torch's, a `ProgramPass`, or any class whose instances take a graph module and
     give a `PassResult`. Its options are the parameters of its constructor (of a dataclass, its fields), each with a type: `bool`,
@@ -116,7 +116,7 @@ def register_pass(
 
 
 def catalogue() -> dict[str, PassInfo]:
-    """Describes the registered passes, sorted by name."""
+    """Return the descriptions of the registered passes, sorted by name."""
     return {name: _entries[name].info for name in sorted(_entries)}
 
 
@@ -126,7 +126,7 @@ def info_of(instance: GraphPass | ProgramPass) -> PassInfo | None:
 
 
 def create_pass(call: PassCall) -> GraphPass | ProgramPass:
-    """Makes an instance of the pass that a pipeline calls, with its options.
+    """Make an instance of the pass that a pipeline calls, with its options.
 
     Raises:
         RegistrationError: The call is of a pass that is not registered here, or its constructor refuses the options.

@@ -37,16 +37,16 @@ AnyPass = GraphPass | ProgramPass
 
 
 class PipelineObserver(Protocol):
-    """Hears of a pipeline's progress."""
+    """What `run_pipeline` calls while a pipeline runs."""
 
     def pass_started(self, index: int, count: int, name: str, text: str) -> None:
-        """A pass begins. `index` counts from 0; `text` is canonical pipeline text."""
+        """Note that a pass begins. `index` counts from 0; `text` is canonical pipeline text."""
 
     def progress(self, done: int, total: int) -> None:
-        """The running pass has visited `done` of `total` nodes."""
+        """Note that the running pass has visited `done` of `total` nodes."""
 
     def pass_finished(self, index: int, report: PassReport) -> None:
-        """A pass has ended."""
+        """Note that a pass has ended."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def run_pipeline(
     check: bool = False,
     observer: PipelineObserver | None = None,
 ) -> PipelineResult:
-    """Runs passes on a program, one after the other.
+    """Run passes on a program, one after the other.
 
     Args:
         program: The program. It is left as it is, but for its shape environment: that learns what new nodes need.
@@ -117,7 +117,7 @@ def run_pipeline(
         mode: How nodes that a pass leaves alone are treated: `incremental` reuses what is recorded for them, `full` executes every operator
             again and compares.
         refuse_new_guards: Fail when a pass's new nodes add guards on symbolic shapes that narrow what the program accepts, instead of reporting
-            them (`ShapeEnvTransaction.commit` says which do).
+            them.
         check: Run every pass in full mode too, which leaves no trace but that hooks are called twice, and fail where it gives something else.
             For samples of what a server does in incremental mode; in full mode it means nothing.
         observer: Hears of progress.
@@ -159,7 +159,7 @@ def _steps(pipeline: str | Sequence[str | AnyPass]) -> list[_Step]:
 
 
 def count_nodes(module: fx.GraphModule) -> int:
-    """Counts a graph's nodes, subgraphs of higher-order operators included."""
+    """Count a graph's nodes, subgraphs of higher-order operators included."""
     return sum(len(child.graph.nodes) for child in module.modules() if isinstance(child, fx.GraphModule))
 
 
