@@ -22,7 +22,8 @@ from retraced_server.pipeline.domain import TransformRequest
 from retraced_server.program import hold_map, hold_page_map
 from retraced_server.worker.job import run_job
 from retraced_server.worker.messages import JobEvent, JobRequest
-from retraced_server.worker.prepare import Prepared, prepare
+from retraced_server.worker.prepare import prepare
+from retraced_server.worker.prepared import Prepared
 from retraced_server.worker.sandbox import ResourceLimits, SandboxConfig
 from retraced_server.worker.sandbox.children import in_child
 

@@ -11,7 +11,7 @@ import socket
 import sys
 import traceback
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from retraced_server.program import hold_map, hold_page_map
 from retraced_server.worker.frames import receive_frame, receive_frame_with_fds, send_frame
@@ -24,11 +24,9 @@ from retraced_server.worker.messages import (
     decode_job_request,
     encode_job_event,
 )
+from retraced_server.worker.prepared import Prepared
 from retraced_server.worker.process import AT_WORK, SPARE, be_first_out_of_memory, die_with_parent, take_name
 from retraced_server.worker.sandbox import ResourceLimits, use_reserve
-
-if TYPE_CHECKING:
-    from retraced_server.worker.prepare import Prepared
 
 
 @dataclass(frozen=True)
