@@ -22,7 +22,7 @@ class ImportedModule:
 
 @dataclass(frozen=True)
 class WorkerFacts:
-    """What the workers are, as the zygote said when it was ready."""
+    """What the workers are."""
 
     catalogue: Catalogue
     torch_version: str
@@ -45,16 +45,16 @@ class EngineCounts:
     """What an engine has done since it began, and what it can do.
 
     Attributes:
-        slots: Jobs that may run at a time.
+        slots: Jobs that may run at a time; known before it is started.
         forks: Workers that were given a job.
         kills: Workers that ended before they had answered, by cause: a reason of `errors.Reason`, or CALLER_GONE.
-        zygote_restarts: How often what workers are forked from was replaced.
+        restarts: How often what runs the jobs had ended and was replaced.
     """
 
     slots: int
     forks: int = 0
     kills: Mapping[str, int] = field(default_factory=dict)
-    zygote_restarts: int = 0
+    restarts: int = 0
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Engine(Protocol):
         """Starts it and waits until a job can run.
 
         Raises:
-            RetracedError: WORKERS_UNAVAILABLE, with what the zygote said.
+            RetracedError: WORKERS_UNAVAILABLE, and why.
         """
         ...
 
