@@ -8,7 +8,8 @@ from typing import Protocol
 
 from retraced_server.engine.spool import Spool
 from retraced_server.pipeline.catalogue import Catalogue
-from retraced_server.pipeline.domain import JobStats, TransformRequest
+from retraced_server.pipeline.domain import JobStats, TransformOptions
+from retraced_server.pipeline.parse import Pipeline
 from retraced_server.worker.sandbox import SandboxReport
 
 
@@ -74,6 +75,18 @@ class JobReport:
     stats: JobStats | None = None
 
 
+class ProgramSource(Protocol):
+    """Where the program of a request comes from, which need not be here when its job is given to an engine."""
+
+    async def archive(self) -> Spool:
+        """Ask for the whole archive, and return it once it is here. It stays open for as long as the ticket is held.
+
+        Raises:
+            RetracedError: It does not come, or is not the one that was announced.
+        """
+        ...
+
+
 class Ticket(Protocol):
     """A place in the queue, taken before the upload. Leaving the context gives it back, and kills the job if it still runs."""
 
@@ -87,13 +100,13 @@ class Ticket(Protocol):
         """How it fares; the same object from admission on."""
         ...
 
-    def run(self, request: TransformRequest, archive: Spool) -> AsyncIterator[bytes]:
+    def run(self, pipeline: Pipeline, options: TransformOptions, source: ProgramSource) -> AsyncIterator[bytes]:
         """Queues the job, and yields its serialized `TransformGraphResponse` messages as they are made.
 
-        Yields STAGE_QUEUED progress while it waits. Ends after the summary.
+        Asks the source first, and then yields STAGE_QUEUED progress while it waits. Ends after the summary.
 
         Raises:
-            RetracedError: The job failed, or its worker did.
+            RetracedError: The program did not come, the job failed, or its worker did.
         """
         ...
 
