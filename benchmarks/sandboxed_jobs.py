@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 import time
 from functools import partial
@@ -18,13 +17,16 @@ from typing import IO
 
 from retraced.v1 import graph_transform_pb2 as pb
 from retraced_server.errors import RetracedError
-from retraced_server.pipeline.domain import TransformRequest
+from retraced_server.passes import catalogue
+from retraced_server.pipeline.parse import parse_pipeline
 from retraced_server.program import hold_map, hold_page_map
 from retraced_server.worker.job import run_job
 from retraced_server.worker.messages import JobEvent, JobRequest
-from retraced_server.worker.prepare import Prepared, prepare
+from retraced_server.worker.prepare import prepare
+from retraced_server.worker.prepared import Prepared
 from retraced_server.worker.sandbox import ResourceLimits, SandboxConfig
 from retraced_server.worker.sandbox.children import in_child
+from retraced_server.worker.source import ArchiveFile
 
 _MEMORY_BYTES, _CPU_SECONDS = 8 << 30, 600
 
@@ -66,7 +68,7 @@ def _run(prepared: Prepared, pipeline: str, archive: IO[bytes], locked: bool) ->
     start = time.process_time()
     if lockdown is not None:
         lockdown.complete(ResourceLimits(memory_bytes=_MEMORY_BYTES, cpu_seconds=_CPU_SECONDS))
-    run_job(JobRequest("job", TransformRequest(pipeline, os.fstat(archive.fileno()).st_size), 0.0), archive, take)
+    run_job(JobRequest("job", parse_pipeline(pipeline, catalogue())), ArchiveFile(archive), take)
     return json.dumps([(time.process_time() - start) * 1e3, ahead * 1e3, digest.hexdigest()])
 
 

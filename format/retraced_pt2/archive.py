@@ -33,6 +33,8 @@ class Archive:
     def __init__(self, file: Bytes) -> None:
         self._file = file
         self.records = _without_root(read_entries(file))
+        # Those whose checksum has been compared.
+        self._checked: set[str] = set()
 
     def find_program(self) -> str:
         """Return the name of the one program that all records are of.
@@ -68,12 +70,13 @@ class Archive:
             raise invalid(f"the archive has no record `{shortened(name, 200)}`", record=name[:200])
         return self.records[name]
 
-    def read(self, name: str, *, most: int = LARGEST_DOCUMENT) -> bytes:
+    def read(self, name: str, *, most: int = LARGEST_DOCUMENT, anew: bool = False) -> bytes:
         """Return a record's bytes, after comparing its checksum.
 
         Args:
             name: The record.
             most: How many bytes it may have.
+            anew: Compare the checksum though it has been compared before.
 
         Raises:
             FormatError: ARCHIVE_INVALID where it is damaged or too large, PROGRAM_INVALID where there is none of that name.
@@ -83,25 +86,28 @@ class Archive:
             raise FormatError(
                 Fault.ARCHIVE_INVALID, f"the archive's record `{name}` has {size} bytes, and {most} are the most", record=name
             )
-        return b"".join(self.chunks(name))
+        return b"".join(self.chunks(name, anew=anew))
 
-    def chunks(self, name: str) -> Iterator[bytes]:
-        """Yield a record's bytes in pieces of 1 MiB, and compare its checksum.
+    def chunks(self, name: str, *, anew: bool = False) -> Iterator[bytes]:
+        """Yield a record's bytes in pieces of 1 MiB, and compare its checksum, once if not `anew`.
 
         Raises:
             FormatError: ARCHIVE_INVALID where it is damaged.
         """
         extent = self.records[name]
+        checked = name in self._checked and not anew
         crc = done = 0
         while done < extent.size:
             chunk = self._file.read_at(extent.offset + done, min(CHUNK_BYTES, extent.size - done))
             if not chunk:
                 raise damaged(name, "the file ends inside it")
-            crc = zlib.crc32(chunk, crc)
+            if not checked:
+                crc = zlib.crc32(chunk, crc)
             done += len(chunk)
             yield chunk
-        if crc != extent.crc:
+        if not checked and crc != extent.crc:
             raise damaged(name, "its checksum is another")
+        self._checked.add(name)
 
 
 def _without_root(entries: list[tuple[str, Extent]]) -> dict[str, Extent]:

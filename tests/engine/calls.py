@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from retraced.v1 import graph_transform_pb2 as pb
+from retraced_server.engine.base import Ticket
 from retraced_server.engine.local import LocalEngine, LocalEngineConfig
 from retraced_server.engine.spool import Spool
-from retraced_server.pipeline.domain import TransformRequest
+from retraced_server.pipeline.domain import TransformOptions
+from retraced_server.pipeline.parse import Pipeline, parse_pipeline
 from tests.support.waiting import PATIENCE, until
 
 FAULTS = "tests.support.fault_passes"
@@ -27,16 +29,37 @@ def spooled(archive: bytes) -> Spool:
     return spool
 
 
+class Given:
+    """An archive that is here."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+
+    async def archive(self) -> Spool:
+        return self._spool
+
+
+def responses(
+    engine: LocalEngine,
+    ticket: Ticket,
+    spool: Spool,
+    pipeline: str | Pipeline,
+    **options: Any,  # Any: fields of TransformOptions.
+) -> AsyncIterator[bytes]:
+    parsed = pipeline if isinstance(pipeline, Pipeline) else parse_pipeline(pipeline, engine.facts.catalogue)
+    return ticket.run(parsed, TransformOptions(**options), Given(spool))
+
+
 async def transform(
     engine: LocalEngine,
     archive: bytes,
-    pipeline: str,
-    **options: Any,  # Any: fields of TransformRequest.
+    pipeline: str | Pipeline,
+    **options: Any,  # Any: fields of TransformOptions.
 ) -> list[pb.TransformGraphResponse]:
     with spooled(archive) as spool:
         async with engine.admit("id") as ticket:
-            request = TransformRequest(pipeline, len(archive), **options)
-            return [pb.TransformGraphResponse.FromString(data) async for data in ticket.run(request, spool)]
+            answers = responses(engine, ticket, spool, pipeline, **options)
+            return [pb.TransformGraphResponse.FromString(data) async for data in answers]
 
 
 async def begin(engine: LocalEngine, archive: bytes, pipeline: str) -> asyncio.Task[None]:
@@ -46,7 +69,7 @@ async def begin(engine: LocalEngine, archive: bytes, pipeline: str) -> asyncio.T
     async def call() -> None:
         with spooled(archive) as spool:
             async with engine.admit("id") as ticket:
-                async for data in ticket.run(TransformRequest(pipeline, len(archive)), spool):
+                async for data in responses(engine, ticket, spool, pipeline):
                     if pb.TransformGraphResponse.FromString(data).HasField("pass_started"):
                         runs.set()
 
@@ -58,8 +81,8 @@ async def begin(engine: LocalEngine, archive: bytes, pipeline: str) -> asyncio.T
 
 async def remarks(engine: LocalEngine, archive: bytes, pipeline: str) -> list[str]:
     """What the last pass remarked."""
-    responses = await transform(engine, archive, pipeline)
-    return list([response.pass_finished for response in responses if response.HasField("pass_finished")][-1].report.remarks)
+    answers = await transform(engine, archive, pipeline)
+    return list([response.pass_finished for response in answers if response.HasField("pass_finished")][-1].report.remarks)
 
 
 async def until_load(engine: LocalEngine, running: int, queued: int) -> None:

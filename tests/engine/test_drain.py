@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from retraced_server.errors import Reason, RetracedError
-from retraced_server.pipeline.domain import TransformRequest
 from tests.support.models import by_name
 from tests.support.processes import children_of, open_fds
 
-from .calls import begin, idle, running_engine, spooled, transform
+from .calls import begin, idle, responses, running_engine, spooled, transform
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +52,7 @@ async def test_after_the_grace_the_rest_is_ended_and_told_why() -> None:
                         await task
                     assert caught.value.reason is Reason.SERVER_DRAINING
                 with pytest.raises(RetracedError) as caught:
-                    async for _ in uploading.run(TransformRequest("retrace", len(ARCHIVE)), spool):
+                    async for _ in responses(engine, uploading, spool, "retrace"):
                         pass
                 assert caught.value.reason is Reason.SERVER_DRAINING
         await idle(engine)

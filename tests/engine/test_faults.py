@@ -8,13 +8,12 @@ import pytest
 
 from retraced_server.engine.local import LocalEngine
 from retraced_server.errors import Reason, RetracedError
-from retraced_server.pipeline.domain import TransformRequest
 from tests.program.archives import saved
 from tests.support.large_graphs import as_program, deep_chain
 from tests.support.models import by_name
 from tests.support.processes import children_of
 
-from .calls import begin, idle, running_engine, spooled, transform, until_load
+from .calls import begin, idle, responses, running_engine, spooled, transform, until_load
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 ARCHIVE = by_name("everything").archive
@@ -77,7 +76,7 @@ async def test_caller_that_leaves_takes_its_worker_along(engine: LocalEngine) ->
     before = children_of()
     with spooled(ARCHIVE) as spool:
         async with engine.admit("id") as ticket:
-            async for _ in ticket.run(TransformRequest("fault-hang", len(ARCHIVE)), spool):
+            async for _ in responses(engine, ticket, spool, "fault-hang"):
                 break
             assert len(children_of() - before) == 1
     await idle(engine)

@@ -51,6 +51,17 @@ async def test_output_of_many_chunks_is_no_flood() -> None:
     assert len(await _answers(*[chunk] * 11_000, JobStats(), JobDone())) == 11_000
 
 
+async def test_worker_that_sends_what_is_neither_a_response_nor_an_event_is_killed() -> None:
+    reader = asyncio.StreamReader()
+    reader.feed_data(encode_frame(b"\x07" + output_chunk(b"x")))
+    reader.feed_eof()
+    worker = _Worker()
+    with pytest.raises(RetracedError, match="neither a response nor an event") as caught:
+        await anext(Job(cast(Any, worker), reader, cast(Any, None), 0).responses())
+    assert caught.value.reason is Reason.INTERNAL
+    assert worker.ended.done()
+
+
 async def test_stats_come_once() -> None:
     with pytest.raises(RetracedError, match="twice"):
         await _answers(JobStats(), JobStats(), JobDone())

@@ -12,12 +12,13 @@ from retraced.v1 import graph_transform_pb2 as pb
 from retraced_server.engine.local import LocalEngine
 from retraced_server.engine.spool import Spool
 from retraced_server.errors import Reason, RetracedError
-from retraced_server.pipeline.domain import NodeSelection, TransformRequest
+from retraced_server.pipeline.domain import NodeSelection, TransformOptions
+from retraced_server.pipeline.parse import parse_pipeline
 from tests.support.models import by_name
 from tests.support.processes import open_fds
 from tests.worker.jobs import run
 
-from .calls import FAULTS, SECRET, idle, remarks, spooled, transform
+from .calls import FAULTS, SECRET, Given, idle, remarks, responses, spooled, transform
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 ARCHIVE = by_name("everything").archive
@@ -50,9 +51,60 @@ async def test_archive_on_disk_is_as_good_as_one_in_memory(engine: LocalEngine, 
         spool.write(ARCHIVE)
         assert spool.on_disk
         async with engine.admit("id") as ticket:
-            request = TransformRequest("retrace", len(ARCHIVE))
-            answer = [pb.TransformGraphResponse.FromString(data) async for data in ticket.run(request, spool)]
+            answers = responses(engine, ticket, spool, "retrace")
+            answer = [pb.TransformGraphResponse.FromString(data) async for data in answers]
     assert b"".join(response.output_chunk for response in answer) == ARCHIVE
+
+
+class _Late(Given):
+    """An archive that comes, or fails to, when it is let."""
+
+    def __init__(self, spool: Spool, error: RetracedError | None = None) -> None:
+        super().__init__(spool)
+        self.asked, self.comes = asyncio.Event(), asyncio.Event()
+        self._error = error
+
+    async def archive(self) -> Spool:
+        self.asked.set()
+        await self.comes.wait()
+        if self._error is not None:
+            raise self._error
+        return await super().archive()
+
+
+async def test_job_whose_program_is_on_its_way_keeps_no_worker_from_others(engine: LocalEngine) -> None:
+    with spooled(ARCHIVE) as spool:
+        late = [_Late(spool) for _ in range(2)]
+
+        async def one(source: _Late) -> list[bytes]:
+            async with engine.admit("late") as ticket:
+                return [
+                    data
+                    async for data in ticket.run(parse_pipeline("retrace", engine.facts.catalogue), TransformOptions(), source)
+                ]
+
+        tasks = [asyncio.create_task(one(source)) for source in late]
+        for source in late:
+            await source.asked.wait()
+        assert b"".join(answer.output_chunk for answer in await transform(engine, ARCHIVE, "retrace")) == ARCHIVE
+        for source in late:
+            source.comes.set()
+        for task in tasks:
+            answer = [pb.TransformGraphResponse.FromString(data) for data in await task]
+            assert b"".join(response.output_chunk for response in answer) == ARCHIVE
+
+
+async def test_program_that_does_not_come_is_an_error_before_there_is_a_worker(engine: LocalEngine) -> None:
+    forks = engine.counts.forks
+    with spooled(ARCHIVE) as spool:
+        source = _Late(spool, RetracedError(Reason.ARCHIVE_MISMATCH, "it is another"))
+        source.comes.set()
+        async with engine.admit("id") as ticket:
+            answers = ticket.run(parse_pipeline("retrace", engine.facts.catalogue), TransformOptions(), source)
+            with pytest.raises(RetracedError, match="it is another"):
+                await anext(answers)
+    await idle(engine)
+    assert engine.counts.forks == forks
 
 
 async def test_error_of_the_job_is_raised(engine: LocalEngine) -> None:
@@ -68,7 +120,7 @@ async def test_as_many_jobs_run_as_there_are_workers_and_the_rest_wait_their_tur
     async def one() -> None:
         with spooled(ARCHIVE) as spool:
             async with engine.admit("id") as ticket:
-                async for data in ticket.run(TransformRequest("fault-sleep", len(ARCHIVE)), spool):
+                async for data in responses(engine, ticket, spool, "fault-sleep"):
                     progress = pb.TransformGraphResponse.FromString(data).progress
                     if progress.stage == pb.STAGE_QUEUED:
                         positions.append(progress.done)
@@ -136,7 +188,7 @@ async def test_slow_caller_holds_up_its_own_worker_and_loses_nothing(engine: Loc
     with spooled(model) as spool:
         async with engine.admit("slow") as ticket:
             chunks = []
-            async for data in ticket.run(TransformRequest("retrace", len(model)), spool):
+            async for data in responses(engine, ticket, spool, "retrace"):
                 chunks.append(pb.TransformGraphResponse.FromString(data).output_chunk)
                 if len(chunks) == 1:
                     await transform(engine, ARCHIVE, "retrace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def test_what_is_written_is_there_wherever_it_lies(tmp_path: Path, memory: int, 
         assert spool.size == len(_DATA)
         assert spool.on_disk is (memory < len(_DATA))
         assert _content(spool) == _DATA
+        assert spool.sha256 == hashlib.sha256(_DATA).digest()
         with spool.reader() as reader:
             assert reader.readall() == _DATA
             assert not reader.writable()

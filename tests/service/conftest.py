@@ -20,10 +20,10 @@ from retraced._feed import StatusKept
 from retraced.v1 import graph_transform_pb2 as pb
 from retraced.v1.graph_transform_pb2_grpc import GraphTransformServiceStub
 from retraced_server.service.authentication import Authenticator
+from retraced_server.service.calls import Observer
 from retraced_server.service.connections import ConnectionLimits
 from retraced_server.service.front_end import FrontEnd
 from retraced_server.service.instance import RequestLimits
-from retraced_server.service.record import Observer
 from tests.service.fake_engine import FakeEngine
 
 LIMITS = RequestLimits(

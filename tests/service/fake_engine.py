@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Self
 
 from retraced.v1 import program_pb2
-from retraced_server.engine.base import EngineCounts, ImportedModule, JobReport, Load, WorkerFacts
+from retraced_server.engine.base import EngineCounts, ImportedModule, JobReport, Load, ProgramSource, WorkerFacts
 from retraced_server.engine.spool import Spool
 from retraced_server.errors import RetracedError
 from retraced_server.pipeline.catalogue import IrLevel, OptionInfo, OptionType, PassInfo
-from retraced_server.pipeline.domain import JobStats, TransformRequest
+from retraced_server.pipeline.domain import JobStats, TransformOptions, TransformRequest
+from retraced_server.pipeline.parse import Pipeline
 from retraced_server.worker import responses
 from retraced_server.worker.sandbox import Layer, SandboxReport, State
 
@@ -58,8 +59,9 @@ class FakeTicket:
     def queue_position(self) -> int:
         return self._engine.queue_position
 
-    async def run(self, request: TransformRequest, archive: Spool) -> AsyncIterator[bytes]:
-        self.request, self.spool = request, archive
+    async def run(self, pipeline: Pipeline, options: TransformOptions, source: ProgramSource) -> AsyncIterator[bytes]:
+        self.spool = archive = await source.archive()
+        self.request = request = TransformRequest(str(pipeline), archive.size, archive.sha256, options)
         self.archive = os.pread(archive.fileno(), archive.size, 0)
         self.report.queued_at = self.report.started_at = time.monotonic()
         self.report.stats = self._engine.stats

@@ -10,7 +10,7 @@ import sys
 
 from retraced_server import __main__
 from retraced_server.engine import local
-from retraced_server.engine.base import WorkerFacts
+from retraced_server.engine.base import EngineCounts, WorkerFacts
 from retraced_server.errors import Reason, RetracedError
 from tests.service.fake_engine import FakeEngine
 
@@ -21,7 +21,7 @@ _TRACEBACK = 'Traceback (most recent call last):\n  File "my_ops.py", line 3, in
 class _Engine(FakeEngine):
     def __init__(self, config: local.LocalEngineConfig) -> None:
         super().__init__()
-        self.config = config
+        self.counts = EngineCounts(config.jobs_at_a_time)
 
     async def start(self) -> WorkerFacts:
         if _HOW == "fails":

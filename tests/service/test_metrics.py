@@ -89,7 +89,7 @@ async def test_stages_of_a_request_that_fails_in_its_upload_are_those_that_it_ha
 
 
 def test_the_engine_is_asked_when_the_metrics_are_read(engine: FakeEngine, metrics: Metrics) -> None:
-    engine.counts = EngineCounts(slots=4, forks=9, kills={"JOB_TIMED_OUT": 2, "CALLER_GONE": 1}, zygote_restarts=3)
+    engine.counts = EngineCounts(slots=4, forks=9, kills={"JOB_TIMED_OUT": 2, "CALLER_GONE": 1}, restarts=3)
     names = ("ready", "requests_waiting", "workers_running", "workers_limit", "worker_memory_bytes", "worker_forks_total")
     found = [_values(metrics.registry, f"retraced_{name}").get(()) for name in names]
     assert found == [1, 2, 1, 4, 7 << 20, 9]

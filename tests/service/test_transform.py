@@ -12,7 +12,7 @@ import pytest
 from retraced import AsyncClient
 from retraced.v1 import graph_transform_pb2 as pb
 from retraced.v1.graph_transform_pb2_grpc import GraphTransformServiceStub
-from retraced_server.pipeline.domain import NodeSelection, OutputDelivery, RetraceMode, TransformRequest
+from retraced_server.pipeline.domain import NodeSelection, OutputDelivery, RetraceMode, TransformOptions, TransformRequest
 from tests.service.conftest import SPOOL_MEMORY, chunk, spec, transform
 from tests.service.fake_engine import FakeEngine, changes_nothing
 
@@ -76,11 +76,13 @@ async def test_every_option_reaches_the_job(channel: grpc.aio.Channel, engine: F
         "decompose",
         3,
         digest,
-        node_metadata=NodeSelection.CHANGED,
-        validate_only=True,
-        mode=RetraceMode.FULL,
-        refuse_new_guards=True,
-        output=OutputDelivery.NEVER,
+        TransformOptions(
+            node_metadata=NodeSelection.CHANGED,
+            validate_only=True,
+            mode=RetraceMode.FULL,
+            refuse_new_guards=True,
+            output=OutputDelivery.NEVER,
+        ),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +10,12 @@ from typing import IO, Any
 
 from retraced.v1 import graph_transform_pb2 as pb
 from retraced_server.errors import RetracedError
-from retraced_server.pipeline.domain import JobStats, TransformRequest
+from retraced_server.passes import catalogue
+from retraced_server.pipeline.domain import JobStats, TransformOptions
+from retraced_server.pipeline.parse import Pipeline, parse_pipeline
 from retraced_server.worker.job import run_job
 from retraced_server.worker.messages import JobDone, JobEvent, JobRequest
+from retraced_server.worker.source import ArchiveFile
 
 
 @dataclass
@@ -68,10 +70,20 @@ def archive_file(archive: bytes) -> Iterator[IO[bytes]]:
         yield file
 
 
-def run(archive: bytes, pipeline: str, memory_bytes: int = 0, **options: Any) -> Ran:  # Any: fields of TransformRequest.
+def job_request(pipeline: str | Pipeline, **options: Any) -> JobRequest:  # Any: fields of TransformOptions.
+    parsed = pipeline if isinstance(pipeline, Pipeline) else parse_pipeline(pipeline, catalogue())
+    return JobRequest("id", parsed, TransformOptions(**options), queued_seconds=0.25)
+
+
+def run(
+    archive: bytes,
+    pipeline: str | Pipeline,
+    memory_bytes: int = 0,
+    archive_sha256: bytes = b"",
+    **options: Any,  # Any: fields of TransformOptions.
+) -> Ran:
     ran = Ran()
     with archive_file(archive) as file:
-        size = os.fstat(file.fileno()).st_size
-        request = JobRequest("id", TransformRequest(pipeline, size, **options), 0.25)
-        run_job(request, file, ran.events.append, memory_bytes=memory_bytes)
+        source = ArchiveFile(file, archive_sha256)
+        run_job(job_request(pipeline, **options), source, ran.events.append, memory_bytes=memory_bytes)
     return ran

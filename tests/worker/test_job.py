@@ -12,7 +12,9 @@ import torch
 from retraced.v1 import graph_transform_pb2 as pb
 from retraced_server.errors import Reason
 from retraced_server.passes import run_pipeline
+from retraced_server.pipeline.catalogue import PassInfo
 from retraced_server.pipeline.domain import JobStats, NodeSelection, OutputDelivery
+from retraced_server.pipeline.parse import PassCall, Pipeline
 from retraced_server.worker.output import CHUNK_BYTES
 from tests.support.compare import assert_identical_programs, loaded, saved_and_loaded
 from tests.support.models import by_name
@@ -144,7 +146,7 @@ def test_what_the_job_took_comes_before_its_end_and_agrees_with_what_the_caller_
 
 
 def test_what_a_job_took_that_failed_is_what_there_was_of_it() -> None:
-    ran = run(EVERYTHING.archive, "retrace,decompose{table=core-aten},no-such-pass")
+    ran = run(EVERYTHING.archive, Pipeline((PassCall(PassInfo("no-such-pass", ""), {}),)))
     assert ran.error.reason is Reason.PASS_UNKNOWN
     assert ran.stats == JobStats()
     ran = run(EVERYTHING.archive[:1000], "retrace")

@@ -11,13 +11,17 @@ import pytest
 
 import tests.support.fault_passes
 from retraced_server.errors import Reason, RetracedError
-from retraced_server.pipeline.domain import NodeSelection, TransformRequest
+from retraced_server.passes import catalogue
+from retraced_server.pipeline.catalogue import PassInfo
+from retraced_server.pipeline.domain import JobStats, NodeSelection
+from retraced_server.pipeline.parse import PassCall, Pipeline
 from retraced_server.worker import job
 from retraced_server.worker.frames import MAX_FRAME_BYTES
-from retraced_server.worker.messages import JobDone, JobEvent, JobRequest, encode_job_event
+from retraced_server.worker.messages import JobDone, JobEvent, encode_job_event
+from retraced_server.worker.source import ArchiveFile
 from tests.support.models import by_name
 
-from .jobs import archive_file, run
+from .jobs import archive_file, job_request, run
 
 ARCHIVE = by_name("everything").archive
 WEIGHTY = by_name("residual_net").archive
@@ -38,19 +42,34 @@ def test_bad_archive_is_the_callers_error(archive: bytes, reason: Reason) -> Non
 
 
 @pytest.mark.parametrize("validate_only", [False, True])
-@pytest.mark.parametrize(
-    ("pipeline", "reason"),
-    [
-        ("retrace,,", Reason.PIPELINE_SYNTAX),
-        ("retracee", Reason.PASS_UNKNOWN),
-        ("retrace{x=1}", Reason.OPTION_UNKNOWN),
-        ("decompose{table=nope}", Reason.OPTION_INVALID),
-    ],
-)
-def test_bad_pipeline_is_found_before_the_program_is_read(pipeline: str, reason: Reason, validate_only: bool) -> None:
-    ran = run(b"rubbish", pipeline, validate_only=validate_only)
+@pytest.mark.parametrize(("name", "reason"), [("no-such-pass", Reason.PASS_UNKNOWN), ("fault-sleep", Reason.OPTION_INVALID)])
+def test_pass_that_cannot_be_constructed_is_found_before_the_program_is_read(
+    name: str, reason: Reason, validate_only: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: object, seconds: float) -> None:
+        raise ValueError("not for so long")
+
+    monkeypatch.setattr(tests.support.fault_passes.Sleep, "__init__", refuse)
+    calls = (PassCall(catalogue()["retrace"], {}), PassCall(catalogue().get(name, PassInfo(name, "")), {"seconds": 9.0}))
+    ran = run(b"rubbish", Pipeline(calls), validate_only=validate_only)
     assert ran.error.reason is reason
+    assert ran.error.metadata == {"pass": name}
     assert ran.kinds == []
+    assert ran.stats == JobStats()
+
+
+@pytest.mark.parametrize("validate_only", [False, True])
+def test_each_pass_is_constructed_once(validate_only: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    constructed = []
+
+    def construct(self: tests.support.fault_passes.Sleep, seconds: float) -> None:
+        self.seconds = seconds
+        constructed.append(seconds)
+
+    monkeypatch.setattr(tests.support.fault_passes.Sleep, "__init__", construct)
+    ran = run(ARCHIVE, "fault-sleep{seconds=0},retrace,fault-sleep{seconds=0.01}", validate_only=validate_only)
+    assert ran.summary.pipeline == "fault-sleep{seconds=0.0},retrace,fault-sleep{seconds=0.01}"
+    assert constructed == [0.0, 0.01]
 
 
 def test_validating_reads_the_program() -> None:
@@ -156,9 +175,8 @@ def test_listener_that_is_gone_ends_the_job() -> None:
     def gone(event: object) -> None:
         raise BrokenPipeError
 
-    request = JobRequest("id", TransformRequest("retrace", len(ARCHIVE)), 0.0)
     with archive_file(ARCHIVE) as file, pytest.raises(BrokenPipeError):
-        job.run_job(request, file, gone)
+        job.run_job(job_request("retrace"), ArchiveFile(file), gone)
 
 
 def test_last_event_is_the_error_or_done_and_there_is_one() -> None:
@@ -198,5 +216,5 @@ def test_job_whose_caller_is_gone_ends_without_a_word(capfd: pytest.CaptureFixtu
         raise BrokenPipeError
 
     with archive_file(ARCHIVE) as file, pytest.raises(BrokenPipeError):
-        job.run_job(JobRequest("id", TransformRequest("retrace", len(ARCHIVE)), 0.0), file, nobody_listens)
+        job.run_job(job_request("retrace"), ArchiveFile(file), nobody_listens)
     assert capfd.readouterr().err == ""

@@ -9,7 +9,9 @@ import pytest
 
 from retraced_server.errors import FieldViolation, Reason, RetracedError
 from retraced_server.passes import catalogue
-from retraced_server.pipeline.domain import JobStats, NodeSelection, OutputDelivery, RetraceMode, TransformRequest
+from retraced_server.pipeline.catalogue import OptionInfo, OptionType, OptionValue, PassInfo
+from retraced_server.pipeline.domain import JobStats, NodeSelection, OutputDelivery, RetraceMode, TransformOptions
+from retraced_server.pipeline.parse import PassCall, Pipeline, parse_pipeline
 from retraced_server.worker.messages import (
     JobDone,
     JobRequest,
@@ -61,12 +63,44 @@ def test_events_of_the_zygote_arrive_as_they_were(event: Any) -> None:
 @pytest.mark.parametrize("output", OutputDelivery)
 @pytest.mark.parametrize("mode", RetraceMode)
 def test_requests_arrive_as_they_were(selection: NodeSelection, output: OutputDelivery, mode: RetraceMode) -> None:
-    request = TransformRequest("cse,dce", 5, b"d" * 32, selection, True, mode, True, output)
-    job = JobRequest("id", request, 0.25)
-    assert decode_job_request(encode_job_request(job)) == job
+    pipeline = parse_pipeline("cse,decompose{table=none},dce", catalogue())
+    job = JobRequest("id", pipeline, TransformOptions(selection, True, mode, True, output), b"d" * 32, 0.25)
+    assert decode_job_request(encode_job_request(job), catalogue()) == job
 
 
-@pytest.mark.parametrize("event", [b"a response", JobDone()])
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        *((OptionType.BOOL, value) for value in (True, False)),
+        *((OptionType.INT, value) for value in (0, -(2**63), 2**63 - 1)),
+        *((OptionType.FLOAT, value) for value in (0.0, 0.1, -1e300)),
+        *((OptionType.STRING, value) for value in ("", "true", 'a "quoted", \\ one')),
+        (OptionType.CHOICE, "core-aten"),
+    ],
+)
+def test_values_of_options_arrive_as_they_were(kind: OptionType, value: OptionValue) -> None:
+    info = PassInfo("tune", "Tunes.", options=(OptionInfo("much", "How much.", kind),))
+    job = JobRequest("id", Pipeline((PassCall(info, {"much": value}),)))
+    (arrived,) = decode_job_request(encode_job_request(job), {"tune": info}).pipeline.passes
+    assert arrived == job.pipeline.passes[0]
+    assert type(arrived.options["much"]) is type(value)
+
+
+def test_pass_that_a_worker_does_not_have_arrives_by_its_name() -> None:
+    job = JobRequest("id", parse_pipeline("cse", catalogue()))
+    (arrived,) = decode_job_request(encode_job_request(job), {}).pipeline.passes
+    assert str(arrived) == "cse"
+
+
+@pytest.mark.parametrize("kind", OptionType)
+def test_pass_that_takes_other_options_than_were_given_is_an_error(kind: OptionType) -> None:
+    job = JobRequest("id", parse_pipeline("cse", catalogue()))
+    passes = {"cse": PassInfo("cse", "", options=(OptionInfo("much", "", kind),))}
+    with pytest.raises(MessageError, match="other options of `cse`"):
+        decode_job_request(encode_job_request(job), passes)
+
+
+@pytest.mark.parametrize("event", [b"a response", b"", JobDone()])
 def test_events_of_a_worker_arrive_as_they_were(event: Any) -> None:
     assert decode_job_event(encode_job_event(event)) == event
 
@@ -92,7 +126,7 @@ def test_text_that_no_message_holds_is_escaped_and_cut() -> None:
     assert decode_event(encode_event(ZygoteFailed("\ud800"))) == ZygoteFailed("\\ud800")
 
 
-@pytest.mark.parametrize("decode", [decode_command, decode_event, decode_job_request, decode_job_event])
+@pytest.mark.parametrize("decode", [decode_command, decode_event, lambda data: decode_job_request(data, {}), decode_job_event])
 @pytest.mark.parametrize("data", [b"", b"\xff\xff\xff"])
 def test_bytes_that_are_no_message_are_an_error(decode: Callable[[bytes], Any], data: bytes) -> None:
     with pytest.raises(MessageError):
@@ -113,7 +147,7 @@ def test_bytes_that_are_no_message_are_an_error(decode: Callable[[bytes], Any], 
 )
 def test_error_of_a_worker_is_bounded_when_it_is_decoded(error: messages_pb2.JobError) -> None:
     with pytest.raises(MessageError, match="error has"):
-        decode_job_event(messages_pb2.JobEvent(error=error).SerializeToString())
+        decode_job_event(b"\x01" + messages_pb2.JobEvent(error=error).SerializeToString())
 
 
 def test_digest_of_another_length_is_no_stats() -> None:

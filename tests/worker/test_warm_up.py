@@ -14,9 +14,12 @@ pytestmark = pytest.mark.slow
 
 _SOURCE = """
 import sys
-from retraced_server.pipeline.domain import NodeSelection, TransformRequest
+from retraced_server.passes import catalogue
+from retraced_server.pipeline.domain import NodeSelection, TransformOptions
+from retraced_server.pipeline.parse import parse_pipeline
 from retraced_server.worker.job import run_job
 from retraced_server.worker.messages import JobDone, JobRequest, encode_job_event
+from retraced_server.worker.source import ArchiveFile
 from retraced_server.worker.warm_up import sample_archive, warm_up
 
 with sample_archive() as sample:
@@ -25,8 +28,9 @@ before = set(sys.modules)
 events = []
 for path in sys.argv[1:]:
     with open(path, "rb") as file:
-        request = TransformRequest("retrace,decompose,cse,dce", 1, node_metadata=NodeSelection.ALL)
-        run_job(JobRequest("id", request, 0.0), file, lambda event: events.append(event) or encode_job_event(event))
+        pipeline = parse_pipeline("retrace,decompose,cse,dce", catalogue())
+        request = JobRequest("id", pipeline, TransformOptions(node_metadata=NodeSelection.ALL))
+        run_job(request, ArchiveFile(file), lambda event: events.append(event) or encode_job_event(event))
     assert isinstance(events[-1], JobDone), events[-1]
 print(*sorted(set(sys.modules) - before))
 """

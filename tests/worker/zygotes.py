@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retraced_server.engine.environment import zygote_environment
-from retraced_server.pipeline.domain import TransformRequest
+from retraced_server.pipeline.catalogue import Catalogue
+from retraced_server.pipeline.parse import parse_pipeline
 from retraced_server.worker.frames import encode_frame, receive_frame, send_frame
 from retraced_server.worker.messages import (
     JobEvent,
@@ -22,6 +23,7 @@ from retraced_server.worker.messages import (
     WorkerEnded,
     WorkerStarted,
     ZygoteEvent,
+    ZygoteReady,
     decode_event,
     decode_job_event,
     encode_command,
@@ -69,10 +71,14 @@ class RunningZygote:
             )
         self._ids = iter(range(1, 1000))
         self._sockets: list[socket.socket] = []
+        self.catalogue: Catalogue = {}
 
     def event(self) -> ZygoteEvent | None:
         frame = receive_frame(self.control)
-        return None if frame is None else decode_event(frame)
+        event = None if frame is None else decode_event(frame)
+        if isinstance(event, ZygoteReady):
+            self.catalogue = event.catalogue
+        return event
 
     def start(self, archive: bytes, pipeline: str, memory_bytes: int = 0) -> Job:
         job_id = next(self._ids)
@@ -88,7 +94,7 @@ class RunningZygote:
         started = self.event()
         assert isinstance(started, WorkerStarted)
         assert started.job_id == job_id
-        send_frame(ours, encode_job_request(JobRequest("id", TransformRequest(pipeline, len(archive)), 0.0)))
+        send_frame(ours, encode_job_request(JobRequest("id", parse_pipeline(pipeline, self.catalogue))))
         self._sockets.append(ours)
         return Job(job_id, started.pid, ours)
 

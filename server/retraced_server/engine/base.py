@@ -8,7 +8,8 @@ from typing import Protocol
 
 from retraced_server.engine.spool import Spool
 from retraced_server.pipeline.catalogue import Catalogue
-from retraced_server.pipeline.domain import JobStats, TransformRequest
+from retraced_server.pipeline.domain import JobStats, TransformOptions
+from retraced_server.pipeline.parse import Pipeline
 from retraced_server.worker.sandbox import SandboxReport
 
 
@@ -22,7 +23,7 @@ class ImportedModule:
 
 @dataclass(frozen=True)
 class WorkerFacts:
-    """What the workers are, as the zygote said when it was ready."""
+    """What the workers are."""
 
     catalogue: Catalogue
     torch_version: str
@@ -45,16 +46,16 @@ class EngineCounts:
     """What an engine has done since it began, and what it can do.
 
     Attributes:
-        slots: Jobs that may run at a time.
+        slots: Jobs that may run at a time; known before it is started.
         forks: Workers that were given a job.
         kills: Workers that ended before they had answered, by cause: a reason of `errors.Reason`, or CALLER_GONE.
-        zygote_restarts: How often what workers are forked from was replaced.
+        restarts: How often what runs the jobs had ended and was replaced.
     """
 
     slots: int
     forks: int = 0
     kills: Mapping[str, int] = field(default_factory=dict)
-    zygote_restarts: int = 0
+    restarts: int = 0
 
 
 @dataclass
@@ -74,6 +75,18 @@ class JobReport:
     stats: JobStats | None = None
 
 
+class ProgramSource(Protocol):
+    """Where the program of a request comes from, which need not be here when its job is given to an engine."""
+
+    async def archive(self) -> Spool:
+        """Ask for the whole archive, and return it once it is here. It stays open for as long as the ticket is held.
+
+        Raises:
+            RetracedError: It does not come, or is not the one that was announced.
+        """
+        ...
+
+
 class Ticket(Protocol):
     """A place in the queue, taken before the upload. Leaving the context gives it back, and kills the job if it still runs."""
 
@@ -87,13 +100,13 @@ class Ticket(Protocol):
         """How it fares; the same object from admission on."""
         ...
 
-    def run(self, request: TransformRequest, archive: Spool) -> AsyncIterator[bytes]:
+    def run(self, pipeline: Pipeline, options: TransformOptions, source: ProgramSource) -> AsyncIterator[bytes]:
         """Queues the job, and yields its serialized `TransformGraphResponse` messages as they are made.
 
-        Yields STAGE_QUEUED progress while it waits. Ends after the summary.
+        Asks the source first, and then yields STAGE_QUEUED progress while it waits. Ends after the summary.
 
         Raises:
-            RetracedError: The job failed, or its worker did.
+            RetracedError: The program did not come, the job failed, or its worker did.
         """
         ...
 
@@ -109,7 +122,7 @@ class Engine(Protocol):
         """Starts it and waits until a job can run.
 
         Raises:
-            RetracedError: WORKERS_UNAVAILABLE, with what the zygote said.
+            RetracedError: WORKERS_UNAVAILABLE, and why.
         """
         ...
 

@@ -12,16 +12,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from retraced_server.engine.admission import Admission, Place
-from retraced_server.engine.base import EngineCounts, JobReport, Load, WorkerFacts
+from retraced_server.engine.base import EngineCounts, JobReport, Load, ProgramSource, WorkerFacts
 from retraced_server.engine.budget import jobs_at_a_time
 from retraced_server.engine.job import Job
 from retraced_server.engine.scratch import remove_abandoned
-from retraced_server.engine.spool import Spool
 from retraced_server.engine.supervisor import Supervisor
 from retraced_server.engine.usage import private_bytes
 from retraced_server.engine.zygote import Worker
 from retraced_server.errors import Failure, Reason
-from retraced_server.pipeline.domain import JobStats, TransformRequest
+from retraced_server.pipeline.domain import JobStats, TransformOptions
+from retraced_server.pipeline.parse import Pipeline
 from retraced_server.worker.messages import JobRequest
 from retraced_server.worker.responses import Stage, progress
 from retraced_server.worker.sandbox import SandboxConfig
@@ -234,12 +234,13 @@ class LocalTicket:
         """Requests that had to end before this one could run, when it was admitted; 0 if a worker is free for it."""
         return self._place.first_position
 
-    async def run(self, request: TransformRequest, archive: Spool) -> AsyncIterator[bytes]:
-        """Queues the job, and yields its serialized `TransformGraphResponse` messages as they are made.
+    async def run(self, pipeline: Pipeline, options: TransformOptions, source: ProgramSource) -> AsyncIterator[bytes]:
+        """Queues the job once its program is here, and yields its serialized `TransformGraphResponse` messages as they are made.
 
         Raises:
-            RetracedError: The job failed, or its worker did.
+            RetracedError: The program did not come, the job failed, or its worker did.
         """
+        archive = await source.archive()
         now = time.monotonic
         self.report.queued_at = queued_at = now()
         async for position in self._place.slot():
@@ -247,7 +248,7 @@ class LocalTicket:
         config = self._engine.config
         while True:
             zygote = await self._engine.supervisor.zygote()
-            job_request = JobRequest(self._request_id, request, now() - queued_at)
+            job_request = JobRequest(self._request_id, pipeline, options, archive.sha256, now() - queued_at)
             self._job = job = await Job.start(
                 zygote, job_request, archive, config.worker_memory_bytes, config.cpu_seconds, config.read_seconds
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import tempfile
@@ -35,11 +36,17 @@ class Spool:
             self._fd = os.memfd_create("retraced-spool", os.MFD_CLOEXEC)
         self._on_disk = False
         self._size = 0
+        self._digest = hashlib.sha256()
 
     @property
     def size(self) -> int:
         """Bytes written so far."""
         return self._size
+
+    @property
+    def sha256(self) -> bytes:
+        """The digest of the bytes written so far."""
+        return self._digest.digest()
 
     @property
     def on_disk(self) -> bool:
@@ -68,6 +75,7 @@ class Spool:
                 written = os.pwrite(self._fd, view, self._size)
                 self._size += written
                 view = view[written:]
+        self._digest.update(data)
 
     def close(self) -> None:
         """Gives the bytes up. May be called twice."""

@@ -19,7 +19,7 @@ from retraced_server.passes.raised import own_error, own_line
 from retraced_server.passes.registry import OWN_PROVIDER, RegistrationError, catalogue, create_pass, info_of
 from retraced_server.pipeline.catalogue import IrLevel
 from retraced_server.pipeline.domain import PassReport, Provenance, RetraceMode
-from retraced_server.pipeline.parse import parse_pipeline
+from retraced_server.pipeline.parse import PassCall, parse_pipeline
 from retraced_server.retrace import ExportPass, ExportPassError, PassContext, PassError, PassResult, RetraceOutcome
 from retraced_server.retrace.build_program import build_program, check_program, check_signature
 from retraced_server.retrace.check_regions import check_regions
@@ -69,8 +69,8 @@ class PipelineResult:
 
 
 @dataclass
-class _Step:
-    """One pass of a pipeline."""
+class PipelineStep:
+    """One pass of a pipeline, constructed: its name, its canonical text, and the pass itself."""
 
     name: str
     text: str
@@ -78,6 +78,7 @@ class _Step:
 
     @property
     def takes(self) -> IrLevel:
+        """The level of the programs that it takes."""
         info = info_of(self.instance)
         return IrLevel.ANY if info is None else info.ir_level
 
@@ -102,7 +103,7 @@ class _Totals:
 
 def run_pipeline(
     program: ExportedProgram,
-    pipeline: str | Sequence[str | AnyPass],
+    pipeline: str | Sequence[str | AnyPass | PipelineStep],
     *,
     mode: RetraceMode | str = RetraceMode.INCREMENTAL,
     refuse_new_guards: bool = False,
@@ -113,7 +114,7 @@ def run_pipeline(
 
     Args:
         program: The program. It is left as it is, but for its shape environment: that learns what new nodes need.
-        pipeline: Pipeline text such as `decompose,cse,dce`, or a sequence of texts and pass objects.
+        pipeline: Pipeline text such as `decompose,cse,dce`, or a sequence of texts, pass objects and what `create_step` gives.
         mode: How nodes that a pass leaves alone are treated: `incremental` reuses what is recorded for them, `full` executes every operator
             again and compares.
         refuse_new_guards: Fail when a pass's new nodes add guards on symbolic shapes that narrow what the program accepts, instead of reporting
@@ -131,7 +132,7 @@ def run_pipeline(
     return _Run(program, _steps(pipeline), RetraceMode(mode), refuse_new_guards, check, observer).run()
 
 
-def check_pipeline(program: ExportedProgram, pipeline: str | Sequence[str | AnyPass]) -> None:
+def check_pipeline(program: ExportedProgram, pipeline: str | Sequence[str | AnyPass | PipelineStep]) -> None:
     """Check before anything runs what can be known of a pipeline then; `run_pipeline` does so too.
 
     Raises:
@@ -141,20 +142,31 @@ def check_pipeline(program: ExportedProgram, pipeline: str | Sequence[str | AnyP
     _Run(program, _steps(pipeline), RetraceMode.INCREMENTAL, refuse_new_guards=False, check=False, observer=None).check_levels()
 
 
-def _steps(pipeline: str | Sequence[str | AnyPass]) -> list[_Step]:
-    steps = []
+def create_step(call: PassCall) -> PipelineStep:
+    """Construct the pass that a parsed pipeline calls.
+
+    Raises:
+        RetracedError: PASS_UNKNOWN where it is not registered in this process, OPTION_INVALID where its constructor refuses the options.
+    """
+    try:
+        return PipelineStep(call.info.name, str(call), create_pass(call))
+    except RegistrationError as error:
+        reason = Reason.OPTION_INVALID if call.info.name in catalogue() else Reason.PASS_UNKNOWN
+        raise RetracedError(reason, str(error), metadata={"pass": call.info.name}) from error
+
+
+def _steps(pipeline: str | Sequence[str | AnyPass | PipelineStep]) -> list[PipelineStep]:
+    steps: list[PipelineStep] = []
     for item in [pipeline] if isinstance(pipeline, str) else pipeline:
-        if not isinstance(item, str):
+        if isinstance(item, str):
+            steps += map(create_step, parse_pipeline(item, catalogue()).passes)
+        elif isinstance(item, PipelineStep):
+            steps.append(item)
+        else:
             if isinstance(item, type) or not (isinstance(item, ProgramPass) or callable(item)):
                 wanted = f"an instance of it: {item.__name__}()" if isinstance(item, type) else "text or an instance of a pass"
                 raise TypeError(f"{item!r} is no pass; give {wanted}")
-            steps.append(_Step(pass_name(item), pass_name(item), item))
-            continue
-        for call in parse_pipeline(item, catalogue()).passes:
-            try:
-                steps.append(_Step(call.info.name, str(call), create_pass(call)))
-            except RegistrationError as error:
-                raise RetracedError(Reason.OPTION_INVALID, str(error), metadata={"pass": call.info.name}) from error
+            steps.append(PipelineStep(pass_name(item), pass_name(item), item))
     return steps
 
 
@@ -179,7 +191,7 @@ class _Run:
     def __init__(
         self,
         program: ExportedProgram,
-        steps: list[_Step],
+        steps: list[PipelineStep],
         mode: RetraceMode,
         refuse_new_guards: bool,
         check: bool,
@@ -235,7 +247,7 @@ class _Run:
             tuple(self._remarks),
         )
 
-    def _step(self, index: int, step: _Step) -> PassReport:
+    def _step(self, index: int, step: PipelineStep) -> PassReport:
         self._require_level(self._edit.graph_module, index)
         before = count_nodes(self._edit.graph_module)
         if self._observer is not None:
@@ -273,7 +285,7 @@ class _Run:
             self._observer.pass_finished(index, report)
         return report
 
-    def _graph_pass(self, index: int, step: _Step, instance: GraphPass, nodes: int) -> _Totals:
+    def _graph_pass(self, index: int, step: PipelineStep, instance: GraphPass, nodes: int) -> _Totals:
         edit = self._edit
         renamed = map(edit.name_now, kept_names(edit.program))
         context = PassContext(
@@ -307,7 +319,7 @@ class _Run:
         # A pass may have the same guard added in each of several visits.
         return _Totals(True, context.rewrites or outcome.new_nodes, remarks, tuple(dict.fromkeys(context.new_guards)))
 
-    def _program_pass(self, index: int, step: _Step, instance: ProgramPass) -> _Totals:
+    def _program_pass(self, index: int, step: PipelineStep, instance: ProgramPass) -> _Totals:
         program = self._built()
         # Of a plugin's class anything may come.
         result: object = instance.run(program)

@@ -30,17 +30,31 @@ class OutputDelivery(Enum):
 
 
 @dataclass(frozen=True)
-class TransformRequest:
-    """One request, as domain data. `pipeline` is text as the caller wrote it; `archive_sha256` is empty where it is not known."""
+class TransformOptions:
+    """What a request asks for besides its passes."""
 
-    pipeline: str
-    archive_size: int
-    archive_sha256: bytes = b""
     node_metadata: NodeSelection = NodeSelection.NONE
     validate_only: bool = False
     mode: RetraceMode = RetraceMode.INCREMENTAL
     refuse_new_guards: bool = False
     output: OutputDelivery = OutputDelivery.ALWAYS
+
+
+@dataclass(frozen=True)
+class TransformRequest:
+    """A request as its caller announces it.
+
+    Attributes:
+        pipeline: The pipeline as text.
+        archive_size: How many bytes the archive has.
+        archive_sha256: Its digest; empty where the caller does not say.
+        options: What else is asked for.
+    """
+
+    pipeline: str
+    archive_size: int
+    archive_sha256: bytes = b""
+    options: TransformOptions = TransformOptions()
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class PassCall:
     def __str__(self) -> str:
         """The canonical text."""
         written = [
-            f"{option.name}={_format(self.options[option.name])}"
+            f"{option.name}={format_value(self.options[option.name])}"
             for option in self.info.options
             if self.options[option.name] != option.default
         ]
@@ -134,7 +134,8 @@ def _literal(type_: OptionType, text: str) -> OptionValue | None:
     return value if math.isfinite(value) else None
 
 
-def _format(value: OptionValue) -> str:
+def format_value(value: OptionValue) -> str:
+    """Return the canonical text of an option's value."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return quote(value) if isinstance(value, str) else repr(value)

@@ -72,7 +72,8 @@ class Archive:
         """Yield the records that are not of the program, `extra/` files, which a rewritten archive keeps."""
         for name in self._archive.records:
             if is_carried(name):
-                yield name, self.read(name)
+                # Read long after the check, and written with a checksum of what is read.
+                yield name, self._archive.read(name, anew=True)
 
     def _find(self, name: str) -> files.Extent:
         # Asked for several times for each tensor, for which a context manager takes too long.

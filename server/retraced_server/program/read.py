@@ -26,6 +26,7 @@ from retraced_pt2.record_names import (
     check_program_name,
 )
 from retraced_server.collector import collector_paused
+from retraced_server.errors import RetracedError
 from retraced_server.program.archive import Archive
 from retraced_server.program.errors import cause, format_errors, program_invalid, program_unsupported, schema_unsupported
 from retraced_server.program.node_metadata import read_custom
@@ -141,8 +142,13 @@ def read_records(
     options = options or ReadOptions()
     name = check_program_name(source.program_name)
     data = source.read(MODEL.format(name))
-    version, torch_version = _check_version(_decode(_HEADER, data, "model record"), options)
-    model = _decode(_MODEL, data, "model record")
+    try:
+        model = _decode(_MODEL, data, "model record")
+    except RetracedError:
+        # A version that is not read is why a record does not fit the schema, and says more.
+        _check_version(_decode(_HEADER, data, "model record"), options)
+        raise
+    version, torch_version = _check_version(model, options)
     payloads = Payloads()
     program = _build(model, source, name, payloads, options, absent=weights == "absent")
     sample_inputs = SAMPLE_INPUTS.format(name)
@@ -252,7 +258,9 @@ def _decode(decoder: msgspec.json.Decoder[_Decoded], data: bytes, what: str) -> 
         raise program_invalid(f"the program's {what} is not JSON: {shortened(str(error))}") from error
 
 
-def _check_version(header: program_schema.ModelHeader, options: ReadOptions) -> tuple[tuple[int, int], str]:
+def _check_version(
+    header: program_schema.ModelHeader | program_schema.ExportedProgram, options: ReadOptions
+) -> tuple[tuple[int, int], str]:
     version = header.schema_version.major, header.schema_version.minor
     writer = header.torch_version if isinstance(header.torch_version, str) else ""
     major, minor = SCHEMA_VERSION

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -18,7 +18,7 @@ from retraced_server.errors import FieldViolation, Reason, RetracedError
 from retraced_server.service.authentication import Authenticator
 from retraced_server.service.callers import NO_LIMITS, UNKNOWN, CallerLimits
 from retraced_server.service.quotas import Quotas
-from retraced_server.service.record import CallRecord, Observer
+from retraced_server.service.record import CallRecord
 from retraced_server.service.statuses import Status, status_of
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -57,6 +57,14 @@ class Call:
         """The ids by name, as logs and errors have them."""
         identity = {"request_id": self.request_id}
         return {**identity, "traceparent": self.traceparent} if self.traceparent else identity
+
+
+class Observer(Protocol):
+    """Looks at calls that have ended."""
+
+    def ended(self, call: Call) -> None:
+        """A call has ended; all that is known of it is in its record."""
+        ...
 
 
 class Calls:

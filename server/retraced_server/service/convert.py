@@ -12,7 +12,7 @@ from retraced.v1 import graph_transform_pb2 as pb
 from retraced.v1 import program_pb2
 from retraced_server.errors import FieldViolation, Reason, RetracedError
 from retraced_server.pipeline.catalogue import Catalogue
-from retraced_server.pipeline.domain import NodeSelection, OutputDelivery, RetraceMode, TransformRequest
+from retraced_server.pipeline.domain import NodeSelection, OutputDelivery, RetraceMode, TransformOptions, TransformRequest
 from retraced_server.service.instance import ServerInfo
 from retraced_server.worker.messages import encode_pass, encode_sandbox
 
@@ -74,11 +74,13 @@ def _read_spec(spec: pb.TransformSpec) -> TransformRequest:
         pipeline=spec.pipeline,
         archive_size=spec.archive_size,
         archive_sha256=spec.archive_sha256,
-        node_metadata=_read_choice("node_metadata", options.node_metadata, _NODE_METADATA),
-        validate_only=options.validate_only,
-        mode=_read_choice("mode", options.mode, _MODE),
-        refuse_new_guards=options.refuse_new_guards,
-        output=_read_choice("output", options.output, _OUTPUT),
+        options=TransformOptions(
+            node_metadata=_read_choice("node_metadata", options.node_metadata, _NODE_METADATA),
+            validate_only=options.validate_only,
+            mode=_read_choice("mode", options.mode, _MODE),
+            refuse_new_guards=options.refuse_new_guards,
+            output=_read_choice("output", options.output, _OUTPUT),
+        ),
     )
 
 

@@ -12,11 +12,10 @@ from grpc_health.v1 import health_pb2_grpc
 from retraced_server.engine.base import Engine
 from retraced_server.service import convert, health
 from retraced_server.service.authentication import Authenticator
-from retraced_server.service.calls import Calls
+from retraced_server.service.calls import Calls, Observer
 from retraced_server.service.connections import ConnectionLimits, PeerConnections
 from retraced_server.service.instance import GraphTransforms, RequestLimits
 from retraced_server.service.listen import listen
-from retraced_server.service.record import Observer
 from retraced_server.service.reflection import add_reflection
 from retraced_server.service.servicer import GraphTransformServicer
 

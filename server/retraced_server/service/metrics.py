@@ -123,5 +123,5 @@ class _EngineMetrics(Collector):
         yield CounterMetricFamily(
             "retraced_zygote_restarts",
             "How often the process that workers are forked from was replaced.",
-            counts.zygote_restarts,
+            counts.restarts,
         )

@@ -5,15 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
 
 import grpc
 
 from retraced_server.engine.base import JobReport
 from retraced_server.pipeline.domain import JobStats, Period
-
-if TYPE_CHECKING:
-    from retraced_server.service.calls import Call
 
 STAGES = ("uploading", "queued", "reading", "running", "describing", "writing")
 """The stages of a request, in order: the upload, then those of `retraced.v1.Timings`."""
@@ -90,11 +86,3 @@ class CallRecord:
             return None
         end = end or self.ended_at or time.monotonic()
         return Period(name, start - self.begun_at, end - start)
-
-
-class Observer(Protocol):
-    """Looks at calls that have ended."""
-
-    def ended(self, call: Call) -> None:
-        """A call has ended; all that is known of it is in its record."""
-        ...

@@ -13,9 +13,9 @@ from typing import Any
 
 import structlog
 
-from retraced_server.engine.local import LocalEngine, LocalEngineConfig
 from retraced_server.errors import RetracedError
 from retraced_server.service.connections import ConnectionLimits
+from retraced_server.service.engines import create_engine
 from retraced_server.service.front_end import FrontEnd
 from retraced_server.service.instance import RequestLimits
 from retraced_server.service.listen import AddressError
@@ -55,24 +55,11 @@ async def serve(settings: Settings) -> None:
     _check_imports(settings.imports)
     _check_paths(settings.read_paths)
     security = _security(settings)
-    config = LocalEngineConfig(
-        workers=settings.workers,
-        max_queued=settings.max_queued,
-        job_timeout=settings.job_timeout,
-        read_timeout=settings.read_timeout,
-        memory_bytes=settings.memory,
-        worker_memory_bytes=settings.worker_memory,
-        imports=settings.imports,
-        allow_namespaces=settings.allow_namespaces,
-        allow_operators=settings.allow_operators,
-        spool_dir=settings.spool_dir,
-        first_uid=settings.first_uid,
-        read_paths=settings.read_paths,
-        allow_missing_sandbox=settings.allow_missing_sandbox,
-        accept_newer_schema=settings.accept_newer_schema,
-    )
-    workers = _jobs_at_a_time(config)
-    engine = LocalEngine(config)
+    try:
+        engine = create_engine(settings)
+    except RetracedError as error:
+        raise UnusableSettingsError(error.message) from error
+    workers = engine.counts.slots
     limits = RequestLimits(
         max_archive_bytes=settings.max_archive_size,
         max_queued=settings.max_queued,
@@ -152,13 +139,6 @@ async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, object]) -> bo
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
-
-
-def _jobs_at_a_time(config: LocalEngineConfig) -> int:
-    try:
-        return config.jobs_at_a_time
-    except RetracedError as error:
-        raise UnusableSettingsError(error.message) from error
 
 
 def _security(settings: Settings) -> Security:

@@ -4,20 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import grpc
 import structlog
 
+from retraced_server.engine.spool import Spool
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.pipeline.domain import TransformRequest
+from retraced_server.pipeline.parse import Pipeline
 from retraced_server.service import convert
 from retraced_server.service.calls import Call, Calls, Context
 from retraced_server.service.instance import GraphTransforms
 from retraced_server.service.record import CallRecord
-from retraced_server.service.upload import MAX_CHUNK_BYTES
+from retraced_server.service.upload import MAX_CHUNK_BYTES, Upload
 
 _LOGGED_CHARACTERS = 300
+
+
+class _Upstream:
+    """The program of one call, whose archive comes in its request stream. A `ProgramSource`.
+
+    Args:
+        upload: Where the archive goes.
+        read: Gives the next message of the stream, and None at its end.
+        record: Where to note that the archive is here.
+    """
+
+    def __init__(self, upload: Upload, read: Callable[[], Awaitable[convert.Request | None]], record: CallRecord) -> None:
+        self._upload = upload
+        self._read = read
+        self._record = record
+
+    async def archive(self) -> Spool:
+        """Read the archive to its end and check it."""
+        upload = self._upload
+        while (chunk := await self._read()) is not None:
+            if not isinstance(chunk, bytes):
+                raise convert.violation("spec", f"a second spec came, after {upload.spool.size} bytes of the archive")
+            await upload.write(chunk)
+        upload.finish()
+        self._record.archive_sha256, self._record.uploaded_at = upload.spool.sha256.hex(), time.monotonic()
+        return upload.spool
 
 
 class GraphTransformServicer:
@@ -59,23 +88,17 @@ class GraphTransformServicer:
             quotas.crashes(call.caller, context.peer(), call.limits),
             quotas.upload(call.caller, call.limits, request.archive_size),
         ):
-            await self._run(request, context, call)
+            await self._run(request, pipeline, context, call)
 
-    async def _run(self, request: TransformRequest, context: Context, call: Call) -> None:
+    async def _run(self, request: TransformRequest, pipeline: Pipeline, context: Context, call: Call) -> None:
         record = call.record
         async with self._transforms.admit(call.request_id) as ticket:
             record.job = ticket.report
             await self._write(context, record, convert.accepted(call.request_id, ticket.queue_position))
             record.upload_at = time.monotonic()
             with self._transforms.upload(request) as upload:
-                while (chunk := await self._read(context, record)) is not None:
-                    if not isinstance(chunk, bytes):
-                        raise convert.violation("spec", f"a second spec came, after {upload.spool.size} bytes of the archive")
-                    await upload.write(chunk)
-                digest = upload.finish()
-                record.archive_sha256, record.uploaded_at = digest.hex(), time.monotonic()
-                # With its digest the worker can tell whether the archive is still what was uploaded.
-                async for response in ticket.run(replace(request, archive_sha256=digest), upload.spool):
+                source = _Upstream(upload, partial(self._read, context, record), record)
+                async for response in ticket.run(pipeline, request.options, source):
                     await self._write(context, record, response)
 
     async def _read(self, context: Context, record: CallRecord) -> convert.Request | None:

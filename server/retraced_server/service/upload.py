@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +26,6 @@ class Upload:
         self._size = request.archive_size
         self._sha256 = request.archive_sha256
         self._in_memory = request.archive_size <= spool_memory
-        self._digest = hashlib.sha256()
 
     async def write(self, chunk: bytes) -> None:
         """Takes the next chunk, without holding up the event loop.
@@ -42,15 +40,12 @@ class Upload:
         if received > self._size:
             raise _mismatch("archive_size", f"the archive has more than the {self._size} bytes that were announced")
         if self._in_memory and len(chunk) <= _INLINE_BYTES:
-            self._store(chunk)
+            self.spool.write(chunk)
         else:
-            await _in_thread(lambda: self._store(chunk))
+            await _in_thread(lambda: self.spool.write(chunk))
 
-    def finish(self) -> bytes:
+    def finish(self) -> None:
         """Checks the whole, once the caller has half-closed.
-
-        Returns:
-            Its sha256.
 
         Raises:
             RetracedError: ARCHIVE_MISMATCH.
@@ -58,21 +53,15 @@ class Upload:
         if self.spool.size != self._size:
             message = f"the archive ended after {self.spool.size} of the {self._size} bytes that were announced"
             raise _mismatch("archive_size", message)
-        digest = self._digest.digest()
-        if self._sha256 and digest != self._sha256:
-            found, announced = digest.hex(), self._sha256.hex()
+        if self._sha256 and self.spool.sha256 != self._sha256:
+            found, announced = self.spool.sha256.hex(), self._sha256.hex()
             raise _mismatch("archive_sha256", f"the archive's sha256 is {found}, and {announced} was announced")
-        return digest
 
     def __enter__(self) -> Upload:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.spool.close()
-
-    def _store(self, chunk: bytes) -> None:
-        self.spool.write(chunk)
-        self._digest.update(chunk)
 
 
 async def _in_thread(function: Callable[[], None]) -> None:

@@ -11,8 +11,9 @@ import socket
 import sys
 import traceback
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
+from retraced_server.passes import catalogue
 from retraced_server.program import hold_map, hold_page_map
 from retraced_server.worker.frames import receive_frame, receive_frame_with_fds, send_frame
 from retraced_server.worker.job import run_job
@@ -24,11 +25,10 @@ from retraced_server.worker.messages import (
     decode_job_request,
     encode_job_event,
 )
+from retraced_server.worker.prepared import Prepared
 from retraced_server.worker.process import AT_WORK, SPARE, be_first_out_of_memory, die_with_parent, take_name
 from retraced_server.worker.sandbox import ResourceLimits, use_reserve
-
-if TYPE_CHECKING:
-    from retraced_server.worker.prepare import Prepared
+from retraced_server.worker.source import ArchiveFile
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,10 @@ def _work(fds: WorkerFds, start: StartJob, prepared: Prepared) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             request = receive_frame(sock)
             if request is not None:
-                job = decode_job_request(request)
+                job = decode_job_request(request, catalogue())
                 run_job(
                     job,
-                    archive,
+                    ArchiveFile(archive, job.archive_sha256),
                     emit,
                     options=prepared.options,
                     memory_bytes=start.memory_bytes,

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import IO, cast
 
 from retraced.v1 import program_pb2
 from retraced_server.errors import Reason, RetracedError, text_of
-from retraced_server.passes import PipelineResult, RegistrationError, catalogue, check_pipeline, create_pass, run_pipeline
+from retraced_server.passes import PipelineResult, check_pipeline, create_step, run_pipeline
 from retraced_server.passes.raised import own_error
 from retraced_server.pipeline.domain import NodeSelection, OutputDelivery, PassReport
-from retraced_server.pipeline.parse import parse_pipeline
 from retraced_server.program import (
     SCHEMA_VERSION,
     TORCH_VERSION,
@@ -29,11 +26,12 @@ from retraced_server.worker import responses
 from retraced_server.worker.describe import describe_nodes, describe_program
 from retraced_server.worker.frames import MAX_FRAME_BYTES
 from retraced_server.worker.messages import JobDone, JobEvent, JobRequest
-from retraced_server.worker.output import CHUNK_BYTES, OutputStream
+from retraced_server.worker.output import OutputStream
 from retraced_server.worker.process import processor_time
 from retraced_server.worker.progress import JobProgress
 from retraced_server.worker.responses import Stage, Summary
 from retraced_server.worker.sandbox import Violation
+from retraced_server.worker.source import ArchiveFile
 from retraced_server.worker.stopwatch import Stopwatch
 
 Emit = Callable[[JobEvent], None]
@@ -59,7 +57,7 @@ _TRACED = (Reason.PASS_FAILED, Reason.PASS_OUTPUT_INVALID)
 
 def run_job(
     job: JobRequest,
-    archive: IO[bytes],
+    source: ArchiveFile,
     emit: Emit,
     *,
     options: ReadOptions | None = None,
@@ -72,7 +70,7 @@ def run_job(
 
     Args:
         job: What is to be done.
-        archive: The archive, a file with a descriptor.
+        source: Where the program comes from.
         emit: Takes each event as it is made; the last two are `JobStats`, and `JobDone` or the error.
         options: What programs may hold beyond the plain, such as custom operators.
         memory_bytes: The bound of this process's memory, for the error's text; 0 if there is none.
@@ -87,7 +85,7 @@ def run_job(
     last: JobEvent = JobDone()
     watch = Stopwatch(job.queued_seconds)
     try:
-        _Job(job, archive, emit, options, watch, read_seconds).run()
+        _Job(job, source, emit, options, watch, read_seconds).run()
     except (BrokenPipeError, ConnectionResetError):
         # Of `emit`: what a pass raises is a RetracedError by now. It is no fault, and nothing for the log.
         raise
@@ -127,15 +125,15 @@ class _Job:
     def __init__(
         self,
         job: JobRequest,
-        archive: IO[bytes],
+        source: ArchiveFile,
         emit: Emit,
         options: ReadOptions | None,
         watch: Stopwatch,
         read_seconds: float,
     ) -> None:
-        self._request = job.request
-        self._archive = archive
-        self._archive_size = os.fstat(archive.fileno()).st_size
+        self._pipeline = job.pipeline
+        self._asked = job.options
+        self._source = source
         self._emit = emit
         self._options = options
         self._watch = watch
@@ -149,26 +147,28 @@ class _Job:
             self._run()
         except RetracedError as error:
             if error.reason in _OF_THE_ARCHIVE:
-                self._check_archive(error)
+                # What is wrong with the archive is to be its sender's doing.
+                self._source.check()
             raise
 
     def _run(self) -> None:
-        pipeline = _check_pipeline(self._request.pipeline)
+        pipeline = str(self._pipeline)
+        steps = [create_step(call) for call in self._pipeline.passes]
         with processor_time(self._read_seconds):
             read = self._read()
             with self._watch.stage("describing"):
                 given = describe_program(read.program, schema_version=read.schema_version, torch_version=read.torch_version)
-            if self._request.validate_only:
-                check_pipeline(read.program, self._request.pipeline)
-        if self._request.validate_only:
+            if self._asked.validate_only:
+                check_pipeline(read.program, steps)
+        if self._asked.validate_only:
             self._emit(_summary(Summary(False, given, None, 0, b"", pipeline, self._watch.timings, ())))
             return
         with self._watch.stage("running"):
             result = run_pipeline(
                 read.program,
-                self._request.pipeline,
-                mode=self._request.mode,
-                refuse_new_guards=self._request.refuse_new_guards,
+                steps,
+                mode=self._asked.mode,
+                refuse_new_guards=self._asked.refuse_new_guards,
                 observer=_Observer(self._emit, self._progress, self._watch),
             )
         made = self._describe(result, given)
@@ -177,15 +177,16 @@ class _Job:
         self._emit(_summary(Summary(result.modified, given, made, size, digest, pipeline, self._watch.timings, remarks)))
 
     def _read(self) -> ReadProgram:
-        self._progress.begin(Stage.READING, self._archive_size)
+        size = self._source.size
+        self._progress.begin(Stage.READING, size)
         with self._watch.stage("reading"):
-            read = read_program(self._archive, options=self._options)
-        self._progress.reach(Stage.READING, self._archive_size, self._archive_size)
+            read = read_program(self._source.file, options=self._options)
+        self._progress.reach(Stage.READING, size, size)
         return read
 
     def _describe(self, result: PipelineResult, given: program_pb2.ProgramInfo) -> program_pb2.ProgramInfo:
         with self._watch.stage("describing"):
-            selection = self._request.node_metadata
+            selection = self._asked.node_metadata
             if selection is not NodeSelection.NONE:
                 for batch in describe_nodes(result.program, provenance=result.provenance, selection=selection):
                     self._emit(_fitting(responses.node_metadata(batch), "the metadata of one node", "node metadata"))
@@ -194,21 +195,22 @@ class _Job:
             return describe_program(result.program, schema_version=SCHEMA_VERSION, torch_version=TORCH_VERSION)
 
     def _output(self, read: ReadProgram, result: PipelineResult) -> tuple[int, bytes]:
-        delivery = self._request.output
+        delivery = self._asked.output
         wanted = delivery is OutputDelivery.ALWAYS or (delivery is OutputDelivery.IF_MODIFIED and result.modified)
         if not result.modified and not wanted:
-            return self._archive_size, b""
-        expected = 0 if result.modified else self._archive_size
+            return self._source.size, b""
+        expected = 0 if result.modified else self._source.size
         self._progress.begin(Stage.WRITING, expected)
         stream = OutputStream(self._send_chunk if wanted else None)
         with self._watch.stage("writing"):
             if result.modified:
                 self._write(read, result, stream)
             else:
-                self._copy(stream)
+                for piece in self._source.pieces():
+                    stream.write(piece)
             stream.finish()
-            if wanted and not result.modified and stream.sha256 != (self._request.archive_sha256 or stream.sha256):
-                raise _corrupt()
+            if not result.modified:
+                self._source.compare(stream.sha256)
         if wanted:
             self._watch.output_size, self._watch.output_sha256 = stream.size, stream.sha256
         self._progress.reach(Stage.WRITING, stream.size, stream.size)
@@ -225,25 +227,6 @@ class _Job:
             raise _unwritable(error, result.reports) from error
         if made.sample_inputs_dropped:
             self._remarks.append("the sample inputs were dropped, since the program takes other inputs now")
-
-    def _copy(self, stream: OutputStream) -> None:
-        for piece in self._pieces():
-            stream.write(piece)
-
-    def _pieces(self) -> Iterator[bytes]:
-        offset = 0
-        while data := os.pread(self._archive.fileno(), CHUNK_BYTES, offset):
-            yield data
-            offset += len(data)
-
-    def _check_archive(self, error: RetracedError) -> None:
-        """Sees to it that what is wrong with an archive is its sender's doing."""
-        if self._request.archive_sha256:
-            digest = hashlib.sha256()
-            for piece in self._pieces():
-                digest.update(piece)
-            if digest.digest() != self._request.archive_sha256:
-                raise _corrupt() from error
 
     def _send_chunk(self, chunk: bytes) -> None:
         self._emit(responses.output_chunk(chunk))
@@ -270,17 +253,6 @@ class _Observer:
         """A pass has ended."""
         self._watch.pass_ended(report.name, report.seconds)
         self._emit(responses.pass_finished(index, report))
-
-
-def _check_pipeline(text: str) -> str:
-    """Checks pipeline text down to the options that only a pass's constructor can judge, and gives it in canonical form."""
-    pipeline = parse_pipeline(text, catalogue())
-    for call in pipeline.passes:
-        try:
-            create_pass(call)
-        except RegistrationError as error:
-            raise RetracedError(Reason.OPTION_INVALID, str(error), metadata={"pass": call.info.name}) from error
-    return str(pipeline)
 
 
 def _summary(summary: Summary) -> bytes:
@@ -310,12 +282,6 @@ def _unwritable(error: Exception, reports: tuple[PassReport, ...]) -> RetracedEr
         "remaining_pipeline": ",".join(left.text for left in reports[index:]),
     }
     return RetracedError(Reason.PASS_OUTPUT_INVALID, message, metadata=metadata)
-
-
-def _corrupt() -> RetracedError:
-    return RetracedError(
-        Reason.STORAGE_CORRUPT, "the archive changed on the server after it was uploaded: the server's disk is at fault"
-    )
 
 
 def _out_of_memory(error: Exception, limit: int) -> RetracedError:

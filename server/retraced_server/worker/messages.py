@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from google.protobuf.message import DecodeError
 
 from retraced.v1 import graph_transform_pb2, passes_pb2, program_pb2
 from retraced_server.errors import FieldViolation, Reason, RetracedError
 from retraced_server.pipeline.catalogue import Catalogue, IrLevel, OptionInfo, OptionType, OptionValue, PassInfo
-from retraced_server.pipeline.domain import JobStats, NodeSelection, OutputDelivery, Period, RetraceMode, TransformRequest
-from retraced_server.pipeline.syntax import MAX_PASSES, parse_syntax, quote
+from retraced_server.pipeline.domain import JobStats, NodeSelection, OutputDelivery, Period, RetraceMode, TransformOptions
+from retraced_server.pipeline.parse import PassCall, Pipeline, format_value
+from retraced_server.pipeline.syntax import MAX_PASSES, parse_syntax
 from retraced_server.worker.sandbox import Layer, SandboxReport, State
 from retraced_server.worker.texts import LONGEST_TEXT, bounded, bounded_end
 from retraced_server.worker.v1 import messages_pb2
@@ -30,6 +32,8 @@ _LONGEST_ENCODED = LONGEST_TEXT + len("...")
 _MOST_METADATA, _MOST_VIOLATIONS = 64, 64
 _METADATA_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _SHA256_BYTES = 32
+# The first byte of a worker's frame: what follows is a TransformGraphResponse, which the front end forwards as it is, or a JobEvent.
+_RESPONSE, _EVENT = b"\x00", b"\x01"
 
 
 class MessageError(Exception):
@@ -104,11 +108,21 @@ class WorkerEnded:
 
 @dataclass(frozen=True)
 class JobRequest:
-    """What a worker is to do. `queued_seconds` is how long the request waited for it."""
+    """What a worker is to do.
+
+    Attributes:
+        request_id: The request's id, for logs.
+        pipeline: The passes.
+        options: What else is asked for.
+        archive_sha256: The digest of the archive that was uploaded; empty where it is not known.
+        queued_seconds: How long the request waited for the worker.
+    """
 
     request_id: str
-    request: TransformRequest
-    queued_seconds: float
+    pipeline: Pipeline
+    options: TransformOptions = field(default_factory=TransformOptions)
+    archive_sha256: bytes = b""
+    queued_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -213,57 +227,86 @@ def decode_event(data: bytes) -> ZygoteEvent:
 
 def encode_job_request(job: JobRequest) -> bytes:
     """Serializes what a worker is to do."""
-    request = job.request
+    asked = job.options
     options = graph_transform_pb2.TransformOptions(
-        node_metadata=graph_transform_pb2.NodeMetadataSelection.Value(f"NODE_METADATA_SELECTION_{request.node_metadata.name}"),
-        validate_only=request.validate_only,
-        mode=graph_transform_pb2.RetraceMode.Value(f"RETRACE_MODE_{request.mode.name}"),
-        refuse_new_guards=request.refuse_new_guards,
-        output=graph_transform_pb2.OutputDelivery.Value(f"OUTPUT_DELIVERY_{request.output.name}"),
+        node_metadata=graph_transform_pb2.NodeMetadataSelection.Value(f"NODE_METADATA_SELECTION_{asked.node_metadata.name}"),
+        validate_only=asked.validate_only,
+        mode=graph_transform_pb2.RetraceMode.Value(f"RETRACE_MODE_{asked.mode.name}"),
+        refuse_new_guards=asked.refuse_new_guards,
+        output=graph_transform_pb2.OutputDelivery.Value(f"OUTPUT_DELIVERY_{asked.output.name}"),
     )
-    spec = graph_transform_pb2.TransformSpec(
-        pipeline=request.pipeline,
+    return messages_pb2.JobRequest(
+        request_id=job.request_id,
+        passes=map(_encode_call, job.pipeline.passes),
         options=options,
-        archive_size=request.archive_size,
-        archive_sha256=request.archive_sha256,
-    )
-    message = messages_pb2.JobRequest(request_id=job.request_id, spec=spec, queued_seconds=job.queued_seconds)
-    return message.SerializeToString()
+        archive_sha256=job.archive_sha256,
+        queued_seconds=job.queued_seconds,
+    ).SerializeToString()
 
 
-def decode_job_request(data: bytes) -> JobRequest:
+def decode_job_request(data: bytes, catalogue: Catalogue) -> JobRequest:
     """Reads what a worker is to do. Every option has to be set: the front end has filled in what its caller left out.
+
+    Args:
+        data: The message.
+        catalogue: The passes of this worker. One that it does not have is refused when it is to be created.
 
     Raises:
         MessageError: It is none.
     """
     message = messages_pb2.JobRequest()
     _parse(message, data)
-    options = message.spec.options
+    asked = message.options
     try:
-        request = TransformRequest(
-            pipeline=message.spec.pipeline,
-            archive_size=message.spec.archive_size,
-            archive_sha256=message.spec.archive_sha256,
-            node_metadata=NodeSelection[_suffix(graph_transform_pb2.NodeMetadataSelection.Name(options.node_metadata), 3)],
-            validate_only=options.validate_only,
-            mode=RetraceMode[_suffix(graph_transform_pb2.RetraceMode.Name(options.mode), 2)],
-            refuse_new_guards=options.refuse_new_guards,
-            output=OutputDelivery[_suffix(graph_transform_pb2.OutputDelivery.Name(options.output), 2)],
+        options = TransformOptions(
+            node_metadata=NodeSelection[_suffix(graph_transform_pb2.NodeMetadataSelection.Name(asked.node_metadata), 3)],
+            validate_only=asked.validate_only,
+            mode=RetraceMode[_suffix(graph_transform_pb2.RetraceMode.Name(asked.mode), 2)],
+            refuse_new_guards=asked.refuse_new_guards,
+            output=OutputDelivery[_suffix(graph_transform_pb2.OutputDelivery.Name(asked.output), 2)],
         )
     except (KeyError, ValueError) as error:
         raise MessageError(f"the job request has an option without a value: {error}") from error
-    return JobRequest(message.request_id, request, message.queued_seconds)
+    pipeline = Pipeline(tuple(_decode_call(call, catalogue) for call in message.passes))
+    return JobRequest(message.request_id, pipeline, options, message.archive_sha256, message.queued_seconds)
 
 
 def encode_job_event(event: JobEvent) -> bytes:
-    """Serializes an event from a worker."""
+    """Serializes what a worker sends: a frame's content."""
     if isinstance(event, bytes):
-        return messages_pb2.JobEvent(response=event).SerializeToString()
+        return _RESPONSE + event
+    return _EVENT + _encode_event(event).SerializeToString()
+
+
+def decode_job_event(data: bytes) -> JobEvent:
+    """Reads what a worker sends. A response is not looked into: it is for the caller, whose program and passes it is of.
+
+    Raises:
+        MessageError: It is none.
+    """
+    kind, content = data[:1], data[1:]
+    if kind == _RESPONSE:
+        return content
+    if kind != _EVENT:
+        raise MessageError(f"{len(data)} bytes of the worker are neither a response nor an event")
+    message = messages_pb2.JobEvent()
+    _parse(message, content)
+    match message.WhichOneof("event"):
+        case "done":
+            return JobDone()
+        case "stats":
+            return _decode_stats(message.stats)
+        case "error":
+            return _decode_error(message.error)
+        case None:
+            raise MessageError("the event from the worker is empty")
+
+
+def _encode_event(event: RetracedError | JobDone | JobStats) -> messages_pb2.JobEvent:
     if isinstance(event, JobDone):
-        return messages_pb2.JobEvent(done=messages_pb2.JobDone()).SerializeToString()
+        return messages_pb2.JobEvent(done=messages_pb2.JobDone())
     if isinstance(event, JobStats):
-        return messages_pb2.JobEvent(stats=_encode_stats(event)).SerializeToString()
+        return messages_pb2.JobEvent(stats=_encode_stats(event))
     error = messages_pb2.JobError(
         reason=event.reason.value,
         message=bounded(event.message),
@@ -274,28 +317,7 @@ def encode_job_event(event: JobEvent) -> bytes:
         ],
         traceback=bounded_end(event.traceback),
     )
-    return messages_pb2.JobEvent(error=error).SerializeToString()
-
-
-def decode_job_event(data: bytes) -> JobEvent:
-    """Reads an event from a worker.
-
-    Raises:
-        MessageError: It is none.
-    """
-    message = messages_pb2.JobEvent()
-    _parse(message, data)
-    match message.WhichOneof("event"):
-        case "response":
-            return message.response
-        case "done":
-            return JobDone()
-        case "stats":
-            return _decode_stats(message.stats)
-        case "error":
-            return _decode_error(message.error)
-        case None:
-            raise MessageError("the event from the worker is empty")
+    return messages_pb2.JobEvent(error=error)
 
 
 def _decode_error(message: messages_pb2.JobError) -> RetracedError:
@@ -351,6 +373,20 @@ def _decode_period(message: messages_pb2.Period) -> Period:
     if not (0.0 <= message.start < _LONGEST_SECONDS and 0.0 <= message.seconds < _LONGEST_SECONDS):
         raise MessageError("the worker names a time that there is not")
     return Period(message.name, message.start, message.seconds)
+
+
+def _encode_call(call: PassCall) -> messages_pb2.PassCall:
+    options = {name: format_value(value) for name, value in call.options.items()}
+    return messages_pb2.PassCall(name=call.info.name, options=options)
+
+
+def _decode_call(message: messages_pb2.PassCall, catalogue: Catalogue) -> PassCall:
+    info, given = catalogue.get(message.name, PassInfo(message.name, "")), dict(message.options)
+    try:
+        options = {option.name: _decode_value(option.type, given[option.name]) for option in info.options}
+    except (KeyError, ValueError, RetracedError) as error:
+        raise MessageError(f"the job request has other options of `{message.name}` than the pass takes") from error
+    return PassCall(info, MappingProxyType(options))
 
 
 def _parse(
@@ -425,24 +461,18 @@ def _encode_option(option: OptionInfo) -> passes_pb2.PassOption:
         name=option.name,
         summary=option.summary,
         type=passes_pb2.OptionType.Value(f"OPTION_TYPE_{option.type.name}"),
-        default_value=None if option.default is None else _encode_default(option.default),
+        default_value=None if option.default is None else format_value(option.default),
         choices=option.choices,
     )
 
 
 def _decode_option(message: passes_pb2.PassOption) -> OptionInfo:
     option_type = OptionType[_suffix(passes_pb2.OptionType.Name(message.type), 2)]
-    default = _decode_default(option_type, message.default_value) if message.HasField("default_value") else None
+    default = _decode_value(option_type, message.default_value) if message.HasField("default_value") else None
     return OptionInfo(message.name, message.summary, option_type, default, tuple(message.choices))
 
 
-def _encode_default(value: OptionValue) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return quote(value) if isinstance(value, str) else repr(value)
-
-
-def _decode_default(option_type: OptionType, text: str) -> OptionValue:
+def _decode_value(option_type: OptionType, text: str) -> OptionValue:
     match option_type:
         case OptionType.BOOL:
             return text == "true"

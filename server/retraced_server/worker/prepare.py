@@ -9,7 +9,6 @@ import platform
 import sys
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -32,6 +31,7 @@ from retraced_server.torch_compat.small_constants import keep_constants_small
 from retraced_server.worker import child, sandbox  # noqa: F401
 from retraced_server.worker.huge_pages import collapse_memory
 from retraced_server.worker.messages import ZygoteReady
+from retraced_server.worker.prepared import Prepared
 from retraced_server.worker.sandbox import SandboxConfig, SandboxError
 from retraced_server.worker.symbolic_caches import prewarm_symbolic_caches
 from retraced_server.worker.warm_up import sample_archive, warm_up
@@ -43,23 +43,6 @@ _COLLECTED_AFTER = 100_000
 
 class PrepareError(Exception):
     """The zygote cannot be made ready; the message says why, and what to change."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What the zygote says when it is ready, and what its workers are given.
-
-    Attributes:
-        ready: What it says.
-        options: What programs may hold: operators of the namespaces that the imports brought, and the types that they registered.
-        sandbox: What workers are locked down with.
-        written: The pages that every job writes to.
-    """
-
-    ready: ZygoteReady
-    options: ReadOptions
-    sandbox: sandbox.Prepared
-    written: WrittenPages
 
 
 def prepare(

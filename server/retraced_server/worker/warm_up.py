@@ -12,10 +12,13 @@ from torch import nn
 from torch.export import Dim, export
 
 from retraced_server.errors import RetracedError
-from retraced_server.pipeline.domain import NodeSelection, TransformRequest
+from retraced_server.passes import catalogue
+from retraced_server.pipeline.domain import NodeSelection, TransformOptions
+from retraced_server.pipeline.parse import parse_pipeline
 from retraced_server.program import write_program
 from retraced_server.worker.job import run_job
 from retraced_server.worker.messages import JobEvent, JobRequest, decode_job_request, encode_job_event, encode_job_request
+from retraced_server.worker.source import ArchiveFile
 
 _PIPELINE = "retrace,decompose,cse,dce"
 
@@ -64,10 +67,11 @@ def warm_up(sample: IO[bytes], pipeline: str = _PIPELINE) -> None:
     Raises:
         RetracedError: Its job failed, so every other would.
     """
-    request = TransformRequest(pipeline, os.fstat(sample.fileno()).st_size, node_metadata=NodeSelection.ALL)
+    passes = catalogue()
+    request = JobRequest("warm-up", parse_pipeline(pipeline, passes), TransformOptions(node_metadata=NodeSelection.ALL))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        run_job(decode_job_request(encode_job_request(JobRequest("warm-up", request, 0.0))), sample, _take)
+        run_job(decode_job_request(encode_job_request(request), passes), ArchiveFile(sample), _take)
 
 
 def _take(event: JobEvent) -> None:

@@ -38,7 +38,7 @@ from retraced_server.worker.process import adopt_orphans, die_with_parent, dump_
 from retraced_server.worker.sandbox import SandboxConfig
 
 if TYPE_CHECKING:
-    from retraced_server.worker.prepare import Prepared
+    from retraced_server.worker.prepared import Prepared
 
 
 @dataclass(frozen=True)
