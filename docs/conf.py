@@ -16,6 +16,8 @@ project_copyright = "the retraced authors"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = f"retraced {release}"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 
 # Links to `page.md#heading`, as GitHub makes them.
 myst_heading_anchors = 3

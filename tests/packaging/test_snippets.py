@@ -55,6 +55,7 @@ class Reader:
         self._servers = ExitStack()
 
     def run(self, snippet: Snippet) -> None:
+        """Runs a snippet; one that transforms once more, with new guards refused."""
         code = snippet.code.replace(ADDRESS, self._address)
         self._run(snippet, code)
         if (refusing := refusing_new_guards(code)) != code:
