@@ -60,11 +60,11 @@ class Archive:
         return self._source.size
 
     def records(self) -> tuple[Record, ...]:
-        """The records, in the order of the archive's directory."""
+        """Return the records, in the order of the archive's directory."""
         return tuple(Record(name, extent.size, extent.size) for name, extent in self._archive.records.items())
 
     def read(self, name: str) -> bytes:
-        """One record's bytes, checked against its CRC.
+        """Return one record's bytes, checked against its CRC.
 
         Args:
             name: Without the root.
@@ -80,7 +80,7 @@ class Archive:
             raise ArchiveInvalid(f"{self._name}: record {name} is damaged: {error.what}") from error
 
     def model_name(self) -> str:
-        """The name of the record that holds the program: the only one, or the one that `torch.export.save` calls `model`.
+        """Return the name of the record that holds the program: the only one, or the one that `torch.export.save` calls `model`.
 
         Raises:
             ProgramMissing: No record holds an exported program.
@@ -91,7 +91,7 @@ class Archive:
         return "models/model.json" if "models/model.json" in models else models[0]
 
     def close(self) -> None:
-        """Closes the file. May be called twice."""
+        """Close the file. May be called twice."""
         self._source.close()
 
     def __enter__(self) -> Archive:
