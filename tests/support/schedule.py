@@ -20,8 +20,8 @@ _FIRST = (
         "t5",
         "whisper",
         "llama",
-        "tests/benchmarks/test_benchmarks.py",
         "tests/fuzz/test_runs.py",
+        "tests/benchmarks/test_benchmarks.py",
     ),
     *("tests/packaging/test_readme.py", "tests/packaging/test_install.py", "tests/program/hostile/", "bert", "gpt2", "vit"),
 )
@@ -42,7 +42,7 @@ def rank(nodeid: str) -> int:
     return _FIRST.index(name) if name in _FIRST else len(_FIRST)
 
 
-class Together(LoadScopeScheduling):
+class Together(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """Gives each process whole groups, in the order in which they were collected."""
 
     def __init__(self, config: pytest.Config, log: Any) -> None:
