@@ -68,10 +68,7 @@ def _logging_stays_on() -> Iterator[None]:
 #: The programs of `make test-quick`, each for what it has that the others have not: data-dependent sizes, writes to inputs and buffers and
 #: a cond; signatures of modules; nested inputs and outputs; writes through views; symbolic numbers; subgraphs in subgraphs; a transformer;
 #: and batch norm in training.
-_EIGHT = (
-    *("everything", "preserved_parts", "containers", "in_place", "symbolic_scalars", "nested", "vit"),
-    "residual_net_train",
-)
+_EIGHT = {"everything", "preserved_parts", "containers", "in_place", "symbolic_scalars", "nested", "vit", "residual_net_train"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -86,7 +83,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _leave_out_other_programs(config: pytest.Config, items: list[pytest.Item]) -> None:
     from tests.support.models import ALL_CASES
 
-    others = {case.name for case in ALL_CASES} - set(_EIGHT)
+    others = {case.name for case in ALL_CASES} - _EIGHT
     left_out = [item for item in items if _parameters(item) & others]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if not _parameters(item) & others]

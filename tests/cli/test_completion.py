@@ -9,6 +9,8 @@ import pytest
 from tests.cli.support import end, start
 from tests.client.fake_server import FakeServer, answers
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server() -> Iterator[FakeServer]:

@@ -209,6 +209,7 @@ def test_a_program_with_anything_in_the_place_of_anything_is_shown_or_refused() 
     assert shown > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LIES)
 def test_no_lie_of_a_server_ends_the_command_in_a_traceback(
     shown: Callable[..., Ended], archive: Path, name: str, monkeypatch: pytest.MonkeyPatch
@@ -246,6 +247,7 @@ def test_nothing_that_is_printed_gets_past_the_console() -> None:
     assert all(character.isprintable() or character in "\n\t" for character in rest)
 
 
+@pytest.mark.slow
 def test_a_shell_types_no_command_of_a_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     option = passes_pb2.PassOption
     described = passes_pb2.Pass(

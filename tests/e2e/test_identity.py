@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 
+import pytest
+
 from retraced import Client
 from tests.support.case import ProgramCase
 from tests.support.compare import assert_identical_programs, loaded
@@ -11,6 +13,7 @@ from tests.support.describe import graphs
 from tests.support.models import by_name
 
 
+@pytest.mark.slow
 def test_ten_retraces_in_a_row_return_the_archive_byte_for_byte(client: Client, serializable_case: ProgramCase) -> None:
     # From a file object the output is really sent: the client does not keep what it has read.
     result = client.transform(io.BytesIO(serializable_case.archive), ",".join(["retrace"] * 10))

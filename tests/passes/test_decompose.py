@@ -42,6 +42,7 @@ def test_decomposed_program_is_valid_and_computes_the_same(case: ProgramCase) ->
     assert_computes(case, program)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", QUICK, ids=str)
 def test_decomposing_again_changes_nothing(case: ProgramCase) -> None:
     program = decomposed(case).program

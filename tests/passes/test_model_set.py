@@ -33,12 +33,14 @@ def test_stock_torch_saves_and_loads_the_lowered_program(case: ProgramCase) -> N
     assert_same_results(case.program, program, case.inputs()[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", QUICK, ids=str)
 def test_lowering_again_changes_nothing(case: ProgramCase) -> None:
     program = lowered(case).program
     assert run_pipeline(program, "decompose,cse,dce").program is program
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in QUICK if case.serializable], ids=str)
 def test_program_read_from_a_file_is_lowered_too(case: ProgramCase) -> None:
     if case.name == "derived_sizes":

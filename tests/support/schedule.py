@@ -20,8 +20,8 @@ _FIRST = (
         "t5",
         "whisper",
         "llama",
-        "tests/benchmarks/test_benchmarks.py",
         "tests/fuzz/test_runs.py",
+        "tests/benchmarks/test_benchmarks.py",
     ),
     *("tests/packaging/test_readme.py", "tests/packaging/test_install.py", "tests/program/hostile/", "bert", "gpt2", "vit"),
 )
