@@ -81,3 +81,30 @@ def test_program_that_takes_thousands_of_tensors_apart_and_together_is_read(tmp_
     x = torch.rand(2_000, 4)
     (stacked,) = run_pipeline(read, "retrace,cse,dce").program.module()(x)
     torch.testing.assert_close(stacked, x)
+
+
+class _Sum(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1
+
+
+@pytest.mark.parametrize(("dimensions", "is_read"), [(2, True), (3, False)])
+def test_sizes_of_one_value_that_are_laborious_to_multiply_are_refused(dimensions: int, is_read: bool, tmp_path: Path) -> None:
+    """Each alone is within the bound; torch multiplies all of them to see how many elements there are."""
+
+    def size(dimension: int) -> dict[str, Any]:
+        symbols = ", ".join(f"Symbol('s{8 * dimension + number}', positive=True, integer=True)" for number in range(8))
+        return {"as_expr": {"expr_str": f"Add({symbols})", "hint": {"as_int": 20}}}
+
+    def grow(model: Any) -> None:
+        tensor = model["graph_module"]["graph"]["tensor_values"]["add"]
+        tensor["sizes"] = [size(dimension) for dimension in range(dimensions)]
+        tensor["strides"] = [{"as_int": 1}] * dimensions
+
+    archive = edited(saved(torch.export.export(_Sum(), (torch.ones(3),))), grow)
+    if is_read:
+        assert read_bytes(archive, tmp_path).program
+        return
+    with pytest.raises(RetracedError, match="more than 256 terms when they are multiplied") as caught:
+        read_bytes(archive, tmp_path)
+    assert caught.value.reason is Reason.PROGRAM_UNSUPPORTED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
 import sympy
@@ -18,7 +19,7 @@ _LARGEST_BITS: Final = 256
 """Numbers that arise while an expression is built stay under this many bits."""
 _MOST_BITS: Final = 4096
 """Nor does what it computes need more, with 64 for each symbol in it."""
-_MOST_TERMS: Final = 1024
+MOST_TERMS: Final = 256
 """Terms that it has when its products and powers are expanded, as torch and sympy do to compare, to simplify and to divide."""
 
 _MOST_DIVIDED: Final = 1024
@@ -104,7 +105,7 @@ class _SympyBuilder:
         if function in _DIVISIONS:
             symbols = set[_Expr]().union(*(argument.free_symbols for argument in arguments))
             is_cheap = function in _CHEAP_OF_SUMS and _is_sum_over_numbers(arguments)
-            if not is_cheap and sum(map(self._terms, arguments)) * len(symbols) > _MOST_DIVIDED:
+            if not is_cheap and sum(map(self.terms, arguments)) * len(symbols) > _MOST_DIVIDED:
                 raise unsupported("a division in it is of too many terms")
         made = made_by(*arguments)
         if function.startswith("OpaqueUnaryFn_") and made.is_number and not made.is_Atom:
@@ -114,8 +115,8 @@ class _SympyBuilder:
             raise unsupported("a number in it is too large")
         if self._size(made) > _MOST_BITS:
             raise unsupported("what it computes is too large")
-        if self._terms(made) > _MOST_TERMS:
-            raise unsupported(f"it has more than {_MOST_TERMS} terms when its products are expanded")
+        if self.terms(made) > MOST_TERMS:
+            raise unsupported(f"it has more than {MOST_TERMS} terms when its products are expanded")
         return made
 
     def _bound_power(self, name: str, base: _Expr, exponent: _Expr) -> None:
@@ -142,23 +143,29 @@ class _SympyBuilder:
             self._bits[expression] = known
         return known
 
-    def _terms(self, expression: _Expr) -> int:
+    def terms(self, expression: _Expr) -> int:
         """Bound the number of terms that an expression expands to, from above; what is no sum, product or power is one term."""
         known = self._expanded.get(expression)
         if known is None:
             if expression.is_Add:
-                known = sum(map(self._terms, expression.args))
+                known = sum(map(self.terms, expression.args))
             elif expression.is_Mul:
-                known = math.prod(map(self._terms, expression.args))
+                known = math.prod(map(self.terms, expression.args))
             elif expression.is_Pow and expression.exp.is_Integer:
                 # The monomials of that degree in as many unknowns as the base has terms.
                 degree = abs(int(expression.exp))
-                known = math.comb(self._terms(expression.base) + degree - 1, degree)
+                known = math.comb(self.terms(expression.base) + degree - 1, degree)
             else:
                 known = 1
             # What is over the bound is refused, and need not be exact.
-            self._expanded[expression] = known = min(known, _MOST_TERMS + 1)
+            self._expanded[expression] = known = min(known, MOST_TERMS + 1)
         return known
+
+
+def expanded_terms(factors: Iterable[_Expr]) -> int:
+    """Bound the number of terms that the product of expressions expands to, from above; what is more than `MOST_TERMS` need not be exact."""
+    builder = _SympyBuilder()
+    return math.prod(builder.terms(factor) for factor in factors)
 
 
 def _is_sum_over_numbers(arguments: list[_Expr]) -> bool:

@@ -6,8 +6,9 @@ copy of it, with a storage of its own.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import msgspec
 import torch
@@ -16,10 +17,12 @@ from msgspec import Raw
 from retraced_pt2 import schema
 from retraced_pt2.limits import MOST_DIMENSIONS
 from retraced_server.program.errors import cause, program_invalid, program_unsupported
+from retraced_server.program.expressions import MOST_TERMS, expanded_terms
 from retraced_server.program.scalar_types import read_device, read_dtype, read_layout
 from retraced_server.program.symbols import Size, Symbols
 from retraced_server.torch_compat.fake_tensors import FakeTensor, allow_absent_device, copy_with_own_storage, empty_coo
 from retraced_server.torch_compat.sparse_kernels import add_sparse_kernels
+from retraced_server.torch_compat.symbolic_shapes import raw_expression
 
 as_strided = torch.ops.aten.as_strided.default
 # A sparse tensor of a file has all its dimensions sparse, and is not coalesced: the file says neither, and this promises least.
@@ -128,7 +131,22 @@ class FakeTensors:
         symbolic = any(isinstance(value, torch.SymInt) for value in (*size, *stride, offset))
         if any(not isinstance(value, torch.SymInt) and value < 0 for value in (*size, *stride, offset)):
             raise program_invalid("a tensor has a negative size, stride or storage offset", field="sizes")
+        if symbolic:
+            _check_work(size, stride)
         return Description(dtype, device, size, stride, offset, meta.requires_grad, layout, symbolic)
+
+
+def _check_work(size: Sequence[Size], stride: Sequence[Size]) -> None:
+    """Check that torch can multiply the sizes of a value in little time, as it does to see how many elements there are."""
+
+    def expressions(numbers: Iterable[Size]) -> list[Any]:
+        return [raw_expression(number) for number in numbers if isinstance(number, torch.SymInt)]
+
+    products = (expressions(size), *(expressions(extent) for extent in zip(size, stride, strict=True)))
+    if any(expanded_terms(product) > MOST_TERMS for product in products):
+        raise program_unsupported(
+            f"the sizes of a value have more than {MOST_TERMS} terms when they are multiplied", field="sizes"
+        )
 
 
 def _meta(described: Description) -> torch.Tensor:
