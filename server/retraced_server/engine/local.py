@@ -18,7 +18,7 @@ from retraced_server.engine.job import Job
 from retraced_server.engine.scratch import remove_abandoned
 from retraced_server.engine.supervisor import Supervisor
 from retraced_server.engine.usage import private_bytes
-from retraced_server.engine.zygote import Worker
+from retraced_server.engine.zygote import Worker, ZygoteConfig
 from retraced_server.errors import Failure, Reason
 from retraced_server.pipeline.domain import JobStats, TransformOptions
 from retraced_server.pipeline.parse import Pipeline
@@ -69,10 +69,12 @@ class LocalEngineConfig:
     accept_newer_schema: bool = False
 
     @property
-    def sandbox(self) -> SandboxConfig:
-        """How workers are locked down."""
+    def zygote(self) -> ZygoteConfig:
+        """How what workers are forked from is set up."""
         uids = range(self.first_uid, self.first_uid + self.workers)
-        return SandboxConfig(uids, self.read_paths, allow_missing=self.allow_missing_sandbox)
+        sandbox = SandboxConfig(uids, self.read_paths, allow_missing=self.allow_missing_sandbox)
+        allowed = self.allow_namespaces, self.allow_operators
+        return ZygoteConfig(self.imports, self.spool_dir, sandbox, *allowed, newer_schema=self.accept_newer_schema)
 
     @property
     def jobs_at_a_time(self) -> int:
@@ -106,14 +108,7 @@ class LocalEngine:
 
     def __init__(self, config: LocalEngineConfig) -> None:
         self.config = config
-        self.supervisor = Supervisor(
-            config.imports,
-            config.spool_dir,
-            config.sandbox,
-            allow_namespaces=config.allow_namespaces,
-            allow_operators=config.allow_operators,
-            newer_schema=config.accept_newer_schema,
-        )
+        self.supervisor = Supervisor(config.zygote)
         self._admission = Admission(config.jobs_at_a_time, config.max_queued)
         self._tickets: set[LocalTicket] = set()
         self._draining = False

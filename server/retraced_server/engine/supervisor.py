@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
-from pathlib import Path
 
 from retraced_server.engine.base import WorkerFacts
-from retraced_server.engine.zygote import Zygote
+from retraced_server.engine.zygote import Zygote, ZygoteConfig
 from retraced_server.errors import Failure, Reason, RetracedError
-from retraced_server.worker.sandbox import SandboxConfig
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
@@ -22,33 +19,14 @@ class Supervisor:
     """The zygote that there is now.
 
     Args:
-        imports: Modules that it loads.
-        spool_dir: Where its temporary files go.
-        sandbox: How its workers are locked down.
-        allow_namespaces: Namespaces of torch's own operators that programs may hold, besides the usual.
-        allow_operators: Single operators that programs may hold, besides those on the list.
-        newer_schema: Whether its workers read programs of newer minor versions of the schema.
+        config: How it is set up.
 
     Attributes:
         restarts: How often the zygote was replaced.
     """
 
-    def __init__(
-        self,
-        imports: Sequence[str],
-        spool_dir: Path,
-        sandbox: SandboxConfig,
-        *,
-        allow_namespaces: Sequence[str] = (),
-        allow_operators: Sequence[str] = (),
-        newer_schema: bool = False,
-    ) -> None:
-        self._imports = imports
-        self._spool_dir = spool_dir
-        self._sandbox = sandbox
-        self._allow_namespaces = allow_namespaces
-        self._allow_operators = allow_operators
-        self._newer_schema = newer_schema
+    def __init__(self, config: ZygoteConfig) -> None:
+        self._config = config
         self._zygote: Zygote | None = None
         self._facts: WorkerFacts | None = None
         self._failure: Failure | None = Failure(Reason.WORKERS_UNAVAILABLE, "the engine has not been started")
@@ -84,7 +62,7 @@ class Supervisor:
         Raises:
             RetracedError: WORKERS_UNAVAILABLE, with what it said.
         """
-        zygote = await self._start()
+        zygote = await Zygote.start(self._config)
         self._set(zygote)
         self._keeping = asyncio.create_task(self._keep(zygote), name="zygote-supervisor")
         return zygote.facts
@@ -127,23 +105,13 @@ class Supervisor:
         pause = _FIRST_PAUSE
         while True:
             try:
-                return await self._start()
+                return await Zygote.start(self._config)
             except RetracedError as error:
                 traceback = error.traceback and f"\n{error.traceback}"
                 _log.error("%s; the next attempt is in %.0f seconds%s", error.message, pause, traceback)
                 self._fail(Failure(error.reason, error.message, retry_after=pause))
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-
-    async def _start(self) -> Zygote:
-        return await Zygote.start(
-            self._imports,
-            self._spool_dir,
-            self._sandbox,
-            allow_namespaces=self._allow_namespaces,
-            allow_operators=self._allow_operators,
-            newer_schema=self._newer_schema,
-        )
 
     def _set(self, zygote: Zygote) -> None:
         _log.info("zygote %d is ready", zygote.pid)

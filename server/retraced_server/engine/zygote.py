@@ -42,6 +42,27 @@ _MODULE = "retraced_server.worker.zygote"
 _log = logging.getLogger("retraced.zygote")
 
 
+@dataclass(frozen=True)
+class ZygoteConfig:
+    """How a zygote is set up.
+
+    Attributes:
+        imports: Modules that it loads.
+        spool_dir: Where it has a folder for temporary files while it runs.
+        sandbox: How its workers are locked down.
+        allow_namespaces: Namespaces of torch's own operators that programs may hold, besides the usual.
+        allow_operators: Single operators that programs may hold, besides those on the list.
+        newer_schema: Whether its workers read programs of newer minor versions of the schema.
+    """
+
+    imports: tuple[str, ...]
+    spool_dir: Path
+    sandbox: SandboxConfig
+    allow_namespaces: tuple[str, ...] = ()
+    allow_operators: tuple[str, ...] = ()
+    newer_schema: bool = False
+
+
 class Worker:
     """A worker of a zygote.
 
@@ -140,24 +161,8 @@ class Zygote:
         self.ended: asyncio.Task[None]
 
     @staticmethod
-    async def start(
-        imports: Sequence[str],
-        spool_dir: Path,
-        sandbox: SandboxConfig,
-        *,
-        allow_namespaces: Sequence[str] = (),
-        allow_operators: Sequence[str] = (),
-        newer_schema: bool = False,
-    ) -> Zygote:
+    async def start(config: ZygoteConfig) -> Zygote:
         """Starts a zygote, and waits until it can fork.
-
-        Args:
-            imports: Modules that it loads.
-            spool_dir: Where it has a folder for temporary files while it runs.
-            sandbox: How its workers are locked down.
-            allow_namespaces: Namespaces of torch's own operators that programs may hold, besides the usual.
-            allow_operators: Single operators that programs may hold, besides those on the list.
-            newer_schema: Whether they read programs of newer minor versions of the schema.
 
         Raises:
             RetracedError: WORKERS_UNAVAILABLE, with what it said.
@@ -168,18 +173,18 @@ class Zygote:
                 opened.callback(control.close)
                 with theirs:
                     # What torch and passes leave there goes with the zygote.
-                    scratch = ScratchFolder(spool_dir)
+                    scratch = ScratchFolder(config.spool_dir)
                     opened.callback(scratch.remove)
                     log = LogPipe(lambda line: _log.info("%s", line))
                     opened.callback(log.close)
                     process = await asyncio.create_subprocess_exec(
                         *(sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())),
                         f"--parent={os.getpid()}",
-                        *(f"--import={name}" for name in imports),
-                        *(f"--allow-namespace={name}" for name in allow_namespaces),
-                        *(f"--allow-operator={name}" for name in allow_operators),
-                        *_sandbox_options(sandbox),
-                        *(["--accept-newer-schema"] if newer_schema else []),
+                        *(f"--import={name}" for name in config.imports),
+                        *(f"--allow-namespace={name}" for name in config.allow_namespaces),
+                        *(f"--allow-operator={name}" for name in config.allow_operators),
+                        *_sandbox_options(config.sandbox),
+                        *(["--accept-newer-schema"] if config.newer_schema else []),
                         stdin=asyncio.subprocess.DEVNULL,
                         stdout=log.fileno(),
                         stderr=log.fileno(),

@@ -12,7 +12,8 @@ from retraced_server.errors import FieldViolation, Reason, RetracedError
 from retraced_server.pipeline.domain import TransformRequest
 from retraced_server.pipeline.parse import Pipeline, parse_pipeline
 from retraced_server.service.readiness import spool_obstacle
-from retraced_server.service.upload import Upload
+from retraced_server.service.record import CallRecord
+from retraced_server.service.upload import Read, Upload
 
 _SHA256_BYTES = 32
 _START_SECONDS = 2.0
@@ -136,9 +137,9 @@ class GraphTransforms:
         self._require_open()
         return self._engine.admit(request_id)
 
-    def upload(self, request: TransformRequest) -> Upload:
-        """Begins to take an archive."""
-        return Upload(request, self._spool_dir, self._spool_memory)
+    def upload(self, request: TransformRequest, read: Read, record: CallRecord) -> Upload:
+        """Return the archive of a call, which is yet to be received."""
+        return Upload(request, read, record, self._spool_dir, self._spool_memory)
 
     def _require_open(self) -> float:
         if self._opened is None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 import grpc
 import structlog
 
-from retraced_server.engine.spool import Spool
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.pipeline.domain import TransformRequest
 from retraced_server.pipeline.parse import Pipeline
@@ -18,35 +16,9 @@ from retraced_server.service import convert
 from retraced_server.service.calls import Call, Calls, Context
 from retraced_server.service.instance import GraphTransforms
 from retraced_server.service.record import CallRecord
-from retraced_server.service.upload import MAX_CHUNK_BYTES, Upload
+from retraced_server.service.upload import MAX_CHUNK_BYTES
 
 _LOGGED_CHARACTERS = 300
-
-
-class _Upstream:
-    """The program of one call, whose archive comes in its request stream. A `ProgramSource`.
-
-    Args:
-        upload: Where the archive goes.
-        read: Gives the next message of the stream, and None at its end.
-        record: Where to note that the archive is here.
-    """
-
-    def __init__(self, upload: Upload, read: Callable[[], Awaitable[convert.Request | None]], record: CallRecord) -> None:
-        self._upload = upload
-        self._read = read
-        self._record = record
-
-    async def archive(self) -> Spool:
-        """Read the archive to its end and check it."""
-        upload = self._upload
-        while (chunk := await self._read()) is not None:
-            if not isinstance(chunk, bytes):
-                raise convert.violation("spec", f"a second spec came, after {upload.spool.size} bytes of the archive")
-            await upload.write(chunk)
-        upload.finish()
-        self._record.archive_sha256, self._record.uploaded_at = upload.spool.sha256.hex(), time.monotonic()
-        return upload.spool
 
 
 class GraphTransformServicer:
@@ -96,9 +68,8 @@ class GraphTransformServicer:
             record.job = ticket.report
             await self._write(context, record, convert.accepted(call.request_id, ticket.queue_position))
             record.upload_at = time.monotonic()
-            with self._transforms.upload(request) as upload:
-                source = _Upstream(upload, partial(self._read, context, record), record)
-                async for response in ticket.run(pipeline, request.options, source):
+            with self._transforms.upload(request, partial(self._read, context, record), record) as upload:
+                async for response in ticket.run(pipeline, request.options, upload):
                     await self._write(context, record, response)
 
     async def _read(self, context: Context, record: CallRecord) -> convert.Request | None:

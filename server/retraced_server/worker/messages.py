@@ -273,9 +273,7 @@ def decode_job_request(data: bytes, catalogue: Catalogue) -> JobRequest:
 
 def encode_job_event(event: JobEvent) -> bytes:
     """Serializes what a worker sends: a frame's content."""
-    if isinstance(event, bytes):
-        return _RESPONSE + event
-    return _EVENT + _encode_event(event).SerializeToString()
+    return _RESPONSE + event if isinstance(event, bytes) else _EVENT + _encode_event(event).SerializeToString()
 
 
 def decode_job_event(data: bytes) -> JobEvent:
