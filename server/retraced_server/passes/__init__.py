@@ -4,15 +4,18 @@ from retraced_server.passes import cse, dce, decompose, retrace, view_to_view_co
 from retraced_server.passes.base import GraphPass, ProgramPass, ProgramPassResult
 from retraced_server.passes.registry import Option, RegistrationError, catalogue, create_pass, load_plugins, register_pass
 from retraced_server.passes.run import PipelineObserver, PipelineResult, check_pipeline, run_pipeline
+from retraced_server.pipeline.catalogue import IrLevel, WeightsNeed
 
 __all__ = [
     "GraphPass",
+    "IrLevel",
     "Option",
     "PipelineObserver",
     "PipelineResult",
     "ProgramPass",
     "ProgramPassResult",
     "RegistrationError",
+    "WeightsNeed",
     "catalogue",
     "check_pipeline",
     "create_pass",

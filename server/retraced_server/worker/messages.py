@@ -375,7 +375,7 @@ def encode_pass(info: PassInfo) -> passes_pb2.Pass:
         summary=info.summary,
         description=info.description,
         options=[_encode_option(option) for option in info.options],
-        needs_weights=info.needs_weights,
+        needs_weights=info.needs_weights is WeightsNeed.VALUES,
         ir_level=passes_pb2.IrLevel.Value(f"IR_LEVEL_{info.ir_level.name}"),
         provider=info.provider,
     )
@@ -414,7 +414,7 @@ def _decode_pass(message: passes_pb2.Pass) -> PassInfo:
         summary=message.summary,
         description=message.description,
         options=tuple(_decode_option(option) for option in message.options),
-        needs_weights=message.needs_weights,
+        needs_weights=WeightsNeed.VALUES if message.needs_weights else WeightsNeed.NONE,
         ir_level=IrLevel[_suffix(passes_pb2.IrLevel.Name(message.ir_level), 2)],
         provider=message.provider,
     )
