@@ -29,22 +29,25 @@ class FoldScale(ExportPass, only={aten.mul.Tensor, aten.mul.Scalar}):
 
     def call_operator(self, op: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> ProxyValue[Any]:
         """Call a linear with scaled weights in the place of a multiplication."""
-        operands = args[:2] if isinstance(args[0], ProxyValue) else args[1::-1]
-        for linear, factor in (operands, operands[::-1]):
-            if _is_linear(linear):
-                folded = self._fold(linear.node, factor, args, kwargs, meta)
+        for at, linear in enumerate(args):
+            if isinstance(linear, ProxyValue) and linear.node.target is aten.linear.default:
+                folded = self._fold(linear.node, at, args[1 - at], meta)
                 if folded is not None:
                     return folded
         return super().call_operator(op, args, kwargs, meta)
 
-    def _fold(self, linear: fx.Node, factor: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> ProxyValue[Any] | None:
+    def _fold(self, linear: fx.Node, at: int, factor: Any, meta: NodeMetadata) -> ProxyValue[Any] | None:
         context = pass_context()
+        assert context.node is not None
+        # Of the graph under construction not all users are there yet.
+        given = context.node.args[at]
+        assert isinstance(given, fx.Node)
         number, why = _number(factor)
         weights = [argument for argument in linear.args[1:] if argument is not None]
         names = [context.weights.name_of(weight) for weight in weights]
         if number is None:
             pass
-        elif len(linear.users) > 1:
+        elif len(given.users) > 1:
             why = "other nodes use its result too"
         elif None in names or any(context.weights.is_written(name) for name in names if name is not None):
             why = "its weight or bias is computed by the program"
@@ -70,15 +73,16 @@ class FoldScale(ExportPass, only={aten.mul.Tensor, aten.mul.Scalar}):
         return self.scaled[name, factor]
 
 
-def _is_linear(value: Any) -> bool:
-    return isinstance(value, ProxyValue) and value.node.target is aten.linear.default
-
-
 def _number(factor: Any) -> tuple[float | None, str]:
     """Return the number that a factor is in every run, or why it is none."""
     if isinstance(factor, (int, float)):
         return float(factor), ""
     weights = pass_context().weights
+    # A constant that the model makes in `forward` is copied first.
+    while isinstance(factor, ProxyValue) and factor.node.target is aten.clone.default:
+        source = factor.node.args[0]
+        assert isinstance(source, fx.Node)
+        factor = ProxyValue(value_of(source), source)
     name = weights.name_of(factor)
     if name is None:
         return None, "the factor is computed by the program"

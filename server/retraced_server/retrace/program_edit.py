@@ -22,7 +22,7 @@ from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.held_programs import StateChanges
 from retraced_server.retrace.outcome import RetraceOutcome
 from retraced_server.retrace.pytree_specs import positional_leaves
-from retraced_server.retrace.weights import AddedWeight, WeightChanges, Weights, WeightsUse, names_alone
+from retraced_server.retrace.weights import AddedWeight, WeightChanges, Weights, WeightsUse, unread_names
 from retraced_server.torch_compat.graphs import root_of
 from retraced_server.torch_compat.programs import SpecViolationError, verify_graph
 from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
@@ -129,7 +129,7 @@ class ProgramEdit:
         gone = names.keys() & tensors.keys() - used.keys()
         if not gone:
             return set()
-        gone |= {other for name in gone for other in names_alone(name, tensors, inputs.keys())}
+        gone |= {other for name in gone for other in unread_names(name, tensors, used.keys())}
         self._modify()
         self.inputs = [entry for entry in self.inputs if entry.spec is None or entry.spec.target not in gone]
         left = {entry.name for entry in self.inputs}

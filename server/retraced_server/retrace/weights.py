@@ -76,6 +76,7 @@ class Weights(Mapping[str, torch.Tensor]):
     ) -> None:
         self._tensors = dict(tensors)
         self._inputs = {node.name: (name, node.meta.get("val")) for node, name in inputs.items()}
+        self._names_read = frozenset(name for node, name in inputs.items() if node.users)
         self._written = written
         self._use = use
         self._changes = WeightChanges()
@@ -182,7 +183,7 @@ class Weights(Mapping[str, torch.Tensor]):
     def replace(self, name: str, value: torch.Tensor) -> None:
         """Give a weight another value, for all that reads the name. Other names in its storage keep what they have.
 
-        A name for the same tensor that the program has no input for goes along.
+        A name of the same tensor that nothing reads it by goes along: the weights stay tied.
 
         Args:
             name: Its name.
@@ -201,7 +202,7 @@ class Weights(Mapping[str, torch.Tensor]):
             )
         if any(known == name and isinstance(val, FakeTensor) and val.constant is not None for known, val in self._inputs.values()):
             raise ExportPassError(f"the value of `{name}` is a constant, which recorded values were computed of: add() another")
-        along = names_alone(name, self._tensors, {known for known, _ in self._inputs.values()})
+        along = unread_names(name, self._tensors, self._names_read)
         if self.is_written(name) and set(self.shared_with(name)) - set(along):
             raise ExportPassError(f"`{name}` shares its storage with other weights, and the program writes there: it cannot be replaced")
         with self.eager():
@@ -273,13 +274,13 @@ def _check_real(name: str, value: torch.Tensor) -> None:
         raise ExportPassError(f"the value for `{name}` is a fake tensor, without data: compute it within `with weights.eager():`")
 
 
-def names_alone(name: str, tensors: Mapping[str, torch.Tensor], read: Set[str]) -> list[str]:
-    """Return the other names of a weight that are names alone, since no input stands for them: torch.export gives tied weights one input.
+def unread_names(name: str, tensors: Mapping[str, torch.Tensor], read: Set[str]) -> list[str]:
+    """Return the other names of a tensor that no node reads it by: torch.export has the users of tied weights read one of their inputs.
 
     Args:
         name: The weight.
         tensors: All weights.
-        read: Those that inputs stand for.
+        read: Those that nodes read.
     """
     tensor, storage = tensors[name], _storage(tensors[name])
     return [

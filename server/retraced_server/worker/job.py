@@ -15,7 +15,7 @@ from retraced_server.errors import Reason, RetracedError, text_of
 from retraced_server.passes import PipelineResult, RegistrationError, catalogue, check_pipeline, create_pass, run_pipeline
 from retraced_server.passes.raised import own_error
 from retraced_server.pipeline.domain import NodeSelection, OutputDelivery, PassReport
-from retraced_server.pipeline.parse import parse_pipeline
+from retraced_server.pipeline.parse import Pipeline, parse_pipeline
 from retraced_server.program import (
     SCHEMA_VERSION,
     TORCH_VERSION,
@@ -155,13 +155,13 @@ class _Job:
     def _run(self) -> None:
         pipeline = _check_pipeline(self._request.pipeline)
         with processor_time(self._read_seconds):
-            read = self._read()
+            read = self._read(pipeline)
             with self._watch.stage("describing"):
                 given = describe_program(read.program, schema_version=read.schema_version, torch_version=read.torch_version)
             if self._request.validate_only:
                 check_pipeline(read.program, self._request.pipeline)
         if self._request.validate_only:
-            self._emit(_summary(Summary(False, given, None, 0, b"", pipeline, self._watch.timings, ())))
+            self._emit(_summary(Summary(False, given, None, 0, b"", str(pipeline), self._watch.timings, ())))
             return
         with self._watch.stage("running"):
             result = run_pipeline(
@@ -174,12 +174,14 @@ class _Job:
         made = self._describe(result, given)
         size, digest = self._output(read, result)
         remarks = (*result.remarks, *self._remarks, *not_loadable(result.program))
-        self._emit(_summary(Summary(result.modified, given, made, size, digest, pipeline, self._watch.timings, remarks)))
+        self._emit(_summary(Summary(result.modified, given, made, size, digest, str(pipeline), self._watch.timings, remarks)))
 
-    def _read(self) -> ReadProgram:
+    def _read(self, pipeline: Pipeline) -> ReadProgram:
+        # What the passes have not declared to read stays on the disk.
+        needed = any(call.info.needs_weights for call in pipeline.passes)
         self._progress.begin(Stage.READING, self._archive_size)
         with self._watch.stage("reading"):
-            read = read_program(self._archive, options=self._options)
+            read = read_program(self._archive, weights="map" if needed else "absent", options=self._options)
         self._progress.reach(Stage.READING, self._archive_size, self._archive_size)
         return read
 
@@ -272,15 +274,15 @@ class _Observer:
         self._emit(responses.pass_finished(index, report))
 
 
-def _check_pipeline(text: str) -> str:
-    """Checks pipeline text down to the options that only a pass's constructor can judge, and gives it in canonical form."""
+def _check_pipeline(text: str) -> Pipeline:
+    """Checks pipeline text down to the options that only a pass's constructor can judge."""
     pipeline = parse_pipeline(text, catalogue())
     for call in pipeline.passes:
         try:
             create_pass(call)
         except RegistrationError as error:
             raise RetracedError(Reason.OPTION_INVALID, str(error), metadata={"pass": call.info.name}) from error
-    return str(pipeline)
+    return pipeline
 
 
 def _summary(summary: Summary) -> bytes:

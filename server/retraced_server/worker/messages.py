@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from retraced.v1 import graph_transform_pb2, passes_pb2, program_pb2
 from retraced_server.errors import FieldViolation, Reason, RetracedError
-from retraced_server.pipeline.catalogue import Catalogue, IrLevel, OptionInfo, OptionType, OptionValue, PassInfo
+from retraced_server.pipeline.catalogue import Catalogue, IrLevel, OptionInfo, OptionType, OptionValue, PassInfo, WeightsNeed
 from retraced_server.pipeline.domain import JobStats, NodeSelection, OutputDelivery, Period, RetraceMode, TransformRequest
 from retraced_server.pipeline.syntax import MAX_PASSES, parse_syntax, quote
 from retraced_server.worker.sandbox import Layer, SandboxReport, State
