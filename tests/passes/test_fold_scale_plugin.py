@@ -135,7 +135,10 @@ def test_what_is_folded_comes_from_the_multiplication_by_name_and_provenance() -
         (lambda self, x: self.fc(x) * x.sum(), "the factor is computed by the program"),
         (lambda self, x: self.fc(x) * self.scales, "the factor `scales` is no single number"),
         (lambda self, x: (y := self.fc(x)) * 2 + y, "other nodes use its result too"),
-        (lambda self, x: nn.functional.linear(x, self.fc.weight * x.mean()) * 2, "its weight or bias is computed by the program"),
+        (
+            lambda self, x: nn.functional.linear(x, self.fc.weight * x.mean()) * 2,
+            "its weight or bias is computed by the program",
+        ),
     ],
     ids=["computed factor", "many factors", "two users", "computed weight"],
 )
@@ -171,7 +174,7 @@ def test_program_of_another_level_is_refused_with_what_to_run_before() -> None:
         return result
 
     program = _program(forward)
-    with pytest.raises(RetracedError, match="it takes functional programs, .* run `decompose` before") as caught:
+    with pytest.raises(RetracedError, match=r"it takes functional programs, .* run `decompose` before") as caught:
         run_pipeline(program, "fold-scale")
     assert caught.value.reason is Reason.PASS_FAILED
     assert run_pipeline(program, "decompose{table=none},fold-scale").reports[1].rewrites == 1

@@ -72,8 +72,8 @@ def register_pass(
     Args:
         name: The name in pipelines: lower-case letters, digits and hyphens.
         summary: One line; by default the first line of the class's docstring, the rest of which is the description.
-        needs_weights: What the pass reads of parameters, buffers and constants. A worker gives it fake tensors for weights whose values no pass of
-            the pipeline has declared to read, and `pass_context().weights` refuses them.
+        needs_weights: What the pass reads of parameters, buffers and constants. `pass_context().weights` gives no more, and where no pass of a
+            pipeline reads any, the program has fake tensors in their place in a worker.
         ir_level: The level of the intermediate representation that it takes (`retraced_server.passes.ir_level`). A pipeline in which it would
             get another is refused.
         provider: The distribution or module it comes from; by default found from the class's module.

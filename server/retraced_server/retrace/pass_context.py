@@ -68,7 +68,9 @@ class PassContext:
         """
         if self._weights is None:
             if self.weights_of is None:
-                raise ExportPassError("a graph that is given alone has no weights: run the pass on a program, by `run_pipeline`")
+                raise ExportPassError(
+                    "a graph that is given alone has no weights: run the pass on a program, by `run_pipeline`"
+                )
             self._weights = self.weights_of()
         return self._weights
 

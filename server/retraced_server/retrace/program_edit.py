@@ -28,7 +28,6 @@ from retraced_server.torch_compat.programs import SpecViolationError, verify_gra
 from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
 from retraced_server.torch_compat.symbolic_shapes import shape_env_of
 
-
 # The order that torch.export gives inputs that stand for weights.
 _KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 _MUTATIONS = (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION)
@@ -121,7 +120,7 @@ class ProgramEdit:
         nodes = {node.name: node for node in self.graph_module.graph.find_nodes(op="placeholder")}
         inputs = {entry.spec.target: nodes[entry.name] for entry in self.inputs if entry.spec is not None and entry.spec.target}
         used = {name: f"'{next(iter(node.users)).name}' reads it" for name, node in inputs.items() if node.users}
-        used |= {name: "the program writes to it" for name in self._written()}
+        used |= dict.fromkeys(self._written(), "the program writes to it")
         for name, is_error in names.items():
             if is_error and name in used:
                 raise ExportPassError(f"the pass removed the weight `{name}`, but {used[name]}")
@@ -137,7 +136,9 @@ class ProgramEdit:
         for node in module.graph.find_nodes(op="placeholder"):
             if node.name not in left:
                 module.graph.erase_node(node)
-                self._renamed = {old: None if now == node.name else now for old, now in self._renamed.items()} | {node.name: None}
+                self._renamed = {old: None if now == node.name else now for old, now in self._renamed.items()} | {
+                    node.name: None
+                }
         self.graph_module = module
         self._removed |= gone
         for name in gone:

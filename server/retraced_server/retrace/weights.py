@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import fx
@@ -200,11 +200,15 @@ class Weights(Mapping[str, torch.Tensor]):
                 f"`{name}` is {old.dtype} of shape {tuple(old.shape)} on {old.device}, and the value for it is {value.dtype} of shape "
                 f"{tuple(value.shape)} on {value.device}: add() it as a weight of its own"
             )
-        if any(known == name and isinstance(val, FakeTensor) and val.constant is not None for known, val in self._inputs.values()):
+        if any(
+            known == name and isinstance(val, FakeTensor) and val.constant is not None for known, val in self._inputs.values()
+        ):
             raise ExportPassError(f"the value of `{name}` is a constant, which recorded values were computed of: add() another")
         along = unread_names(name, self._tensors, self._names_read)
         if self.is_written(name) and set(self.shared_with(name)) - set(along):
-            raise ExportPassError(f"`{name}` shares its storage with other weights, and the program writes there: it cannot be replaced")
+            raise ExportPassError(
+                f"`{name}` shares its storage with other weights, and the program writes there: it cannot be replaced"
+            )
         with self.eager():
             made = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device=old.device).copy_(value)
             if isinstance(old, torch.nn.Parameter):
@@ -254,7 +258,9 @@ class Weights(Mapping[str, torch.Tensor]):
 
     def _value(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         if isinstance(tensor, FakeTensor) or tensor.is_meta:
-            raise ExportPassError(f"the value of `{name}` is not here: the program has it on {tensor.device}, or was saved without")
+            raise ExportPassError(
+                f"the value of `{name}` is not here: the program has it on {tensor.device}, or was saved without"
+            )
         if name not in self._read:
             with self.eager():
                 read = tensor.detach()
@@ -271,7 +277,9 @@ class Weights(Mapping[str, torch.Tensor]):
 
 def _check_real(name: str, value: torch.Tensor) -> None:
     if isinstance(value, FakeTensor):
-        raise ExportPassError(f"the value for `{name}` is a fake tensor, without data: compute it within `with weights.eager():`")
+        raise ExportPassError(
+            f"the value for `{name}` is a fake tensor, without data: compute it within `with weights.eager():`"
+        )
 
 
 def unread_names(name: str, tensors: Mapping[str, torch.Tensor], read: Set[str]) -> list[str]:
@@ -286,7 +294,11 @@ def unread_names(name: str, tensors: Mapping[str, torch.Tensor], read: Set[str])
     return [
         other
         for other, same in tensors.items()
-        if other != name and other not in read and storage is not None and storage == _storage(same) and _same_view(same, tensor)
+        if other != name
+        and other not in read
+        and storage is not None
+        and storage == _storage(same)
+        and _same_view(same, tensor)
     ]
 
 
