@@ -203,6 +203,7 @@ def test_replaced_weight_is_so_for_all_that_reads_it_and_stays_tied(program: Exp
         (lambda weights: weights.replace("fc.bias", torch.zeros(3, dtype=torch.float64)), r"add\(\) it as a weight of its own"),
         (lambda weights: weights.add("fc.bias.part", torch.zeros(3)), "cannot be named `fc.bias.part`"),
         (lambda weights: weights.add("a..b", torch.zeros(3)), "cannot be named `a..b`"),
+        (lambda weights: (weights.add("new", torch.zeros(3)), weights.replace("new", torch.ones(3))), "has added `new` itself"),
         (lambda weights: weights.remove("fc.bias"), "removed the weight `fc.bias`, but 'linear' reads it"),
         (lambda weights: weights.remove("steps"), "removed the weight `steps`, but the program writes to it"),
         (lambda weights: weights["nothing"], r"'nothing' \(KeyError"),
@@ -308,6 +309,26 @@ def test_added_weight_is_an_input_of_its_kind_among_those(program: ExportedProgr
         saved_and_loaded(result).module()(x),
         nn.functional.linear(nn.functional.linear(x, weight, bias).relu() + 2.0, weight) + 1.0,
     )
+
+
+def test_inputs_that_one_pass_makes_have_the_order_of_their_kinds(program: ExportedProgram) -> None:
+    class Adds(ExportPass, only={aten.relu.default}):
+        def call_operator(self, op: Any, args: Any, kwargs: Any, meta: Any) -> ProxyValue[Any]:
+            weights, value = pass_context().weights, super().call_operator(op, args, kwargs, meta)
+            with weights.eager():
+                made = [
+                    torch.ones(3),
+                    weights.add("buffer", torch.ones(3)),
+                    weights.add("parameter", nn.Parameter(torch.ones(3))),
+                ]
+            for each in made:
+                value = super().call_operator(aten.add.Tensor, (value, each), {}, meta)
+            return value
+
+    result = run_pipeline(program, [Adds()]).program
+    validate(result)
+    targets = [spec.target for spec in result.graph_signature.input_specs]
+    assert targets == ["fc.weight", "fc.bias", "out.weight", "parameter", "offset", "steps", "buffer", "lifted_tensor_0", None]
 
 
 def test_added_weight_that_a_subgraph_reads_is_given_to_it_as_an_operand() -> None:

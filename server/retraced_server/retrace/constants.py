@@ -36,6 +36,8 @@ _TRAILING = frozenset(
 
 # As torch.export names the inputs that stand for them.
 _PREFIXES = {InputKind.PARAMETER: "p_", InputKind.BUFFER: "b_", InputKind.CONSTANT_TENSOR: "c_"}
+LIFTED_KINDS = tuple(_PREFIXES)
+"""The kinds of inputs that stand for tensors, in the order that torch.export gives them."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,11 @@ def lift_to_inputs(
     lifted: list[LiftedTensor] = []
     placeholders: dict[int, fx.Node] = {}
     number = sum(1 for name in taken if name.startswith("lifted_tensor_"))
-    for node, tensor in list(_tensor_nodes(module)):
+
+    def order(read: tuple[fx.Node, torch.Tensor]) -> int:
+        return LIFTED_KINDS.index(added[id(read[1])].kind if id(read[1]) in added else InputKind.CONSTANT_TENSOR)
+
+    for node, tensor in sorted(_tensor_nodes(module), key=order):
         known = placeholders.get(id(tensor))
         if known is None:
             weight = added.get(id(tensor))

@@ -16,7 +16,13 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind, OutputSpec, TensorArgument
 
 from retraced_server.retrace.call_schema import check_calls
-from retraced_server.retrace.constants import copy_graph_module, has_tensor_attributes, lift_to_inputs, pull_out_of_subgraphs
+from retraced_server.retrace.constants import (
+    LIFTED_KINDS,
+    copy_graph_module,
+    has_tensor_attributes,
+    lift_to_inputs,
+    pull_out_of_subgraphs,
+)
 from retraced_server.retrace.copies import copy_with_subgraphs
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.held_programs import StateChanges
@@ -28,8 +34,6 @@ from retraced_server.torch_compat.programs import SpecViolationError, verify_gra
 from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
 from retraced_server.torch_compat.symbolic_shapes import shape_env_of
 
-# The order that torch.export gives inputs that stand for weights.
-_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 _MUTATIONS = (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION)
 
 
@@ -212,7 +216,7 @@ class ProgramEdit:
 
         def before(kind: InputKind) -> fx.Node:
             """Find the first input of a kind that comes later, or the first node that is none."""
-            later = _KINDS[_KINDS.index(kind) + 1 :]
+            later = LIFTED_KINDS[LIFTED_KINDS.index(kind) + 1 :]
             return next(
                 node
                 for node in module.graph.nodes

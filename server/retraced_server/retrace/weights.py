@@ -195,6 +195,8 @@ class Weights(Mapping[str, torch.Tensor]):
         """
         old = self._tensors[name]
         _check_real(name, value)
+        if any(added.name == name for added in self._changes.added):
+            raise ExportPassError(f"the pass has added `{name}` itself, which has no other value then: add() another")
         if (value.shape, value.dtype, value.device) != (old.shape, old.dtype, old.device):
             raise ExportPassError(
                 f"`{name}` is {old.dtype} of shape {tuple(old.shape)} on {old.device}, and the value for it is {value.dtype} of shape "
