@@ -217,11 +217,12 @@ class ProgramEdit:
         def before(kind: InputKind) -> fx.Node:
             """Find the first input of a kind that comes later, or the first node that is none."""
             later = LIFTED_KINDS[LIFTED_KINDS.index(kind) + 1 :]
-            return next(
+            found: fx.Node = next(
                 node
                 for node in module.graph.nodes
                 if node.op != "placeholder" or node.name in user_inputs or kinds.get(node.name) in later
             )
+            return found
 
         taken = {*self.program.constants, *self.constants, *self.program.state_dict, *self.state}
         lifted = lift_to_inputs(module, before, taken, self._added)
