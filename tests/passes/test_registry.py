@@ -27,7 +27,7 @@ from retraced_server.passes import (
     registry,
     run_pipeline,
 )
-from retraced_server.pipeline.catalogue import IrLevel, OptionInfo, OptionType, PassInfo
+from retraced_server.pipeline.catalogue import IrLevel, OptionInfo, OptionType, PassInfo, WeightsNeed
 from retraced_server.pipeline.parse import PassCall, parse_pipeline
 from retraced_server.retrace import ExportPass, PassResult
 from tests.support.models import by_name
@@ -70,9 +70,9 @@ def test_built_in_passes_are_described() -> None:
 
 
 def test_description_is_the_docstring() -> None:
-    register_pass("mine", needs_weights=True, ir_level=IrLevel.CORE_ATEN)(_Unchanging)
+    register_pass("mine", needs_weights=WeightsNeed.VALUES, ir_level=IrLevel.CORE_ATEN)(_Unchanging)
     assert catalogue()["mine"] == PassInfo(
-        "mine", "Change nothing.", "More about it.", (), True, IrLevel.CORE_ATEN, provider="tests"
+        "mine", "Change nothing.", "More about it.", (), WeightsNeed.VALUES, IrLevel.CORE_ATEN, provider="tests"
     )
 
 

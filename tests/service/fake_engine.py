@@ -13,7 +13,7 @@ from retraced.v1 import program_pb2
 from retraced_server.engine.base import EngineCounts, ImportedModule, JobReport, Load, ProgramSource, WorkerFacts
 from retraced_server.engine.spool import Spool
 from retraced_server.errors import RetracedError
-from retraced_server.pipeline.catalogue import IrLevel, OptionInfo, OptionType, PassInfo
+from retraced_server.pipeline.catalogue import IrLevel, OptionInfo, OptionType, PassInfo, WeightsNeed
 from retraced_server.pipeline.domain import JobStats, TransformOptions, TransformRequest
 from retraced_server.pipeline.parse import Pipeline
 from retraced_server.worker import responses
@@ -30,7 +30,7 @@ FACTS = WorkerFacts(
                 "decompose",
                 "Decomposes operators.",
                 options=(OptionInfo("table", "Which.", OptionType.CHOICE, "core-aten", ("core-aten", "none")),),
-                needs_weights=True,
+                needs_weights=WeightsNeed.VALUES,
                 ir_level=IrLevel.FUNCTIONAL,
             ),
         )

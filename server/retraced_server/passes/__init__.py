@@ -4,9 +4,11 @@ from retraced_server.passes import cse, dce, decompose, retrace, view_to_view_co
 from retraced_server.passes.base import GraphPass, ProgramPass, ProgramPassResult
 from retraced_server.passes.registry import Option, RegistrationError, catalogue, create_pass, load_plugins, register_pass
 from retraced_server.passes.run import PipelineObserver, PipelineResult, PipelineStep, check_pipeline, create_step, run_pipeline
+from retraced_server.pipeline.catalogue import IrLevel, WeightsNeed
 
 __all__ = [
     "GraphPass",
+    "IrLevel",
     "Option",
     "PipelineObserver",
     "PipelineResult",
@@ -14,6 +16,7 @@ __all__ = [
     "ProgramPass",
     "ProgramPassResult",
     "RegistrationError",
+    "WeightsNeed",
     "catalogue",
     "check_pipeline",
     "create_pass",

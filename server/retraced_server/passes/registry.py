@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 
 from retraced_server.errors import text_of
 from retraced_server.passes.base import GraphPass, ProgramPass
-from retraced_server.pipeline.catalogue import IrLevel, OptionInfo, OptionType, OptionValue, PassInfo
+from retraced_server.pipeline.catalogue import IrLevel, OptionInfo, OptionType, OptionValue, PassInfo, WeightsNeed
 from retraced_server.pipeline.parse import PassCall
 
 PLUGIN_GROUP = "retraced.passes"
@@ -58,7 +58,7 @@ def register_pass(
     name: str,
     *,
     summary: str | None = None,
-    needs_weights: bool = False,
+    needs_weights: WeightsNeed = WeightsNeed.NONE,
     ir_level: IrLevel = IrLevel.ANY,
     provider: str | None = None,
 ) -> Callable[[_P], _P]:
@@ -72,7 +72,8 @@ def register_pass(
     Args:
         name: The name in pipelines: lower-case letters, digits and hyphens.
         summary: One line; by default the first line of the class's docstring, the rest of which is the description.
-        needs_weights: Whether the pass reads the values of parameters, buffers or constants.
+        needs_weights: What the pass reads of parameters, buffers and constants. `pass_context().weights` gives no more, and where no pass of a
+            pipeline reads any, the program has fake tensors in their place in a worker.
         ir_level: The level of the intermediate representation that it takes (`retraced_server.passes.ir_level`). A pipeline in which it would
             get another is refused.
         provider: The distribution or module it comes from; by default found from the class's module.

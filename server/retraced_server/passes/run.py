@@ -17,7 +17,7 @@ from retraced_server.passes.ir_level import is_above, require_level
 from retraced_server.passes.provenance import ProvenanceLedger
 from retraced_server.passes.raised import own_error, own_line
 from retraced_server.passes.registry import OWN_PROVIDER, RegistrationError, catalogue, create_pass, info_of
-from retraced_server.pipeline.catalogue import IrLevel
+from retraced_server.pipeline.catalogue import IrLevel, WeightsNeed
 from retraced_server.pipeline.domain import PassReport, Provenance, RetraceMode
 from retraced_server.pipeline.parse import PassCall, parse_pipeline
 from retraced_server.retrace import ExportPass, ExportPassError, PassContext, PassError, PassResult, RetraceOutcome
@@ -29,6 +29,7 @@ from retraced_server.retrace.errors import InvalidGraphError, NodeError
 from retraced_server.retrace.held_programs import ProgramState
 from retraced_server.retrace.pass_state import state_of
 from retraced_server.retrace.program_edit import ProgramEdit, changed_outputs
+from retraced_server.retrace.weights import WeightChanges
 
 # How many nodes are visited between two calls of `progress`.
 _PROGRESS_NODES = 64
@@ -81,6 +82,12 @@ class PipelineStep:
         """The level of the programs that it takes."""
         info = info_of(self.instance)
         return IrLevel.ANY if info is None else info.ir_level
+
+    @property
+    def reads(self) -> WeightsNeed:
+        """What it has declared to read of weights. A pass that is not registered has nothing to declare it by."""
+        info = info_of(self.instance)
+        return WeightsNeed.VALUES if info is None else info.needs_weights
 
     @property
     def gives(self) -> IrLevel | None:
@@ -207,6 +214,8 @@ class _Run:
         self._ledger = ProvenanceLedger()
         self._remarks: list[str] = []
         self._last_modifying = 0
+        # Weights that passes have discarded, and that something read then.
+        self._discarded: set[str] = set()
 
     def check_levels(self) -> None:
         """Check that each pass is given programs of the level that it takes, as far as that is known before they run."""
@@ -293,6 +302,7 @@ class _Run:
             frozenset(name for name in renamed if name is not None),
             preserved_modules(edit.program),
             self._progress(nodes) if self._observer is not None else None,
+            weights_of=lambda: edit.weights(step.reads.value),
         )
         before, state = edit.graph_module, ProgramState(self._input)
         try:
@@ -300,12 +310,14 @@ class _Run:
                 result, outcome = _apply(instance, before, check=self._check)
         finally:
             changes = state.put_back()
-        remarks = tuple(context.remarks)
+        remarks, weights = tuple(context.remarks), context.weight_changes() or WeightChanges()
         if changes:
-            self._last_modifying = index
             edit.take_state(changes)
+        edit.take_weights(weights)
         if not result.modified:
-            return _Totals(bool(changes), 0, remarks)
+            wrote = self._remove_weights(index, weights) or bool(changes or weights.replaced)
+            self._last_modifying = index if wrote else self._last_modifying
+            return _Totals(wrote, context.rewrites if wrote else 0, remarks)
         if outcome is None:
             raise changed_outputs(before, result.graph_module)
         self._last_modifying = index
@@ -316,8 +328,17 @@ class _Run:
         except ExportPassError as error:
             raise self._failure(Reason.PASS_OUTPUT_INVALID, index, error) from error
         self._ledger.record(step.text, outcome.origins, outcome.copied, lifted)
+        self._remove_weights(index, weights)
         # A pass may have the same guard added in each of several visits.
         return _Totals(True, context.rewrites or outcome.new_nodes, remarks, tuple(dict.fromkeys(context.new_guards)))
+
+    def _remove_weights(self, index: int, weights: WeightChanges) -> bool:
+        try:
+            gone = self._edit.remove_weights(weights.removed)
+        except ExportPassError as error:
+            raise self._failure(Reason.PASS_OUTPUT_INVALID, index, error) from error
+        self._discarded |= weights.removed.keys() - gone
+        return bool(gone)
 
     def _program_pass(self, index: int, step: PipelineStep, instance: ProgramPass) -> _Totals:
         program = self._built()
@@ -341,6 +362,8 @@ class _Run:
         return _Totals(result.modified, result.rewrites, result.remarks, result.new_guards)
 
     def _built(self) -> ExportedProgram:
+        # What was read still when the pass that discards it had ended.
+        self._discarded -= self._edit.remove_weights(dict.fromkeys(self._discarded, False))
         try:
             program, remarks = build_program(self._edit)
         except ExportPassError as error:

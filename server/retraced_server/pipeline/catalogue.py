@@ -30,6 +30,17 @@ class IrLevel(Enum):
     CORE_ATEN = "core-aten"
 
 
+class WeightsNeed(Enum):
+    """What a pass reads of weights, each more than the one before. What none of a pipeline reads is not mapped into the worker."""
+
+    NONE = "none"
+    DIGESTS = "digests"
+    VALUES = "values"
+
+    def __bool__(self) -> bool:
+        return self is not WeightsNeed.NONE
+
+
 @dataclass(frozen=True)
 class OptionInfo:
     """One option of a pass. `default` is None where the option must be given."""
@@ -49,7 +60,7 @@ class PassInfo:
     summary: str
     description: str = ""
     options: tuple[OptionInfo, ...] = ()
-    needs_weights: bool = False
+    needs_weights: WeightsNeed = WeightsNeed.NONE
     ir_level: IrLevel = IrLevel.ANY
     provider: str = "retraced"
 

@@ -11,7 +11,8 @@ from retraced_server.retrace.map_args import map_args
 from retraced_server.retrace.node_metadata import NodeMetadata
 from retraced_server.retrace.outcome import RetraceOutcome
 from retraced_server.retrace.pass_context import PassContext, pass_context
-from retraced_server.retrace.proxy_value import ProxyValue
+from retraced_server.retrace.proxy_value import ProxyValue, value_of
+from retraced_server.retrace.weights import Weights
 from retraced_server.torch_compat.graphs import PassBase, PassResult
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "PassResult",
     "ProxyValue",
     "RetraceOutcome",
+    "Weights",
     "map_args",
     "pass_context",
+    "value_of",
 ]

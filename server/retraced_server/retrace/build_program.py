@@ -53,8 +53,7 @@ def build_program(edit: ProgramEdit) -> tuple[ExportedProgram, list[str]]:
     builder = _Builder(edit)
     module = edit.graph_module
     signature = ExportGraphSignature(builder.input_specs(), builder.output_specs())
-    targets = {spec.target for spec in signature.input_specs}
-    gone = {spec.target for spec in program.graph_signature.input_specs} - targets
+    state_dict, constants = edit.weights_now()
     keeps_guards = builder.arguments_are_same()
     if guards_code(program) and not keeps_guards:
         builder.remarks.append("the guards on arguments were dropped, since arguments were added or removed")
@@ -63,11 +62,11 @@ def build_program(edit: ProgramEdit) -> tuple[ExportedProgram, list[str]]:
         built = assemble_program(
             export_graph_module(module, signature, module_calls),
             signature,
-            state_dict={name: value for name, value in {**program.state_dict, **edit.state}.items() if name not in gone},
+            state_dict=state_dict,
             ranges=builder.range_constraints(),
             module_calls=module_calls,
             example_inputs=program.example_inputs if builder.user_inputs_are_same() else None,
-            constants={**{name: value for name, value in program.constants.items() if name not in gone}, **edit.constants},
+            constants=constants,
             verifiers=program.verifiers,
             guards=guards_code(program) if keeps_guards else (),
             graph_is_verified=True,

@@ -5,14 +5,17 @@ Follows torch/_export/passes/lift_constants_pass.py for the root graph; out of s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
+from torch.export.graph_signature import InputKind
 
 from retraced_server.analysis.attributes import get_attribute, set_attribute
 from retraced_server.retrace.errors import ExportPassError
+from retraced_server.retrace.weights import AddedWeight
 from retraced_server.torch_compat.fake_tensors import FakeTensor
 from retraced_server.torch_compat.graphs import LazyGraphModule, codegen_of, copy_node, reserve_names
 from retraced_server.torch_compat.operators import HigherOrderOperator
@@ -29,6 +32,29 @@ _TRAILING = frozenset(
         "strict_mode",
     }
 )
+
+
+# As torch.export names the inputs that stand for them.
+_PREFIXES = {InputKind.PARAMETER: "p_", InputKind.BUFFER: "b_", InputKind.CONSTANT_TENSOR: "c_"}
+LIFTED_KINDS = tuple(_PREFIXES)
+"""The kinds of inputs that stand for tensors, in the order that torch.export gives them."""
+
+
+@dataclass(frozen=True)
+class LiftedTensor:
+    """A tensor attribute that became an input.
+
+    Attributes:
+        placeholder: The input.
+        next_input: The node right before which it stands.
+        weight: The parameter, buffer or constant that it stands for.
+        reader: The node that read the attribute, which is gone.
+    """
+
+    placeholder: fx.Node
+    next_input: fx.Node
+    weight: AddedWeight
+    reader: fx.Node
 
 
 def has_tensor_attributes(module: fx.GraphModule) -> bool:
@@ -142,43 +168,52 @@ def _read(module: fx.GraphModule, tensor: torch.Tensor, value: Any) -> fx.Node:
     number = 0
     while hasattr(module, f"_tensor_constant{number}"):
         number += 1
-    module.register_buffer(f"_tensor_constant{number}", tensor.detach())
+    set_attribute(module, f"_tensor_constant{number}", tensor)
     node = module.graph.get_attr(f"_tensor_constant{number}")
     node.meta["val"] = value
     return node
 
 
 def lift_to_inputs(
-    module: fx.GraphModule, first_user_input: fx.Node, taken: set[str]
-) -> list[tuple[fx.Node, str, torch.Tensor, fx.Node]]:
-    """Makes the root graph's tensor attributes inputs, right before the first user input. Changes the graph module.
+    module: fx.GraphModule, before: Callable[[InputKind], fx.Node], taken: set[str], added: Mapping[int, AddedWeight]
+) -> list[LiftedTensor]:
+    """Makes the root graph's tensor attributes inputs. Changes the graph module.
 
     Args:
         module: The graph module.
-        first_user_input: Before which node they go.
+        before: Before which node inputs of a kind go.
         taken: Names of constants that exist; the new ones are added.
+        added: Those that the pass has named, as parameters and buffers, by the ids of the tensors. The others become constants.
 
     Returns:
-        For each the placeholder, the constant's name, its data, and the node that read the attribute, which is gone.
+        The new inputs, in order.
     """
-    lifted: list[tuple[fx.Node, str, torch.Tensor, fx.Node]] = []
+    lifted: list[LiftedTensor] = []
     placeholders: dict[int, fx.Node] = {}
     number = sum(1 for name in taken if name.startswith("lifted_tensor_"))
-    for node, tensor in list(_tensor_nodes(module)):
+
+    def order(read: tuple[fx.Node, torch.Tensor]) -> int:
+        return LIFTED_KINDS.index(added[id(read[1])].kind if id(read[1]) in added else InputKind.CONSTANT_TENSOR)
+
+    for node, tensor in sorted(_tensor_nodes(module), key=order):
         known = placeholders.get(id(tensor))
         if known is None:
-            while f"lifted_tensor_{number}" in taken:
-                number += 1
-            name = f"lifted_tensor_{number}"
-            taken.add(name)
-            with module.graph.inserting_before(first_user_input):
-                known = module.graph.placeholder(f"c_{name}")
+            weight = added.get(id(tensor))
+            if weight is None:
+                while f"lifted_tensor_{number}" in taken:
+                    number += 1
+                weight = AddedWeight(f"lifted_tensor_{number}", tensor.detach(), InputKind.CONSTANT_TENSOR)
+                taken.add(weight.name)
+            next_input = before(weight.kind)
+            with module.graph.inserting_before(next_input):
+                known = module.graph.placeholder(f"{_PREFIXES[weight.kind]}{weight.name.replace('.', '_')}")
             known.target = known.name
             known.meta["val"] = node.meta["val"]
-            if isinstance(known.meta["val"], FakeTensor) and known.meta["val"].constant is None:
-                known.meta["val"].constant = tensor.detach()
+            constant = weight.kind is InputKind.CONSTANT_TENSOR
+            if constant and isinstance(known.meta["val"], FakeTensor) and known.meta["val"].constant is None:
+                known.meta["val"].constant = weight.tensor
             placeholders[id(tensor)] = known
-            lifted.append((known, name, tensor, node))
+            lifted.append(LiftedTensor(known, next_input, weight, node))
         node.replace_all_uses_with(known)
         module.graph.erase_node(node)
     return lifted

@@ -29,7 +29,7 @@ def run_checked(instance: ExportPass, module: fx.GraphModule) -> PassResult:
     """
     context = pass_context()
     trial = ShapeEnvTransaction(shape_env_of(module))
-    with PassContext("full", context.kept_names, context.preserved_modules) as full:
+    with PassContext("full", context.kept_names, context.preserved_modules, weights_of=context.weights_of) as full:
         try:
             expected = copy.copy(instance)(module)
         finally:

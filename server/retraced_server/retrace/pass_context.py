@@ -10,7 +10,8 @@ from typing import Literal
 
 from torch import fx
 
-from retraced_server.retrace.errors import place_of
+from retraced_server.retrace.errors import ExportPassError, place_of
+from retraced_server.retrace.weights import WeightChanges, Weights
 
 RetraceMode = Literal["incremental", "full"]
 """How nodes are treated that a pass leaves as they are: `incremental` reuses their recorded values, `full` executes them again to compare."""
@@ -34,6 +35,7 @@ class PassContext:
             then the node at which it was added, with the line of its source.
         visited: The node that an `ExportPass` visits, to be read only; None where it visits none.
         graph_path: The path of the graph that is visited: empty for the root graph, `true_graph_0` for a subgraph.
+        weights_of: Makes the accessor of the program's weights, at first use.
     """
 
     mode: RetraceMode = "incremental"
@@ -45,6 +47,8 @@ class PassContext:
     new_guards: list[str] = field(default_factory=list)
     visited: fx.Node | None = None
     graph_path: str = ""
+    weights_of: Callable[[], Weights] | None = None
+    _weights: Weights | None = field(default=None, init=False, repr=False)
     _lend: Callable[[], None] | None = field(default=None, init=False, repr=False)
     _tokens: list[Token[PassContext | None]] = field(default_factory=list, init=False, repr=False)
 
@@ -54,6 +58,25 @@ class PassContext:
         if self._lend is not None:
             self._lend()
         return self.visited
+
+    @property
+    def weights(self) -> Weights:
+        """The weights of the program: to be read by name, added, replaced and removed.
+
+        Raises:
+            ExportPassError: The pass runs on a graph alone.
+        """
+        if self._weights is None:
+            if self.weights_of is None:
+                raise ExportPassError(
+                    "a graph that is given alone has no weights: run the pass on a program, by `run_pipeline`"
+                )
+            self._weights = self.weights_of()
+        return self._weights
+
+    def weight_changes(self) -> WeightChanges | None:
+        """Return what the pass has made of weights; None where it has not asked for them."""
+        return None if self._weights is None else self._weights.changes()
 
     def count_rewrites(self, number: int = 1) -> None:
         """Count rewrites. A pass that counts none is reported with the number of nodes that it made."""

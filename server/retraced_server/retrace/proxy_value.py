@@ -36,6 +36,25 @@ class PendingCopy:
         self.old = old
 
 
+# Any: a value is whatever an operator returns.
+def value_of(value: fx.Node | ProxyValue[Any]) -> Any:
+    """Return what is recorded for a node or held by a `ProxyValue`: a fake tensor, a symbolic or plain number, or a sequence of these.
+
+    Decide by it what to rewrite: dtype, rank, device, and sizes that are plain numbers. It is never to be written to.
+
+    Raises:
+        ExportPassError: Nothing is recorded for the node.
+    """
+    if isinstance(value, ProxyValue):
+        return value.data
+    if value.meta.get("val") is None:
+        raise ExportPassError(
+            f"nothing is recorded for the value of '{value.name}' ({value.op} of {value.target}): it is an output, a subgraph or None, or "
+            "it was made by hand and has not been visited yet (`super().call(graph_module)` does)"
+        )
+    return value.meta["val"]
+
+
 class ProxyValue(Generic[_T]):
     """The result of a node of the graph under construction.
 

@@ -177,10 +177,12 @@ class _Job:
         self._emit(_summary(Summary(result.modified, given, made, size, digest, pipeline, self._watch.timings, remarks)))
 
     def _read(self) -> ReadProgram:
+        # What the passes have not declared to read stays on the disk.
+        needed = any(call.info.needs_weights for call in self._pipeline.passes)
         size = self._source.size
         self._progress.begin(Stage.READING, size)
         with self._watch.stage("reading"):
-            read = read_program(self._source.file, options=self._options)
+            read = read_program(self._source.file, weights="map" if needed else "absent", options=self._options)
         self._progress.reach(Stage.READING, size, size)
         return read
 

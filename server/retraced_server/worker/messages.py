@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from retraced.v1 import graph_transform_pb2, passes_pb2, program_pb2
 from retraced_server.errors import FieldViolation, Reason, RetracedError
-from retraced_server.pipeline.catalogue import Catalogue, IrLevel, OptionInfo, OptionType, OptionValue, PassInfo
+from retraced_server.pipeline.catalogue import Catalogue, IrLevel, OptionInfo, OptionType, OptionValue, PassInfo, WeightsNeed
 from retraced_server.pipeline.domain import JobStats, NodeSelection, OutputDelivery, Period, RetraceMode, TransformOptions
 from retraced_server.pipeline.parse import PassCall, Pipeline, format_value
 from retraced_server.pipeline.syntax import MAX_PASSES, parse_syntax
@@ -409,7 +409,7 @@ def encode_pass(info: PassInfo) -> passes_pb2.Pass:
         summary=info.summary,
         description=info.description,
         options=[_encode_option(option) for option in info.options],
-        needs_weights=info.needs_weights,
+        needs_weights=info.needs_weights is WeightsNeed.VALUES,
         ir_level=passes_pb2.IrLevel.Value(f"IR_LEVEL_{info.ir_level.name}"),
         provider=info.provider,
     )
@@ -448,7 +448,7 @@ def _decode_pass(message: passes_pb2.Pass) -> PassInfo:
         summary=message.summary,
         description=message.description,
         options=tuple(_decode_option(option) for option in message.options),
-        needs_weights=message.needs_weights,
+        needs_weights=WeightsNeed.VALUES if message.needs_weights else WeightsNeed.NONE,
         ir_level=IrLevel[_suffix(passes_pb2.IrLevel.Name(message.ir_level), 2)],
         provider=message.provider,
     )
