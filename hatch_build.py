@@ -21,7 +21,7 @@ class StubsBuildHook(BuildHookInterface[Any]):
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Generates the stubs before files are collected.
+        """Generate the stubs before files are collected.
 
         Raises:
             RuntimeError: protoc rejected a file.

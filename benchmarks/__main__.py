@@ -108,7 +108,7 @@ def _run(
 
 
 def _merged(results: Results, path: Path) -> Results:
-    """What was found, and what an earlier run wrote of other sections, in the usual order."""
+    """Return what was found, and what an earlier run wrote of other sections, in the usual order."""
     if not path.exists():
         return results
     sections = {section.name: section for section in (*Results.load(path).sections, *results.sections)}

@@ -14,7 +14,7 @@ _AT_A_TIME = 4
 
 
 def main(address: str, path: str, pipeline: str, count: str) -> None:
-    """Sends the same request over and over, a few at a time, and prints how long all took."""
+    """Send the same request over and over, a few at a time, and print how long all took."""
     archive = Path(path).read_bytes()
     with Client(address) as client, ThreadPoolExecutor(_AT_A_TIME) as threads:
         client.info()

@@ -29,7 +29,7 @@ FULL = "full x1"
 
 
 def measure(setup: Setup) -> Section:
-    """Compares passes on every program."""
+    """Compare passes on every program."""
     executorch = _executorch()
     graphs: list[Comparison] = []
     programs: list[Comparison] = []

@@ -45,14 +45,14 @@ TASKS = ("read", "no-op", "incremental", "full", "write", "describe")
 
 
 def make(kind: str, size: int, path: str) -> None:
-    """Makes a program of a kind and writes it."""
+    """Make a program of a kind and write it."""
     _settle()
     with Path(path).open("wb", buffering=0) as file:
         write_program(as_program(KINDS[kind](size)), file)
 
 
 def run(task: str, first: str, path: str) -> tuple[float, int]:
-    """Does one thing with the program at `path`, after it has done so with the one at `first`.
+    """Do one thing with the program at `path`, after it has done so with the one at `first`.
 
     Once, as a worker does: what is done a second time finds what torch and sympy remember of the first, as far as they have room for it.
 

@@ -69,7 +69,7 @@ def measure(setup: Setup) -> Section:
 
 
 def exponent_of(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """The exponent with which values grow with sizes, by linear regression of their logarithms."""
+    """Return the exponent with which values grow with sizes, by linear regression of their logarithms."""
     return statistics.linear_regression([math.log(size) for size in sizes], [math.log(value) for value in values]).slope
 
 
@@ -93,7 +93,7 @@ def _archives(setup: Setup, kind: str, sizes: Sequence[int]) -> tuple[Path, dict
 
 
 def _apart(task: Callable[..., _Given], *arguments: object) -> _Given:
-    """Runs something in a process forked from one that has imported torch and done nothing: what ran before cannot be seen."""
+    """Run something in a process forked from one that has imported torch and done nothing: what ran before cannot be seen."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.grown"])
     with ProcessPoolExecutor(1, mp_context=context) as processes:
@@ -101,7 +101,7 @@ def _apart(task: Callable[..., _Given], *arguments: object) -> _Given:
 
 
 def _task(task: str, rounds: int, first: Path, path: Path) -> tuple[float, int]:
-    """The best time, of one run if it takes long, and the memory of the first run; each in a process of its own."""
+    """Return the best time, of one run if it takes long, and the memory of the first run; each in a process of its own."""
     found: list[tuple[float, int]] = []
     while len(found) < rounds and sum(time for time, _ in found) < _ENOUGH_SECONDS:
         found.append(_apart(run, task, str(first), str(path)))

@@ -18,7 +18,7 @@ _PACKAGES = ("torch", "executorch", "grpcio", "retraced")
 
 
 def best_of(rounds: int, *tasks: Task) -> list[float]:
-    """Runs all tasks by turns, in one round more than is asked for, since the first finds things cold, and gives the best time of each.
+    """Run all tasks by turns, in one round more than is asked for, since the first finds things cold, and return the best time of each.
 
     By turns, so that a machine that becomes slower or faster in between does so for all. Long tasks are run in fewer rounds, twice at least.
 
@@ -42,7 +42,7 @@ def seconds(task: Task, clock: Callable[[], float] = time.perf_counter) -> float
 
 
 def machine() -> dict[str, str]:
-    """What the figures were measured on."""
+    """Return what the figures were measured on."""
     facts = {
         "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0))),

@@ -32,7 +32,7 @@ class _Weights(nn.Module):
 
 
 def measure(setup: Setup) -> Section:
-    """Sends a small program, then a large one, to one server, with a pass that changes them: all weights go up and come back."""
+    """Send a small program, then a large one, to one server, with a pass that changes them: all weights go up and come back."""
     rows: list[list[Cell]] = []
     with EmbeddedServer(SERVER_ARGUMENTS) as server:
         pid = server.pid

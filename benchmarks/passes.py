@@ -14,7 +14,7 @@ _STRIDE = 20
 
 
 def rewriting(base: Any) -> Any:
-    """A pass on a base class that copies the result of every twentieth operator: nodes are made, and what follows reads other values."""
+    """Return a pass on a base class that copies the result of every twentieth operator: nodes are made, and what follows reads other values."""
 
     # The base is the point, and it may be a class without types.
     class Rewriting(base):  # type: ignore[misc]

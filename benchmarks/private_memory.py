@@ -60,7 +60,7 @@ def watched(pid: int) -> Iterator[Peaks]:
 
 
 def peak_beyond(task: Callable[[], object]) -> int:
-    """Runs a task, and gives how far this process's memory rose above what it was before, in bytes.
+    """Run a task, and return how far this process's memory rose above what it was before, in bytes.
 
     For processes that end soon: what they have free is taken first, since a task that used it again would seem to need less.
     """

@@ -13,7 +13,7 @@ READ, WRITE, WRITE_BACK = "read", "write", "write unchanged"
 
 
 def measure(setup: Setup) -> Section:
-    """Compares on every program."""
+    """Compare on every program."""
     entries: list[Comparison] = []
     for subject in setup.subjects:
         setup.say(f"read and write: {subject.name}")

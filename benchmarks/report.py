@@ -15,7 +15,7 @@ _BEGIN, _END = "<!-- written by python -m benchmarks -->\n", "<!-- until here --
 
 
 def show_end(results: Results, console: Console) -> None:
-    """Prints what goes below all parts: the machine, and which figures are missed."""
+    """Print what goes below all parts: the machine, and which figures are missed."""
     console.print(f"Each time is the best of {results.rounds}, by turns.")
     console.print("\n".join(f"{key:>10}  {value}" for key, value in results.machine.items()))
     missed = [(section, figure) for section in results.sections for figure in section.figures if not figure.met]
@@ -25,7 +25,7 @@ def show_end(results: Results, console: Console) -> None:
 
 
 def show_section(section: Section, console: Console) -> None:
-    """Prints one part: its tables, then its figures."""
+    """Print one part: its tables, then its figures."""
     for comparisons in section.comparisons:
         console.print(_comparisons_table(comparisons))
         if any(entry.executorch for entry in comparisons.entries):

@@ -24,7 +24,7 @@ _COUNTS = (1, 10)
 
 
 def measure(setup: Setup) -> Section:
-    """Compares file to file: stock torch loads, runs passes and saves; a request does all of it on a server of this machine."""
+    """Compare file to file: stock torch loads, runs passes and save; a request does all of it on a server of this machine."""
     entries: list[Comparison] = []
     out = setup.folder / "out.pt2"
     with EmbeddedServer(SERVER_ARGUMENTS) as server, Client(server.address) as client:
@@ -43,7 +43,7 @@ def measure(setup: Setup) -> Section:
 
 
 def measure_overhead(setup: Setup) -> Section:
-    """Compares a request with the same work in this process, warm. The client decodes metadata when it is first read."""
+    """Compare a request with the same work in this process, warm. The client decodes metadata when it is first read."""
     columns = [
         "program", "nodes", "passes", "in process, ms", "request, ms", "more, ms", "with metadata, ms", "more a node, ms", "decoding a node, ms"
     ]  # fmt: skip

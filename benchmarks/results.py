@@ -50,15 +50,15 @@ class Comparisons:
         return list(dict.fromkeys(entry.task for entry in self.entries))
 
     def of(self, task: str) -> list[Comparison]:
-        """The comparisons of one task that count."""
+        """Return the comparisons of one task that count."""
         return [entry for entry in self.entries if entry.task == task and entry.counted]
 
     def median(self, task: str) -> float:
-        """The median ratio of a task."""
+        """Return the median ratio of a task."""
         return statistics.median(entry.ratio for entry in self.of(task))
 
     def least(self, task: str) -> float:
-        """The least ratio of a task."""
+        """Return the least ratio of a task."""
         return min(entry.ratio for entry in self.of(task))
 
 
@@ -129,28 +129,28 @@ class Results:
         return f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(*counts)
 
     def save(self, path: Path) -> None:
-        """Writes them as JSON."""
+        """Write them as JSON."""
         path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n")
 
     @classmethod
     def load(cls, path: Path) -> Results:
-        """Reads what `save` wrote."""
+        """Read what `save` wrote."""
         return msgspec.json.decode(path.read_bytes(), type=cls)
 
 
 def compared(
     program: str, nodes: int, task: str, times: Sequence[float], *, counted: bool, executorch: float | None = None
 ) -> Comparison:
-    """Makes a comparison of the times of stock torch and of retraced."""
+    """Make a comparison of the times of stock torch and of retraced."""
     stock, retraced = times
     return Comparison(program, nodes, task, stock, retraced, stock / retraced, counted, executorch)
 
 
 def at_least(name: str, has: float, needs: float, unit: str = "x") -> Figure:
-    """A figure that is the better the higher it is."""
+    """Return a figure that is the better the higher it is."""
     return Figure(name, has, needs, True, unit)
 
 
 def at_most(name: str, has: float, needs: float, unit: str = "") -> Figure:
-    """A figure that is the better the lower it is."""
+    """Return a figure that is the better the lower it is."""
     return Figure(name, has, needs, False, unit)

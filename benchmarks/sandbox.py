@@ -16,7 +16,7 @@ _PIPELINE = "retrace,decompose,cse,dce"
 
 
 def measure(setup: Setup) -> Section:
-    """Runs jobs in a zygote's forks, in the sandbox and without it by turns. What is done before the job counts too."""
+    """Run jobs in a zygote's forks, in the sandbox and without it by turns. What is done before the job counts too."""
     setup.say("the sandbox: all programs")
     # More than elsewhere: what is looked for is small.
     rounds = 1 if setup.quick else 2 * setup.rounds

@@ -32,7 +32,7 @@ _MEMORY_BYTES, _CPU_SECONDS = 8 << 30, 600
 
 
 def main(pipeline: str, rounds: str, *paths: str) -> None:
-    """Runs the job on each archive, with and without by turns, and prints what it took."""
+    """Run the job on each archive, with and without by turns, and print what it took."""
     prepared = prepare([], SandboxConfig())
     found = []
     for path in paths:

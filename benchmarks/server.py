@@ -19,7 +19,7 @@ _BATCH_PASSES = (1, 10)
 
 
 def measure(setup: Setup) -> Section:
-    """Starts fresh servers, as many for each program as there are rounds."""
+    """Start fresh servers, as many for each program as there are rounds."""
     rows: list[list[Cell]] = []
     starts: list[float] = []
     for subject in setup.subjects:
@@ -47,7 +47,7 @@ def measure(setup: Setup) -> Section:
 
 
 def measure_workers(setup: Setup) -> Section:
-    """Sends the same batch of requests to a server with one worker and to one with two, by turns, from a process of its own.
+    """Send the same batch of requests to a server with one worker and to one with two, by turns, from a process of its own.
 
     That process and the front end share the cores with the workers: with one pass they take a good part of what a request takes.
     """

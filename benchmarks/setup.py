@@ -76,12 +76,12 @@ class Setup:
 
 
 def subject_names() -> tuple[str, ...]:
-    """The programs that are measured where none is named."""
+    """Return the programs that are measured where none is named."""
     return (*(case.name for case in by_tag("architecture")), LLAMA_LIKE.name)
 
 
 def make_subject(name: str, folder: Path) -> Subject:
-    """Exports a test program and saves it to a folder. Raises `KeyError` if there is none of that name."""
+    """Export a test program and save it to a folder. Raises `KeyError` if there is none of that name."""
     case = by_name(name)
     path = folder / f"{name}.pt2"
     path.write_bytes(case.archive)

@@ -23,7 +23,7 @@ console = Console(highlight=False, markup=False)
 
 
 def inputs(batch: int, length: int) -> dict[str, torch.Tensor]:
-    """Makes the arguments of one call: token ids and a mask that hides the end of the first sequence."""
+    """Make the arguments of one call: token ids and a mask that hides the end of the first sequence."""
     mask = torch.ones(batch, length, dtype=torch.int64)
     mask[0, length // 2 :] = 0
     return {"input_ids": torch.randint(VOCABULARY, (batch, length)), "attention_mask": mask}
@@ -37,13 +37,13 @@ class Llama(torch.nn.Module):
         self.model = LlamaForCausalLM(config)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Runs it."""
+        """Run it."""
         logits: torch.Tensor = self.model(input_ids, attention_mask, use_cache=False).logits
         return logits
 
 
 def export_llama() -> ExportedProgram:
-    """Exports a Llama with random weights: grouped-query attention, dynamic batch and sequence length."""
+    """Export a Llama with random weights: grouped-query attention, dynamic batch and sequence length."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -62,7 +62,7 @@ def export_llama() -> ExportedProgram:
 
 
 def show(result: TransformResult) -> None:
-    """Prints what each pass did, which operators came and went, and a few of the new nodes."""
+    """Print what each pass did, which operators came and went, and a few of the new nodes."""
     passes = Table("pass", "changed", "rewrites", "nodes before", "nodes after", "seconds", title="What each pass did")
     for report in result.passes:
         changed = "yes" if report.modified else "no"
@@ -88,7 +88,7 @@ def show(result: TransformResult) -> None:
 
 
 def main() -> None:
-    """Runs the demo; the files stay in build/demo."""
+    """Run the demo; the files stay in build/demo."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     original, transformed = FOLDER / "llama.pt2", FOLDER / "llama-core-aten.pt2"
 

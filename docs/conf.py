@@ -56,15 +56,15 @@ def _link(text: str) -> str:
     return _FILE.sub(r"\1", _DOCS_PAGE.sub("](", text))
 
 
-def _link_source(app: Sphinx, name: str, source: list[str]) -> None:
+def _link_source(_app: Sphinx, _name: str, source: list[str]) -> None:
     source[0] = _link(source[0])
 
 
-def _link_included(app: Sphinx, path: Path, parent: str, source: list[str]) -> None:
+def _link_included(_app: Sphinx, _path: Path, _parent: str, source: list[str]) -> None:
     source[0] = _link(source[0])
 
 
-def _plain_defaults(app: Sphinx, what: str, name: str, *details: Any) -> tuple[str | None, str | None]:
+def _plain_defaults(_app: Sphinx, _what: str, _name: str, *details: Any) -> tuple[str | None, str | None]:
     """Write defaults whose representation is no Python, which Sphinx cannot parse: members of enumerations, and what a factory makes."""
     signature, returns = details[-2:]
     return signature and _REPRESENTATION.sub(lambda found: found[1] or "...", signature), returns

@@ -22,7 +22,7 @@ console = Console(highlight=False)
 
 
 def _common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that every command takes."""
+    """Return the options that every command takes."""
     for option in (
         click.option("--seed", default=0, show_default=True, help="What the run depends on, beside the code."),
         click.option("--minutes", type=click.FloatRange(min=0), help="How long; without it and --count, one minute."),
@@ -49,7 +49,7 @@ _PROGRAMS = click.option(
 
 @click.group(help=__doc__)
 def main() -> None:
-    """Runs a command."""
+    """Run a command."""
     # torch starts threads for its kernels, which a fork does not take along.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     warnings.simplefilter("ignore")
@@ -218,7 +218,7 @@ def soak_command(
 
 @contextmanager
 def _watching(json_path: Path | None) -> Iterator[Callable[[Report], None]]:
-    """Gives what shows and writes how far a run is."""
+    """Return what shows and write how far a run is."""
     with console.status("starting") as status:
 
         def progress(report: Report) -> None:

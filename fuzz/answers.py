@@ -54,7 +54,7 @@ class Answer:
 
 
 def open_channel(address: str) -> grpc.Channel:
-    """A connection of its own."""
+    """Return a connection of its own."""
     return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
 
 
@@ -69,7 +69,7 @@ def ask(
     leave_after: float = 0.0,
     seconds_between: float = 0.0,
 ) -> Answer:
-    """Makes one call.
+    """Make one call.
 
     Args:
         channel: A connection.
@@ -111,7 +111,7 @@ def ask(
 
 
 def fault_of(answer: Answer, archive: bytes, options: pb.TransformOptions, *, beyond: bool = False) -> str:
-    """What the contract does not allow in an answer; empty where it is in order.
+    """Return what the contract does not allow in an answer; empty where it is in order.
 
     Args:
         answer: The answer.
@@ -152,7 +152,7 @@ def _fault_of_success(answer: Answer, archive: bytes, options: pb.TransformOptio
 
 
 def _reason(call: grpc.Call) -> str:
-    """The reason of a call that failed; empty where it has none of ours."""
+    """Return the reason of a call that failed; empty where it has none of ours."""
     for key, value in call.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
             status = status_pb2.Status.FromString(value)

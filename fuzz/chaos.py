@@ -45,7 +45,7 @@ class Chaos:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends it."""
+        """End it."""
         self._stop.set()
         self._thread.join()
 

@@ -64,7 +64,7 @@ class Effects:
 
     @contextmanager
     def watched(self, archive: bytes) -> Iterator[list[str]]:
-        """Gives the list of effects while an archive is read; it grows as they happen."""
+        """Return the list of effects while an archive is read; it grows as they happen."""
         self._seen = []
         self._archive = archive
         try:
@@ -74,7 +74,7 @@ class Effects:
 
     @contextmanager
     def learned(self) -> Iterator[None]:
-        """Takes what code is made meanwhile, of an archive that nobody mutated, for harmless: torch has classes made in functions."""
+        """Take what code is made meanwhile, of an archive that nobody mutated, for harmless: torch has classes made in functions."""
         self._learning = True
         try:
             with self.watched(b""):
@@ -95,7 +95,7 @@ class Effects:
             self._archive = archive
 
     def _effect(self, event: str, arguments: tuple[Any, ...], archive: bytes) -> str | None:
-        """What an event is, in words, where it is one that reading may not cause."""
+        """Return what an event is, in words, where it is one that reading may not cause."""
         # Not `exec`: code is compiled before, or comes with a module.
         if event == "compile":
             source = repr(arguments[0])
@@ -136,6 +136,6 @@ def _is_librarys(frame: FrameType | None) -> bool:
 
 
 def _ours() -> list[Path]:
-    """The folders that our own code lies in."""
+    """Return the folders that our own code lies in."""
     root = Path(__file__).resolve().parents[1]
     return [root / name for name in ("format", "client", "server", "tests", "fuzz")]

@@ -32,7 +32,7 @@ def fuzz_guided(
     seconds: float | None = None,
     progress: Callable[[Report], None] = lambda _: None,
 ) -> None:
-    """Reads mutated archives, and counts what comes of them.
+    """Read mutated archives, and count what comes of them.
 
     Args:
         report: Where they are counted. Its seed is libFuzzer's.
@@ -57,7 +57,7 @@ def fuzz_guided(
 
 
 def _run(report: Report, folder: Path, seconds: float | None, count: int | None, progress: Callable[[Report], None]) -> None:
-    """Runs libFuzzer until it ends by itself or by a crash, and takes over what it counted."""
+    """Run libFuzzer until it ends by itself or by a crash, and take over what it counted."""
     counts, crashes = folder / "counts", folder / "crashes"
     crashes.mkdir(exist_ok=True)
     counts.unlink(missing_ok=True)
@@ -93,7 +93,7 @@ def _run(report: Report, folder: Path, seconds: float | None, count: int | None,
 
 
 def _take(report: Report, counts: Path, before: Any, already: Any) -> None:
-    """Puts what a process has counted so far beside what was counted before it."""
+    """Put what a process has counted so far beside what was counted before it."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         counted = json.loads(counts.read_text())
         report.outcomes = before + type(before)(counted["outcomes"])
@@ -108,7 +108,7 @@ def _name(code: int) -> str:
 
 
 def _child(counts: Path, arguments: list[str]) -> None:
-    """Runs libFuzzer in this process, which ends with it."""
+    """Run libFuzzer in this process, which ends with it."""
     import logging
 
     import atheris

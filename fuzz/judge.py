@@ -76,7 +76,7 @@ class Judge:
                 _read(file)
 
     def judge(self, archive: bytes) -> Verdict:
-        """Reads an archive; a program that it holds is written and read again."""
+        """Read an archive; a program that it holds is written and read again."""
         before = _peak_bytes()
         with _file(archive) as file, self._effects.watched(archive) as effects:
             verdict = _guarded(lambda: _read(file), self._most_seconds)
@@ -144,7 +144,7 @@ def _guarded(step: Callable[[], Verdict], most_seconds: float) -> Verdict:
 def _time_limit(most_seconds: float) -> Iterator[None]:
     """Interrupts Python code that takes too long, and ends the process where it is not Python's."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise TooSlowError
 
     previous = signal.signal(signal.SIGPROF, interrupt)

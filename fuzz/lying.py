@@ -126,7 +126,7 @@ def fuzz_lying(
 
 
 def _task(chance: random.Random) -> tuple[int, dict[str, Any]]:
-    """What is called, and which of the true answers is one to it."""
+    """Return what is called, and which of the true answers is one to it."""
     common = ["transform", "PROGRAM", "-p", "cse,dce", "--server", "SERVER", "--timeout", "20"]
     common += chance.choice(([], ["--no-retry"]))
     shown = chance.choice(([], ["--json"], ["--quiet"]))

@@ -120,7 +120,7 @@ def add_field(_: Json, slots: list[Slot], chance: random.Random) -> None:
         holder[chance.choice((chance.choice(names), chance.choice(STRINGS)))] = copy.deepcopy(chance.choice(ATOMS))
 
 
-def rename(parsed: Json, slots: list[Slot], chance: random.Random) -> None:
+def rename(_parsed: Json, slots: list[Slot], chance: random.Random) -> None:
     """A name has another text wherever it stands, a hostile one or that of something else."""
     names = [holder[key] for holder, key in slots if key in ("name", "as_name") and type(holder[key]) is str]
     if names:

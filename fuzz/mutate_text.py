@@ -68,7 +68,7 @@ _KINDS: Final = (
 
 
 def mutate_expression(text: str, chance: random.Random) -> str:
-    """An expression grown, deepened, of huge numbers or powers, with parts swapped, or another altogether."""
+    """Return an expression grown, deepened, of huge numbers or powers, with parts swapped, or another altogether."""
     symbols = _SYMBOL.findall(text) or ["Symbol('s0', integer=True, positive=True)"]
     match chance.randrange(9):
         case 0:
@@ -99,7 +99,7 @@ def mutate_expression(text: str, chance: random.Random) -> str:
 
 
 def mutate_string(text: str, chance: random.Random) -> str:
-    """A text with a part cut, doubled, replaced or of another case."""
+    """Return a text with a part cut, doubled, replaced or of another case."""
     start = chance.randrange(len(text) + 1)
     end = min(len(text), start + chance.randrange(8))
     return chance.choice(
@@ -111,7 +111,7 @@ def mutate_string(text: str, chance: random.Random) -> str:
 
 
 def mutate_tree_spec(text: str, chance: random.Random) -> str:
-    """A tree spec with other containers, deeper, wider, with contexts of another, or no tree spec at all."""
+    """Return a tree spec with other containers, deeper, wider, with contexts of another, or no tree spec at all."""
     try:
         protocol, root = json.loads(text)
         nodes = list(_tree_nodes(root))

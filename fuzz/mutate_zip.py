@@ -114,7 +114,7 @@ def lie_in_zip64(made: Zip, chance: random.Random) -> None:
 
 
 def unaligned(made: Zip, chance: random.Random) -> None:
-    """Records begin anywhere."""
+    """Record begin anywhere."""
     for entry in made.entries:
         entry.aligned = chance.random() < 0.5
 
@@ -172,7 +172,7 @@ ZIP_MUTATIONS: Final[tuple[ZipMutation, ...]] = (
 
 
 def mutate_file(data: bytes, chance: random.Random) -> bytes:
-    """A file that need be no zip any more: cut, flipped, spliced, or doubled."""
+    """Return a file that need be no zip any more: cut, flipped, spliced, or doubled."""
     changed = bytearray(data)
     match chance.randrange(5):
         case 0:

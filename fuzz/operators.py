@@ -304,7 +304,7 @@ def _child(calls: Sequence[Call], at: mmap.mmap, writing: int) -> None:
     at[:] = len(calls).to_bytes(8, "little")
 
 
-def _late(number: int, frame: FrameType | None) -> None:
+def _late(_number: int, _frame: FrameType | None) -> None:
     raise _Slow
 
 

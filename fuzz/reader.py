@@ -54,7 +54,7 @@ def fuzz_reader(
     mutation: Callable[[bytes, int], Mutant] = mutate,
     most_seconds: float = MOST_SECONDS,
 ) -> None:
-    """Reads mutated archives, and counts what comes of them.
+    """Read mutated archives, and count what comes of them.
 
     Args:
         report: Where they are counted. Its seed is that of the first archive; each further one has the next.
@@ -78,7 +78,7 @@ def fuzz_reader(
 
 
 def replay(report: Report, paths: Sequence[Path], archives: Mapping[str, bytes]) -> None:
-    """Reads archives from files as they are.
+    """Read archives from files as they are.
 
     Args:
         report: Where they are counted.
@@ -105,7 +105,7 @@ def _from_file(paths: Sequence[Path], index: int) -> tuple[str, int, Mutant]:
 
 
 def _run(report: Report, batch: _Batch) -> int:
-    """Runs a batch in a process of its own. How many of its archives were read: it ends with one that ends the process."""
+    """Run a batch in a process of its own. How many of its archives were read: it ends with one that ends the process."""
     at = mmap.mmap(-1, 8)
     reading, writing = os.pipe()
     gc.collect()
@@ -138,7 +138,7 @@ def _run(report: Report, batch: _Batch) -> int:
 
 
 def _collect(report: Report, batch: _Batch, reading: int, at: mmap.mmap, child: int) -> bool:
-    """Takes verdicts until the process ends. Whether it had to be killed, since it hung."""
+    """Take verdicts until the process ends. Whether it had to be killed, since it hung."""
     waiting = b""
     last, since = -1, time.monotonic()
     with os.fdopen(reading, "rb", buffering=0) as verdicts:
@@ -168,7 +168,7 @@ def _count(report: Report, batch: _Batch, line: bytes) -> None:
 
 
 def _child(batch: _Batch, at: mmap.mmap, writing: int) -> None:
-    """Reads the archives of a batch, in a folder of its own that must stay empty."""
+    """Read the archives of a batch, in a folder of its own that must stay empty."""
     logging.disable(logging.CRITICAL)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     with contextlib.suppress(ValueError):

@@ -65,7 +65,7 @@ class Report:
         return self.outcomes.total()
 
     def found(self, finding: Finding, data: bytes) -> None:
-        """Counts a finding, and writes the reproducer: what was sent, and how it came about."""
+        """Count a finding, and write the reproducer: what was sent, and how it came about."""
         self.findings[finding.signature] += 1
         if self.findings[finding.signature] > _FILES_OF_A_KIND:
             return
@@ -75,11 +75,11 @@ class Report:
         (self.folder / f"{stem}.json").write_text(json.dumps(asdict(finding), indent=2) + "\n")
 
     def begin(self) -> None:
-        """Starts the clock: what came before was preparation."""
+        """Start the clock: what came before was preparation."""
         self.started = time.monotonic()
 
     def end(self) -> None:
-        """Stops the clock."""
+        """Stop the clock."""
         self.seconds = time.monotonic() - self.started
 
     def figures(self) -> dict[str, Any]:
@@ -96,12 +96,12 @@ class Report:
         }
 
     def write(self, path: Path) -> None:
-        """Writes it as JSON, with what machine it was made on."""
+        """Write it as JSON, with what machine it was made on."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"machine": machine(), **self.figures()}, indent=2) + "\n")
 
     def show(self, console: Console) -> None:
-        """Prints the table."""
+        """Print the table."""
         figures = self.figures()
         table = Table(
             title=f"{self.what}: {self.count:,} in {self.seconds:,.0f} s, {figures['per_second']:,} a second, from seed {self.seed}"

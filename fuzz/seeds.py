@@ -19,7 +19,7 @@ _LARGEST = 48 << 10
 
 
 def seed_archives(names: tuple[str, ...] = ()) -> dict[str, bytes]:
-    """The archives of test programs by name; of all whose archives are small where no names are given."""
+    """Return the archives of test programs by name; of all whose archives are small where no names are given."""
     cases = [by_name(name) for name in names] or [
         case for case in ALL_CASES if case.serializable and "architecture" not in case.tags
     ]
@@ -29,7 +29,7 @@ def seed_archives(names: tuple[str, ...] = ()) -> dict[str, bytes]:
 
 
 def _anywhere(archive: bytes) -> bytes:
-    """An archive without the folders of this machine, which stand in stack traces: what a seed makes of it is the same on each."""
+    """Return an archive without the folders of this machine, which stand in stack traces: what a seed makes of it is the same on each."""
     made = parse(archive)
     assert made is not None
     for entry in made.entries:

@@ -33,7 +33,7 @@ _GROWTH: Final = 64 << 20
 
 
 def server_arguments(spool: Path) -> list[str]:
-    """The arguments of a server that is to be attacked: small limits, and archives on disk."""
+    """Return the arguments of a server that is to be attacked: small limits, and archives on disk."""
     limits = ("--workers", "2", "--job-timeout", "120", "--worker-memory", "2GiB", "--upload-idle-timeout", "20")
     return [*limits, "--spool-dir", str(spool), "--spool-memory", "8KiB", "--import", "tests.support.programs"]
 
@@ -46,7 +46,7 @@ def fuzz_server(
     seconds: float | None = None,
     progress: Callable[[Report], None] = lambda _: None,
 ) -> None:
-    """Starts a server and attacks it.
+    """Start a server and attacks it.
 
     Args:
         report: Where answers are counted.
@@ -105,7 +105,7 @@ class _Attack:
         self._report.end()
 
     def check_at_end(self) -> None:
-        """Checks that nothing is left behind."""
+        """Check that nothing is left behind."""
         observed = self._observed
         self._check_server("end")
         try:
@@ -155,7 +155,7 @@ class _Attack:
                 self._progress(self._report)
 
     def _check_server(self, when: str) -> None:
-        """Checks that the server is the one that was started, and answers right."""
+        """Check that the server is the one that was started, and answers right."""
         try:
             assert self._observed.front_end.is_running(), "the front end has ended"
             assert self._observed.zygote == self._zygote, "the zygote is another"

@@ -58,7 +58,7 @@ def soak(
     programs: Sequence[str] = PROGRAMS,
     progress: Callable[[Report], None] = lambda _: None,
 ) -> None:
-    """Starts a server of two workers, and has eight clients work it.
+    """Start a server of two workers, and have eight clients work it.
 
     Args:
         report: Where answers are counted.
@@ -186,7 +186,7 @@ class _Soak:
             raise self._failure
 
     def _request(self, number: int) -> None:
-        """Makes one request in a way that its number decides, and checks what comes of it."""
+        """Make one request in a way that its number decides, and check what comes of it."""
         chance = random.Random(f"{self._report.seed} {number}")
         way = chance.choices(("plain", "slow reader", "cancel", "disconnect", "bad"), (60, 8, 12, 10, 10))[0]
         task = chance.choice(self._bad if way == "bad" else self._good)
@@ -214,7 +214,7 @@ class _Soak:
                 self._found(outcome, task, number, f"{way}, {task.name}: {fault}")
 
     def _judge(self, task: Task, answer: Answer, start: float) -> tuple[str, str]:
-        """What came of a request, and what is wrong with that."""
+        """Return what came of a request, and what is wrong with that."""
         if task.is_answered_by(answer):
             return "right answer" if not task.reason else f"right error {answer.reason}", ""
         if answer.left and answer.code is grpc.StatusCode.CANCELLED:

@@ -59,7 +59,7 @@ StreamMutation = Callable[[Stream, random.Random], None]
 
 
 def make_stream(archives: Mapping[str, bytes], seed: int) -> Stream:
-    """The stream of a seed."""
+    """Return the stream of a seed."""
     chance = random.Random(seed)
     program = chance.choice(sorted(archives))
     options = pb.TransformOptions(
@@ -86,7 +86,7 @@ def make_stream(archives: Mapping[str, bytes], seed: int) -> Stream:
 
 
 def frame(spec: pb.TransformSpec) -> bytes:
-    """A spec as a message of the stream."""
+    """Return a spec as a message of the stream."""
     return pb.TransformGraphRequest(spec=spec).SerializeToString()
 
 
@@ -210,7 +210,7 @@ STREAM_MUTATIONS: Final[tuple[StreamMutation, ...]] = (
 
 
 def _respecify(stream: Stream) -> None:
-    """Puts the spec, which was changed, in the place of the first message."""
+    """Put the spec, which was changed, in the place of the first message."""
     stream.frames[:1] = [frame(stream.spec)]
 
 

@@ -60,7 +60,7 @@ def good_tasks(archives: Mapping[str, bytes]) -> list[Task]:
 
 
 def bad_tasks(archives: Mapping[str, bytes]) -> list[Task]:
-    """Requests that are at fault, each in another way."""
+    """Request that are at fault, each in another way."""
     archive = next(iter(archives.values()))
     spec, *chunks = _frames(archive, "retrace")
     return [

@@ -61,12 +61,12 @@ class Zip:
     end: dict[str, int] = field(default_factory=dict)
 
     def find(self, part: str) -> Entry | None:
-        """The first record whose name holds a text."""
+        """Return the first record whose name holds a text."""
         return next((entry for entry in self.entries if part.encode() in entry.name), None)
 
 
 def parse(archive: bytes) -> Zip | None:
-    """Takes a zip apart; None where `zipfile` cannot."""
+    """Take a zip apart; None where `zipfile` cannot."""
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as file:
             entries = [
@@ -81,7 +81,7 @@ def parse(archive: bytes) -> Zip | None:
 
 
 def build(made: Zip) -> bytes:
-    """Puts a zip together."""
+    """Put a zip together."""
     out = bytearray(made.before)
     directory = bytearray()
     count = 0
@@ -124,7 +124,7 @@ def build(made: Zip) -> bytes:
 
 
 def zip64_extra(*values: int) -> bytes:
-    """A ZIP64 extra field."""
+    """Return a ZIP64 extra field."""
     return struct.pack(f"<2H{len(values)}Q", 1, 8 * len(values), *(value & (1 << 64) - 1 for value in values))
 
 

@@ -81,7 +81,7 @@ def _has_python_kernel(op: OpOverload) -> bool:
 
 @functools.cache
 def _named() -> frozenset[str]:
-    """The private operators that torch's compilers, its functions of Python and its formulas for gradients name."""
+    """Return the private operators that torch's compilers, its functions of Python and its formulas for gradients name."""
     of_formulas = _OF_FORMULAS.findall(_FORMULAS.read_text(encoding="utf-8"))
     return frozenset((*_named_in(_COMPILERS, _OF_COMPILERS), *_named_in(_FUNCTIONS, _OF_FUNCTIONS), *of_formulas))
 

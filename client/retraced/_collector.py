@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Keeps the garbage collector from looking at what is being read: a large text makes many objects, and no garbage.
+    """Keep the garbage collector from looking at what is being read: a large text makes many objects, and no garbage.
 
     Where torch is loaded, each look goes through all that torch has made.
     """

@@ -43,19 +43,19 @@ class Connection:
     _authorization: tuple[tuple[str, str], ...] = field(repr=False)
 
     def channel(self) -> grpc.Channel:
-        """A channel that blocks."""
+        """Return a channel that blocks."""
         if self._credentials is None:
             return grpc.insecure_channel(self._target, options=self._options)
         return grpc.secure_channel(self._target, self._credentials, options=self._options)
 
     def aio_channel(self) -> grpc.aio.Channel:
-        """A channel of the event loop that runs now."""
+        """Return a channel of the event loop that runs now."""
         if self._credentials is None:
             return grpc.aio.insecure_channel(self._target, options=self._options)
         return grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
 
     def metadata(self, request_id: str, traceparent: str | None = None) -> tuple[tuple[str, str], ...]:
-        """The gRPC metadata of a call.
+        """Return the gRPC metadata of a call.
 
         Raises:
             ValueError: `traceparent` has characters that cannot be sent.
@@ -70,7 +70,7 @@ def connection(
     allow_insecure: bool,
     channel_options: Mapping[str, str | int] | None,
 ) -> Connection:
-    """Checks what a client is made with. The arguments are those of `Client`.
+    """Check what a client is made with. The arguments are those of `Client`.
 
     Raises:
         AddressMissing: There is no address.
@@ -114,7 +114,7 @@ def _addresses(address: str) -> list[str]:
 
 
 def _host(address: str) -> tuple[str, ipaddress.IPv4Address | ipaddress.IPv6Address | None]:
-    """The host of `HOST:PORT`, also as an IP address where it is one."""
+    """Return the host of `HOST:PORT`, also as an IP address where it is one."""
     host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
     try:
         return host, ipaddress.ip_address(host)
@@ -123,7 +123,7 @@ def _host(address: str) -> tuple[str, ipaddress.IPv4Address | ipaddress.IPv6Addr
 
 
 def _target(address: str) -> str:
-    """An address as gRPC takes it."""
+    """Return an address as gRPC takes it."""
     several = _addresses(address)
     if len(several) == 1:
         return address
@@ -139,7 +139,7 @@ def _target(address: str) -> str:
 def _channel_options(
     address: str, several: bool, server_name: str | None, extra: Mapping[str, str | int] | None
 ) -> list[tuple[str, str | int]]:
-    """gRPC channel options: ours, then the caller's over them."""
+    """Return the gRPC channel options: ours, then the caller's over them."""
     options: dict[str, str | int] = {
         "grpc.max_receive_message_length": _MAX_MESSAGE_BYTES,
         # No message is decompressed: gRPC looks at its length only afterwards, when a message of that length has become gigabytes.

@@ -35,7 +35,7 @@ _MODES = {
 
 
 def spec_request(pipeline: str, options: TransformOptions, archive_size: int, *, can_reread: bool) -> pb.TransformGraphRequest:
-    """The first message of a request."""
+    """Return the first message of a request."""
     if not options.want_output:
         output = pb.OUTPUT_DELIVERY_NEVER
     elif can_reread:
@@ -58,7 +58,7 @@ def spec_request(pipeline: str, options: TransformOptions, archive_size: int, *,
 
 
 def chunk_request(chunk: bytes) -> pb.TransformGraphRequest:
-    """A message with the next bytes of the archive."""
+    """Return a message with the next bytes of the archive."""
     return pb.TransformGraphRequest(archive_chunk=chunk)
 
 
@@ -67,7 +67,7 @@ class ValueInvalidError(Exception):
 
 
 def accepted(message: pb.Accepted) -> events.Accepted:
-    """The request was taken."""
+    """Return the request was taken."""
     if message.request_id and not is_request_id(message.request_id):
         raise ValueInvalidError("a request id that is none")
     return events.Accepted(message.request_id, message.queue_position)
@@ -80,17 +80,17 @@ def progress(message: pb.Progress) -> events.Progress:
 
 
 def pass_started(message: pb.PassStarted) -> events.PassStarted:
-    """A pass begins."""
+    """Return a pass begins."""
     return events.PassStarted(message.index, message.count, message.name, message.text)
 
 
 def pass_finished(message: pb.PassFinished) -> events.PassFinished:
-    """A pass has ended."""
+    """Return a pass has ended."""
     return events.PassFinished(message.index, pass_report(message.report))
 
 
 def pass_report(message: passes_pb2.PassReport) -> reports.PassReport:
-    """What one pass did."""
+    """Return what one pass did."""
     return reports.PassReport(
         name=message.name,
         text=message.text,
@@ -105,7 +105,7 @@ def pass_report(message: passes_pb2.PassReport) -> reports.PassReport:
 
 
 def summary(message: pb.Summary) -> reports.Summary:
-    """What came out."""
+    """Return what came out."""
     timings = message.timings
     return reports.Summary(
         modified=message.modified,
@@ -122,7 +122,7 @@ def summary(message: pb.Summary) -> reports.Summary:
 
 
 def program_info(message: program_pb2.ProgramInfo) -> program.ProgramInfo:
-    """A program as a whole."""
+    """Return a program as a whole."""
     return program.ProgramInfo(
         inputs=tuple(map(_input_spec, message.signature.inputs)),
         outputs=tuple(map(_output_spec, message.signature.outputs)),
@@ -140,7 +140,7 @@ def program_info(message: program_pb2.ProgramInfo) -> program.ProgramInfo:
 
 
 def passes(message: pb.ListPassesResponse) -> tuple[server_info.PassInfo, ...]:
-    """The passes that a server can run.
+    """Return the passes that a server can run.
 
     Raises:
         ResponseInvalid: They are too many.
@@ -162,7 +162,7 @@ def _pass_info(message: passes_pb2.Pass) -> server_info.PassInfo:
 
 
 def info(message: pb.GetServerInfoResponse) -> server_info.ServerInfo:
-    """What a server is.
+    """Return what a server is.
 
     Raises:
         ResponseInvalid: It is too much, or a duration is none.
@@ -222,7 +222,7 @@ def _sandbox_layer(message: pb.SandboxLayer) -> server_info.SandboxLayer:
 
 
 def enum_value(name_of: Callable[[_Number], str], number: _Number, prefix: str, unknown: _Enum) -> _Enum:
-    """The domain's value of a wire enum's number; `unknown` for one that this client does not know."""
+    """Return the domain's value of a wire enum's number; `unknown` for one that this client does not know."""
     try:
         return type(unknown)(name_of(number).removeprefix(prefix).lower())
     except ValueError:

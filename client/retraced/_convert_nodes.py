@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 
 def decode_nodes(batches: Iterable[pb.NodeMetadataBatch], request_id: str = "") -> tuple[domain.NodeMetadata, ...]:
-    """The nodes of one stream's batches, in the order they came.
+    """Return the nodes of one stream's batches, in the order they came.
 
     Raises:
         ResponseInvalid: An index points at no entry of its table, or a value is of a kind this client does not know.

@@ -38,7 +38,7 @@ class StatusKept:
         call.add_done_callback(self._keep)
 
     async def error(self, raised: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError | None:
-        """The error that `raised` stands for; None where the server's status was OK."""
+        """Return the error that `raised` stands for; None where the server's status was OK."""
         if raised.details() != _LOST:
             return raised
         try:
@@ -75,7 +75,7 @@ class Feed:
             self._on_event(event)
 
     async def stopped(self) -> None:
-        """Ends it, and waits until nothing is read any more."""
+        """End it, and wait until nothing is read any more."""
         self._task.cancel()
         await asyncio.wait({self._task})
 
@@ -108,7 +108,7 @@ class Feed:
 
 
 def decoded(message: _T | None, request_id: str) -> _T:
-    """A message of a server. grpc.aio gives None in place of bytes that are no such message.
+    """Return a message of a server. grpc.aio gives None in place of bytes that are no such message.
 
     Raises:
         ResponseInvalid: They are none.
@@ -119,7 +119,7 @@ def decoded(message: _T | None, request_id: str) -> _T:
 
 
 async def in_thread(function: Callable[[], _T]) -> _T:
-    """Calls a function in a thread. If cancelled, it still waits for it: the source may not be closed under it."""
+    """Call a function in a thread. If cancelled, it still waits for it: the source may not be closed under it."""
     running = asyncio.get_running_loop().run_in_executor(None, function)
     try:
         return await asyncio.shield(running)
@@ -129,7 +129,7 @@ async def in_thread(function: Callable[[], _T]) -> _T:
 
 
 def _at_once(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """What a coroutine returns that has nothing to wait for."""
+    """Return what a coroutine returns that has nothing to wait for."""
     try:
         coroutine.send(None)
     except StopIteration as end:

@@ -39,7 +39,7 @@ Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 
 def node_to_json(node: NodeMetadata) -> dict[str, Json]:
-    """The node as an object that `json.dumps(..., allow_nan=False)` takes; see the module for its fields."""
+    """Return the node as an object that `json.dumps(..., allow_nan=False)` takes; see the module for its fields."""
     fields: dict[str, Json] = {
         "graph": node.graph,
         "name": node.name,

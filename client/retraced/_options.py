@@ -48,7 +48,7 @@ class TransformOptions:
 
 
 def pipeline_text(pipeline: str | Sequence[str]) -> str:
-    """The text of a pipeline that is given as one text or several.
+    """Return the text of a pipeline that is given as one text or several.
 
     Raises:
         TypeError: It is neither.
@@ -62,7 +62,7 @@ def pipeline_text(pipeline: str | Sequence[str]) -> str:
 
 
 def server_address(address: str | Sequence[str] | None) -> str:
-    """The address given, or else that of the environment variable RETRACED_SERVER. Several have commas between them.
+    """Return the address given, or else that of the environment variable RETRACED_SERVER. Several have commas between them.
 
     Raises:
         AddressMissing: Neither is there.
@@ -75,7 +75,7 @@ def server_address(address: str | Sequence[str] | None) -> str:
 
 
 def new_request_id(given: str | None) -> str:
-    """The id given, or a new one.
+    """Return the id given, or a new one.
 
     Raises:
         ValueError: It is empty, too long, or has characters that cannot be sent.
@@ -93,7 +93,7 @@ def is_request_id(text: str) -> bool:
 
 
 def call_metadata(request_id: str, traceparent: str | None = None) -> tuple[tuple[str, str], ...]:
-    """The gRPC metadata of a call.
+    """Return the gRPC metadata of a call.
 
     Raises:
         ValueError: `traceparent` has characters that cannot be sent.

@@ -29,14 +29,14 @@ class Output:
 
     @classmethod
     def of(cls, file: Bytes) -> Output:
-        """An output that is the same as another file."""
+        """Return an output that is the same as another file."""
         made = cls()
         for chunk in chunks(file, 0, file.size):
             made.append(chunk)
         return made
 
     def append(self, chunk: bytes) -> None:
-        """Adds the next bytes.
+        """Add the next bytes.
 
         Raises:
             OutputNotWritable: There is no room for temporary files.
@@ -51,7 +51,7 @@ class Output:
         self.size += len(chunk)
 
     def check(self, size: int, sha256: bytes, request_id: str) -> None:
-        """Compares it with what the server says of it.
+        """Compare it with what the server says of it.
 
         Raises:
             ResponseInvalid: They differ.
@@ -74,7 +74,7 @@ class Output:
         return chunks(self, 0, self.size)
 
     def close(self) -> None:
-        """Gives it up. May be called twice."""
+        """Return it up. May be called twice."""
         self._file.close()
 
     def __del__(self) -> None:
@@ -97,7 +97,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 
 def write_atomically(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> None:
-    """Writes a file so that the path holds all of it or what it held before.
+    """Write a file so that the path holds all of it or what it held before.
 
     The bytes go to a hidden file in the same directory, which is then renamed. A link is followed. A file that was there before
     passes its permissions on. A device or pipe, which cannot be renamed over, is written to as it is.
@@ -127,7 +127,7 @@ def _write(file: IO[bytes], chunks: Iterable[bytes]) -> None:
 
 @contextlib.contextmanager
 def _beside(target: Path) -> Iterator[tuple[IO[bytes], Path]]:
-    """A new file in the directory of what the path stands for, and its path; removed at the end if it is still there."""
+    """Make a new file in the directory of what the path stands for, and its path; removed at the end if it is still there."""
     real = Path(os.path.realpath(target))
     name = real.with_name(f".{real.name[:200]}.{secrets.token_hex(4)}.tmp")
     with _as_typed(target):

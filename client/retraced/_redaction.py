@@ -68,7 +68,7 @@ class Redaction:
             self.upload = self._taken_out(source)
 
     def restored(self, output: Output, request_id: str) -> tuple[Spliced, tuple[str, ...]]:
-        """An output with everything in its place again, and what the caller should know of it. It is still to be checked.
+        """Return an output with everything in its place again, and what the caller should know of it. It is still to be checked.
 
         Raises:
             OutputUnsafe: It cannot be read.
@@ -92,24 +92,24 @@ class Redaction:
         return Spliced(output, records, replaced), remarks
 
     def text(self, text: str) -> str:
-        """A text of the server, with what its tokens stand for: guards, and the place in the source that a stack trace ends in."""
+        """Return a text of the server, with what its tokens stand for: guards, and the place in the source that a stack trace ends in."""
         return re.sub(rf"{self._mark}-(\d{{1,9}})(:1)?", self._meant, text) if self._mark in text else text
 
     def node(self, node: NodeMetadata) -> NodeMetadata:
-        """A node's metadata with its own stack trace."""
+        """Return a node's metadata with its own stack trace."""
         return replace(node, stack_trace=self._whole.get(node.stack_trace, node.stack_trace))
 
     def report(self, report: PassReport) -> PassReport:
-        """A pass's report."""
+        """Return a pass's report."""
         return replace(report, remarks=self._texts(report.remarks), new_guards=self._texts(report.new_guards))
 
     def summary(self, summary: Summary) -> Summary:
-        """A summary."""
+        """Return a summary."""
         output = None if summary.output is None else self._info(summary.output)
         return replace(summary, input=self._info(summary.input), output=output, remarks=self._texts(summary.remarks))
 
     def error(self, error: _Error) -> _Error:
-        """An error, which is changed."""
+        """Return an error, which is changed."""
         error.message = self.text(error.message)
         error.args = (error.message,)
         error.metadata = {key: self.text(value) for key, value in error.metadata.items()}
@@ -178,7 +178,7 @@ class Redaction:
 
 
 def _place(trace: str) -> str:
-    """The place in the caller's own source that a stack trace ends in, `FILE:LINE`, as the server finds it; empty where there is none."""
+    """Return the place in the caller's own source that a stack trace ends in, `FILE:LINE`, as the server finds it; empty where none is."""
     frames = [frame for frame in _FRAME.finditer(trace) if not frame["file"].startswith("<")]
     own = [frame for frame in frames if "site-packages/torch/" not in frame["file"].replace("\\", "/")]
     frame = next(reversed(own or frames), None)

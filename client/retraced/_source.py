@@ -50,7 +50,7 @@ class Source(Protocol):
         ...
 
     def close(self) -> None:
-        """Gives it up. May be called twice."""
+        """Return it up. May be called twice."""
         ...
 
 
@@ -147,7 +147,7 @@ class StreamSource:
 
 
 def open_source(source: AnySource) -> Source:
-    """Opens whatever a caller may give.
+    """Open whatever a caller may give.
 
     Args:
         source: A path, bytes, a file object opened in binary mode (read from where it stands), or a

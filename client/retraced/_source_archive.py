@@ -28,11 +28,11 @@ class SourceArchive:
         self.program_name = programs[0] if len(programs) == 1 else "model"
 
     def read(self, name: str) -> bytes | None:
-        """The bytes of a record; None where there is none of that name."""
+        """Return the bytes of a record; None where there is none of that name."""
         record = self.records.get(name)
         return None if record is None else self._source.read_at(record.offset, record.size)
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """The bytes of a record in pieces of 1 MiB."""
+        """Return the bytes of a record in pieces of 1 MiB."""
         record = self.records[name]
         return chunks(self._source, record.offset, record.size)

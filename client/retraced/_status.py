@@ -74,7 +74,7 @@ _TLS_ADVICE: dict[str | None, str] = {
 
 
 def error_from_status(error: grpc.RpcError | grpc.aio.AioRpcError, *, address: str, request_id: str) -> errors.RetracedError:
-    """The error that a failed call stands for. The caller raises it from `error`.
+    """Return the error that a failed call stands for. The caller raises it from `error`.
 
     Args:
         error: What gRPC raised: a call with a code, details and trailing metadata.
@@ -108,7 +108,7 @@ def error_from_status(error: grpc.RpcError | grpc.aio.AioRpcError, *, address: s
 
 
 def _retry_after(delay: Duration) -> float | None:
-    """The seconds of a delay; None, as where none was given, for one that is negative or that google.protobuf.Duration does not allow."""
+    """Return the seconds of a delay; None, as where none was given, for one that google.protobuf.Duration does not allow, or negative."""
     if not (0 <= delay.seconds <= _LONGEST_DURATION and 0 <= delay.nanos < 1_000_000_000):
         return None
     return float(delay.seconds + delay.nanos / 1e9)

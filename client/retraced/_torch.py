@@ -19,7 +19,7 @@ def is_exported_program(value: object) -> TypeGuard[ExportedProgram]:
 
 
 def save(program: ExportedProgram) -> IO[bytes]:
-    """Writes a program, as `torch.export.save` does, into an unnamed temporary file.
+    """Write a program, as `torch.export.save` does, into an unnamed temporary file.
 
     Raises:
         SourceNotReadable: Torch cannot save it.
@@ -42,7 +42,7 @@ def save(program: ExportedProgram) -> IO[bytes]:
 
 
 def load(file: IO[bytes]) -> ExportedProgram:
-    """Reads a program as `torch.export.load` does. It runs code from the file, which was checked for that.
+    """Read a program as `torch.export.load` does. It runs code from the file, which was checked for that.
 
     Raises:
         TorchMissing: Torch is not installed.

@@ -51,7 +51,7 @@ class Transform:
         self._summary: Summary | None = None
 
     def requests(self) -> Iterator[tuple[pb.TransformGraphRequest, events.Uploaded]]:
-        """The request stream, read from the source as it is wanted, and what is to be told once each message is sent.
+        """Yield the request stream, read from the source as it is wanted, and what is to be told once each message is sent.
 
         Raises:
             SourceNotReadable: The source cannot be read, or changed.
@@ -66,7 +66,7 @@ class Transform:
             yield self._sent(_convert.chunk_request(chunk)), events.Uploaded(offset + len(chunk), source.size)
 
     def receive(self, message: pb.TransformGraphResponse) -> events.Event | None:
-        """Takes one response, and gives what is to be told of it.
+        """Take one response, and return what is to be told of it.
 
         Raises:
             OutputNotWritable: There is no room for the output.
@@ -121,7 +121,7 @@ class Transform:
         return message.HasField("output_chunk") or message.HasField("pass_finished")
 
     def finish(self) -> TransformResult:
-        """The result, once the stream has ended well. The result owns the source from here on. It may take long: it reads the output.
+        """Return the result, once the stream has ended well. The result owns the source from here on. It may take long: it reads the output.
 
         Raises:
             ResponseInvalid: There was no summary, or the output is not what the summary says.
@@ -156,15 +156,15 @@ class Transform:
         )
 
     def failure(self, error: grpc.RpcError | grpc.aio.AioRpcError, address: str) -> RetracedError:
-        """The error that a failed call stands for. The caller raises it from `error`."""
+        """Return the error that a failed call stands for. The caller raises it from `error`."""
         return self._redaction.error(error_from_status(error, address=address, request_id=self.request_id))
 
     def close(self) -> None:
-        """Gives up what has come in, when there is to be no result. The source stays open: it may be sent again."""
+        """Return up what has come in, when there is to be no result. The source stays open: it may be sent again."""
         self._output.close()
 
     def _taken(self, summary: Summary) -> tuple[Output | Source, Summary]:
-        """The output with what was kept at home, checked; and the summary of that."""
+        """Return the output with what was kept at home, checked; and the summary of that."""
         if not self._options.keep_at_home:
             self._check.check(self._output, self.request_id)
             return self._output, summary

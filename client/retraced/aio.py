@@ -239,7 +239,7 @@ class AsyncClient:
         seconds: float | None,
         metadata: tuple[tuple[str, str], ...],
     ) -> TransformResult:
-        """Makes one attempt."""
+        """Make one attempt."""
         try:
             call = self._open_stub().TransformGraph(timeout=seconds, metadata=metadata)
             status = StatusKept(call)
@@ -294,7 +294,7 @@ class AsyncClient:
         timeout: float | None,
         on_event: Callable[[Event], object] | None = None,
     ) -> _T:
-        """Makes a call, and makes it again while the server says that it may succeed later."""
+        """Make a call, and make it again while the server says that it may succeed later."""
         attempts = Attempts(self._attempts, self._seconds(timeout), self._connection.several)
         while True:
             try:

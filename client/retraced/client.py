@@ -233,7 +233,7 @@ class Client:
         seconds: float | None,
         metadata: tuple[tuple[str, str], ...],
     ) -> TransformResult:
-        """Makes one attempt."""
+        """Make one attempt."""
         try:
             feed = _Feed(transform, on_event)
             call = self._open_stub().TransformGraph(iter(feed), timeout=seconds, metadata=metadata)
@@ -275,7 +275,7 @@ class Client:
         timeout: float | None,
         on_event: Callable[[Event], object] | None = None,
     ) -> _T:
-        """Makes a call, and makes it again while the server says that it may succeed later."""
+        """Make a call, and make it again while the server says that it may succeed later."""
         attempts = Attempts(self._attempts, self._seconds(timeout), self._connection.several)
         while True:
             try:

@@ -97,7 +97,7 @@ def _subgraphs(graph: _Object) -> Iterator[_Object]:
 
 
 def _getitems(node: _Object) -> int:
-    """The getitem nodes that torch makes when it loads a call with several outputs, as its deserialize_outputs does."""
+    """Return the getitem nodes that torch makes when it loads a call with several outputs, as its deserialize_outputs does."""
     outputs = node["outputs"]
     if len(outputs) != 1:
         return sum(map(_getitems_of, outputs))
@@ -141,7 +141,7 @@ def _output(spec: _Object) -> OutputSpec:
 
 
 def _argument(argument: _Object) -> tuple[str, str | None]:
-    """The name of the value that an argument is, or the constant that it is."""
+    """Return the name of the value that an argument is, or the constant that it is."""
     if "name" in argument:
         return _typed(str, argument["name"]), None
     _, value = _alternative(argument)
@@ -191,7 +191,7 @@ def _natural(name: str) -> tuple[str, int, str]:
 
 
 def _alternative(union: _Object) -> tuple[str, Any]:
-    """The alternative that a union of the schema is, and its value."""
+    """Return the alternative that a union of the schema is, and its value."""
     ((kind, value),) = union.items()
     return kind, value
 

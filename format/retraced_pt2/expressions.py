@@ -57,27 +57,27 @@ class ExpressionBuilder(Protocol[_Built]):
     """Makes something of an expression, from its leaves to its root. Each method may raise a `FormatError`."""
 
     def truth(self, value: bool) -> _Built:
-        """`true` or `false`."""
+        """Build `true` or `false`."""
         ...
 
     def symbol(self, name: str, assumptions: dict[str, bool]) -> _Built:
-        """A symbol, with what is assumed of it."""
+        """Return a symbol, with what is assumed of it."""
         ...
 
     def integer(self, value: int) -> _Built:
-        """An integer."""
+        """Return an integer."""
         ...
 
     def rational(self, numerator: int, denominator: int) -> _Built:
-        """A fraction, whose denominator is not zero."""
+        """Return a fraction, whose denominator is not zero."""
         ...
 
     def float(self, digits: str, precision: int) -> _Built:
-        """A floating-point number, with its precision in bits."""
+        """Return a floating-point number, with its precision in bits."""
         ...
 
     def call(self, function: str, arguments: list[_Built]) -> _Built:
-        """A call of one of `FUNCTIONS`, with as many arguments as it takes."""
+        """Return a call of one of `FUNCTIONS`, with as many arguments as it takes."""
         ...
 
 

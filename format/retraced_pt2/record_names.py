@@ -41,7 +41,7 @@ _OLD_FILES: Final = frozenset(("version", "serialized_exported_program.json"))
 
 
 def find_program(names: Collection[str]) -> str:
-    """Checks the names of all records, without the root, and gives the name of the one program that they are of.
+    """Check the names of all records, without the root, and return the name of the one program that they are of.
 
     Raises:
         FormatError: PROGRAM_MISSING where there is no program, PROGRAM_UNSUPPORTED where there are several or where one holds what is not
@@ -101,7 +101,7 @@ def is_record_name(name: str) -> bool:
 
 
 def foreign(names: Collection[str]) -> FormatError:
-    """Makes the error of a zip whose records have no common root."""
+    """Make the error of a zip whose records have no common root."""
     if set(names) >= _OLD_FILES:
         return FormatError(
             Fault.SCHEMA_UNSUPPORTED,

@@ -236,7 +236,7 @@ def only_member(union: Struct) -> bool:
 
 
 def member(union: Struct) -> tuple[str, Any]:
-    """The one member of a union that is set, by name. `Any`: each has its own type.
+    """Return the one member of a union that is set, by name. `Any`: each has its own type.
 
     Raises:
         FormatError: PROGRAM_INVALID where none is set, or several.
@@ -249,5 +249,5 @@ def member(union: Struct) -> tuple[str, Any]:
 
 
 def number(value: float | str) -> float:
-    """A `Float` of the schema as a number."""
+    """Return a `Float` of the schema as a number."""
     return float(value)

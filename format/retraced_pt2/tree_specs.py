@@ -35,7 +35,7 @@ class TreeSpecBuilder(Protocol[_Built]):
     """Makes something of a tree spec, from its leaves to its root. Each method may raise a `FormatError`."""
 
     def leaf(self) -> _Built:
-        """A value."""
+        """Return a value."""
         ...
 
     def sequence(self, kind: str, children: list[_Built]) -> _Built:
@@ -47,12 +47,12 @@ class TreeSpecBuilder(Protocol[_Built]):
         ...
 
     def deque(self, longest: int | None, children: list[_Built]) -> _Built:
-        """A deque, with the most that it may hold."""
+        """Return a deque, with the most that it may hold."""
         ...
 
     # Any: what json.loads gives.
     def registered(self, kind: str, context: Any, children: list[_Built]) -> _Built:
-        """A node of any other type, with the context as it stands there."""
+        """Return a node of any other type, with the context as it stands there."""
         ...
 
 

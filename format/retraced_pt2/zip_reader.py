@@ -68,7 +68,7 @@ def _read(file: Bytes, offset: int, size: int) -> bytes:
 
 
 def _end(file: Bytes) -> tuple[int, int, int]:
-    """The number of records, and size and place of the directory."""
+    """Return the number of records, and size and place of the directory."""
     at = file.size - zf.END.size
     data = _read(file, at, zf.END.size)
     if not data.startswith(zf.END_MAGIC):
@@ -159,7 +159,7 @@ def _directory(data: bytes, count: int) -> list[_Listed]:
 
 
 def _local(file: Bytes, listed: _Listed, limit: int) -> tuple[Extent, int]:
-    """A record by its own header, and where the next one begins."""
+    """Return a record by its own header, and where the next one begins."""
     name = listed.name
     data = _read(file, listed.header, zf.LOCAL.size + len(listed.raw_name) + _READ_AHEAD)
     if len(data) < zf.LOCAL.size or not data.startswith(zf.LOCAL_MAGIC):

@@ -82,14 +82,14 @@ class ZipWriter:
         return [(f"{ROOT}/{name}", crc) for name, _, crc, _ in self._records]
 
     def write(self, name: str, data: bytes | memoryview) -> None:
-        """Writes a record."""
+        """Write a record."""
         self._begin(name, zlib.crc32(data), len(data))
         view = memoryview(data)
         for start in range(0, len(view), CHUNK_BYTES):
             self._put(view[start : start + CHUNK_BYTES])
 
     def copy(self, name: str, fd: int, extent: Extent) -> None:
-        """Writes a record whose bytes lie in another file; the kernel copies them where it can.
+        """Write a record whose bytes lie in another file; the kernel copies them where it can.
 
         Raises:
             FormatError: ARCHIVE_INVALID where the other file ends before them, or where they are read here and are damaged.
@@ -112,7 +112,7 @@ class ZipWriter:
             raise damaged(name, "its checksum is another")
 
     def finish(self) -> None:
-        """Writes the directory."""
+        """Write the directory."""
         self._put(directory(self._records, self._at))
         self._file.flush()
 

@@ -6,7 +6,7 @@ import os
 
 
 def main() -> None:
-    """Starts a server with the options of the command line."""
+    """Start a server with the options of the command line."""
     # gRPC reads both when it is imported. Its handlers around fork() have nothing to do here: workers are forked from a process
     # without gRPC. What it has to say of sockets, the server says itself, in one line.
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"

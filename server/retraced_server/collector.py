@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Keeps the garbage collector from looking, again and again, at a graph that grows: nothing that is made meanwhile is garbage yet."""
+    """Keep the garbage collector from looking, again and again, at a graph that grows: nothing that is made meanwhile is garbage yet."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -18,7 +18,7 @@ _TIMEOUT_SECONDS = 3.0
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the server's state, and returns the exit status."""
+    """Print the server's state, and return the exit status."""
     address = arguments[0] if arguments else _address(os.environ)
     with grpc.insecure_channel(address) as channel:
         # Not `HealthStub`: its published types leave its methods out.
@@ -43,7 +43,7 @@ def _address(environment: Mapping[str, str]) -> str:
         return f"127.0.0.1:{health_port}" if health_port else host
     bare = host.removeprefix("[").removesuffix("]")
     # A server that listens on every address listens on this one.
-    bare = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(bare, bare)
+    bare = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(bare, bare)  # noqa: S104 - it is asked, and not bound
     return f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
 
 

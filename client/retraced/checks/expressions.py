@@ -16,7 +16,7 @@ _Bound = tuple[int, int | None]
 
 
 def check_size(name: Any) -> None:
-    """What has a range of its own: a symbol, or a size derived from others, as sympy prints it: `2*s0 + 1`.
+    """Check what has a range of its own: a symbol, or a size derived from others, as sympy prints it: `2*s0 + 1`.
 
     Raises:
         FormatError: It is neither.
@@ -28,7 +28,7 @@ def check_size(name: Any) -> None:
 
 
 def check_expression(text: Any) -> None:
-    """A shape expression.
+    """Check a shape expression.
 
     Raises:
         FormatError: It is not of the grammar, too long or deep, or could make numbers that no shape has.

@@ -59,7 +59,7 @@ _SOURCE_FN: Final = re.compile(r"[^,;]*,[\w.<>-]*")
 
 
 def parse_json(data: bytes) -> Any:
-    """What stock torch makes of a JSON record.
+    """Return what stock torch makes of a JSON record.
 
     Raises:
         Refused: It is not JSON.
@@ -72,7 +72,7 @@ def parse_json(data: bytes) -> Any:
 
 
 def check_model(model: Any, baseline: InputBaseline) -> None:
-    """A model record.
+    """Check a model record.
 
     Raises:
         Refused: It holds what is not of a plain program, nor of the caller's own.

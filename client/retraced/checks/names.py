@@ -11,7 +11,7 @@ from retraced_pt2.names import is_identifier, is_quotable
 
 
 def check_name(value: Any) -> None:
-    """The name of a value: an identifier.
+    """Check the name of a value: an identifier.
 
     Raises:
         Refused: It is none.
@@ -31,7 +31,7 @@ class Paths:
         self._baseline = own
 
     def check(self, value: Any) -> None:
-        """A name, which may hold points.
+        """Check a name, which may hold points.
 
         Raises:
             Refused: It is none, would end the text that it is quoted in, or names what every module of Python has.

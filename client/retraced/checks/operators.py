@@ -63,7 +63,7 @@ class Operators:
         self._taken: set[str] = set()
 
     def check(self, name: Any) -> None:
-        """The name of an operator.
+        """Check the name of an operator.
 
         Raises:
             Refused: It is none that may stand in a program.
@@ -75,7 +75,7 @@ class Operators:
             self._taken.add(name)
 
     def check_argument(self, name: Any) -> None:
-        """The name of an operator in the place of an argument, which may only be one of tensors.
+        """Check the name of an operator in the place of an argument, which may only be one of tensors.
 
         Raises:
             Refused: It is none.

@@ -41,11 +41,11 @@ class OutputCheck:
         self._namespaces = frozenset(namespaces)
 
     def prepare(self) -> None:
-        """Reads what an output will be compared with. Worth it while that is on its way; `check` does so too."""
+        """Read what an output will be compared with. Worth it while that is on its way; `check` does so too."""
         _ = self._baseline
 
     def check(self, output: Bytes, request_id: str = "") -> None:
-        """Checks an output archive before anything else sees it.
+        """Check an output archive before anything else sees it.
 
         Raises:
             OutputUnsafe: It is neither the archive sent nor a plain program.

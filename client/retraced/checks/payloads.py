@@ -15,7 +15,7 @@ from retraced_pt2.scalar_types import ITEM_SIZES
 
 
 def check_payloads(config: Any, directory: str, sizes: Mapping[str, int], path: Check) -> set[str]:
-    """A payload config.
+    """Return a payload config.
 
     Args:
         config: What the config's record holds.

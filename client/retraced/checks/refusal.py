@@ -15,6 +15,6 @@ class Refused(FormatError):  # noqa: N818 - it is a verdict
 
 
 def shown(text: object) -> str:
-    """A text of the server for a message: quoted, and no longer than a line."""
+    """Return a text of the server for a message: quoted, and no longer than a line."""
     shortened = str(text)
     return ascii(shortened if len(shortened) <= _LONGEST else f"{shortened[:_LONGEST]}...")

@@ -18,7 +18,7 @@ _WORDS: Final = frozenset(("Infinity", "-Infinity", "NaN"))
 
 
 def record(name: str, fields: Mapping[str, Check], optional: Collection[str] = ()) -> Check:
-    """An object with these fields and no others; `optional` ones may be missing."""
+    """Return an object with these fields and no others; `optional` ones may be missing."""
     required = fields.keys() - set(optional)
 
     def check(value: Any) -> None:
@@ -41,7 +41,7 @@ def record(name: str, fields: Mapping[str, Check], optional: Collection[str] = (
 
 
 def union(name: str, members: Mapping[str, Check]) -> Check:
-    """An object with exactly one of these fields."""
+    """Return an object with exactly one of these fields."""
 
     def check(value: Any) -> None:
         if type(value) is not dict or len(value) != 1:
@@ -60,7 +60,7 @@ def union(name: str, members: Mapping[str, Check]) -> Check:
 
 
 def list_of(item: Check) -> Check:
-    """A list."""
+    """Return a list."""
 
     def check(value: Any) -> None:
         if type(value) is not list:
@@ -72,7 +72,7 @@ def list_of(item: Check) -> Check:
 
 
 def map_of(key: Check, item: Check) -> Check:
-    """An object with fields of any number."""
+    """Return an object with fields of any number."""
 
     def check(value: Any) -> None:
         if type(value) is not dict:
@@ -85,7 +85,7 @@ def map_of(key: Check, item: Check) -> Check:
 
 
 def map_unless_known(key: Check, item: Check, known: Mapping[str, bytes]) -> Check:
-    """What `map_of` takes; fields that stand in `known` with their value, as `exact` has it, are taken as they are."""
+    """Return what `map_of` takes; fields that stand in `known` with their value, as `exact` has it, are taken as they are."""
 
     def check(value: Any) -> None:
         if type(value) is not dict:
@@ -99,7 +99,7 @@ def map_unless_known(key: Check, item: Check, known: Mapping[str, bytes]) -> Che
 
 
 def unless_known(item: Check, known: Container[bytes]) -> Check:
-    """What `item` takes, and whatever stands in `known` as `exact` has it."""
+    """Return what `item` takes, and whatever stands in `known` as `exact` has it."""
 
     def check(value: Any) -> None:
         if exact(value) not in known:
@@ -131,35 +131,35 @@ def one_of(*allowed: object) -> Check:
 
 
 def boolean(value: Any) -> None:
-    """True or false."""
+    """Check a truth value."""
     if value is not True and value is not False:
         raise Refused(f"{shown(value)} is not a truth value")
 
 
 def integer(value: Any) -> None:
-    """An integer of 64 bits."""
+    """Check an integer of 64 bits."""
     if type(value) is not int or not _LEAST <= value <= _MOST:
         raise Refused(f"{shown(value)} is not an integer of 64 bits")
 
 
 def size(value: Any) -> None:
-    """An integer of 64 bits that is not negative."""
+    """Check an integer of 64 bits that is not negative."""
     if type(value) is not int or not 0 <= value <= _MOST:
         raise Refused(f"{shown(value)} is not a size")
 
 
 def number(value: Any) -> None:
-    """A floating-point number; JSON has no word for three of them, so torch writes them as strings."""
+    """Check a floating-point number; JSON has no word for three of them, so torch writes them as strings."""
     if type(value) not in (float, int) and not (type(value) is str and value in _WORDS):
         raise Refused(f"{shown(value)} is not a number")
 
 
 def text(value: Any) -> None:
-    """A string that torch only keeps, or that `repr` quotes where it stands in generated source."""
+    """Check a string that torch only keeps, or that `repr` quotes where it stands in generated source."""
     if type(value) is not str:
         raise Refused(f"{shown(value)} is not a string")
 
 
-def refused(value: Any) -> None:
+def refused(_: Any) -> None:
     """Nothing: what stands here is an object of a class."""
     raise Refused("objects of custom classes are stored pickled")

@@ -38,7 +38,7 @@ class TreeSpecs:
         self._taken: dict[str, _Checked] = {}
 
     def check(self, value: Any) -> None:
-        """A tree spec.
+        """Check a tree spec.
 
         Raises:
             FormatError: It is none, or holds a node that is not plain.
@@ -49,7 +49,7 @@ class TreeSpecs:
             self._taken[value] = read_tree_spec(value, self)
 
     def check_arguments(self, value: Any) -> None:
-        """The tree spec of a module's arguments; those by keyword have names that stand in generated source.
+        """Check the tree spec of a module's arguments; those by keyword have names that stand in generated source.
 
         Raises:
             FormatError: It is none, or holds a node that is not plain, or a keyword that is no identifier.
@@ -93,5 +93,5 @@ def is_plain_key(key: str) -> bool:
 
 
 def registered(kind: str, context: Any) -> Registered:
-    """A node that is no plain container, for comparison."""
+    """Return a node that is no plain container, for comparison."""
     return kind, json.dumps(context, sort_keys=True)

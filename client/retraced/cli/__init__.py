@@ -9,7 +9,7 @@ from retraced._install import install_advice
 
 
 def main() -> None:
-    """Runs the command and exits with its status; says how to install what it needs where that is not there."""
+    """Run the command and exits with its status; says how to install what it needs where that is not there."""
     # gRPC reads it when it is imported. What it has to say of connections, the command says itself.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:

@@ -59,7 +59,7 @@ for _command in (transform, inspect, passes, info, serve, token):
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs the command, and gives its exit status. Errors are reported, not raised. Only for the main thread."""
+    """Run the command, and return its exit status. Errors are reported, not raised. Only for the main thread."""
     session = Session()
     try:
         return _run(session, arguments)
@@ -102,9 +102,9 @@ class _Ended(BaseException):
 
 @contextlib.contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
-    """Makes SIGTERM and SIGHUP exceptions, so that a partial file and an embedded server are cleaned up as for Ctrl-C."""
+    """Make SIGTERM and SIGHUP exceptions, so that a partial file and an embedded server are cleaned up as for Ctrl-C."""
 
-    def end(number: int, frame: FrameType | None) -> None:
+    def end(number: int, _frame: FrameType | None) -> None:
         raise _Ended(ExitCode(128 + number))
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}

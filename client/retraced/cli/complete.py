@@ -25,12 +25,12 @@ _IN_OPTIONS = re.compile(
 )
 
 
-def complete_pass(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_pass(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the passes whose names begin so."""
     return [_item("", one.name, one.summary) for one in _passes(context) if one.name.startswith(incomplete)]
 
 
-def complete_pipeline(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_pipeline(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the pipelines that begin so and have one pass, option or value more."""
     found = _passes(context)
     if options := _IN_OPTIONS.fullmatch(incomplete):
@@ -52,12 +52,12 @@ def _options(one: PassInfo, before: str, others: str, last: str) -> Iterator[Com
 
 
 def _item(before: str, word: str, summary: str = "") -> CompletionItem:
-    """What the shell shows, and types where it is chosen: one line each."""
+    """Return what the shell shows, and types where it is chosen: one line each."""
     return CompletionItem(before + word, help=" ".join(printable(summary).split()) or None)
 
 
 def _passes(context: click.Context) -> tuple[PassInfo, ...]:
-    """The server's passes; none where no server is named, or it does not answer: one is not started for this."""
+    """Return the server's passes; none where no server is named, or it does not answer: one is not started for this."""
     session, address = context.find_object(Session), context.params.get("server") or os.environ.get("RETRACED_SERVER")
     if session is None or not address:
         return ()
@@ -69,7 +69,7 @@ def _passes(context: click.Context) -> tuple[PassInfo, ...]:
 
 
 def _typeable(one: PassInfo) -> PassInfo:
-    """A pass with those of its options and their choices that a shell can type."""
+    """Return a pass with those of its options and their choices that a shell can type."""
     options = (option for option in one.options if _WORD.fullmatch(option.name))
     return replace(
         one, options=tuple(replace(option, choices=tuple(filter(_WORD.fullmatch, option.choices))) for option in options)

@@ -36,7 +36,7 @@ class Connection:
         return self.tls or any((self.tls_ca, self.tls_certificate, self.tls_key, self.tls_server_name))
 
     def client(self, address: str) -> Client:
-        """A client of the server at an address.
+        """Return a client of the server at an address.
 
         Raises:
             CredentialsInvalid: A file cannot be read, or the token not be sent.
@@ -106,7 +106,7 @@ def _name(field: str) -> str:
 
 
 def _set(field: str) -> Callable[[click.Context, click.Parameter, Any], None]:
-    def callback(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    def callback(context: click.Context, _parameter: click.Parameter, value: Any) -> None:
         if value:
             setattr(context.obj.connection, field, value)
 

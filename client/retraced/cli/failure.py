@@ -68,7 +68,7 @@ _TLS_ADVICE = {
 
 
 def exit_code(error: RetracedError) -> ExitCode:
-    """The status that an error ends the command with."""
+    """Return the status that an error ends the command with."""
     match error:
         case RequestInvalid() | LocalError():
             return ExitCode.USAGE
@@ -79,7 +79,7 @@ def exit_code(error: RetracedError) -> ExitCode:
 
 
 def report(session: Session, error: RetracedError) -> None:
-    """Prints an error: for people on standard error, and with `--json` as an object on standard output."""
+    """Print an error: for people on standard error, and with `--json` as an object on standard output."""
     if session.as_json:
         session.print_json(
             {

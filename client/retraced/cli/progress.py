@@ -39,7 +39,7 @@ class TransformProgress:
         self._pass = ""
 
     def __call__(self, event: events.Event) -> None:
-        """Takes an event."""
+        """Take an event."""
         match event:
             case events.Uploaded(sent, total):
                 self._update(self._upload, sent, total, f"{byte_count(sent)} of {byte_count(total)}")

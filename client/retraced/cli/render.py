@@ -22,7 +22,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def byte_count(size: float) -> str:
-    """A size as people read it: `1.5 MiB`."""
+    """Return a size as people read it: `1.5 MiB`."""
     unit = 0
     while size >= 1024 and unit < len(_UNITS) - 1:
         size /= 1024
@@ -31,7 +31,7 @@ def byte_count(size: float) -> str:
 
 
 def seconds(duration: float) -> str:
-    """A duration as people read it: `12 ms`, `3.4 s`."""
+    """Return a duration as people read it: `12 ms`, `3.4 s`."""
     return f"{duration * 1000:.0f} ms" if duration < 0.9995 else f"{duration:.1f} s"
 
 
@@ -74,7 +74,7 @@ def table(*columns: str, right: Iterable[str] = (), title: str | None = None) ->
 
 
 def facts(*pairs: tuple[str, str]) -> Table:
-    """A table of names and what they are."""
+    """Return a table of names and what they are."""
     made = Table.grid(padding=(0, 2))
     made.add_column(style="bold", no_wrap=True)
     made.add_column(overflow="fold")
@@ -84,7 +84,7 @@ def facts(*pairs: tuple[str, str]) -> Table:
 
 
 def signature(inputs: Iterable[InputSpec], outputs: Iterable[OutputSpec]) -> Table:
-    """The inputs and outputs of a program; of very many parameters and the like only the first."""
+    """Return the inputs and outputs of a program; of very many parameters and the like only the first."""
     made = table("", "node", "stands for", "name", title="signature")
     lifted = 0
     for number, item in enumerate(inputs):
@@ -100,7 +100,7 @@ def signature(inputs: Iterable[InputSpec], outputs: Iterable[OutputSpec]) -> Tab
 
 
 def symbols(found: Iterable[Symbol]) -> Table:
-    """The symbols of a program."""
+    """Return the symbols of a program."""
     made = table("symbol", "at least", "at most", "at export", title="symbols", right=("at least", "at most", "at export"))
     for symbol in found:
         hint = "" if symbol.hint is None else str(symbol.hint)
@@ -117,7 +117,7 @@ def histogram(targets: Mapping[str, int]) -> Table:
 
 
 def program_change(before: ProgramInfo, after: ProgramInfo) -> Table:
-    """A program before and after: its nodes, and what else is counted and differs."""
+    """Return a program before and after: its nodes, and what else is counted and differs."""
     rows = [("nodes", before.node_count, after.node_count)]
     others = {
         "subgraphs": (before.graph_count - 1, after.graph_count - 1),
@@ -131,7 +131,7 @@ def program_change(before: ProgramInfo, after: ProgramInfo) -> Table:
 
 
 def operator_change(before: Mapping[str, int], after: Mapping[str, int]) -> Table | None:
-    """The operators that are called more or less often than before, the greatest change first; None if there are none."""
+    """Return the operators that are called more or less often than before, the greatest change first; None if there are none."""
     counts = [(target, before.get(target, 0), after.get(target, 0)) for target in {*before, *after}]
     rows = sorted((row for row in counts if row[1] != row[2]), key=lambda row: (-abs(row[2] - row[1]), row[0]))
     return _changes("operator", rows) if rows else None

@@ -103,7 +103,7 @@ def _list(found: tuple[PassInfo, ...]) -> Table:
 
 
 def _usage(one: PassInfo) -> Text:
-    """The pass as a pipeline would have it, with the defaults of its options."""
+    """Return the pass as a pipeline would have it, with the defaults of its options."""
     text = Text(one.name, style="bold")
     if one.options:
         options = ",".join(f"{option.name}={option.default or '...'}" for option in one.options)

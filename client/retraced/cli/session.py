@@ -94,7 +94,7 @@ class Session:
 
     @contextlib.contextmanager
     def client(self, server: str | None) -> Iterator[Client]:
-        """A client of the server named, or of RETRACED_SERVER, or of one that is started for this call.
+        """Yield a client of the server named, or of RETRACED_SERVER, or of one that is started for this call.
 
         Raises:
             AddressMissing: No server is named, and none can be started.
@@ -122,7 +122,7 @@ class Session:
 
     @contextlib.contextmanager
     def busy(self, text: str) -> Iterator[None]:
-        """Shows that something is going on."""
+        """Show that something is going on."""
         if self.lively:
             with self.err.status(text):
                 yield
@@ -160,7 +160,7 @@ def drop_standard_output() -> None:
 
 
 def plain(value: object) -> object:
-    """A dataclass as what JSON has: its fields by name, bytes as hex."""
+    """Return a dataclass as what JSON has: its fields by name, bytes as hex."""
     if is_dataclass(value) and not isinstance(value, type):
         return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Mapping):
@@ -173,7 +173,7 @@ def plain(value: object) -> object:
 
 
 def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
-    def callback(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    def callback(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
         if value:
             setattr(context.ensure_object(Session), name, True)
 

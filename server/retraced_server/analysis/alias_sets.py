@@ -69,7 +69,7 @@ class AliasSets:
         self._find_writes(module)
 
     def merge(self, first: fx.Node, node: fx.Node) -> None:
-        """Notes that a value stands for another from now on; neither is written to."""
+        """Note that a value stands for another from now on; neither is written to."""
         if node in self._outputs:
             self._outputs.add(first)
         if holds_tensor(node):
@@ -150,7 +150,7 @@ def is_view(target: object) -> bool:
 
 
 def aliased_arguments(node: fx.Node) -> Iterator[fx.Node]:
-    """Yields the arguments with which the results of a call may share storage."""
+    """Yield the arguments with which the results of a call may share storage."""
     target = node.target
     if (op := overload_of(target)) is not None:
         if not _annotated(op) and not _may_hand_on(op):

@@ -16,7 +16,7 @@ from retraced_server.analysis.attributes import find_attribute
 
 
 def walk_graphs(module: fx.GraphModule) -> Iterator[tuple[str, fx.GraphModule]]:
-    """Yields every graph with its path, each subgraph right after the graph that holds it, in the order of its nodes.
+    """Yield every graph with its path, each subgraph right after the graph that holds it, in the order of its nodes.
 
     A subgraph that several nodes name is yielded once, with the path that is met first.
     """
@@ -42,7 +42,7 @@ def has_calls(module: fx.GraphModule, targets: Iterable[Any]) -> bool:
 
 
 def subgraph_of(module: torch.nn.Module, node: object) -> fx.GraphModule | None:
-    """Gives the graph module that a `get_attr` node of a graph stands for, or None where the argument is anything else."""
+    """Return the graph module that a `get_attr` node of a graph stands for, or None where the argument is anything else."""
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return None
     found = find_attribute(module, node.target)
@@ -50,7 +50,7 @@ def subgraph_of(module: torch.nn.Module, node: object) -> fx.GraphModule | None:
 
 
 def subgraph_names(module: fx.GraphModule) -> dict[int, str]:
-    """The attributes that hold the subgraphs of a graph, by the subgraphs' ids: the one that is read first."""
+    """Return the attributes that hold the subgraphs of a graph, by the subgraphs' ids: the one that is read first."""
     names: dict[int, str] = {}
     for node in module.graph.find_nodes(op="get_attr", sort=True):
         subgraph = subgraph_of(module, node)
@@ -60,7 +60,7 @@ def subgraph_names(module: fx.GraphModule) -> dict[int, str]:
 
 
 def child_path(path: str, target: object) -> str:
-    """Gives the path of a subgraph from the path of the graph that holds it and the target of its `get_attr` node."""
+    """Return the path of a subgraph from the path of the graph that holds it and the target of its `get_attr` node."""
     return f"{path}.{target}" if path else str(target)
 
 

@@ -17,7 +17,7 @@ class UnkeyedError(Exception):
 
 
 def call_key(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], leaf: Callable[[Any], Hashable | None]) -> Hashable:
-    """Gives a key that is equal for two calls of the same target with the same arguments.
+    """Return a key that is equal for two calls of the same target with the same arguments.
 
     Arguments of an operator overload are bound to its schema, so that it does not matter which are given by keyword and which
     defaults are written out. Constants are the same by type and value: 1, 1.0 and True differ, as do 0.0 and -0.0; nan is nan.

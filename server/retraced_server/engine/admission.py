@@ -80,11 +80,11 @@ class Admission:
                 place.fail(failure)
 
     async def emptied(self) -> None:
-        """Waits until every place is given back."""
+        """Wait until every place is given back."""
         await self._empty.wait()
 
     def request(self, place: Place) -> None:
-        """Puts a place in line for a slot."""
+        """Put a place in line for a slot."""
         self._ready[place] = None
         self._grant()
 
@@ -97,7 +97,7 @@ class Admission:
         return place in self._running
 
     def leave(self, place: Place, seconds: float | None) -> None:
-        """Takes a place back; `seconds` is how long it ran, None where it did not. Twice is once."""
+        """Take a place back; `seconds` is how long it ran, None where it did not. Twice is once."""
         if place not in self._places:
             return
         del self._places[place]
@@ -135,7 +135,7 @@ class Place:
         self.first_position = position
 
     async def slot(self) -> AsyncIterator[int]:
-        """Waits for a slot, and yields how many must end before whenever that changes; not at all if there is one.
+        """Wait for a slot, and yields how many must end before whenever that changes; not at all if there is one.
 
         Raises:
             RetracedError: It was turned away.
@@ -158,7 +158,7 @@ class Place:
             await self._changed.wait()
 
     def leave(self) -> None:
-        """Gives it back. Twice is once."""
+        """Return it back. Twice is once."""
         now = asyncio.get_running_loop().time()
         self._admission.leave(self, None if self._granted_at is None else now - self._granted_at)
 

@@ -119,7 +119,7 @@ class Engine(Protocol):
     """Runs jobs."""
 
     async def start(self) -> WorkerFacts:
-        """Starts it and waits until a job can run.
+        """Start it and wait until a job can run.
 
         Raises:
             RetracedError: WORKERS_UNAVAILABLE, and why.
@@ -151,7 +151,7 @@ class Engine(Protocol):
         ...
 
     def admit(self, request_id: str) -> Ticket:
-        """Takes a place in the queue.
+        """Take a place in the queue.
 
         Raises:
             RetracedError: QUEUE_FULL, SERVER_DRAINING or WORKERS_UNAVAILABLE.

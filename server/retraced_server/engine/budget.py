@@ -22,14 +22,14 @@ _LEAST_OF_A_WORKER, _MOST_OF_A_WORKER = _GIB, 8 * _GIB
 
 
 def memory_for_jobs() -> int:
-    """What jobs may have together where nobody says: the memory of the machine, or of its control group, less the server's own."""
+    """Return what jobs may have together where nobody says: the memory of the machine, or of its control group, less the server's own."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     total = min(machine, memory_limit() or machine)
     return max(total - _OF_THE_SERVER, total // 2)
 
 
 def memory_of_a_worker(memory: int, workers: int) -> int:
-    """What one job may have where nobody says: an equal share, but enough for a real program, and never more than there is.
+    """Return what one job may have where nobody says: an equal share, but enough for a real program, and never more than there is.
 
     Args:
         memory: What all may have together; 0 is no limit.

@@ -8,7 +8,7 @@ _PROC, _ROOT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def memory_limit(proc: Path = _PROC, root: Path = _ROOT) -> int | None:
-    """The least that it and the groups around it may have, in bytes; None where there is no limit, or the kernel does not say."""
+    """Return the least that it and the groups around it may have, in bytes; None where there is no limit, or the kernel does not say."""
     group = _group(proc)
     if group is None:
         return None
@@ -29,7 +29,7 @@ def oom_kills(proc: Path = _PROC, root: Path = _ROOT) -> int:
 
 
 def _group(proc: Path) -> Path | None:
-    """The group's folder, from the root of all."""
+    """Return the group's folder, from the root of all."""
     try:
         return next(Path(line[3:].lstrip("/")) for line in proc.read_text().splitlines() if line.startswith("0::"))
     except (OSError, ValueError, StopIteration):

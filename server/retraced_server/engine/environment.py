@@ -23,7 +23,7 @@ _SET = {
 
 
 def zygote_environment(server: Mapping[str, str], temporary: Path) -> dict[str, str]:
-    """Makes the environment of the zygote.
+    """Make the environment of the zygote.
 
     Args:
         server: The server's own.

@@ -65,7 +65,7 @@ class Job:
     async def start(
         zygote: Zygote, request: JobRequest, archive: Spool, memory_bytes: int, cpu_seconds: int, read_seconds: float
     ) -> Job:
-        """Gives a job to a zygote.
+        """Return a job to a zygote.
 
         Args:
             zygote: Who forks the worker.
@@ -99,7 +99,7 @@ class Job:
         return Job(worker, reader, writer, read_seconds)
 
     async def started(self, timeout: float) -> bool:
-        """Waits until the worker is there; False where the zygote ended before it had forked, and nothing was begun.
+        """Wait until the worker is there; False where the zygote ended before it had forked, and nothing was begun.
 
         Args:
             timeout: How many seconds the worker may take from then on.
@@ -137,7 +137,7 @@ class Job:
         self.worker.kill()
 
     async def responses(self) -> AsyncIterator[bytes]:
-        """Yields what the worker answers, serialized, and ends when the job is done.
+        """Yield what the worker answers, serialized, and end when the job is done.
 
         Raises:
             RetracedError: The job failed, or its worker did.
@@ -165,7 +165,7 @@ class Job:
         raise self._failure.error()
 
     def close(self) -> None:
-        """Ends it: kills the worker if it still runs, and lets go of what it held."""
+        """End it: kill the worker if it still runs, and let go of what it held."""
         if self._timer is not None:
             self._timer.cancel()
         self.worker.kill()
@@ -186,7 +186,7 @@ class Job:
                 raise MessageError(f"the worker sent {self._little_messages} messages in {seconds:.1f} seconds")
 
     async def _ending(self, fault: Exception | None) -> Failure:
-        """Finds out why there are no more answers."""
+        """Find out why there are no more answers."""
         ended = self.worker.ended
         await asyncio.wait((ended,), timeout=_END_SECONDS)
         if not ended.done():

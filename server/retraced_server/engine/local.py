@@ -118,7 +118,7 @@ class LocalEngine:
         self._workers: set[int] = set()
 
     async def start(self) -> WorkerFacts:
-        """Starts the zygote, and waits until it is warm. What servers that were killed have left in the spool folder is removed before.
+        """Start the zygote, and wait until it is warm. What servers that were killed have left in the spool folder is removed before.
 
         Raises:
             RetracedError: WORKERS_UNAVAILABLE, with what the zygote said.
@@ -165,7 +165,7 @@ class LocalEngine:
         return sum(map(private_bytes, list(self._workers)))
 
     def admit(self, request_id: str) -> LocalTicket:
-        """Takes a place in the queue.
+        """Take a place in the queue.
 
         Raises:
             RetracedError: QUEUE_FULL, SERVER_DRAINING or WORKERS_UNAVAILABLE.
@@ -193,7 +193,7 @@ class LocalEngine:
             await self.supervisor.stop(failure)
 
     def note_worker(self, worker: Worker) -> None:
-        """Counts a worker while it runs, once it is forked."""
+        """Count a worker while it runs, once it is forked."""
 
         def forked(started: asyncio.Future[int]) -> None:
             if not started.cancelled():
@@ -205,12 +205,12 @@ class LocalEngine:
         worker.started.add_done_callback(forked)
 
     def note_end(self, job: Job) -> None:
-        """Counts a worker that ended before it had answered."""
+        """Count a worker that ended before it had answered."""
         if (cause := job.killed_by) is not None and not job.worker.started.cancelled():
             self._kills[cause] += 1
 
     def forget(self, ticket: LocalTicket) -> None:
-        """Notes that a ticket was given back."""
+        """Note that a ticket was given back."""
         self._tickets.discard(ticket)
 
 
@@ -256,7 +256,7 @@ class LocalTicket:
             yield response
 
     def end(self, failure: Failure) -> None:
-        """Ends the job, if there is one, and has `run` raise an error of `failure`."""
+        """End the job, if there is one, and have `run` raise an error of `failure`."""
         if self._job is not None:
             self._job.kill(failure)
 

@@ -31,17 +31,17 @@ class LogPipe:
         self._loop.add_reader(self._read_fd, self._read)
 
     def fileno(self) -> int:
-        """The end to write to."""
+        """Return the end to write to."""
         return self._write_fd
 
     def handed_over(self) -> None:
-        """Closes the end to write to, once the other process has it."""
+        """Close the end to write to, once the other process has it."""
         if self._write_fd >= 0:
             os.close(self._write_fd)
             self._write_fd = -1
 
     def close(self) -> None:
-        """Reads what is there, and closes. Twice is once."""
+        """Read what is there, and close. Twice is once."""
         self.handed_over()
         while self._read_fd >= 0 and self._read():
             pass

@@ -40,7 +40,7 @@ class ScratchFolder:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), str(parent))
 
     def remove(self) -> None:
-        """Removes it with all that is in it. Twice is once."""
+        """Remove it with all that is in it. Twice is once."""
         if self._fd >= 0:
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._fd)
@@ -48,7 +48,7 @@ class ScratchFolder:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Removes the folders there whose owners were killed. Those of servers that run, and of other users, are left alone."""
+    """Remove the folders there whose owners were killed. Those of servers that run, and of other users, are left alone."""
     for path in parent.glob(f"{_PREFIX}*"):
         if (lock := _lock(path)) is not None:
             shutil.rmtree(path, ignore_errors=True)

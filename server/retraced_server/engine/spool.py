@@ -54,15 +54,15 @@ class Spool:
         return self._on_disk
 
     def fileno(self) -> int:
-        """The descriptor, for reading and writing; its offset is undefined."""
+        """Return the descriptor, for reading and writing; its offset is undefined."""
         return self._fd
 
     def reader(self) -> io.FileIO:
-        """Opens the bytes anew, for reading only and from the start: what a worker is handed."""
+        """Open the bytes anew, for reading only and from the start: what a worker is handed."""
         return io.FileIO(f"/proc/self/fd/{self._fd}")
 
     def write(self, data: bytes) -> None:
-        """Appends.
+        """Append.
 
         Raises:
             RetracedError: STORAGE_FULL.
@@ -78,7 +78,7 @@ class Spool:
         self._digest.update(data)
 
     def close(self) -> None:
-        """Gives the bytes up. May be called twice."""
+        """Return the bytes up. May be called twice."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

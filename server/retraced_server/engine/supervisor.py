@@ -57,7 +57,7 @@ class Supervisor:
         return self._facts
 
     async def start(self) -> WorkerFacts:
-        """Starts the first zygote.
+        """Start the first zygote.
 
         Raises:
             RetracedError: WORKERS_UNAVAILABLE, with what it said.
@@ -68,7 +68,7 @@ class Supervisor:
         return zygote.facts
 
     async def zygote(self) -> Zygote:
-        """Gives the zygote, after it was replaced if it has to be.
+        """Return the zygote, after it was replaced if it has to be.
 
         Raises:
             RetracedError: WORKERS_UNAVAILABLE: none could be started.
@@ -82,7 +82,7 @@ class Supervisor:
             await self._changed.wait()
 
     async def stop(self, failure: Failure) -> None:
-        """Ends the zygote and its workers; whoever asks for one hears of `failure`. Twice is once."""
+        """End the zygote and its workers; whoever asks for one hears of `failure`. Twice is once."""
         if self._keeping is not None:
             self._keeping.cancel()
             with contextlib.suppress(asyncio.CancelledError):

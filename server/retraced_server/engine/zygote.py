@@ -90,12 +90,12 @@ class Worker:
             self._zygote.kill()
 
     def has_started(self, pid: int) -> None:
-        """Notes that it was forked."""
+        """Note that it was forked."""
         if not self.started.done():
             self.started.set_result(pid)
 
     def has_ended(self, ended: WorkerEnded | None) -> None:
-        """Notes that it is no more."""
+        """Note that it is no more."""
         self.started.cancel()
         self.ended.set_result(ended)
 
@@ -110,7 +110,7 @@ class _Control:
 
     @staticmethod
     async def open() -> tuple[_Control, socket.socket]:
-        """Opens it, and gives the other end too."""
+        """Open it, and return the other end too."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
@@ -123,7 +123,7 @@ class _Control:
         return _Control(reader, writer, ours), theirs
 
     def send(self, frame: bytes, fds: Sequence[int]) -> None:
-        """Sends a frame of a few bytes, which the kernel takes whole or not at all: not when nothing was read for long.
+        """Send a frame of a few bytes, which the kernel takes whole or not at all: not when nothing was read for long.
 
         Raises:
             OSError: It was not taken.
@@ -136,7 +136,7 @@ class _Control:
             self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Closes it."""
+        """Close it."""
         self._socket.close()
         self._writer.close()
 
@@ -162,7 +162,7 @@ class Zygote:
 
     @staticmethod
     async def start(config: ZygoteConfig) -> Zygote:
-        """Starts a zygote, and waits until it can fork.
+        """Start a zygote, and wait until it can fork.
 
         Raises:
             RetracedError: WORKERS_UNAVAILABLE, with what it said.
@@ -249,7 +249,7 @@ class Zygote:
             self._process.kill()
 
     async def stop(self) -> None:
-        """Ends it and its workers."""
+        """End it and its workers."""
         # It ends when its socket does.
         self._control.end()
         try:

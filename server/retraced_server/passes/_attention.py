@@ -23,7 +23,7 @@ def has_attention(module: fx.GraphModule) -> bool:
 
 # Torch's decomposition tables are mappings from operators of several types.
 def keep_strides(table: Any) -> None:
-    """Makes a decomposition table decompose attention to a result with the strides of the operator's own.
+    """Make a decomposition table decompose attention to a result with the strides of the operator's own.
 
     Torch's decomposition (torch/_decomp/decompositions.py) gives the result a fixed order of dimensions, so that a view of it in the
     program may be none any more.

@@ -118,7 +118,7 @@ class Correspondence:
         return all(_identical(match) for match in self.graphs)
 
     def rewritten(self) -> int:
-        """Counts the calls of the old program that are not in the new one as they were."""
+        """Count the calls of the old program that are not in the new one as they were."""
         count = 0
         for match in self.graphs:
             back = self._back(match)
@@ -209,7 +209,7 @@ class Correspondence:
         return None
 
     def _match_untagged(self, match: GraphMatch, nodes: list[fx.Node]) -> None:
-        """Matches assertions and sizes that torch derived anew with those of the old graph that compute the same."""
+        """Match assertions and sizes that torch derived anew with those of the old graph that compute the same."""
         waiting: dict[Hashable, list[fx.Node]] = defaultdict(list)
         for node in nodes:
             if node.op == "call_function" and node not in match.values:
@@ -235,7 +235,7 @@ class Correspondence:
                     match.repeated[node] = back[node] = matched[key]
 
     def _old_nodes(self, old: fx.GraphModule) -> Iterator[fx.Node]:
-        """Yields the nodes of a graph in order, those of subgraphs that were inlined before the node that calls them."""
+        """Yield the nodes of a graph in order, those of subgraphs that were inlined before the node that calls them."""
         for node in old.graph.nodes:
             subgraph = inlined_subgraph(old, node) if node.op == "call_function" else None
             if subgraph is not None:
@@ -303,7 +303,7 @@ class _Values:
         return self._may_rename(known, made) or str(known) == str(made.xreplace(self.renaming))
 
     def rename(self, old: Any, new: Any) -> None:
-        """Notes that two values that agree are one: new symbols in the one are what stands in their places in the other."""
+        """Note that two values that agree are one: new symbols in the one are what stands in their places in the other."""
         for known, made in zip(pytree.tree_leaves(old), pytree.tree_leaves(new), strict=False):
             if isinstance(known, torch.Tensor) and isinstance(made, torch.Tensor):
                 self.rename(tuple(known.shape), tuple(made.shape))
@@ -317,7 +317,7 @@ class _Values:
 
 
 def _key(node: fx.Node, back: Mapping[fx.Node, fx.Node]) -> Hashable:
-    """Gives a key of a call with its inputs taken back to the old program."""
+    """Return a key of a call with its inputs taken back to the old program."""
     args = node.args[:1] if node.target is ASSERT_SCALAR else node.args
     try:
         return call_key(

@@ -14,7 +14,7 @@ class MissedRemarks:
         self._nodes: dict[str, list[str]] = defaultdict(list)
 
     def add(self, reason: str, node: str) -> None:
-        """Notes that a node was left alone."""
+        """Note that a node was left alone."""
         self._nodes[reason].append(node)
 
     def lines(self) -> list[str]:

@@ -26,7 +26,7 @@ _NODE_NAME = re.compile(r"on node '(\w+)'")
 
 
 def adopt(correspondence: Correspondence) -> dict[str, str]:
-    """Renames and describes all nodes of the new program, in place.
+    """Rename and describes all nodes of the new program, in place.
 
     A node that has the value of an old node gets its name; no other node does, even where the old node is gone. A node has the
     metadata of the node that it was traced from, and no more keys than that node had.
@@ -108,7 +108,7 @@ def _rename_nodes(graph: fx.Graph, names: dict[fx.Node, str]) -> None:
 
 
 def _restore_messages(match: GraphMatch, before: dict[str, str]) -> None:
-    """Makes the messages of assertions name nodes by their names now; `before` has them by their names in torch's graph."""
+    """Make the messages of assertions name nodes by their names now; `before` has them by their names in torch's graph."""
     for node in match.new.graph.find_nodes(op="call_function", target=ASSERT_SCALAR):
         old = match.sources.get(node)
         if old is not None and old.target is ASSERT_SCALAR:
@@ -119,7 +119,7 @@ def _restore_messages(match: GraphMatch, before: dict[str, str]) -> None:
 
 
 def _rename_subgraphs(match: GraphMatch) -> None:
-    """Gives the subgraphs of a graph module the names of the attributes that their counterparts have."""
+    """Return the subgraphs of a graph module the names of the attributes that their counterparts have."""
     nodes = match.new.graph.find_nodes(op="get_attr")
     subgraphs = {str(node.target): subgraph for node in nodes if (subgraph := subgraph_of(match.new, node)) is not None}
     targets = {str(node.target): str(match.sources[node].target) for node in nodes if node in match.sources}

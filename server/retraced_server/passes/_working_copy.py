@@ -26,7 +26,7 @@ _Env = dict[fx.Node, Any]
 
 
 def working_copy(program: ExportedProgram) -> ExportedProgram:
-    """Copies a program's graphs and signature; weights, constants and values are shared.
+    """Copy a program's graphs and signature; weights, constants and values are shared.
 
     - Every node has, under `TAG`, the key of the node that it is a copy of.
     - Nodes have names that fx itself would give: torch loses track of inputs called `input` or `id` when it copies a graph.
@@ -52,7 +52,7 @@ def working_copy(program: ExportedProgram) -> ExportedProgram:
 
 
 def _without_gradients(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Replaces weights that torch cannot trace: to record gradients on a device that this machine does not have ends the process."""
+    """Replace weights that torch cannot trace: to record gradients on a device that this machine does not have ends the process."""
     made: dict[int, torch.Tensor] = {}
     for weight in weights.values():
         absent = weight.device.type != "cpu" and not torch.accelerator.is_available()
@@ -64,7 +64,7 @@ def _without_gradients(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.T
 
 
 def inlined_subgraph(graph_module: torch.nn.Module, node: fx.Node) -> fx.GraphModule | None:
-    """Gives the subgraph of a node that `working_copy` inlines, or None."""
+    """Return the subgraph of a node that `working_copy` inlines, or None."""
     if node.target is not torch.ops.higher_order.wrap_with_set_grad_enabled or node.args[0] is not False:
         return None
     if any(user.target is not operator.getitem for user in node.users):
@@ -74,7 +74,7 @@ def inlined_subgraph(graph_module: torch.nn.Module, node: fx.Node) -> fx.GraphMo
 
 
 def _copy_graph_module(source: fx.GraphModule, path: str) -> tuple[fx.GraphModule, dict[str, str]]:
-    """Copies a graph module with its subgraphs; gives the new names of its nodes too."""
+    """Copy a graph module with its subgraphs; gives the new names of its nodes too."""
     copier = _Copier()
     env: _Env = {}
     copier.copy_nodes(source, path, "", env)
@@ -94,7 +94,7 @@ class _Copier:
         self.root = torch.nn.Module()
 
     def copy_nodes(self, source: fx.GraphModule, path: str, prefix: str, env: _Env) -> None:
-        """Copies all nodes but the output, and placeholders that have a stand-in; attributes go under `prefix`."""
+        """Copy all nodes but the output, and placeholders that have a stand-in; attributes go under `prefix`."""
         for node in source.graph.nodes:
             if node.op == "output" or node in env:
                 continue
@@ -131,7 +131,7 @@ class _Copier:
 
 # The results of a subgraph are any values.
 def _inlined_results(node: fx.Node, env: _Env) -> Any:
-    """Gives the results of the subgraph that a node takes an item of, if that is inlined."""
+    """Return the results of the subgraph that a node takes an item of, if that is inlined."""
     if node.target is not operator.getitem or not isinstance(node.args[0], fx.Node):
         return None
     results = env[node.args[0]]

@@ -53,7 +53,7 @@ class CommonSubexpressionElimination(ExportPass):
 
     @reads_only
     def __call__(self, graph_module: fx.GraphModule) -> PassResult:
-        """Runs the pass."""
+        """Run the pass."""
         missed, context = MissedRemarks(), pass_context()
         self._stands_for = {}
         for path, module in walk_graphs(graph_module):
@@ -68,17 +68,17 @@ class CommonSubexpressionElimination(ExportPass):
     def call_operator(
         self, op: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata
     ) -> ProxyValue[Any]:
-        """Gives the value of an earlier call, if one stands for this one."""
+        """Return the value of an earlier call, if one stands for this one."""
         earlier = self._earlier()
         return super().call_operator(op, args, kwargs, meta) if earlier is None else earlier
 
     def call_sym(self, target: Callable[..., Any], args: tuple[Argument, ...], meta: NodeMetadata) -> ProxyValue[Any]:
-        """Gives the value of an earlier call, if one stands for this one."""
+        """Return the value of an earlier call, if one stands for this one."""
         earlier = self._earlier()
         return super().call_sym(target, args, meta) if earlier is None else earlier
 
     def call_getitem(self, value: ProxyValue[Any], key: int, meta: NodeMetadata) -> ProxyValue[Any]:
-        """Gives the value of an earlier item, if one stands for this one."""
+        """Return the value of an earlier item, if one stands for this one."""
         earlier = self._earlier()
         return super().call_getitem(value, key, meta) if earlier is None else earlier
 
@@ -109,7 +109,7 @@ class _Finder:
         self._stands_for: dict[fx.Node, fx.Node] = {}
 
     def find(self) -> dict[fx.Node, fx.Node]:
-        """Gives, for each call that can be replaced by an earlier one, that one."""
+        """Return, for each call that can be replaced by an earlier one, that one."""
         firsts: dict[Hashable, fx.Node] = {}
         # Equal calls whose values say different things: for each description of a value the call that stands for later ones.
         others: dict[Hashable, fx.Node] = {}
@@ -156,7 +156,7 @@ class _Finder:
         return call_key(node.target, node.args, node.kwargs, leaf)
 
     def _scope(self, node: fx.Node) -> Hashable:
-        """The calls of preserved modules that a node is in: values must not go from one to another but by their signatures."""
+        """Return the calls of preserved modules that a node is in: values must not go from one to another but by their signatures."""
         if not self._preserved:
             return ()
         return tuple(frame for frame, name in _frames(node) if name.partition("@")[0] in self._preserved)
@@ -186,7 +186,7 @@ class _Finder:
 
 
 def _description(node: fx.Node) -> Hashable:
-    """What a call's recorded value says to operators; where that has no key, the call itself."""
+    """Return what a call's recorded value says to operators; where that has no key, the call itself."""
     try:
         return metadata_key(node.meta.get("val"))
     except TypeError:

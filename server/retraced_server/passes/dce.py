@@ -28,7 +28,7 @@ class DeadCodeElimination(PassBase):
     """
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
-        """Runs the pass on a graph module, which is left as it is."""
+        """Run the pass on a graph module, which is left as it is."""
         missed, context = MissedRemarks(), pass_context()
         dead = {
             module: _dead_nodes(module, frozenset() if path else context.kept_names, missed)
@@ -46,7 +46,7 @@ def _count(module: fx.GraphModule) -> int:
 
 
 def _dead_nodes(module: fx.GraphModule, protected: frozenset[str], missed: MissedRemarks) -> list[fx.Node]:
-    """Gives the nodes of one graph that can go, in order."""
+    """Return the nodes of one graph that can go, in order."""
     live: set[fx.Node] = set()
     for node in module.graph.nodes:
         if node.op in ("placeholder", "output") or node.name in protected or has_effect(module, node):
@@ -67,7 +67,7 @@ def _dead_nodes(module: fx.GraphModule, protected: frozenset[str], missed: Misse
 
 
 def _reach(node: fx.Node, live: set[fx.Node]) -> None:
-    """Marks a node and all that it is made of."""
+    """Mark a node and all that it is made of."""
     waiting = [node]
     while waiting:
         current = waiting.pop()
@@ -77,7 +77,7 @@ def _reach(node: fx.Node, live: set[fx.Node]) -> None:
 
 
 def _symbols(module: fx.GraphModule, live: set[fx.Node]) -> Iterator[sympy.Symbol]:
-    """Yields the symbols in the values of live nodes, and in those of the subgraphs that they call."""
+    """Yield the symbols in the values of live nodes, and in those of the subgraphs that they call."""
     for node in live:
         yield from free_symbols(node.meta.get("val"))
         for subgraph in subgraphs(module, node):
@@ -89,7 +89,7 @@ def _symbols(module: fx.GraphModule, live: set[fx.Node]) -> Iterator[sympy.Symbo
 def _without(
     module: fx.GraphModule, dead: dict[fx.GraphModule, list[fx.Node]], made: dict[fx.GraphModule, fx.GraphModule]
 ) -> fx.GraphModule:
-    """Copies a graph without its dead nodes and those of its subgraphs, each subgraph once; gives the same object where there are none."""
+    """Copy a graph without its dead nodes and those of its subgraphs, each subgraph once; gives the same object where there are none."""
     if module in made:
         return made[module]
     gone = set(dead[module])

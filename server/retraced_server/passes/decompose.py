@@ -69,7 +69,7 @@ class Decompose(ProgramPass):
         self.gives = IrLevel.CORE_ATEN if table == "core-aten" else IrLevel.FUNCTIONAL
 
     def run(self, program: ExportedProgram) -> ProgramPassResult:
-        """Runs the pass."""
+        """Run the pass."""
         env = shape_env_of(program.graph_module)
         transaction = ShapeEnvTransaction(env)
         try:
@@ -152,7 +152,7 @@ def _run_decompositions(program: ExportedProgram, table: Decompositions) -> Expo
 
 
 def _drop_copies(traced: ExportedProgram) -> None:
-    """Drops the copy of a new value of an input that torch makes each time it traces a program; it drops those of buffers itself."""
+    """Drop the copy of a new value of an input that torch makes each time it traces a program; it drops those of buffers itself."""
     output = traced.graph.output_node()
     specs = traced.graph_signature.output_specs
     assert isinstance(output.args[0], (tuple, list))
@@ -195,7 +195,7 @@ def _by_role(program: ExportedProgram, of_inputs: Iterable[_T]) -> dict[tuple[In
 
 
 def _range_constraints(program: ExportedProgram, root: fx.GraphModule, env: ShapeEnv | None) -> dict[sympy.Symbol, Any]:
-    """Keeps the program's constraints, but for unbacked symbols that are gone, and adds those of symbols that are new."""
+    """Keep the program's constraints, but for unbacked symbols that are gone, and add those of symbols that are new."""
     if env is None:
         return dict(program.range_constraints)
     before, used = _unbacked_symbols(program.graph_module), _unbacked_symbols(root)
@@ -220,7 +220,7 @@ def _assemble(
     correspondence: Correspondence,
     ranges: dict[sympy.Symbol, Any],
 ) -> ExportedProgram:
-    """Builds the new program of what torch traced, which gets its final names here."""
+    """Build the new program of what torch traced, which gets its final names here."""
     signature = _signature(program, traced, adopt(correspondence))
     calls = _module_call_graph(program, correspondence)
     module = export_graph_module(traced.graph_module, signature, calls)
@@ -261,7 +261,7 @@ def _signature(program: ExportedProgram, traced: ExportedProgram, renamed: Mappi
 
 
 def _module_call_graph(program: ExportedProgram, correspondence: Correspondence) -> list[ModuleCallEntry]:
-    """Copies the entries, with the signatures that are preserved naming the nodes that have the values now."""
+    """Copy the entries, with the signatures that are preserved naming the nodes that have the values now."""
     values = correspondence.graphs[0].values
     nodes = {node.name: node for node in program.graph.nodes}
 

@@ -21,7 +21,7 @@ class ProvenanceLedger:
         self._entries: dict[str, Provenance] = {}
 
     def record(self, text: str, origins: Mapping[str, tuple[str, ...]], copied: Set[str], lifted: Mapping[str, str]) -> None:
-        """Notes what a pass did.
+        """Note what a pass did.
 
         Args:
             text: The pass as canonical pipeline text.
@@ -42,7 +42,7 @@ class ProvenanceLedger:
         self._entries.update(entries)
 
     def provenance(self, module: fx.GraphModule) -> Mapping[str, Provenance]:
-        """Gives the provenance of every node of a graph, subgraphs of higher-order operators included. It is put together when it is read."""
+        """Return the provenance of every node of a graph, subgraphs of higher-order operators included. It is put together when it is read."""
         return _GraphProvenance(module, dict(self._entries))
 
     def _of(self, key: str) -> Provenance:

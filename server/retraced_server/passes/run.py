@@ -183,7 +183,7 @@ def count_nodes(module: fx.GraphModule) -> int:
 
 
 def _apply(instance: GraphPass, module: fx.GraphModule, *, check: bool) -> tuple[PassResult, RetraceOutcome | None]:
-    """Runs a pass on a graph module, which is left as it is, and finds what became of the nodes."""
+    """Run a pass on a graph module, which is left as it is, and find what became of the nodes."""
     if isinstance(instance, ExportPass):
         result = run_checked(instance, module) if check else instance(module)
         return result, state_of(instance).outcome

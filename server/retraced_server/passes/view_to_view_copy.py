@@ -32,7 +32,7 @@ class ViewToViewCopy(ExportPass):
     def call_operator(
         self, op: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata
     ) -> ProxyValue[Any]:
-        """Calls the copying form of a view operator in its place."""
+        """Call the copying form of a view operator in its place."""
         copying = _copying_form(op)
         if copying is None:
             return super().call_operator(op, args, kwargs, meta)

@@ -39,11 +39,11 @@ class PassCall:
     options: Mapping[str, OptionValue]
 
     def __hash__(self) -> int:
-        """A hash that, like equality, does not depend on the order of the options."""
+        """Return a hash that, like equality, does not depend on the order of the options."""
         return hash((self.info, frozenset(self.options.items())))
 
     def __str__(self) -> str:
-        """The canonical text."""
+        """Return the canonical text."""
         written = [
             f"{option.name}={format_value(self.options[option.name])}"
             for option in self.info.options
@@ -59,7 +59,7 @@ class Pipeline:
     passes: tuple[PassCall, ...]
 
     def __str__(self) -> str:
-        """The canonical text."""
+        """Return the canonical text."""
         return ",".join(map(str, self.passes))
 
 

@@ -143,7 +143,7 @@ class Aliases:
         return tuple(owners.get(_storage(leaf)) if _has_storage(leaf) else None for leaf in pytree.tree_leaves(results))
 
     def _stand_in(self, leaf: Any, devices: set[torch.device]) -> Any:
-        """A meta tensor for a fake one, and a number for a symbolic one."""
+        """Return a meta tensor for a fake one, and a number for a symbolic one."""
         if isinstance(leaf, FakeTensor):
             size, stride = tuple(map(self._symbols.typical, leaf.shape)), tuple(map(self._symbols.typical, leaf.stride()))
             return torch.empty_strided(size, stride, dtype=leaf.dtype, device="meta")
@@ -155,13 +155,13 @@ class Aliases:
 
 
 def _leaves(node: fx.Node) -> list[Any]:
-    """The arguments of a call, flat, with recorded values in the place of nodes."""
+    """Return the arguments of a call, flat, with recorded values in the place of nodes."""
     leaves = pytree.tree_leaves((node.args, node.kwargs))
     return [leaf.meta.get("val") if isinstance(leaf, fx.Node) else leaf for leaf in leaves]
 
 
 def _plain_key(leaf: Any) -> object:
-    """What tells an argument that is no tensor from others: 1, 1.0 and True are equal and not the same."""
+    """Return what tells an argument that is no tensor from others: 1, 1.0 and True are equal and not the same."""
     if isinstance(leaf, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         return type(leaf), leaf.node.expr
     return type(leaf), leaf if isinstance(leaf, Hashable) else repr(leaf)

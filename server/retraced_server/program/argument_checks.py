@@ -74,7 +74,7 @@ def check_operand(args: Sequence[Any], kwargs: Mapping[str, Any], typical: Calla
 
 @functools.cache
 def _enumerations(target: OpOverload) -> tuple[tuple[int, str, type], ...]:
-    """The arguments of an operator that are dtypes, layouts or memory formats: position, name and type."""
+    """Return the arguments of an operator that are dtypes, layouts or memory formats: position, name and type."""
     found = []
     for position, argument in enumerate(schema_of(target).arguments):
         kind = argument.real_type
@@ -97,7 +97,7 @@ def _count(given: Mapping[str, Any]) -> int:
 
 
 def _known(value: Any, typical: Callable[[Any], Any]) -> Any:
-    """The shape of a tensor, and a number for what is symbolic."""
+    """Return the shape of a tensor, and a number for what is symbolic."""
     value = value.meta.get("val") if isinstance(value, fx.Node) else value
     if isinstance(value, torch.Tensor):
         return tuple(map(typical, value.shape))

@@ -27,7 +27,7 @@ _held: list[io.FileIO] = []
 
 
 def hold_page_map() -> int:
-    """Opens the page map of this process now and for good, for a process that may open no files later. Gives its descriptor."""
+    """Open the page map of this process now and for good, for a process that may open no files later. Gives its descriptor."""
     _held[:] = [io.FileIO(_PAGEMAP)]
     return _held[0].fileno()
 

@@ -36,29 +36,29 @@ def format_error(error: FormatError, **metadata: str) -> RetracedError:
 
 
 def program_invalid(message: str, **metadata: str) -> RetracedError:
-    """Makes the error of a program that torch does not load either, or that would have torch execute what stands in it."""
+    """Make the error of a program that torch does not load either, or that would have torch execute what stands in it."""
     return _error(Reason.PROGRAM_INVALID, message, metadata)
 
 
 def program_unsupported(message: str, **metadata: str) -> RetracedError:
-    """Makes the error of a program that torch loads, or may load in another version or with another module, and that is not taken."""
+    """Make the error of a program that torch loads, or may load in another version or with another module, and that is not taken."""
     return _error(Reason.PROGRAM_UNSUPPORTED, message, metadata)
 
 
 def schema_unsupported(message: str, **metadata: str) -> RetracedError:
-    """Makes the error of a program in a schema version, or of an archive in a layout, that is not read."""
+    """Make the error of a program in a schema version, or of an archive in a layout, that is not read."""
     return RetracedError(Reason.SCHEMA_UNSUPPORTED, message, metadata=metadata)
 
 
 def located(error: RetracedError, where: str) -> RetracedError:
-    """The same error, with the place in the program in front of its message."""
+    """Return the same error, with the place in the program in front of its message."""
     message = f"{where}: {error.message}"
     violations = [FieldViolation(violation.field, message) for violation in error.violations]
     return RetracedError(error.reason, message, metadata=error.metadata, violations=violations)
 
 
 def cause(error: BaseException) -> str:
-    """An error of a library in one line, shortened."""
+    """Return an error of a library in one line, shortened."""
     text = " ".join(str(error).split()) or "no message"
     return f"{type(error).__name__}: {shortened(text)}"
 

@@ -66,7 +66,7 @@ class FakeTensors:
         self._made: dict[int, _Made] = {}
 
     def describe(self, raw: Raw) -> Description:
-        """What a `TensorMeta` of the schema says."""
+        """Return what a `TensorMeta` of the schema says."""
         key = bytes(raw)
         found = self._described.get(key)
         if found is None:
@@ -74,7 +74,7 @@ class FakeTensors:
         return found
 
     def make(self, raw: Raw, base: FakeTensor | None = None) -> FakeTensor:
-        """The fake tensor that a `TensorMeta` of the schema describes.
+        """Return the fake tensor that a `TensorMeta` of the schema describes.
 
         Args:
             raw: The description.
@@ -90,7 +90,7 @@ class FakeTensors:
         return fake
 
     def key(self, fake: FakeTensor) -> object:
-        """What tells the description of a tensor that was made here from others."""
+        """Return what tells the description of a tensor that was made here from others."""
         made = self._made.get(id(fake))
         return id(fake) if made is None else made.key
 

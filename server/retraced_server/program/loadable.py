@@ -27,7 +27,7 @@ def not_loadable(program: ExportedProgram) -> list[str]:
 
 
 def _left_out(node: fx.Node) -> list[str]:
-    """The arguments of a call that are named by keywords of Python and not given."""
+    """Return the arguments of a call that are named by keywords of Python and not given."""
     if not isinstance(node.target, OpOverload):
         return []
     arguments = schema_arguments(node.target)

@@ -12,7 +12,7 @@ from retraced_server.torch_compat.pytree import TreeSpec
 
 
 def check_name(name: str) -> str:
-    """Checks that the name of a value, an argument or a subgraph is an identifier.
+    """Check that the name of a value, an argument or a subgraph is an identifier.
 
     Raises:
         RetracedError: PROGRAM_INVALID where it is not, PROGRAM_UNSUPPORTED where it is too long.
@@ -24,7 +24,7 @@ def check_name(name: str) -> str:
 
 
 def check_path(path: str) -> str:
-    """Checks the name of a parameter, buffer, constant or module: what torch quotes of it in source must stand for itself there.
+    """Check the name of a parameter, buffer, constant or module: what torch quotes of it in source must stand for itself there.
 
     Raises:
         RetracedError: PROGRAM_UNSUPPORTED where it does not, or is too long.
@@ -49,7 +49,7 @@ def _check_length(name: str) -> None:
 
 
 def check_parameters(names: Iterable[str], in_spec: TreeSpec) -> None:
-    """Checks the names that a call takes its arguments by: those that are given, and the keywords of its tree spec.
+    """Check the names that a call takes its arguments by: those that are given, and the keywords of its tree spec.
 
     Raises:
         RetracedError: PROGRAM_INVALID where one is no identifier.

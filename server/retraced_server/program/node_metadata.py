@@ -49,7 +49,7 @@ class MetadataReader:
         self._functions: dict[str, Any] = {}
 
     def read(self, metadata: Mapping[str, str]) -> dict[str, Any]:
-        """The metadata of a node as its `meta` holds it. `Any`: each key has its own type of value.
+        """Return the metadata of a node as its `meta` holds it. `Any`: each key has its own type of value.
 
         Raises:
             RetracedError: PROGRAM_INVALID where an entry is not as torch writes it, PROGRAM_UNSUPPORTED where it is unknown or nested too deep.
@@ -111,7 +111,7 @@ class MetadataReader:
 
 
 def read_custom(text: str) -> Any:
-    """Reads the annotations that a user gave to a node or a graph: any JSON.
+    """Read the annotations that a user gave to a node or a graph: any JSON.
 
     Raises:
         RetracedError: PROGRAM_INVALID where it is no JSON, PROGRAM_UNSUPPORTED where it is nested too deep to be copied.
@@ -140,7 +140,7 @@ def _entries(text: str) -> list[str]:
 
 
 def _split(entry: str) -> list[str]:
-    """Splits at commas that stand in no parentheses or brackets, as torch does."""
+    """Split at commas that stand in no parentheses or brackets, as torch does."""
     if entry.count(",") == 2 and "(" not in entry and "[" not in entry:
         return entry.split(",")
     parts = []
@@ -180,7 +180,7 @@ def _source(read: _Source, depth: int) -> NodeSource:
 
 @functools.cache
 def _known_functions() -> dict[str, Any]:
-    """The functions and module classes of torch that source function stacks name: those found under their own full names."""
+    """Return the functions and module classes of torch that source function stacks name: those found under their own full names."""
     found: dict[str, Any] = {}
     for namespace in (torch, torch.nn.functional, nn_functions, torch.nn):
         for value in vars(namespace).values():

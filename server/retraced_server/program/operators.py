@@ -65,7 +65,7 @@ class SchemaArgument:
 
 
 def operator_name(target: Target | str) -> str:
-    """The name that the schema gives to an operator or a function."""
+    """Return the name that the schema gives to an operator or a function."""
     if isinstance(target, str):
         return target
     module: str = target.__module__
@@ -86,7 +86,7 @@ class Operators:
         self._found: dict[str, Target] = {}
 
     def find(self, name: str) -> Target:
-        """The operator of a name.
+        """Return the operator of a name.
 
         Raises:
             RetracedError: PROGRAM_INVALID where it is none, PROGRAM_UNSUPPORTED where it is unknown here or not allowed.
@@ -97,7 +97,7 @@ class Operators:
         return found
 
     def find_operator(self, name: str) -> OpOverload | HigherOrderOperator:
-        """The operator of a name that stands in the place of an argument: one that only computes with tensors, or prints.
+        """Return the operator of a name that stands in the place of an argument: one that only computes with tensors, or prints.
 
         Raises:
             RetracedError: PROGRAM_INVALID where it is no operator, PROGRAM_UNSUPPORTED where it is unknown here or not allowed.
@@ -185,7 +185,7 @@ def check_harmless(op: OpOverload) -> None:
 
 @functools.cache
 def schema_arguments(op: OpOverload) -> tuple[SchemaArgument, ...]:
-    """The arguments of an operator in order."""
+    """Return the arguments of an operator in order."""
     return tuple(
         SchemaArgument(arg.name, bool(arg.kwarg_only), bool(arg.has_default_value()), keyword.iskeyword(arg.name))
         for arg in schema_of(op).arguments
@@ -194,7 +194,7 @@ def schema_arguments(op: OpOverload) -> tuple[SchemaArgument, ...]:
 
 @functools.cache
 def schema_types(op: OpOverload) -> tuple[tuple[str, Any, bool], ...]:
-    """The arguments of an operator in order: name, type, and whether it is given by keyword only."""
+    """Return the arguments of an operator in order: name, type, and whether it is given by keyword only."""
     return tuple((argument.name, argument.type, bool(argument.kwarg_only)) for argument in schema_of(op).arguments)
 
 
@@ -207,7 +207,7 @@ def returns_one_tensor(op: OpOverload) -> bool:
 
 @functools.cache
 def symbolic_parameters(target: Target) -> tuple[str, ...]:
-    """The names of the parameters of an operator that computes with symbolic numbers; it takes all of them, by position."""
+    """Return the names of the parameters of an operator that computes with symbolic numbers; it takes all of them, by position."""
     if isinstance(target, OpOverload):
         return tuple(argument.name for argument in schema_of(target).arguments)
     return tuple(inspect.signature(target).parameters)

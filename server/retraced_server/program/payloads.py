@@ -36,7 +36,7 @@ _held: dict[int, mmap.mmap] = {}
 
 
 def hold_map(fd: int) -> None:
-    """Maps a file now and for good, for a process whose memory is bounded afterwards: what is mapped copy on write would count whole.
+    """Map a file now and for good, for a process whose memory is bounded afterwards: what is mapped copy on write would count whole.
 
     Where it cannot be mapped, the reader tries again, and says so.
     """
@@ -75,12 +75,12 @@ class Payloads:
     _stored: dict[int, _Stored] = field(default_factory=dict)
 
     def find(self, tensor: torch.Tensor) -> Payload | None:
-        """The payload that a tensor's storage was made from, if any; it may have been written to since."""
+        """Return the payload that a tensor's storage was made from, if any; it may have been written to since."""
         found = self._stored.get(storage_id(tensor))
         return None if found is None else found.payload
 
     def unchanged(self, tensor: torch.Tensor) -> Payload | None:
-        """The payload whose bytes a tensor's storage still has; None also where that cannot be told."""
+        """Return the payload whose bytes a tensor's storage still has; None also where that cannot be told."""
         found = self._stored.get(storage_id(tensor))
         if found is None or not (found.whole.is_meta or is_untouched(found.whole)):
             return None
@@ -112,7 +112,7 @@ class PayloadReader:
         self._maps: dict[int, mmap.mmap] = {}
 
     def read(self, config: program_schema.PayloadConfig, directory: str) -> Mapping[str, torch.Tensor]:
-        """The tensors of a payload config by name; those of one record share a storage.
+        """Return the tensors of a payload config by name; those of one record share a storage.
 
         Raises:
             RetracedError: PROGRAM_INVALID where a tensor does not fit its record, PROGRAM_UNSUPPORTED where it is pickled or has a name

@@ -73,14 +73,14 @@ class ReadProgram:
     _files: ExitStack = field(repr=False)
 
     def carried(self) -> Iterator[tuple[str, bytes]]:
-        """Gives the archive's records beside the program, such as `extra/` files, as name without the root and bytes.
+        """Return the archive's records beside the program, such as `extra/` files, as name without the root and bytes.
 
         The file it was read from must still be open.
         """
         return self._source.carried()
 
     def close(self) -> None:
-        """Closes the file if it was opened here, from a path. Mapped weights stay; `carried` and a copy of payloads do not."""
+        """Close the file if it was opened here, from a path. Mapped weights stay; `carried` and a copy of payloads do not."""
         self._files.close()
 
 
@@ -92,7 +92,7 @@ def read_program(
     check: bool = True,
     options: ReadOptions | None = None,
 ) -> ReadProgram:
-    """Reads and verifies the program in an archive that `torch.export.save` wrote.
+    """Read and verifies the program in an archive that `torch.export.save` wrote.
 
     Nothing in the archive is evaluated, unpickled or imported. The values recorded in the graph are those that torch's reader makes,
     and have the storage offsets that the file says, which torch's reader drops.
@@ -129,7 +129,7 @@ def read_records(
     weights: Literal["map", "absent"] = "map",
     options: ReadOptions | None = None,
 ) -> ReadProgram:
-    """Reads and verifies the program that some records make up, as `read_program` does.
+    """Read and verifies the program that some records make up, as `read_program` does.
 
     Args:
         source: The records. Payloads may be without their bytes.
@@ -210,7 +210,7 @@ def _build(
 def _tied(
     signature: ExportGraphSignature, source: RecordSource, configs: Mapping[str, program_schema.PayloadConfig]
 ) -> dict[str, str]:
-    """Inputs of the graph that share a payload, with the bytes of one, with an earlier one, by name.
+    """Yield the inputs of the graph that share a payload, with the bytes of one, with an earlier one, by name.
 
     Args:
         signature: The signature of the graph.

@@ -26,14 +26,14 @@ class Scope(Protocol):
     operators: Operators
 
     def node(self, name: str) -> fx.Node:
-        """The node whose value has that name."""
+        """Return the node whose value has that name."""
 
     def subgraph(self, argument: schema.GraphArgument) -> fx.Node:
-        """Reads a subgraph of a higher-order operator and gives the node that stands for it."""
+        """Read a subgraph of a higher-order operator and return the node that stands for it."""
 
 
 def read_argument(argument: schema.Argument, scope: Scope) -> Argument:
-    """The argument of a node that an argument of the schema stands for.
+    """Return the argument of a node that an argument of the schema stands for.
 
     Raises:
         RetracedError: PROGRAM_INVALID where it says nothing or several things, names a value that is not there, or is of a kind
@@ -66,7 +66,7 @@ def check_items(items: _Items, what: str = "a list among the arguments of a node
 
 
 def output_names(outputs: Sequence[schema.Argument]) -> list[str]:
-    """The names that results of a node are given, where each is a tensor or a symbolic number."""
+    """Return the names that results of a node are given, where each is a tensor or a symbolic number."""
     names = []
     for output in outputs:
         name = output_name(output)
@@ -77,7 +77,7 @@ def output_names(outputs: Sequence[schema.Argument]) -> list[str]:
 
 
 def output_name(output: schema.Argument | schema.TensorArgument | _SymArgument) -> str | None:
-    """The name of a result that is one tensor or one symbolic number, and None for any other."""
+    """Return the name of a result that is one tensor or one symbolic number, and None for any other."""
     if isinstance(output, schema.TensorArgument):
         return output.name
     if isinstance(output, schema.Argument):
@@ -95,7 +95,7 @@ def output_name(output: schema.Argument | schema.TensorArgument | _SymArgument) 
 
 
 def constant_value(value: program_schema.ConstantValue) -> int | float | str | bool | None:
-    """The constant that a `ConstantValue` of the schema stands for."""
+    """Return the constant that a `ConstantValue` of the schema stands for."""
     if not schema.only_member(value):
         raise program_invalid("a constant input says exactly one thing, and this one does not")
     name, found = schema.member(value)
@@ -137,12 +137,12 @@ def _symbolic(value: _SymArgument, scope: Scope) -> Argument:
     return schema.number(number) if isinstance(value, schema.SymFloatArgument) else cast(Argument, number)
 
 
-def _refuse_object(value: schema.CustomObjArgument, scope: Scope) -> Argument:
+def _refuse_object(value: schema.CustomObjArgument, _: Scope) -> Argument:
     raise custom_object(value)
 
 
 def custom_object(value: schema.CustomObjArgument) -> Exception:
-    """Makes the error of a program that holds an object of a custom class."""
+    """Make the error of a program that holds an object of a custom class."""
     return program_unsupported(
         f"the program holds `{shortened(value.name, 200)}`, an object of the custom class `{shortened(value.class_fqn, 200)}`; "
         "objects are stored pickled, so they are not read",

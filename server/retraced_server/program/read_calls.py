@@ -20,7 +20,7 @@ _KEYWORD = 2
 def operator_arguments(
     target: OpOverload, inputs: list[schema.NamedArgument], scope: Scope
 ) -> tuple[tuple[Argument, ...], dict[str, Argument]]:
-    """The arguments of a call of an operator that has a schema.
+    """Return the arguments of a call of an operator that has a schema.
 
     Raises:
         RetracedError: PROGRAM_INVALID where they are not arguments of that operator.
@@ -55,7 +55,7 @@ def operator_arguments(
 
 
 def plain_arguments(inputs: list[schema.NamedArgument], scope: Scope) -> tuple[tuple[Argument, ...], dict[str, Argument]]:
-    """The arguments of a call of a higher-order operator or a function, which have no schema.
+    """Return the arguments of a call of a higher-order operator or a function, which have no schema.
 
     Raises:
         RetracedError: PROGRAM_INVALID where a keyword is given twice or is none.

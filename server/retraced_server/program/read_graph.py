@@ -102,7 +102,7 @@ class GraphReader:
         self._subgraphs: dict[str, schema.Graph] = {}
 
     def read(self) -> fx.GraphModule:
-        """Reads the graph into a graph module whose code is made when it is first called.
+        """Read the graph into a graph module whose code is made when it is first called.
 
         Raises:
             RetracedError: PROGRAM_INVALID or PROGRAM_UNSUPPORTED, with the node at fault.
@@ -121,14 +121,14 @@ class GraphReader:
     # -- scope of arguments ------------------------------------------------------------------------------------------------------
 
     def node(self, name: str) -> fx.Node:
-        """The node whose value has that name."""
+        """Return the node whose value has that name."""
         try:
             return self._nodes[name]
         except KeyError:
             raise program_invalid(f"no value `{shortened(name, 200)}` is defined before its use") from None
 
     def subgraph(self, argument: schema.GraphArgument) -> fx.Node:
-        """Reads a subgraph of a higher-order operator and gives the node that stands for it."""
+        """Read a subgraph of a higher-order operator and return the node that stands for it."""
         known = self._subgraphs.get(argument.name)
         if known is None:
             if check_name(argument.name) in _TAKEN:
@@ -240,7 +240,7 @@ class GraphReader:
         return node
 
     def _assume(self, node: fx.Node) -> None:
-        """Takes what asserting operators say of symbols for true, as torch does."""
+        """Take what asserting operators say of symbols for true, as torch does."""
         symbols = self._parts.symbols
         if node.target is torch.ops.aten._assert_scalar.default:
             condition = node.args[0]
@@ -331,7 +331,7 @@ class GraphReader:
         item.meta.update(_copied(metadata))
 
     def _sync(self, name: str, node: fx.Node, base: FakeTensor | None = None) -> None:
-        """Gives a node its name, which fx may have changed, and its value; `base` has the storage of a tensor, if it has no own."""
+        """Give a node its name, which fx may have changed, and its value; `base` has the storage of a tensor, if it has no own."""
         if name in self._nodes:
             raise program_invalid(f"two values are named `{name}`")
         # Even to the same, fx takes a node out of its tables and puts it back.
@@ -383,10 +383,10 @@ def _locating(where: str) -> Iterator[None]:
 
 
 def _at(bases: Bases, position: int) -> FakeTensor | None:
-    """The base of a result; the last one stands for all further ones."""
+    """Return the base of a result; the last one stands for all further ones."""
     return bases[min(position, len(bases) - 1)] if bases else None
 
 
 def _copied(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata of one node for another one: what can be changed in place is copied."""
+    """Return the metadata of one node for another one: what can be changed in place is copied."""
     return {key: value.copy() if isinstance(value, (dict, list)) else value for key, value in metadata.items()}

@@ -29,7 +29,7 @@ from retraced_server.program.tree_specs import TreeSpecs
 
 
 def read_signature(described: program_schema.GraphSignature, scope: Scope) -> ExportGraphSignature:
-    """The signature of a program's graph.
+    """Return the signature of a program's graph.
 
     Raises:
         RetracedError: PROGRAM_INVALID where a specification says nothing or several things, PROGRAM_UNSUPPORTED where it needs a custom class.
@@ -41,7 +41,7 @@ def read_signature(described: program_schema.GraphSignature, scope: Scope) -> Ex
 
 
 def read_module_calls(entries: list[program_schema.ModuleCallEntry], specs: TreeSpecs, scope: Scope) -> list[ModuleCallEntry]:
-    """The module call graph of a program.
+    """Return the module call graph of a program.
 
     Raises:
         RetracedError: PROGRAM_INVALID where an argument or a tree spec cannot be read, or the first entry is not the program's own.

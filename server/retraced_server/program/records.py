@@ -17,7 +17,7 @@ class RecordSource(Protocol):
         """Whether there is a record of that name, with its bytes or without."""
 
     def read(self, name: str) -> bytes:
-        """The bytes of a record; the checksum has been compared."""
+        """Return the bytes of a record; the checksum has been compared."""
 
     def size(self, name: str) -> int:
         """How many bytes a record has."""
@@ -26,4 +26,4 @@ class RecordSource(Protocol):
         """Where the bytes of a record lie in a file, and None where they are not here."""
 
     def carried(self) -> Iterator[tuple[str, bytes]]:
-        """The records that are not of the program, by name without the root."""
+        """Return the records that are not of the program, by name without the root."""

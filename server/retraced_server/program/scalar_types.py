@@ -21,7 +21,7 @@ MEMORY_FORMAT_NUMBERS: Final = {memory_format: number for number, memory_format 
 
 
 def read_dtype(number: int) -> torch.dtype:
-    """The dtype of a number. Raises `RetracedError` PROGRAM_INVALID where the schema has none."""
+    """Return the dtype of a number. Raises `RetracedError` PROGRAM_INVALID where the schema has none."""
     try:
         return _DTYPES[number]
     except KeyError:
@@ -29,7 +29,7 @@ def read_dtype(number: int) -> torch.dtype:
 
 
 def read_layout(number: int) -> torch.layout:
-    """The layout of a number. Raises `RetracedError` PROGRAM_INVALID where the schema has none."""
+    """Return the layout of a number. Raises `RetracedError` PROGRAM_INVALID where the schema has none."""
     try:
         return _LAYOUTS[number]
     except KeyError:
@@ -37,7 +37,7 @@ def read_layout(number: int) -> torch.layout:
 
 
 def read_memory_format(number: int) -> torch.memory_format:
-    """The memory format of a number. Raises `RetracedError` PROGRAM_INVALID where the schema has none."""
+    """Return the memory format of a number. Raises `RetracedError` PROGRAM_INVALID where the schema has none."""
     try:
         return _MEMORY_FORMATS[number]
     except KeyError:
@@ -45,7 +45,7 @@ def read_memory_format(number: int) -> torch.memory_format:
 
 
 def read_device(device: schema.Device) -> torch.device:
-    """The device of a description.
+    """Return the device of a description.
 
     Raises:
         RetracedError: PROGRAM_INVALID where torch knows no such type of device, PROGRAM_UNSUPPORTED where this reader does not.

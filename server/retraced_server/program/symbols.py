@@ -69,11 +69,11 @@ class Symbols:
         self._reserve(ranges)
 
     def range_constraints(self) -> dict[sympy.Symbol, ValueRanges[sympy.Expr]]:
-        """The ranges of the symbols that the program uses, once it is read."""
+        """Return the ranges of the symbols that the program uses, once it is read."""
         return {self._known[name]: interval for name, interval in self._ranges.items() if name in self._known}
 
     def sym_int(self, raw: Raw) -> Size:
-        """The value that a `SymInt` of the schema describes."""
+        """Return the value that a `SymInt` of the schema describes."""
         key = bytes(raw)
         found = self._ints.get(key)
         if found is None:
@@ -81,7 +81,7 @@ class Symbols:
         return found
 
     def offset(self, raw: Raw) -> Size:
-        """The storage offset that a `SymInt` of the schema describes.
+        """Return the storage offset that a `SymInt` of the schema describes.
 
         torch drops it. A symbol that occurs nowhere else, such as the number of steps of a while_loop, is bound by no node, and a
         hint of an offset tells the shape environment nothing.
@@ -96,7 +96,7 @@ class Symbols:
         return found
 
     def sym_float(self, raw: Raw) -> float | torch.SymFloat:
-        """The value that a `SymFloat` of the schema describes."""
+        """Return the value that a `SymFloat` of the schema describes."""
         described = _SYM_FLOAT.decode(raw)
         _check(described)
         if described.as_expr is UNSET:
@@ -107,7 +107,7 @@ class Symbols:
         return self.shape_env.create_symfloatnode(expression, hint=value)
 
     def sym_bool(self, raw: Raw) -> bool | torch.SymBool:
-        """The value that a `SymBool` of the schema describes."""
+        """Return the value that a `SymBool` of the schema describes."""
         described = _SYM_BOOL.decode(raw)
         _check(described)
         if described.as_expr is UNSET:
@@ -115,7 +115,7 @@ class Symbols:
         return self.shape_env.create_symboolnode(self._expression(described.as_expr.expr_str, None))
 
     def typical(self, value: Any) -> Any:
-        """A number for a symbolic one: its hint, or what it is for unbacked symbols that are large and differ."""
+        """Return a number for a symbolic one: its hint, or what it is for unbacked symbols that are large and differ."""
         if not isinstance(value, SYMBOLIC):
             return value
         if (hint := hint_of(value)) is not None:

@@ -71,7 +71,7 @@ class TreeSpecs:
         self._read: dict[str, TreeSpec] = {}
 
     def read(self, text: str) -> TreeSpec:
-        """The tree spec that `pytree.treespec_dumps` wrote as `text`.
+        """Return the tree spec that `pytree.treespec_dumps` wrote as `text`.
 
         Raises:
             RetracedError: PROGRAM_INVALID where it is none, PROGRAM_UNSUPPORTED where it is too long or deep, or holds a node that is

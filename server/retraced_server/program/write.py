@@ -29,7 +29,7 @@ def write_program(
     name: str | None = None,
     records: Iterable[tuple[str, bytes]] = (),
 ) -> ProgramRecords:
-    """Writes an archive that `torch.export.load` reads.
+    """Write an archive that `torch.export.load` reads.
 
     Weights that the program still has as they were read are copied from file to file; what is written of others is their memory.
 

@@ -27,14 +27,14 @@ class NameScope(Protocol):
     sym_bool_values: dict[str, Json]
 
     def same_value(self, name: str) -> str:
-        """The name under which a value is written; several `getitem` nodes of one result have one."""
+        """Return the name under which a value is written; several `getitem` nodes of one result have one."""
 
     def subgraph(self, node: fx.Node) -> Json:
-        """The argument for a node that stands for a subgraph of a higher-order operator."""
+        """Return the argument for a node that stands for a subgraph of a higher-order operator."""
 
 
 def write_argument(argument: Any, scope: NameScope, kind: Any = None) -> Json:
-    """The argument of the schema for an argument of a node.
+    """Return the argument of the schema for an argument of a node.
 
     Args:
         argument: The argument. `Any`: it is any value that fx takes.

@@ -50,7 +50,7 @@ class GraphWriter:
         self._results = OutputWriter(self, values, duplicates)
 
     def write(self) -> Json:
-        """The graph of the schema.
+        """Return the graph of the schema.
 
         Raises:
             RetracedError: PROGRAM_UNSUPPORTED where something in it has no serialized form, with the node.
@@ -85,11 +85,11 @@ class GraphWriter:
     # -- scope of arguments ------------------------------------------------------------------------------------------------------
 
     def same_value(self, name: str) -> str:
-        """The name under which a value is written."""
+        """Return the name under which a value is written."""
         return self._duplicates.get(name, name)
 
     def subgraph(self, node: fx.Node) -> Json:
-        """The argument for a node that stands for a subgraph of a higher-order operator."""
+        """Return the argument for a node that stands for a subgraph of a higher-order operator."""
         name = node.target
         subgraph = getattr(self._module, name, None) if isinstance(name, str) else None
         if not isinstance(subgraph, fx.GraphModule):

@@ -14,7 +14,7 @@ _DELIMITER = ";"
 
 
 def write_metadata(meta: Mapping[str, Any]) -> dict[str, str]:
-    """The metadata of a node, as far as the schema has a place for it.
+    """Return the metadata of a node, as far as the schema has a place for it.
 
     Raises:
         RetracedError: PROGRAM_UNSUPPORTED where its custom metadata is no JSON.
@@ -38,7 +38,7 @@ def write_metadata(meta: Mapping[str, Any]) -> dict[str, str]:
 
 
 def write_graph_metadata(meta: Mapping[str, Any]) -> dict[str, str]:
-    """The metadata of a graph module.
+    """Return the metadata of a graph module.
 
     Raises:
         RetracedError: PROGRAM_UNSUPPORTED where its custom metadata is no JSON.

@@ -18,7 +18,7 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def write_model(program: ExportedProgram) -> bytes:
-    """The model record of a program: as parsed JSON, what `torch.export.save` writes.
+    """Return the model record of a program: as parsed JSON, what `torch.export.save` writes.
 
     Raises:
         RetracedError: PROGRAM_INVALID where its verifiers refuse it, PROGRAM_UNSUPPORTED where something in it has no serialized form.

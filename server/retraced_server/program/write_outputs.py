@@ -39,7 +39,7 @@ class OutputWriter:
         self._taken: tuple[fx.Node | None, dict[Any, fx.Node]] = (None, {})
 
     def value(self, name: str, value: Any) -> Json:
-        """The result for one value. `Any`: what is not a tensor, a number or nothing is an error.
+        """Return the result for one value. `Any`: what is not a tensor, a number or nothing is an error.
 
         Raises:
             RetracedError: PROGRAM_UNSUPPORTED where it has no serialized form, PROGRAM_INVALID where another value has its name.
@@ -57,7 +57,7 @@ class OutputWriter:
         raise program_unsupported(f"a result of type {type(value).__name__} has no serialized form")
 
     def of_operator(self, target: OpOverload, node: fx.Node) -> list[Json]:
-        """The results of an operator that has a schema."""
+        """Return the results of an operator that has a schema."""
         count, is_tensor_list = _returns(target)
         if count == 0:
             return []
@@ -78,7 +78,7 @@ class OutputWriter:
         return results
 
     def of_function(self, node: fx.Node) -> list[Json]:
-        """The results of a higher-order operator or a function, which have no schema."""
+        """Return the results of a higher-order operator or a function, which have no schema."""
         value = node.meta["val"]
         if isinstance(value, tuple):
             return [
@@ -121,7 +121,7 @@ class OutputWriter:
         return self._taken[1].get(position)
 
     def _users(self, node: fx.Node) -> dict[Any, fx.Node]:
-        """The `getitem` nodes that take the results of a node, by position; of several for one, the first."""
+        """Return the `getitem` nodes that take the results of a node, by position; of several for one, the first."""
         users: dict[Any, fx.Node] = {}
         for user in node.users:
             if user.target is not operator.getitem:

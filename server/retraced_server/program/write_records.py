@@ -61,7 +61,7 @@ class ProgramRecords:
 
 
 def program_records(program: ExportedProgram, *, source: ReadProgram | None = None, name: str | None = None) -> ProgramRecords:
-    """The records that stand for a program.
+    """Return the records that stand for a program.
 
     Args:
         program: The program.
@@ -131,7 +131,7 @@ def _tensors(tensors: Mapping[str, object], directory: str, payloads: Payloads) 
 
 
 def _storage_key(tensor: torch.Tensor) -> int:
-    """What tensors of one storage have in common. Tensors without bytes have no address, and torch takes them for one too."""
+    """Return what tensors of one storage have in common. Tensors without bytes have no address, and torch takes them for one too."""
     storage = tensor.untyped_storage()
     return storage_key(storage) if isinstance(tensor, FakeTensor) or tensor.is_meta else storage.data_ptr()
 
@@ -149,7 +149,7 @@ def _content(name: str, tensor: torch.Tensor, payloads: Payloads) -> bytes | tor
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
-    """The bytes of a tensor's whole storage, without a copy where it is on the CPU."""
+    """Return the bytes of a tensor's whole storage, without a copy where it is on the CPU."""
     storage = tensor.detach().cpu().untyped_storage()
     flat = torch.empty(0, dtype=torch.uint8).set_(storage)
     return flat.numpy().data

@@ -42,7 +42,7 @@ _OUTPUTS: Final = {
 
 
 def write_signature(signature: ExportGraphSignature, scope: NameScope) -> Json:
-    """The signature of a program's graph.
+    """Return the signature of a program's graph.
 
     Raises:
         RetracedError: PROGRAM_UNSUPPORTED where a specification has no serialized form.
@@ -69,7 +69,7 @@ class ModuleCallWriter:
         self.named_tuples: dict[str, Json] = {}
 
     def write(self, entries: Sequence[ModuleCallEntry]) -> Json:
-        """The module call graph.
+        """Return the module call graph.
 
         Raises:
             RetracedError: PROGRAM_UNSUPPORTED where a signature has no serialized form.

@@ -22,14 +22,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 def write_float(value: float) -> float | str:
-    """A number as the schema has it: what JSON has no word for is a string."""
+    """Return a number as the schema has it: what JSON has no word for is a string."""
     if math.isfinite(value):
         return value
     return "NaN" if value != value else ("Infinity" if value > 0 else "-Infinity")
 
 
 def write_device(device: torch.device) -> Json:
-    """A device as the schema has it."""
+    """Return a device as the schema has it."""
     return {"type": device.type, "index": device.index}
 
 
@@ -44,7 +44,7 @@ class ValueWriter:
         self._plain: dict[int, Raw] = {}
 
     def tensor(self, tensor: torch.Tensor) -> Raw:
-        """The `TensorMeta` of a tensor.
+        """Return the `TensorMeta` of a tensor.
 
         Raises:
             RetracedError: PROGRAM_UNSUPPORTED where the schema has no number for its dtype or layout.
@@ -71,7 +71,7 @@ class ValueWriter:
         return found
 
     def sym_int(self, value: int | torch.SymInt) -> Raw:
-        """The `SymInt` of a size, a stride or another integer."""
+        """Return the `SymInt` of a size, a stride or another integer."""
         if isinstance(value, torch.SymInt):
             return self._symbolic_int(value)[1]
         found = self._plain.get(value)
@@ -80,14 +80,14 @@ class ValueWriter:
         return found
 
     def sym_float(self, value: float | torch.SymFloat) -> Json:
-        """The `SymFloat` of a number."""
+        """Return the `SymFloat` of a number."""
         if isinstance(value, torch.SymFloat) and not isinstance(value.node.expr, sympy.Float):
             hint = value.node.hint
             return {"as_expr": self._expression(value.node.expr, None if hint is None else {"as_float": write_float(hint)})}
         return {"as_float": write_float(float(value.node.expr if isinstance(value, torch.SymFloat) else value))}
 
     def sym_bool(self, value: bool | torch.SymBool) -> Json:
-        """The `SymBool` of a truth value. Its hint is not written, as torch does not."""
+        """Return the `SymBool` of a truth value. Its hint is not written, as torch does not."""
         if isinstance(value, torch.SymBool):
             expression = value.node.expr
             if not isinstance(expression, sympy.logic.boolalg.BooleanAtom):
@@ -120,7 +120,7 @@ class ValueWriter:
 
 
 def write_ranges(ranges: dict[sympy.Symbol, Any]) -> Json:
-    """The range constraints of a program."""
+    """Return the range constraints of a program."""
     return {
         str(symbol): {"min_val": _bound(v.lower, math.ceil), "max_val": _bound(v.upper, math.floor)}
         for symbol, v in ranges.items()

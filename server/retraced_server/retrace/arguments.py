@@ -56,7 +56,7 @@ def map_leaves(value: Argument, leaf_type: type, change: Callable[[Any], Any]) -
 
 
 def data_of(value: Argument) -> Argument:
-    """Replaces every ProxyValue by its data."""
+    """Replace every ProxyValue by its data."""
     return map_leaves(value, ProxyValue, lambda proxy: proxy.data)
 
 

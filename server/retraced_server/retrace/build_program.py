@@ -39,7 +39,7 @@ _ArgumentSpec = Any
 
 
 def build_program(edit: ProgramEdit) -> tuple[ExportedProgram, list[str]]:
-    """Makes the program that an edit stands for.
+    """Make the program that an edit stands for.
 
     Returns:
         The program, validated, and what had to be given up. It is the edit's own program, the object, if no pass changed it.
@@ -78,7 +78,7 @@ def build_program(edit: ProgramEdit) -> tuple[ExportedProgram, list[str]]:
 
 
 def check_signature(edit: ProgramEdit) -> None:
-    """Checks what `build_program` would make of inputs and outputs: after each pass, so that the one at fault is known.
+    """Check what `build_program` would make of inputs and outputs: after each pass, so that the one at fault is known.
 
     Raises:
         ExportPassError: No program has such inputs or outputs.
@@ -217,7 +217,7 @@ class _Builder:
     # -- symbols -----------------------------------------------------------------------------------------------------------------
 
     def range_constraints(self) -> dict[sympy.Symbol, Any]:
-        """The program's own, but for symbols that its graphs no longer have; and those of symbols that are in new values."""
+        """Return the program's own, but for symbols that its graphs no longer have; and those of symbols that are in new values."""
         old_values, new_values = _values(self._program.graph_module), _values(self._edit.graph_module)
         ranges = dict(self._program.range_constraints)
         lost = set(ranges)
@@ -241,19 +241,19 @@ class _Builder:
 
 
 def _missing(specs: Sequence[object], kept: Sequence[object]) -> set[int]:
-    """The positions of the specs that, as objects, are not among those kept: equal ones may stand for different values."""
+    """Return the positions of the specs that, as objects, are not among those kept: equal ones may stand for different values."""
     left = {id(spec) for spec in kept}
     return {at for at, spec in enumerate(specs) if id(spec) not in left}
 
 
 def _values(module: fx.GraphModule) -> dict[int, Any]:
-    """The recorded values, subgraphs of higher-order operators included, by identity."""
+    """Return the recorded values, subgraphs of higher-order operators included, by identity."""
     graphs = (child.graph for child in module.modules() if isinstance(child, fx.GraphModule))
     return {id(value): value for graph in graphs for node in graph.nodes if (value := node.meta.get("val")) is not None}
 
 
 def _argument(value: Any) -> _ArgumentSpec:
-    """The signature's argument for a node's value, or for a constant."""
+    """Return the signature's argument for a node's value, or for a constant."""
     if not isinstance(value, fx.Node):
         return ConstantArgument(name="", value=value)
     recorded = value.meta.get("val")

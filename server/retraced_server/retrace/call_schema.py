@@ -58,7 +58,7 @@ def _check_call(path: str, module: fx.GraphModule, node: fx.Node, target: OpOver
 
 
 def _without_numbers(target: OpOverload, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """Puts tensors in the place of numbers that torch makes tensors of before it looks at the schema."""
+    """Put tensors in the place of numbers that torch makes tensors of before it looks at the schema."""
     taken = {argument.name for argument in schema_of(target).arguments if isinstance(argument.type, torch.TensorType)}
     names = [argument.name for argument in schema_of(target).arguments]
 

@@ -20,7 +20,7 @@ class Remarks:
         self._examples: dict[str, list[str]] = {}
 
     def add(self, kind: str, node: str) -> None:
-        """Notes that a node differs in one way."""
+        """Note that a node differs in one way."""
         self._counts[kind] += 1
         examples = self._examples.setdefault(kind, [])
         if len(examples) < 3 and node not in examples:
@@ -51,7 +51,7 @@ class Comparison:
         self.remarks: set[str] = set()
 
     def compare(self, recorded: Any, executed: Any) -> None:
-        """Compares two values, nested ones leaf by leaf."""
+        """Compare two values, nested ones leaf by leaf."""
         if recorded is executed or self.error is not None:
             return
         if isinstance(recorded, torch.Tensor):

@@ -73,7 +73,7 @@ def _tensor_nodes(module: fx.GraphModule) -> Iterator[tuple[fx.Node, torch.Tenso
 
 
 def copy_graph_module(module: fx.GraphModule) -> fx.GraphModule:
-    """Copies a graph, with names and metadata; attributes are shared."""
+    """Copy a graph, with names and metadata; attributes are shared."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     graph.set_codegen(codegen_of(module.graph))
@@ -87,7 +87,7 @@ def copy_graph_module(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def pull_out_of_subgraphs(module: fx.GraphModule) -> fx.GraphModule:
-    """Makes tensor attributes of subgraphs attributes of the graph, given to the subgraphs as operands.
+    """Make tensor attributes of subgraphs attributes of the graph, given to the subgraphs as operands.
 
     Returns:
         A new graph module, or the one that was given where no subgraph has any.
@@ -177,7 +177,7 @@ def _read(module: fx.GraphModule, tensor: torch.Tensor, value: Any) -> fx.Node:
 def lift_to_inputs(
     module: fx.GraphModule, before: Callable[[InputKind], fx.Node], taken: set[str], added: Mapping[int, AddedWeight]
 ) -> list[LiftedTensor]:
-    """Makes the root graph's tensor attributes inputs. Changes the graph module.
+    """Make the root graph's tensor attributes inputs. Changes the graph module.
 
     Args:
         module: The graph module.

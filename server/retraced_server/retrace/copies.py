@@ -15,7 +15,7 @@ from retraced_server.torch_compat.graphs import PassResult
 
 
 def copy_with_subgraphs(module: fx.GraphModule) -> fx.GraphModule:
-    """Copies a graph and its subgraphs, with names and metadata; tensors, recorded values and other objects in metadata are shared."""
+    """Copy a graph and its subgraphs, with names and metadata; tensors, recorded values and other objects in metadata are shared."""
     return _copy_with_subgraphs(module, {})
 
 
@@ -33,7 +33,7 @@ def _copy_with_subgraphs(module: fx.GraphModule, containers: dict[int, Any]) -> 
 
 # A pass that does not keep to its type returns anything.
 def returned_graph(result: Any, given: fx.GraphModule) -> fx.GraphModule:
-    """The graph module that a pass returned; the one that it was given, and may have changed, where it returned None.
+    """Return the graph module that a pass returned; the one that it was given, and may have changed, where it returned None.
 
     Raises:
         ExportPassError: It returned something else.

@@ -20,8 +20,9 @@ from retraced_server.torch_compat.symbolic_shapes import shape_env_of
 
 
 def run_checked(instance: ExportPass, module: fx.GraphModule) -> PassResult:
-    """Runs a pass in the context that is entered, after a copy of it has run in full mode, which leaves no trace: each of its hooks is
-    called twice.
+    """Run a pass in the context that is entered, after a copy of it has run in full mode, which leaves no trace.
+
+    Each of its hooks is called twice.
 
     Raises:
         ExportPassError: The two disagree.

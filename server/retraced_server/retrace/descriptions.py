@@ -32,7 +32,7 @@ class Descriptions:
 
     # Values are whatever an operator takes and returns.
     def call(self, target: Any, args: Any, others: Any, tensors: list[FakeTensor] | None = None) -> Hashable | None:
-        """What tells a call of an operator from calls that may give something else.
+        """Return what tells a call of an operator from calls that may give something else.
 
         It is asked before the operator is executed. What one writes to is described anew: a subgraph's operators write to the tensors
         themselves, as `unsqueeze_` does to sizes.
@@ -60,7 +60,7 @@ class Descriptions:
             return None
 
     def describe(self, value: Any, tensors: list[FakeTensor] | None = None) -> Hashable:
-        """Describes a value.
+        """Describe a value.
 
         Args:
             value: The value.

@@ -178,7 +178,7 @@ class EditedRun:
         return self._scope.edits is not None
 
     def on_given(self, module: fx.GraphModule) -> Any:
-        """Runs a pass that is given no graph to edit; its hooks may edit nodes that they have made, or have come by."""
+        """Run a pass that is given no graph to edit; its hooks may edit nodes that they have made, or have come by."""
         given = None if type(self._instance) is self._base else GivenGraph(module)
         self._scope.given = given
         try:
@@ -196,7 +196,7 @@ class EditedRun:
             return self._finished(self._scope.edits, returned_graph(result, module), module)
 
     def on_copy(self, module: fx.GraphModule) -> PassResult:
-        """Runs a pass that may edit the graph that it is given.
+        """Run a pass that may edit the graph that it is given.
 
         One that was made with the program finds the copy there too. Where it has kept the graph itself, or its nodes, it may edit that
         instead: the result is what that graph became, and it is put back.
@@ -233,7 +233,7 @@ class EditedRun:
         return results[0]
 
     def directly(self, module: fx.GraphModule) -> PassResult:
-        """Runs `call` without `__call__`: on the graph itself, which the caller may have edited before, so that every node is executed."""
+        """Run `call` without `__call__`: on the graph itself, which the caller may have edited before, so that every node is executed."""
         before = copy_with_subgraphs(module)
         self._scope.edits = edits = Edits()
         edits.add_given(module, fits=False)
@@ -245,7 +245,7 @@ class EditedRun:
         return results[0]
 
     def _finished(self, edits: Edits, new: fx.GraphModule, given: fx.GraphModule) -> PassResult:
-        """Executes what was edited since the last visit, and finds what became of the given nodes."""
+        """Execute what was edited since the last visit, and find what became of the given nodes."""
         if same_graphs(new, given):
             return PassResult(given, False)
         edits.states_values = True
@@ -267,7 +267,7 @@ class EditedRun:
 
 @contextmanager
 def _undone_unless_modified(module: fx.GraphModule) -> Iterator[list[PassResult]]:
-    """Takes back what a run does to the shape environment, where it fails or the result that it puts into the list is not modified."""
+    """Take back what a run does to the shape environment, where it fails or the result that it puts into the list is not modified."""
     transaction = ShapeEnvTransaction(shape_env_of(module))
     results: list[PassResult] = []
     try:
@@ -280,7 +280,7 @@ def _undone_unless_modified(module: fx.GraphModule) -> Iterator[list[PassResult]
 
 
 def _outcome(edits: Edits, given: fx.GraphModule, new: fx.GraphModule) -> RetraceOutcome | None:
-    """What became of the nodes of a program; None where its outputs were edited so that it cannot be told which is which."""
+    """Return what became of the nodes of a program; None where its outputs were edited so that it cannot be told which is which."""
     outcome = RetraceOutcome()
     last = next(reversed(new.graph.nodes), None)
     outcome.outputs = None if last is None else edits.outputs_of(last)
@@ -336,7 +336,7 @@ def _is_namesake(new: Any, old: fx.Node) -> bool:
 
 
 def _result_count(module: fx.GraphModule) -> int | None:
-    """The number of a graph's outputs; None where it does not end with a flat tuple of them."""
+    """Return the number of a graph's outputs; None where it does not end with a flat tuple of them."""
     last = next(reversed(module.graph.nodes), None)
     results = last.args[0] if last is not None and last.op == "output" and last.args else None
     return len(results) if isinstance(results, (tuple, list)) else None

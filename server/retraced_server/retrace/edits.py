@@ -82,7 +82,7 @@ class Edits:
     # -- what is known -----------------------------------------------------------------------------------------------------------
 
     def add_given(self, module: fx.GraphModule, *, fits: bool = True) -> None:
-        """Notes the program that the pass was given.
+        """Note the program that the pass was given.
 
         Args:
             module: The graph module that the pass may edit.
@@ -101,7 +101,7 @@ class Edits:
         self._holders = {node.name: node for node in module.graph.nodes}
 
     def add_copy(self, copy: fx.GraphModule, module: fx.GraphModule) -> None:
-        """Notes a copy of a graph module: what is known of the nodes holds for their copies."""
+        """Note a copy of a graph module: what is known of the nodes holds for their copies."""
         copies: dict[fx.Node, fx.Node] = {}
         autocast = autocast_states(module)
         for path, graph_module in walk_graphs(copy):
@@ -138,7 +138,7 @@ class Edits:
         counterpart: Callable[[fx.Node], fx.Node | None],
         autocast: AutocastState,
     ) -> None:
-        """Notes a graph that a retrace has made: its values are recorded for the calls that the nodes were made with.
+        """Note a graph that a retrace has made: its values are recorded for the calls that the nodes were made with.
 
         Args:
             module: The new graph module.
@@ -269,7 +269,7 @@ class Edits:
         )
 
     def put_back_values(self, graph: fx.Graph) -> None:
-        """Records again what was recorded for nodes whose value was changed by hand, unless it is taken as it is."""
+        """Record again what was recorded for nodes whose value was changed by hand, unless it is taken as it is."""
         for node in graph.nodes:
             record = self._records.get(node) if node.op == "call_function" else None
             if record is None or not record.fits or node.meta.get("val", MISSING) is record.value:
@@ -285,12 +285,12 @@ class Edits:
         return node in self._records
 
     def recorded_call(self, node: fx.Node) -> RecordedCall | None:
-        """The call that a node's value was recorded for; None where it is not known."""
+        """Return the call that a node's value was recorded for; None where it is not known."""
         record = self._records.get(node)
         return record.call if record is not None and record.fits else None
 
     def recorded_value(self, node: fx.Node) -> Any:
-        """The value that was recorded for a node, though it may have been erased since; for a `get_attr` node the attribute."""
+        """Return the value that was recorded for a node, though it may have been erased since; for a `get_attr` node the attribute."""
         record = self._records.get(node)
         value = node.meta.get("val") if record is None else record.value
         return None if value is MISSING else value
@@ -298,23 +298,23 @@ class Edits:
     # -- where nodes came from ---------------------------------------------------------------------------------------------------
 
     def origins_of(self, node: fx.Node) -> tuple[str, ...] | None:
-        """The keys of the given nodes that a node came from; None for one that was inserted by hand."""
+        """Return the keys of the given nodes that a node came from; None for one that was inserted by hand."""
         record = self._records.get(node)
         return None if record is None else record.origins
 
     def input_of(self, node: fx.Node) -> str | None:
-        """The name of the given input that a placeholder stands for."""
+        """Return the name of the given input that a placeholder stands for."""
         record = self._records.get(node)
         return None if record is None else record.input
 
     def outputs_of(self, node: fx.Node) -> list[int | None] | None:
-        """The given position of each result of an output node, None for a new one; None as a whole where they cannot be told."""
+        """Return the given position of each result of an output node, None for a new one; None as a whole where they cannot be told."""
         record = self._records.get(node)
         outputs = None if record is None else record.outputs
         return outputs if outputs is None or len(outputs) == _length(node) else None
 
     def holder(self, name: str) -> fx.Node | None:
-        """The node that has the value of a node of the given root graph."""
+        """Return the node that has the value of a node of the given root graph."""
         return self._holders.get(name)
 
 

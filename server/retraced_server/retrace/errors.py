@@ -86,7 +86,7 @@ def place_of(node: fx.Node, graph: str = "") -> str:
 
 
 def innermost_source_line(stack_trace: object) -> str | None:
-    """Gives `FILE:LINE` of the last frame of a recorded stack trace that is in the user's source, or None where there is none.
+    """Return `FILE:LINE` of the last frame of a recorded stack trace that is in the user's source, or None where there is none.
 
     Code that torch generated has no file, and torch's own modules are no place to look for a fault, unless there is no other.
     """
@@ -130,7 +130,7 @@ def _of_both_types(error: Exception, message: str, fields: dict[str, Any]) -> Pa
 
 
 def _copy_fields(error: Exception, made: PassError) -> None:
-    """Copies what handlers read of an error, such as `errno`."""
+    """Copy what handlers read of an error, such as `errno`."""
     vars(made).update({name: value for name, value in vars(error).items() if name not in vars(made)})
     for base in type(error).__mro__:
         for name, descriptor in vars(base).items():

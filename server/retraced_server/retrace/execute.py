@@ -62,7 +62,7 @@ def has_result(target: Any) -> bool:
 
 
 def resolve_packet(packet: OpOverloadPacket, args: Any, kwargs: Any) -> OpOverload:
-    """Finds the overload that a packet would call, since a packet in a graph cannot be saved.
+    """Find the overload that a packet would call, since a packet in a graph cannot be saved.
 
     Raises:
         ExportPassError: No overload takes the arguments.
@@ -96,7 +96,7 @@ class Execution:
 def execute(
     target: Callable[..., Any], args: tuple[Argument, ...], kwargs: dict[str, Argument], call: Call = plainly
 ) -> Execution:
-    """Executes an operator on data. The caller has entered the fake mode and no_grad. `call` is how the operators of its subgraphs are called.
+    """Execute an operator on data. The caller has entered the fake mode and no_grad. `call` is how the operators of its subgraphs are called.
 
     An operator that writes to an argument is given a stand-in for it: fake tensors carry sizes, memos and constants that a write would
     change. The stand-in shares the argument's storage, as does what the operator returns of it, unless that may grow.

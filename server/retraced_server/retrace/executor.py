@@ -39,11 +39,11 @@ class Executor:
 
     # Targets and arguments are whatever a graph has.
     def defer(self, target: Any, args: Any, kwargs: Any) -> None:
-        """Keeps an operator that changes sizes or strides in place until another is executed."""
+        """Keep an operator that changes sizes or strides in place until another is executed."""
         self._unwritten.append((target, args, kwargs))
 
     def execute(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Executes an operator on the data of its arguments, after what was deferred, and gives its value."""
+        """Execute an operator on the data of its arguments, after what was deferred, and return its value."""
         self._settle()
         data = self._data((args, kwargs))
         return self._value(target, (args, kwargs), lambda: self._run(target, (args, kwargs), data))

@@ -114,7 +114,7 @@ class ExportPass(PassBase):
     # -- running -----------------------------------------------------------------------------------------------------------------
 
     def __call__(self, graph_module: fx.GraphModule) -> PassResult:
-        """Runs `requires`, `call` and `ensures`, the checks on the module that was given, as PassBase does: see `call`.
+        """Run `requires`, `call` and `ensures`, the checks on the module that was given, as PassBase does: see `call`.
 
         A pass that overrides this method, or another that is given a graph module, is given a copy, since it may edit the graph itself.
         What it edits is executed again when nodes are visited next, at the latest when it has returned.
@@ -125,7 +125,7 @@ class ExportPass(PassBase):
         return result
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
-        """Runs the pass on a graph module, which is left as it is.
+        """Run the pass on a graph module, which is left as it is.
 
         Called without `__call__`, it executes every node, since of the values that are recorded nobody says that they are right.
 
@@ -233,7 +233,7 @@ class ExportPass(PassBase):
         return PassResult(retrace.result, retrace.modified)
 
     def inputs(self, graph_module: fx.GraphModule) -> list[Argument]:
-        """Gives each placeholder its data: recorded arguments, recorded values, constants, or what `tensor_meta` describes.
+        """Return each placeholder its data: recorded arguments, recorded values, constants, or what `tensor_meta` describes.
 
         Raises:
             ExportPassError: Nothing is recorded for a placeholder that is used.
@@ -267,7 +267,7 @@ class ExportPass(PassBase):
         """Hears of each tensor attribute: those that the graph has, and those made because a hook gave a tensor as an argument."""
 
     def placeholder(self, name: str, arg: Argument, meta: NodeMetadata) -> ProxyValue[Any]:
-        """An input. Call it with another name to rename the input, twice to add one, not at all to remove it."""
+        """Return an input. Call it with another name to rename the input, twice to add one, not at all to remove it."""
         if not is_running(self):
             return build_input(self, name, arg, meta)
         return state_of(self).retrace.placeholder(name, arg, meta)
@@ -276,13 +276,13 @@ class ExportPass(PassBase):
     def call_operator(
         self, op: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata
     ) -> ProxyValue[Any]:
-        """A call of an operator."""
+        """Return a call of an operator."""
         return self._fx("call_function", op, args, kwargs, meta)
 
     def call_size_operator(
         self, tensor_proxy: ProxyValue[Any], dim: int, meta: NodeMetadata, *, edge_dialect: bool = False
     ) -> ProxyValue[Any] | int:
-        """Gives a size of a tensor as an argument of a node: a number, or the value of a call of `aten.sym_size.int` where it is symbolic.
+        """Return a size of a tensor as an argument of a node: a number, or the value of a call of `aten.sym_size.int` where it is symbolic.
 
         With `edge_dialect`, it is ExecuTorch's edge operator that is called.
         """
@@ -295,7 +295,7 @@ class ExportPass(PassBase):
     def call_size_operator_all(
         self, tensor_proxy: ProxyValue[Any], meta: NodeMetadata, *, edge_dialect: bool = False
     ) -> list[ProxyValue[Any] | int]:
-        """Gives all sizes of a tensor as `call_size_operator` does."""
+        """Return all sizes of a tensor as `call_size_operator` does."""
         sizes = range(tensor_proxy.to_tensor().dim())
         return [self.call_size_operator(tensor_proxy, dim, meta, edge_dialect=edge_dialect) for dim in sizes]
 
@@ -304,7 +304,7 @@ class ExportPass(PassBase):
         return True
 
     def call_sym(self, target: Callable[..., Any], args: tuple[Argument, ...], meta: NodeMetadata) -> ProxyValue[Any]:
-        """A call of a Python function on symbolic numbers."""
+        """Return a call of a Python function on symbolic numbers."""
         return self._fx("call_function", target, args, {}, meta)
 
     def call_getitem(self, value: ProxyValue[Any], key: int, meta: NodeMetadata) -> ProxyValue[Any]:
@@ -321,7 +321,7 @@ class ExportPass(PassBase):
         inputs: Sequence[Argument],
         meta: NodeMetadata,
     ) -> ProxyValue[Any]:
-        """A torch.cond: visits both branches with the operands."""
+        """Return a torch.cond: visits both branches with the operands."""
         true_branch = self.call_submodule(true_fn, tuple(inputs)).graph_module
         false_branch = self.call_submodule(false_fn, tuple(inputs)).graph_module
         return self._fx("call_function", torch.ops.higher_order.cond, (pred, true_branch, false_branch, inputs), {}, meta)
@@ -329,7 +329,7 @@ class ExportPass(PassBase):
     def call_map(
         self, f: fx.GraphModule, mapped_args: Sequence[Argument], operands: Sequence[Argument], meta: NodeMetadata
     ) -> ProxyValue[Any]:
-        """A map: visits the subgraph with one slice of each mapped argument."""
+        """Return a map: visits the subgraph with one slice of each mapped argument."""
         subgraph = self.call_submodule(
             f, (*slices(mapped_args, state_of(self).retrace if is_running(self) else None), *operands)
         ).graph_module
@@ -343,7 +343,7 @@ class ExportPass(PassBase):
         additional_inputs: Sequence[Argument],
         meta: NodeMetadata,
     ) -> ProxyValue[Any]:
-        """A while loop: visits the condition and the subgraph with what the loop begins with."""
+        """Return a while loop: visits the condition and the subgraph with what the loop begins with."""
         operands = (*carried_inputs, *additional_inputs)
         condition = self.call_submodule(cond_fn, operands).graph_module
         subgraph = self.call_submodule(body_fn, operands).graph_module
@@ -358,7 +358,7 @@ class ExportPass(PassBase):
         additional_inputs: Sequence[Argument],
         meta: NodeMetadata,
     ) -> ProxyValue[Any]:
-        """A scan: visits the subgraph with what it begins with and one slice of each scanned argument."""
+        """Return a scan: visits the subgraph with what it begins with and one slice of each scanned argument."""
         combine = self.call_submodule(
             combine_fn, (*init, *slices(xs, state_of(self).retrace if is_running(self) else None), *additional_inputs)
         ).graph_module
@@ -367,7 +367,7 @@ class ExportPass(PassBase):
     def call_delegate(
         self, lowered_module: torch.nn.Module, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata
     ) -> ProxyValue[Any]:
-        """A call of a program that was lowered to a backend of ExecuTorch: what the backend made of it is not looked into."""
+        """Return a call of a program that was lowered to a backend of ExecuTorch: what the backend made of it is not looked into."""
         return self._fx("call_function", executorch_call_delegate, (lowered_module, *args), kwargs, meta)
 
     # Higher-order operators take whatever they like.
@@ -388,7 +388,7 @@ class ExportPass(PassBase):
         return self._fx("call_function", op, new_args, new_kwargs, meta)
 
     def output(self, results: Argument, meta: NodeMetadata) -> ProxyValue[Any]:
-        """The outputs. Call it with more or fewer results to add or remove outputs."""
+        """Return the outputs. Call it with more or fewer results to add or remove outputs."""
         return self._fx("output", "output", (results,), {}, meta)
 
     def _fx(

@@ -94,7 +94,7 @@ class FakeResultCache:
 
     # Arguments and values are whatever an operator takes and returns.
     def get(self, target: Any, args: Any, kwargs: Any, execute: Callable[[], Any]) -> Any:
-        """The result of an operator.
+        """Return the result of an operator.
 
         Args:
             target: The operator.

@@ -52,12 +52,12 @@ class GivenGraph:
         return node in self._nodes
 
     def recorded_call(self, node: fx.Node) -> RecordedCall | None:
-        """The call that a node's value was recorded for; None where it is not known."""
+        """Return the call that a node's value was recorded for; None where it is not known."""
         given = self._nodes.get(node)
         return None if given is None else RecordedCall(*given[:3])
 
     def recorded_value(self, node: fx.Node) -> Any:
-        """The value that was recorded for a node."""
+        """Return the value that was recorded for a node."""
         given = self._nodes.get(node)
         return (node.meta if given is None else given[4]).get("val")
 
@@ -103,7 +103,7 @@ class GivenGraph:
         return now.keys() == meta.keys() and all(map(operator.is_, now.values(), meta.values()))
 
     def put_back(self) -> None:
-        """Makes the graphs what they were, wherever they were edited."""
+        """Make the graphs what they were, wherever they were edited."""
         for graph, nodes in self._graphs.items():
             if self.is_lent or self.is_edited(graph):
                 self._put_back(graph, nodes)

@@ -16,8 +16,8 @@ Call = Callable[[Any, Any, Any, Callable[[], Any]], Any]
 
 
 # Targets and arguments are whatever a graph has.
-def plainly(target: Any, args: Any, kwargs: Any, execute: Callable[[], Any]) -> Any:
-    """Calls an operator by executing it."""
+def plainly(_target: Any, _args: Any, _kwargs: Any, execute: Callable[[], Any]) -> Any:
+    """Call an operator by executing it."""
     return execute()
 
 
@@ -36,7 +36,7 @@ class InterpretedSubgraph(torch.nn.Module):
 
     # A subgraph takes and gives whatever its operator does.
     def forward(self, *operands: Any) -> Any:
-        """Runs the graph."""
+        """Run the graph."""
         with entered_regions() as called:
             return _SubgraphInterpreter(self.subgraph, self._call, called).run(*operands)
 
@@ -58,5 +58,5 @@ class _SubgraphInterpreter(fx.Interpreter):
 
 
 def interpreted(arguments: Argument, call: Call) -> Argument:
-    """Makes every graph module among arguments one that is interpreted."""
+    """Make every graph module among arguments one that is interpreted."""
     return map_leaves(arguments, fx.GraphModule, lambda subgraph: InterpretedSubgraph(subgraph, call))

@@ -138,7 +138,7 @@ class ExportInterpreter(fx.Interpreter):
         return self.map_nodes_to_values(n.args, n), self.map_nodes_to_values(n.kwargs, n) if n.kwargs else {}
 
     def map_nodes_to_values(self, args: Any, n: fx.Node) -> Any:
-        """Puts what nodes have become in their place among arguments."""
+        """Put what nodes have become in their place among arguments."""
         return map_leaves(args, fx.Node, self.env.__getitem__)
 
     # A target of fx may be a name or a function, and so its arguments anything.

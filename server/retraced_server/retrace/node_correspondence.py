@@ -25,22 +25,22 @@ class NodeCorrespondence:
         self._made: dict[fx.Node, tuple[Any, Any, Any]] = {}
 
     def add_copy(self, node: fx.Node, old: fx.Node) -> None:
-        """Notes that a new node is an old one with its name and metadata."""
+        """Note that a new node is an old one with its name and metadata."""
         self._copies[node] = old, node.args, node.kwargs
 
     def add_made(self, node: fx.Node, old: fx.Node | None) -> None:
-        """Notes that a node was made while an old one was visited; None: an attribute that became a node on the way."""
+        """Note that a node was made while an old one was visited; None: an attribute that became a node on the way."""
         self._origins[node] = [] if old is None else [old]
         self._made[node] = node.target, node.args, node.kwargs
 
     def stands_for(self, node: fx.Node, old: fx.Node) -> None:
-        """Notes that a node from before stands for an old node too."""
+        """Note that a node from before stands for an old node too."""
         origins = self._origins.setdefault(node, self.origins_of(node))
         if old not in origins:
             origins.append(old)
 
     def forget_copy(self, node: fx.Node) -> None:
-        """Notes that a copy is one no longer."""
+        """Note that a copy is one no longer."""
         self._origins.setdefault(node, self.origins_of(node))
         old, args, kwargs = self._copies.pop(node)
         self._made[node] = old.target, args, kwargs
@@ -68,14 +68,14 @@ class NodeCorrespondence:
         )
 
     def made_with(self, node: fx.Node) -> tuple[Any, Any, Any] | None:
-        """The target and the arguments that a node was made with; None for one that a hook made without the base's hooks."""
+        """Return the target and the arguments that a node was made with; None for one that a hook made without the base's hooks."""
         if node in self._copies:
             old, args, kwargs = self._copies[node]
             return old.target, args, kwargs
         return self._made.get(node)
 
     def origins_of(self, node: fx.Node) -> list[fx.Node]:
-        """The old nodes that a new node came from."""
+        """Return the old nodes that a new node came from."""
         origins = self._origins.get(node)
         if origins is None:
             origins = [self._copies[node][0]] if node in self._copies else []

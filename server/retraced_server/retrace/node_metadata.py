@@ -51,7 +51,7 @@ class NodeMetadata:
         return self.data[key] if is_container(value) else value
 
     def __setitem__(self, key: str, value: NodeMetadataValue) -> None:
-        """Sets a key.
+        """Set a key.
 
         Raises:
             RuntimeError: The key is one of `PROTECTED_KEYS`.
@@ -65,5 +65,5 @@ class NodeMetadata:
         return key in self.held
 
     def copy(self) -> NodeMetadata:
-        """Copies it; the values are shared."""
+        """Copy it; the values are shared."""
         return NodeMetadata(self.held)

@@ -61,7 +61,7 @@ class PassContext:
 
     @property
     def weights(self) -> Weights:
-        """The weights of the program: to be read by name, added, replaced and removed.
+        """The weights of the program, to be read by name, added, replaced and removed.
 
         Raises:
             ExportPassError: The pass runs on a graph alone.

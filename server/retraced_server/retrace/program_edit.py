@@ -83,22 +83,22 @@ class ProgramEdit:
         self._transaction = ShapeEnvTransaction(shape_env_of(program.graph_module))
 
     def name_now(self, name: str) -> str | None:
-        """The name of the node that has the value of a node of the program's root graph now; None if none has."""
+        """Return the name of the node that has the value of a node of the program's root graph now; None if none has."""
         return self._renamed.get(name, name)
 
     def discard(self) -> None:
-        """Gives the edit up: the program's shape environment forgets what passes taught it."""
+        """Return the edit up: the program's shape environment forgets what passes taught it."""
         self._transaction.roll_back()
 
     def take_state(self, changes: StateChanges) -> None:
-        """Takes over what a pass has written to the program besides the graph: `apply` follows where it has changed that too."""
+        """Take over what a pass has written to the program besides the graph: `apply` follows where it has changed that too."""
         self._announced = changes.inputs
         self.state.update(changes.state)
         self.constants.update(changes.constants)
         self._modify()
 
     def take_weights(self, changes: WeightChanges) -> None:
-        """Takes over what a pass has made of weights: `apply` follows where it has changed the graph, then `remove_weights`."""
+        """Take over what a pass has made of weights: `apply` follows where it has changed the graph, then `remove_weights`."""
         self._added = {id(added.tensor): added for added in changes.added}
         if not changes.replaced:
             return
@@ -178,7 +178,7 @@ class ProgramEdit:
             self.graph_module, self.modified = copy_with_subgraphs(self.graph_module), True
 
     def apply(self, graph_module: fx.GraphModule, outcome: RetraceOutcome) -> dict[str, str]:
-        """Takes over a graph that a pass has made, and checks it.
+        """Take over a graph that a pass has made, and check it.
 
         Args:
             graph_module: The new graph.
@@ -238,7 +238,7 @@ class ProgramEdit:
         return {one.placeholder.name: one.reader.name for one in lifted}
 
     def _order_inputs(self) -> None:
-        """Moves inputs that a pass added behind the last positional argument, where the tree spec of the arguments gets them."""
+        """Move inputs that a pass added behind the last positional argument, where the tree spec of the arguments gets them."""
         added = [entry for entry in self.inputs if entry.spec is None]
         if not added:
             return

@@ -106,7 +106,7 @@ class ProxyValue(Generic[_T]):
         raise RuntimeError(f"ProxyValue doesn't have attached Proxy object. Node: {source.format_node()}")
 
     def to_tensor(self) -> torch.Tensor:
-        """Gives the data as a tensor.
+        """Return the data as a tensor.
 
         Raises:
             AssertionError: It is not a tensor.

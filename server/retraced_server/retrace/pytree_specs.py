@@ -11,7 +11,7 @@ TreeSpec = pytree.TreeSpec
 
 
 def drop_leaves(spec: TreeSpec, dropped: set[int], what: str) -> TreeSpec:
-    """Removes leaves from a tree spec.
+    """Remove leaves from a tree spec.
 
     Args:
         spec: The spec.
@@ -50,14 +50,14 @@ def _drop(spec: TreeSpec, start: int, dropped: set[int], what: str) -> TreeSpec 
 
 
 def append_arguments(in_spec: TreeSpec, count: int) -> TreeSpec:
-    """Adds positional arguments, each a single leaf, to the spec of `(args, kwargs)`."""
+    """Add positional arguments, each a single leaf, to the spec of `(args, kwargs)`."""
     args, kwargs = in_spec.children()
     args = TreeSpec(tuple, args.context, [*args.children(), *[pytree.treespec_leaf() for _ in range(count)]])
     return TreeSpec(in_spec.type, in_spec.context, [args, kwargs])
 
 
 def append_results(out_spec: TreeSpec, count: int) -> TreeSpec:
-    """Adds results at the end: a tuple of results grows; any other structure becomes the first item of a tuple."""
+    """Add results at the end: a tuple of results grows; any other structure becomes the first item of a tuple."""
     leaves = [pytree.treespec_leaf() for _ in range(count)]
     if out_spec.type is tuple:
         return TreeSpec(tuple, out_spec.context, [*out_spec.children(), *leaves])
@@ -70,7 +70,7 @@ def positional_leaves(in_spec: TreeSpec) -> int:
 
 
 def dropped_parameters(in_spec: TreeSpec, dropped: set[int], names: Sequence[str]) -> list[str]:
-    """The names of a callable's parameters that are left when leaves are removed from its arguments; an emptied container stays."""
+    """Return the names of a callable's parameters that are left when leaves are removed from its arguments; an emptied container stays."""
     args, kwargs = in_spec.children()
     kept, start = [], 0
     for name, child in zip(names, [*args.children(), *kwargs.children()], strict=False):

@@ -48,7 +48,7 @@ class RecomputeVerifier:
 
     # Arguments and values are whatever an operator takes and returns.
     def check(self, old: fx.Node, args: Any, kwargs: Any, execute: Callable[[], Any]) -> Any:
-        """Compares a node's recorded value with what executing it gives, with guards suppressed; notes what differs without being wrong.
+        """Compare a node's recorded value with what executing it gives, with guards suppressed; notes what differs without being wrong.
 
         Args:
             old: The node.

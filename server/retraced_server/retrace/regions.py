@@ -178,7 +178,8 @@ class RegionExecutor:
         return self._batched.batch(value, self._batched.of(node))
 
 
-def _slice(tensor: torch.Tensor, batch_dim: int, level: int) -> Any:
+# Called with the arguments of the graph, by their names too.
+def _slice(tensor: torch.Tensor, batch_dim: int, level: int) -> Any:  # noqa: ARG001
     size, stride = list(tensor.size()), list(tensor.stride())
     del size[batch_dim], stride[batch_dim]
     return view_of(tensor, tuple(size), tuple(stride), tensor.storage_offset())  # type: ignore[arg-type]

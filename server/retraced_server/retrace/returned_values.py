@@ -119,7 +119,7 @@ class ReturnedValues:
         return result
 
     def _copy_beneath(self, node: fx.Node, new: fx.Node, value: Any) -> fx.Node | None:
-        """The copy of the old node that the hook made before the node that it returned, if the two can change values."""
+        """Return the copy of the old node that the hook made before the node that it returned, if the two can change values."""
         copy = self._reuse.kept.get(node)
         held, recorded = storages(value), storages(node.meta["val"])
         if copy is None or copy not in self._builder.made or not held:
@@ -183,7 +183,7 @@ class ReturnedValues:
         return bool((args, kwargs) == (new.args, new.kwargs))
 
     def recorded_call(self, node: fx.Node) -> RecordedCall | None:
-        """The call that an old node's value was recorded for, if it is known: its own, unless it may have been edited by hand."""
+        """Return the call that an old node's value was recorded for, if it is known: its own, unless it may have been edited by hand."""
         if node.op != "call_function":
             return None
         return RecordedCall(node.target, node.args, node.kwargs) if self._edits is None else self._edits.recorded_call(node)

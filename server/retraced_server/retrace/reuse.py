@@ -57,12 +57,12 @@ class Reuse:
         return WriteSets(self._graph)
 
     def keep(self, old: fx.Node, new: fx.Node) -> None:
-        """Notes that a new node holds an old one's recorded value."""
+        """Note that a new node holds an old one's recorded value."""
         self.kept[old] = new
         self.recorded[new] = old
 
     def doubt(self, old: fx.Node, new: fx.Node) -> None:
-        """Notes that what was recorded for the readers of an input need not be what they compute of its recorded value."""
+        """Note that what was recorded for the readers of an input need not be what they compute of its recorded value."""
         del self.kept[old]
         self._doubted[new] = self.recorded.pop(new)
 
@@ -96,7 +96,7 @@ class Reuse:
         return all(origin is not None and self._first_alias(origin) is first for origin in origins)
 
     def _first_alias(self, old: fx.Node) -> fx.Node:
-        """The first node of an alias set: of what the node aliases, what that aliases, and so on."""
+        """Return the first node of an alias set: of what the node aliases, what that aliases, and so on."""
         passed = []
         while old not in self._firsts and (inputs := aliased_inputs(old)):
             passed.append(old)
@@ -120,7 +120,7 @@ class Reuse:
         return not storages(old.meta.get("val")) & storages(inputs)
 
     def write(self, arguments: Any, changes_metadata: bool) -> None:
-        """Notes that a new or changed operator writes to data: whatever shares its storage is no longer what was recorded.
+        """Note that a new or changed operator writes to data: whatever shares its storage is no longer what was recorded.
 
         Args:
             arguments: What it writes to.
@@ -134,7 +134,7 @@ class Reuse:
             self._sizes_written |= changes_metadata
 
     def drop_write(self, old: fx.Node, changes_metadata: bool) -> None:
-        """Notes that an old operator, if it wrote to anything, does so no longer as it did."""
+        """Note that an old operator, if it wrote to anything, does so no longer as it did."""
         op = overload_of(old.target)
         for argument in pytree.tree_leaves([] if op is None else list(written_by_operator(op, old.args, old.kwargs))):
             if isinstance(argument, fx.Node):

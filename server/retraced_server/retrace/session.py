@@ -73,7 +73,7 @@ class Session:
         self._visited = 0
 
     def visited(self) -> None:
-        """Counts a node."""
+        """Count a node."""
         self._visited += 1
         if self.on_progress is not None:
             self.on_progress(self._visited)
@@ -99,7 +99,7 @@ class Session:
 
 
 def find_fake_mode(module: fx.GraphModule, inputs: list[object]) -> FakeTensorMode | None:
-    """Finds the program's fake mode: that of its inputs, else of any recorded value; None if it has none.
+    """Find the program's fake mode: that of its inputs, else of any recorded value; None if it has none.
 
     Raises:
         ExportPassError: The inputs are of more than one.

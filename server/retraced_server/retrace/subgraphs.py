@@ -38,7 +38,7 @@ def find_subgraphs(value: Argument) -> Iterator[fx.GraphModule]:
 
 
 def replace_subgraphs(value: Argument, new: dict[fx.GraphModule, fx.GraphModule]) -> Argument:
-    """Puts other graph modules in the place of some among arguments."""
+    """Put other graph modules in the place of some among arguments."""
     if isinstance(value, fx.GraphModule):
         return new.get(value, value)
     if type(value) in (tuple, list):
@@ -49,7 +49,7 @@ def replace_subgraphs(value: Argument, new: dict[fx.GraphModule, fx.GraphModule]
 
 
 def trailing_operands(args: Sequence[Argument], subgraph: fx.GraphModule) -> tuple[Argument, ...] | None:
-    """The operands of an operator that calls its one subgraph with all that follows it, as wrap_with_set_grad_enabled does.
+    """Return the operands of an operator that calls its one subgraph with all that follows it, as wrap_with_set_grad_enabled does.
 
     Returns:
         The operands, or None where what follows the subgraph does not fit its placeholders.
@@ -67,7 +67,10 @@ def trailing_operands(args: Sequence[Argument], subgraph: fx.GraphModule) -> tup
 
 
 def slices(operands: Sequence[Argument], retrace: GraphRetrace | None) -> list[Argument]:
-    """What one step of a map or a scan sees of stacked operands: a slice along the first dimension. `retrace` is that of the graph, if any."""
+    """Return what one step of a map or a scan sees of stacked operands: a slice along the first dimension.
+
+    `retrace` is that of the graph, if any.
+    """
     return [
         UNCHANGED if retrace is not None and retrace.is_recorded(operand) else _first_slice(operand) for operand in operands
     ]
@@ -85,19 +88,19 @@ class VisitedSubgraphs:
         self._results: dict[fx.GraphModule, list[tuple[tuple[Any, ...], AutocastState, PassResult]]] = {}
 
     def find(self, module: fx.GraphModule, inputs: tuple[Any, ...], autocast: AutocastState) -> PassResult | None:
-        """The result of an earlier visit under the same autocast, with inputs that say the same."""
+        """Return the result of an earlier visit under the same autocast, with inputs that say the same."""
         for known, state, result in self._results.get(module, []):
             if state == autocast and len(known) == len(inputs) and all(map(same_metadata, known, inputs)):
                 return result
         return None
 
     def keep(self, module: fx.GraphModule, inputs: tuple[Any, ...], autocast: AutocastState, result: PassResult) -> None:
-        """Notes a visit."""
+        """Note a visit."""
         self._results.setdefault(module, []).append((inputs, autocast, result))
 
 
 def settle_inputs(module: fx.GraphModule, inputs: Sequence[Argument], caller: GraphRetrace | None) -> tuple[Any, ...]:
-    """Turns what a graph is called with into data: the recorded value of a placeholder where the input is what it was.
+    """Turn what a graph is called with into data: the recorded value of a placeholder where the input is what it was.
 
     Args:
         module: The graph module.
@@ -128,7 +131,7 @@ def _is_carried_symbol(recorded: Any) -> bool:
 
 
 def subgraph_path(module: fx.GraphModule, caller: GraphRetrace | None) -> str:
-    """The path of a subgraph in the program: the caller's path and the attribute that holds it."""
+    """Return the path of a subgraph in the program: the caller's path and the attribute that holds it."""
     if caller is None:
         return ""
     name = caller.subgraph_names.get(id(module))

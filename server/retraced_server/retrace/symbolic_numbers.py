@@ -60,7 +60,7 @@ class SymbolicNumbers:
         return made.node
 
     def _look(self) -> None:
-        """Notes what nodes that were made since the last time compute."""
+        """Note what nodes that were made since the last time compute."""
         if is_erased(self._last):
             self._last = root_of(self._graph)
             self._nodes, self._sizes = {}, {}

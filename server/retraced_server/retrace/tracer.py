@@ -107,11 +107,11 @@ class ExportTracer(fx.Tracer):
         return taken_names(self.graph)
 
     def fresh_name(self, name: str) -> str:
-        """Finds a node name like the given one that no node has, and takes it."""
+        """Find a node name like the given one that no node has, and take it."""
         return fresh_name(self.graph, name)
 
     def fresh_attribute(self, prefix: str) -> str:
-        """Finds an attribute name that neither the old module nor the new one has."""
+        """Find an attribute name that neither the old module nor the new one has."""
         number = self._attributes_made.get(prefix, 0)
         while hasattr(self.root, f"{prefix}{number}") or (
             self._attributes is not None and hasattr(self._attributes, f"{prefix}{number}")
@@ -124,7 +124,7 @@ class ExportTracer(fx.Tracer):
     def create_node(
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
     ) -> fx.Node:
-        """Makes a node, with the metadata that says where it comes from of the node that is visited."""
+        """Make a node, with the metadata that says where it comes from of the node that is visited."""
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
         if self.visited is not None:
             recorded = self.visited.meta
@@ -133,7 +133,7 @@ class ExportTracer(fx.Tracer):
 
     # The argument and the result are fx's own open types.
     def create_arg(self, a: Argument) -> Any:
-        """Turns a value into what a node can hold, containers by their items, adding attributes for modules and tensors.
+        """Turn a value into what a node can hold, containers by their items, adding attributes for modules and tensors.
 
         Raises:
             ExportPassError: The value is a fake tensor without a node that computes it, or a symbolic number that no node can compute.
@@ -194,7 +194,7 @@ class ExportTracer(fx.Tracer):
         return node
 
     def set_metadata(self, node: fx.Node, value: Argument) -> None:
-        """Records a value: `val`, and `tensor_meta`, which describes tensors that cannot be faked and is None for others.
+        """Record a value: `val`, and `tensor_meta`, which describes tensors that cannot be faked and is None for others.
 
         Where the node that is visited has a description, the new one is described too.
         """

@@ -64,7 +64,7 @@ class UnbackedSymbols:
         *,
         only_own: bool = False,
     ) -> tuple[Any, dict[sympy.Symbol, Any], dict[sympy.Symbol, sympy.Expr]]:
-        """Renames fresh symbols in a value to those that stand in the same places of an old node's recorded value.
+        """Rename fresh symbols in a value to those that stand in the same places of an old node's recorded value.
 
         Args:
             old: The old node.

@@ -17,7 +17,7 @@ SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 def expression(value: Any) -> Any:
-    """The sympy expression of a symbolic number, with known equalities applied; a plain number as it is."""
+    """Return the sympy expression of a symbolic number, with known equalities applied; a plain number as it is."""
     return value.node.expr if isinstance(value, SYMBOLIC) else value
 
 
@@ -157,7 +157,7 @@ def rename_symbols(value: Any, renaming: dict[sympy.Symbol, sympy.Expr], env: Sh
 def match_symbols(
     fresh: set[sympy.Symbol], value: Any, recorded: Any, *, accept: Callable[[sympy.Symbol], bool]
 ) -> dict[sympy.Symbol, sympy.Expr]:
-    """Finds which recorded symbol stands where each fresh one stands.
+    """Find which recorded symbol stands where each fresh one stands.
 
     Args:
         fresh: Symbols that an operator has just made.

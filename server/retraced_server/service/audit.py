@@ -28,7 +28,7 @@ class Audit:
         self._log = structlog.stdlib.get_logger(LOGGER)
 
     def ended(self, call: Call) -> None:
-        """Writes the line of a request that has ended."""
+        """Write the line of a request that has ended."""
         record, stats = call.record, call.record.stats
         if record.method != METHOD:
             return

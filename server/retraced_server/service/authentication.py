@@ -14,11 +14,11 @@ class Peer(Protocol):
     """What gRPC knows of a caller."""
 
     def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None:
-        """The call's metadata."""
+        """Return the call's metadata."""
         ...
 
     def auth_context(self) -> Mapping[str, Iterable[bytes]]:
-        """What the handshake has shown: the names in the caller's certificate among it."""
+        """Return what the handshake has shown: the names in the caller's certificate among it."""
         ...
 
 

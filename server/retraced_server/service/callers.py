@@ -120,7 +120,7 @@ class Callers:
 
     @staticmethod
     def read(path: Path, defaults: CallerLimits) -> Callers:
-        """Reads a file.
+        """Read a file.
 
         Args:
             path: The file, TOML.
@@ -141,7 +141,7 @@ class Callers:
             raise FileError(f"{path} is no TOML: {error}") from error
 
     def by_token(self, token: str) -> Caller | None:
-        """The caller that has a token. Takes as long for one as for another, and for none."""
+        """Return the caller that has a token. Takes as long for one as for another, and for none."""
         digest = hashlib.sha256(token.encode()).hexdigest()
         found = None
         for name, entry in self._entries.items():
@@ -151,7 +151,7 @@ class Callers:
         return found
 
     def by_certificate(self, names: Collection[str]) -> Caller | None:
-        """The caller whose certificate has one of these names; where several have, the first of the file."""
+        """Return the caller whose certificate has one of these names; where several have, the first of the file."""
         return next((self._caller(name, entry) for name, entry in self._entries.items() if entry.certificate in names), None)
 
     def _caller(self, name: str, entry: Entry) -> Caller:

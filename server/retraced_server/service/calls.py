@@ -63,7 +63,7 @@ class Observer(Protocol):
     """Looks at calls that have ended."""
 
     def ended(self, call: Call) -> None:
-        """A call has ended; all that is known of it is in its record."""
+        """Hear that a call has ended; all that is known of it is in its record."""
         ...
 
 
@@ -87,14 +87,14 @@ class Calls:
         self._observers += observers
 
     async def ended(self) -> None:
-        """Waits until the calls that run have given up what they hold."""
+        """Wait until the calls that run have given up what they hold."""
         while self._running:
             await asyncio.wait(self._running)
 
     def served(
         self, name: str, method: Callable[[_Request, Context, Call], Awaitable[_Response]]
     ) -> Callable[[_Request, Context], Awaitable[_Response]]:
-        """Makes a method of a service into a handler of gRPC's.
+        """Make a method of a service into a handler of gRPC's.
 
         Args:
             name: The method's name, for logs.
@@ -145,7 +145,7 @@ class Calls:
         return handler
 
     def _identify(self, context: Context) -> tuple[Call, RetracedError | None]:
-        """What a call is known by, and what is wrong with it."""
+        """Return what a call is known by, and what is wrong with it."""
         call, fault = _identify(context)
         try:
             caller = self._authenticate(context)
@@ -168,7 +168,7 @@ def _fault(call: Call) -> RetracedError:
 
 
 def _identify(context: Context) -> tuple[Call, RetracedError | None]:
-    """The ids that a call came with, or made for it; and what is wrong with them."""
+    """Return the ids that a call came with, or made for it; and what is wrong with them."""
     given: dict[str, list[str]] = {"x-request-id": [], "traceparent": []}
     for key, value in context.invocation_metadata() or ():
         if key in given:

@@ -47,12 +47,12 @@ _OUTPUT: Mapping[int, OutputDelivery] = {
 
 
 def violation(field: str, message: str) -> RetracedError:
-    """The error of a request stream that breaks the protocol, at a field."""
+    """Return the error of a request stream that breaks the protocol, at a field."""
     return RetracedError(Reason.PROTOCOL_VIOLATION, message, violations=[FieldViolation(field, message)])
 
 
 def read_request(data: bytes) -> Request:
-    """Reads a message of the request stream: a spec, or the bytes of a chunk.
+    """Read a message of the request stream: a spec, or the bytes of a chunk.
 
     Raises:
         RetracedError: PROTOCOL_VIOLATION.
@@ -98,7 +98,7 @@ def accepted(request_id: str, queue_position: int) -> bytes:
 
 
 def read_list_passes(data: bytes) -> None:
-    """Reads the request for the passes, which asks for nothing in particular.
+    """Read the request for the passes, which asks for nothing in particular.
 
     Raises:
         RetracedError: PROTOCOL_VIOLATION.
@@ -107,13 +107,13 @@ def read_list_passes(data: bytes) -> None:
 
 
 def passes(catalogue: Catalogue) -> bytes:
-    """Lists passes, by name."""
+    """List passes, by name."""
     ordered = [encode_pass(catalogue[name]) for name in sorted(catalogue)]
     return pb.ListPassesResponse(passes=ordered).SerializeToString()
 
 
 def read_get_server_info(data: bytes) -> None:
-    """Reads the request for what the server is.
+    """Read the request for what the server is.
 
     Raises:
         RetracedError: PROTOCOL_VIOLATION.

@@ -32,7 +32,7 @@ class TlsFiles:
 
 
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
-    """The credentials of a server. A connection that comes after files were renewed is served with the renewed ones.
+    """Return the credentials of a server. A connection that comes after files were renewed is served with the renewed ones.
 
     Raises:
         FileError: A file cannot be read, or the key is not that of the certificate.

@@ -78,11 +78,11 @@ class FrontEnd:
         self._calls.observe(*observers)
 
     def listen(self, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> str:
-        """Takes an address; see `listen.listen`."""
+        """Take an address; see `listen.listen`."""
         return self._bounded(listen(self._server, host, port, credentials))
 
     def listen_for_health_checks(self, host: str, port: int) -> str:
-        """Takes an address for health checks alone, in plain text: many that ask have no certificate, and no token."""
+        """Take an address for health checks alone, in plain text: many that ask have no certificate, and no token."""
         return self._bounded(listen(self._health_server, host, port))
 
     def _bounded(self, address: str) -> str:
@@ -97,11 +97,11 @@ class FrontEnd:
         self._peers.start()
 
     def open(self) -> None:
-        """Takes requests from now on: the engine has started."""
+        """Take requests from now on: the engine has started."""
         self._transforms.open()
 
     async def stop(self) -> None:
-        """Ends what still runs, and answers nothing more. The engine has drained before."""
+        """End what still runs, and answer nothing more. The engine has drained before."""
         self._health.close()
         await asyncio.gather(self._server.stop(_STOP_SECONDS), self._health_server.stop(_STOP_SECONDS))
         await self._peers.stop()

@@ -39,18 +39,18 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         self._changed = asyncio.Event()
 
     def close(self) -> None:
-        """Ends the calls that watch: the server stops."""
+        """End the calls that watch: the server stops."""
         self._closed = True
         self._wake()
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: _Context) -> _Response:  # noqa: N802 - gRPC's name
-        """The state now. NOT_FOUND for another service."""
+        """Return the state now. NOT_FOUND for another service."""
         if request.service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service here")
         return _Response(status=self._status())
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: _Context) -> None:  # noqa: N802 - gRPC's name
-        """The state now, and whenever it is another."""
+        """Yield the state now, and whenever it is another."""
         told: int | None = None
         self._watchers += 1
         try:

@@ -74,7 +74,7 @@ class GraphTransforms:
         self._opened: float | None = None
 
     def open(self) -> None:
-        """Requests are taken from now on: the engine has started."""
+        """Request are taken from now on: the engine has started."""
         self._opened = time.monotonic()
 
     def obstacles(self) -> list[str]:
@@ -95,7 +95,7 @@ class GraphTransforms:
         return self._engine.facts
 
     def info(self) -> ServerInfo:
-        """What the server is.
+        """Return what the server is.
 
         Raises:
             RetracedError: WORKERS_UNAVAILABLE while the engine has yet to start.
@@ -104,7 +104,7 @@ class GraphTransforms:
         return ServerInfo(self._version, self._engine.facts, self.limits, self._engine.load, time.monotonic() - opened)
 
     def check(self, request: TransformRequest, max_archive_bytes: int = 0) -> Pipeline:
-        """Checks what can be known before the archive is there.
+        """Check what can be known before the archive is there.
 
         Args:
             request: What is asked for.
@@ -129,7 +129,7 @@ class GraphTransforms:
         return parse_pipeline(request.pipeline, self.facts.catalogue)
 
     def admit(self, request_id: str) -> Ticket:
-        """Takes a place in the queue.
+        """Take a place in the queue.
 
         Raises:
             RetracedError: QUEUE_FULL, SERVER_DRAINING or WORKERS_UNAVAILABLE.

@@ -16,7 +16,7 @@ class AddressError(Exception):
 
 
 def listen(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> str:
-    """Takes an address, before the server is started.
+    """Take an address, before the server is started.
 
     Args:
         server: The server.
@@ -75,7 +75,7 @@ def _listen_unix(server: grpc.aio.Server, address: str, credentials: grpc.Server
 
 
 def _why(host: str, port: int) -> str:
-    """What the system says to an attempt of our own: gRPC keeps it to itself."""
+    """Return what the system says to an attempt of our own: gRPC keeps it to itself."""
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             with socket.socket(family, kind, protocol) as probe:

@@ -17,7 +17,7 @@ _GRPC = "grpc._cython.cygrpc"
 
 
 def configure(log_format: str, level: str) -> None:
-    """Sends this server's logs, and those of the libraries it uses, to standard error.
+    """Send this server's logs, and those of the libraries it uses, to standard error.
 
     Args:
         log_format: `text` or `json`.
@@ -71,7 +71,7 @@ def _without_callers_bytes(record: logging.LogRecord) -> bool:
     return logging.getLogger().isEnabledFor(logging.INFO)
 
 
-def _bounded(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+def _bounded(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
     # What a caller or a worker named, and what libraries say of it, has no bound of its own. Tracebacks are the server's.
     for key, value in event.items():
         if isinstance(value, str) and len(value) > _LONGEST and key != "exception":
@@ -79,7 +79,7 @@ def _bounded(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
     return event
 
 
-def _on_one_line(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+def _on_one_line(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
     # Names and messages of a caller's cannot begin a line of their own, nor command a terminal; keys may come from a worker.
     made = {_printable(key): _printable(value) if isinstance(value, str) else value for key, value in event.items()}
     if isinstance(traceback := event.get("exception"), str):

@@ -75,7 +75,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
 
     def ended(self, call: Call) -> None:
-        """Counts a call that has ended."""
+        """Count a call that has ended."""
         record = call.record
         self._requests.labels(record.method, record.code.name, record.reason).inc()
         self._received.inc(record.received_bytes)
@@ -103,7 +103,7 @@ class _EngineMetrics(Collector):
         self._ready = ready
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics now."""
+        """Yield the metrics now."""
         load, counts = self._engine.load, self._engine.counts
         yield GaugeMetricFamily("retraced_ready", "1 if a request would be taken now, else 0.", self._ready())
         yield GaugeMetricFamily("retraced_requests_waiting", "Requests that upload or wait for a worker.", load.queued)

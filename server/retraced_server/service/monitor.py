@@ -38,7 +38,7 @@ class Monitor:
         self._thread: threading.Thread | None = None
 
     def start(self, host: str, port: int) -> str:
-        """Takes an address and begins to answer.
+        """Take an address and begins to answer.
 
         Args:
             host: A name, or an IPv4 or IPv6 address.

@@ -68,7 +68,7 @@ class Observers:
             _log.info("metrics", url=f"{url}/metrics")
 
     async def stop(self) -> None:
-        """Ends what looks on, when no calls are left."""
+        """End what looks on, when no calls are left."""
         if self._monitor is not None:
             await self._monitor.stop()
         if self._traces is not None:

@@ -34,7 +34,7 @@ class Quotas:
         self._crashes: dict[str, list[float]] = {}
 
     def enter(self, caller: str, limits: CallerLimits, task: asyncio.Task[object]) -> None:
-        """Counts a call until its task is done.
+        """Count a call until its task is done.
 
         A call counts to its very end: also one that was ended for its caller does not read, and whose status nobody takes. So a caller
         cannot leave more of them behind than it may have calls.
@@ -54,7 +54,7 @@ class Quotas:
 
     @contextlib.contextmanager
     def crashes(self, caller: str, peer: str, limits: CallerLimits) -> Iterator[None]:
-        """Counts the call if its worker crashes: who may try that again and again finds out where things are in the memory of workers.
+        """Count the call if its worker crashes: who may try that again and again finds out where things are in the memory of workers.
 
         Args:
             caller: Who calls. Callers without a name are told apart by their addresses.
@@ -85,7 +85,7 @@ class Quotas:
 
     @contextlib.contextmanager
     def upload(self, caller: str, limits: CallerLimits, size: int) -> Iterator[None]:
-        """Counts the bytes of an archive, from its announcement until the server has given it up.
+        """Count the bytes of an archive, from its announcement until the server has given it up.
 
         Raises:
             RetracedError: CALLER_LIMIT_EXCEEDED; PROGRAM_TOO_LARGE where it alone is too many.
@@ -125,6 +125,6 @@ def _since(times: list[float], now: float) -> list[float]:
 
 
 def _host(peer: str) -> str:
-    """The address of a peer such as `ipv4:192.0.2.1:40312`, or the network where it is IPv6; empty for a Unix socket."""
+    """Return the address of a peer such as `ipv4:192.0.2.1:40312`, or the network where it is IPv6; empty for a Unix socket."""
     kind, _, rest = peer.partition(":")
     return peer_of(unquote(rest).rpartition(":")[0].strip("[]")) if kind in ("ipv4", "ipv6") else ""

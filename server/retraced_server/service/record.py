@@ -62,7 +62,7 @@ class CallRecord:
         return self.job.stats if self.job is not None and self.job.stats is not None else JobStats()
 
     def job_period(self) -> Period | None:
-        """The time that it had a worker, from its begin on."""
+        """Return the time that it had a worker, from its begin on."""
         return None if self.job is None else self._between("job", self.job.started_at, self.job.ended_at)
 
     def stages(self) -> Iterator[Period]:
@@ -73,7 +73,7 @@ class CallRecord:
             yield from self._in_job(self.stats.stages)
 
     def passes(self) -> Iterator[Period]:
-        """The passes that ended, each from the call's begin on."""
+        """Return the passes that ended, each from the call's begin on."""
         return self._in_job(self.stats.passes)
 
     def _in_job(self, periods: tuple[Period, ...]) -> Iterator[Period]:

@@ -54,7 +54,7 @@ class Reloaded(Generic[_T]):
 
 
 def read_bytes(path: Path) -> bytes:
-    """Reads a file.
+    """Read a file.
 
     Raises:
         FileError: It cannot be read.

@@ -43,7 +43,7 @@ class UnusableSettingsError(StartError):
 
 
 async def serve(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT, and then lets what runs end.
+    """Serve until SIGTERM or SIGINT, and then lets what runs end.
 
     Prints `retraced: listening on HOST:PORT` on standard output, once requests are served.
 
@@ -122,7 +122,7 @@ class _Signals:
 
 
 async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:
-    """Does some work, and drops it when an event comes. Whether it was done.
+    """Do some work, and drop it when an event comes. Whether it was done.
 
     Raises:
         Exception: What the work raised.
@@ -176,7 +176,7 @@ def _check_paths(paths: Sequence[Path]) -> None:
 
 
 def _check_imports(names: Sequence[str]) -> None:
-    """Finds what is plainly not there. Nothing is imported here: the rest shows when the workers load it."""
+    """Find what is plainly not there. Nothing is imported here: the rest shows when the workers load it."""
     for name in names:
         try:
             found = importlib.util.find_spec(name.partition(".")[0])

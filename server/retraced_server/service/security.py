@@ -27,7 +27,7 @@ class Security:
 
 
 def open_security(settings: Settings) -> Security:
-    """Reads the files that the settings name.
+    """Read the files that the settings name.
 
     Raises:
         SecurityError: A file cannot be used, or one is missing.

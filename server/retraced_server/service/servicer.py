@@ -33,7 +33,7 @@ class GraphTransformServicer:
         self._calls = calls
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """The service, as gRPC takes it."""
+        """Return the service, as gRPC takes it."""
         served = self._calls.served
         return grpc.method_handlers_generic_handler(
             convert.SERVICE,
@@ -73,7 +73,7 @@ class GraphTransformServicer:
                     await self._write(context, record, response)
 
     async def _read(self, context: Context, record: CallRecord) -> convert.Request | None:
-        """The next message of the request stream; None at its end."""
+        """Return the next message of the request stream; None at its end."""
         seconds = self._transforms.limits.upload_idle_timeout
         left = seconds
         if record.upload_at is not None:
@@ -93,7 +93,7 @@ class GraphTransformServicer:
         return convert.read_request(message)
 
     async def _write(self, context: Context, record: CallRecord, response: bytes) -> None:
-        """Sends a response, once the caller has read what was sent before."""
+        """Send a response, once the caller has read what was sent before."""
         record.sent_bytes += len(response)
         seconds = self._transforms.limits.download_idle_timeout
         try:

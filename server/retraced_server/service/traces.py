@@ -41,7 +41,7 @@ class Traces:
         self._propagator = TraceContextTextMapPropagator()
 
     def ended(self, call: Call) -> None:
-        """Makes the spans of a request that has ended."""
+        """Make the spans of a request that has ended."""
         record = call.record
         if record.method != METHOD:
             return
@@ -77,11 +77,11 @@ class Traces:
         top.end(_ns(begun + whole.seconds))
 
     def close(self) -> None:
-        """Sends what was not sent yet."""
+        """Send what was not sent yet."""
         self._provider.shutdown()
 
     def _span(self, period: Period, begun: float, parent: Context) -> Context:
-        """Makes one span, and gives what makes others its children."""
+        """Make one span, and return what makes others its children."""
         start = begun + period.start
         span = self._tracer.start_span(period.name, parent, start_time=_ns(start))
         span.end(_ns(start + period.seconds))

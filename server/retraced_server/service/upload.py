@@ -85,7 +85,7 @@ class Upload:
 
 
 async def _in_thread(function: Callable[[], None]) -> None:
-    """Runs a function in a thread. If cancelled, it still waits for it: its file may not be closed under it."""
+    """Run a function in a thread. If cancelled, it still waits for it: its file may not be closed under it."""
     running = asyncio.get_running_loop().run_in_executor(None, function)
     try:
         await asyncio.shield(running)

@@ -63,8 +63,8 @@ def run_decompositions(program: ExportedProgram, table: Decompositions) -> Expor
 
 
 @functools.lru_cache(maxsize=3)
-def _made(table: TableName, operators: int, registered: int) -> Decompositions:
-    """Makes a table. The numbers of operators and of decompositions are here for the cache."""
+def _made(table: TableName, _operators: int, _registered: int) -> Decompositions:
+    """Make a table. The numbers of operators and of decompositions are here for the cache."""
     chosen: _Table = {}
     if table != "none":
         default = default_decompositions()

@@ -128,7 +128,7 @@ class ShapeEnvTransaction:
         return self._env
 
     def mark(self) -> tuple[int, ...]:
-        """What is known of symbols, in short: it differs when anything was learned."""
+        """Return what is known of symbols, in short: it differs when anything was learned."""
         return () if self._env is None else (*_mark(self._env), self._refinements, _RESTORED.get(self._env, 0))
 
     @property
@@ -165,7 +165,7 @@ class ShapeEnvTransaction:
 
     @contextmanager
     def recording_guards(self, *, asserts: bool) -> Iterator[None]:
-        """Runs a new operator: what it adds stays, and what the hook that made it has added.
+        """Run a new operator: what it adds stays, and what the hook that made it has added.
 
         Args:
             asserts: Whether the operator states facts about symbols, which may refine a range without adding a guard.
@@ -179,7 +179,7 @@ class ShapeEnvTransaction:
 
     @contextmanager
     def suppressing_guards(self, *, asserts: bool, about: Iterable[sympy.Symbol] = ()) -> Iterator[None]:
-        """Runs an operator that the program has already, with guards suppressed.
+        """Run an operator that the program has already, with guards suppressed.
 
         Args:
             asserts: Whether the operator states facts about symbols: these must hold for the operators that follow it.
@@ -229,7 +229,7 @@ class ShapeEnvTransaction:
         self._known = _Facts(env)
 
     def pending(self) -> list[sympy.Symbol]:
-        """The unbacked symbols that operators made and no node has bound yet."""
+        """Return the unbacked symbols that operators made and no node has bound yet."""
         return [] if self._env is None else list(self._env.pending_fresh_unbacked_symbols)
 
     def symbol_count(self) -> int:
@@ -237,14 +237,14 @@ class ShapeEnvTransaction:
         return 0 if self._env is None else len(self._env.var_to_range)
 
     def symbols_since(self, count: int) -> set[sympy.Symbol]:
-        """The symbols made since there were `count`."""
+        """Return the symbols made since there were `count`."""
         if self._env is None:
             return set()
         symbols = self._env.var_to_range
         return set(islice(reversed(symbols), len(symbols) - count)) if len(symbols) > count else set()
 
     def forget(self, symbols: set[sympy.Symbol]) -> None:
-        """Drops symbols that an operator made, when old ones stand in for them or nothing keeps them."""
+        """Drop symbols that an operator made, when old ones stand in for them or nothing keeps them."""
         env = self._env
         if env is None or not symbols:
             return
@@ -259,7 +259,7 @@ class ShapeEnvTransaction:
         self._forgotten |= symbols
 
     def roll_back(self) -> None:
-        """Puts everything back as it was at the start."""
+        """Put everything back as it was at the start."""
         env = self._env
         if env is None or self._before is None:
             return
@@ -267,7 +267,7 @@ class ShapeEnvTransaction:
             self._before.restore(env)
 
     def commit(self, program: fx.GraphModule, add_own_guards: Callable[[fx.GraphModule], None]) -> None:
-        """Takes back what repeated operators added and keeps what new ones did; finds which of the new guards narrow what the program accepts.
+        """Take back what repeated operators added and keep what new ones did; finds which of the new guards narrow what the program accepts.
 
         A guard does not that follows from what the program says and needs itself: ranges, guards, assertions. Nor one that follows since the
         sizes of inputs are at least 2: torch.export presumes that of every dynamic size when it traces a program, whatever range it records

@@ -25,7 +25,7 @@ _aten = torch.ops.aten
 
 @cache
 def add_sparse_kernels() -> None:
-    """Registers the kernels, once in a process."""
+    """Register the kernels, once in a process."""
     register_op_impl(_aten._sparse_addmm.default)(_sparse_addmm)
     register_op_impl([_aten._to_sparse.default, _aten._to_sparse.sparse_dim])(_to_sparse)
     register_op_impl(_aten._coalesce.default)(_coalesce)
@@ -33,13 +33,13 @@ def add_sparse_kernels() -> None:
 
 # Any: as torch calls kernels.
 def _sparse_addmm(
-    mode: FakeTensorMode, op: OpOverload, self: FakeTensor, mat1: FakeTensor, mat2: FakeTensor, **_: Any
+    _mode: FakeTensorMode, _op: OpOverload, self: FakeTensor, mat1: FakeTensor, mat2: FakeTensor, **_: Any
 ) -> torch.Tensor:
     return self.new_empty((mat1.shape[0], mat2.shape[1]))
 
 
 def _to_sparse(
-    mode: FakeTensorMode, op: OpOverload, self: FakeTensor, sparse_dim: int | None = None, **options: Any
+    mode: FakeTensorMode, _op: OpOverload, self: FakeTensor, sparse_dim: int | None = None, **options: Any
 ) -> torch.Tensor:
     dense_dim = options.get("dense_dim") or 0
     if options.get("layout") not in (None, torch.sparse_coo) or options.get("blocksize") is not None:
@@ -47,7 +47,7 @@ def _to_sparse(
     return _empty(mode, self, self.dim() - dense_dim if sparse_dim is None else sparse_dim)
 
 
-def _coalesce(mode: FakeTensorMode, op: OpOverload, self: FakeTensor) -> torch.Tensor:
+def _coalesce(mode: FakeTensorMode, _op: OpOverload, self: FakeTensor) -> torch.Tensor:
     return _empty(mode, self, self.sparse_dim())
 
 

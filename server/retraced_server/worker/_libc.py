@@ -13,7 +13,7 @@ Argument = int | ctypes.Structure | None
 
 
 def prctl(option: int, *arguments: int) -> int:
-    """Calls prctl(2).
+    """Make the system call prctl.
 
     Raises:
         OSError: The kernel refused.
@@ -23,7 +23,7 @@ def prctl(option: int, *arguments: int) -> int:
 
 
 def prctl_text(option: int, text: str) -> None:
-    """Calls prctl(2) with an option that takes a text.
+    """Call prctl(2) with an option that takes a text.
 
     Raises:
         OSError: The kernel refused.
@@ -32,7 +32,7 @@ def prctl_text(option: int, text: str) -> None:
 
 
 def prctl_int(option: int) -> int:
-    """Calls prctl(2) with an option that stores an int.
+    """Call prctl(2) with an option that stores an int.
 
     Raises:
         OSError: The kernel refused.
@@ -43,7 +43,7 @@ def prctl_int(option: int) -> int:
 
 
 def unshare(flags: int) -> None:
-    """Calls unshare(2).
+    """Make the system call unshare.
 
     Raises:
         OSError: The kernel refused.
@@ -52,12 +52,12 @@ def unshare(flags: int) -> None:
 
 
 def madvise(begin: int, end: int, advice: int) -> bool:
-    """Calls madvise(2) for the memory between two addresses. Gives whether the kernel did as advised."""
+    """Make the system call madvise for the memory between two addresses, and return whether the kernel did as advised."""
     return bool(_libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), ctypes.c_int(advice)) == 0)
 
 
 def capset(header: ctypes.Structure, data: ctypes.Array[ctypes.c_uint32]) -> None:
-    """Calls capset(2).
+    """Make the system call capset.
 
     Raises:
         OSError: The kernel refused.
@@ -66,7 +66,7 @@ def capset(header: ctypes.Structure, data: ctypes.Array[ctypes.c_uint32]) -> Non
 
 
 def capget(header: ctypes.Structure, data: ctypes.Array[ctypes.c_uint32]) -> None:
-    """Calls capget(2).
+    """Make the system call capget.
 
     Raises:
         OSError: The kernel refused.
@@ -75,7 +75,7 @@ def capget(header: ctypes.Structure, data: ctypes.Array[ctypes.c_uint32]) -> Non
 
 
 def syscall(name: str, number: int, *arguments: Argument) -> int:
-    """Makes a system call that the C library has no function for.
+    """Make a system call that the C library has no function for.
 
     Raises:
         OSError: The kernel refused.
@@ -84,7 +84,7 @@ def syscall(name: str, number: int, *arguments: Argument) -> int:
 
 
 def zero_environment_strings(kept: frozenset[bytes]) -> None:
-    """Overwrites the values of this process's environment that are not `kept`, where the C library has them."""
+    """Overwrite the values of this process's environment that are not `kept`, where the C library has them."""
     strings = ctypes.POINTER(ctypes.c_void_p).in_dll(_libc, "environ")
     index = 0
     while strings and strings[index]:

@@ -41,7 +41,7 @@ class WorkerFds:
 
 
 def become_worker(control: socket.socket, prepared: Prepared, zygote: int, slot: int) -> NoReturn:
-    """Waits for a job, runs it and ends the process. To be called right after the fork, in the child.
+    """Wait for a job, runs it and end the process. To be called right after the fork, in the child.
 
     Args:
         control: Where the job comes from, with its descriptors; nothing else comes. Every other descriptor is closed.

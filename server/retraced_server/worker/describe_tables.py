@@ -67,7 +67,7 @@ class Tables:
         return index
 
     def target(self, target: object) -> int:
-        """String index of the name of an operator, function or class."""
+        """Return the string index of the name of an operator, function or class."""
         if isinstance(target, str):
             return self.string(target)
         seen = self._targets.get(id(target))

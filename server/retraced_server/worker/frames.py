@@ -23,7 +23,7 @@ class FrameError(Exception):
 
 
 def encode_frame(payload: bytes) -> bytes:
-    """Puts the length before the payload.
+    """Put the length before the payload.
 
     Raises:
         FrameError: The payload is longer than a frame may be.
@@ -32,7 +32,7 @@ def encode_frame(payload: bytes) -> bytes:
 
 
 def send_frame(sock: socket.socket, payload: bytes) -> None:
-    """Sends one frame, blocking until the kernel has taken it.
+    """Send one frame, blocking until the kernel has taken it.
 
     Raises:
         FrameError: The payload is longer than a frame may be.
@@ -74,7 +74,7 @@ def receive_frame_with_fds(sock: socket.socket) -> tuple[bytes, list[int]] | Non
 
 
 async def read_frame(reader: asyncio.StreamReader) -> bytes | None:
-    """Reads one frame; None where the stream ends before it.
+    """Read one frame; None where the stream ends before it.
 
     Raises:
         FrameError: The stream is not one of frames.
@@ -92,7 +92,7 @@ async def read_frame(reader: asyncio.StreamReader) -> bytes | None:
 
 
 def close_fds(fds: Sequence[int]) -> None:
-    """Closes descriptors."""
+    """Close descriptors."""
     for fd in fds:
         os.close(fd)
 

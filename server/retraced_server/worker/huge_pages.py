@@ -12,7 +12,7 @@ _MADV_COLLAPSE = 25
 
 
 def collapse_memory() -> None:
-    """Moves the private memory of this process into huge pages, as far as the kernel does that: none before Linux 6.1.
+    """Move the private memory of this process into huge pages, as far as the kernel does that: none before Linux 6.1.
 
     Workers that are forked from it then start and end sooner. What they write to is copied to them in small pages all the same.
     """
@@ -24,7 +24,7 @@ def collapse_memory() -> None:
 
 
 def private_memory() -> Iterator[tuple[int, int]]:
-    """The addresses of memory that can be written to and is no file's (proc_pid_maps(5)): where each begins and ends."""
+    """Yield the addresses of memory that can be written to and is no file's (proc_pid_maps(5)): where each begins and ends."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         addresses, mode, _, _, inode, *path = line.split(maxsplit=5)
         if mode == "rw-p" and inode == "0" and path != ["[stack]"]:

@@ -66,7 +66,7 @@ def run_job(
     on_memory_error: Callable[[], None] = lambda: None,
     violation_of: Callable[[BaseException], Violation | None] = lambda _: None,
 ) -> None:
-    """Runs a job.
+    """Run a job.
 
     Args:
         job: What is to be done.
@@ -142,7 +142,7 @@ class _Job:
         self._remarks: list[str] = []
 
     def run(self) -> None:
-        """Runs it to its summary."""
+        """Run it to its summary."""
         try:
             self._run()
         except RetracedError as error:
@@ -243,16 +243,16 @@ class _Observer:
         self._watch = watch
 
     def pass_started(self, index: int, count: int, name: str, text: str) -> None:
-        """A pass begins."""
+        """Hear that a pass begins."""
         self._progress.restart()
         self._emit(responses.pass_started(index, count, name, text))
 
     def progress(self, done: int, total: int) -> None:
-        """The running pass has visited `done` of `total` nodes."""
+        """Hear that the running pass has visited `done` of `total` nodes."""
         self._progress.reach(Stage.RUNNING, done, total)
 
     def pass_finished(self, index: int, report: PassReport) -> None:
-        """A pass has ended."""
+        """Hear that a pass has ended."""
         self._watch.pass_ended(report.name, report.seconds)
         self._emit(responses.pass_finished(index, report))
 

@@ -137,7 +137,7 @@ JobEvent = bytes | RetracedError | JobDone | JobStats
 
 
 def encode_command(command: ZygoteCommand) -> bytes:
-    """Serializes a command to the zygote."""
+    """Serialize a command to the zygote."""
     if isinstance(command, StartJob):
         start = messages_pb2.StartJob(
             job_id=command.job_id,
@@ -150,7 +150,7 @@ def encode_command(command: ZygoteCommand) -> bytes:
 
 
 def decode_command(data: bytes) -> ZygoteCommand:
-    """Reads a command to the zygote.
+    """Read a command to the zygote.
 
     Raises:
         MessageError: It is none.
@@ -166,7 +166,7 @@ def decode_command(data: bytes) -> ZygoteCommand:
 
 
 def encode_event(event: ZygoteEvent) -> bytes:
-    """Serializes an event from the zygote."""
+    """Serialize an event from the zygote."""
     match event:
         case ZygoteReady():
             major, minor = event.schema_version
@@ -192,7 +192,7 @@ def encode_event(event: ZygoteEvent) -> bytes:
 
 
 def decode_event(data: bytes) -> ZygoteEvent:
-    """Reads an event from the zygote.
+    """Read an event from the zygote.
 
     Raises:
         MessageError: It is none.
@@ -226,7 +226,7 @@ def decode_event(data: bytes) -> ZygoteEvent:
 
 
 def encode_job_request(job: JobRequest) -> bytes:
-    """Serializes what a worker is to do."""
+    """Serialize what a worker is to do."""
     asked = job.options
     options = graph_transform_pb2.TransformOptions(
         node_metadata=graph_transform_pb2.NodeMetadataSelection.Value(f"NODE_METADATA_SELECTION_{asked.node_metadata.name}"),
@@ -245,7 +245,7 @@ def encode_job_request(job: JobRequest) -> bytes:
 
 
 def decode_job_request(data: bytes, catalogue: Catalogue) -> JobRequest:
-    """Reads what a worker is to do. Every option has to be set: the front end has filled in what its caller left out.
+    """Read what a worker is to do. Every option has to be set: the front end has filled in what its caller left out.
 
     Args:
         data: The message.
@@ -272,12 +272,12 @@ def decode_job_request(data: bytes, catalogue: Catalogue) -> JobRequest:
 
 
 def encode_job_event(event: JobEvent) -> bytes:
-    """Serializes what a worker sends: a frame's content."""
+    """Serialize what a worker sends: a frame's content."""
     return _RESPONSE + event if isinstance(event, bytes) else _EVENT + _encode_event(event).SerializeToString()
 
 
 def decode_job_event(data: bytes) -> JobEvent:
-    """Reads what a worker sends. A response is not looked into: it is for the caller, whose program and passes it is of.
+    """Read what a worker sends. A response is not looked into: it is for the caller, whose program and passes it is of.
 
     Raises:
         MessageError: It is none.
@@ -403,7 +403,7 @@ def _suffix(name: str, words: int) -> str:
 
 
 def encode_pass(info: PassInfo) -> passes_pb2.Pass:
-    """A pass as a message."""
+    """Return a pass as a message."""
     return passes_pb2.Pass(
         name=info.name,
         summary=info.summary,
@@ -416,7 +416,7 @@ def encode_pass(info: PassInfo) -> passes_pb2.Pass:
 
 
 def encode_sandbox(report: SandboxReport) -> list[graph_transform_pb2.SandboxLayer]:
-    """The layers of a sandbox as messages."""
+    """Return the layers of a sandbox as messages."""
     return [
         graph_transform_pb2.SandboxLayer(
             name=layer.name,

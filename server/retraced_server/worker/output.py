@@ -38,7 +38,7 @@ class OutputStream(io.RawIOBase):
         return True
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Takes all of `data`, and sends the chunks that are full."""
+        """Take all of `data`, and send the chunks that are full."""
         view = memoryview(data).cast("B")
         self.size += len(view)
         if self._send is not None:
@@ -52,7 +52,7 @@ class OutputStream(io.RawIOBase):
         return len(view)
 
     def finish(self) -> None:
-        """Sends what is left."""
+        """Send what is left."""
         if self._send is not None and self._pending:
             chunk = bytes(self._pending)
             self._pending.clear()

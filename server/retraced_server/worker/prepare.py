@@ -53,7 +53,7 @@ def prepare(
     allow_operators: Sequence[str] = (),
     newer_schema: bool = False,
 ) -> Prepared:
-    """Imports, warms up, makes the sandbox ready, and freezes what there is, so that forked workers share it.
+    """Import, warms up, makes the sandbox ready, and freezes what there is, so that forked workers share it.
 
     Args:
         imports: The operator's modules.

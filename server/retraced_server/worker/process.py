@@ -25,7 +25,7 @@ def die_with_parent() -> None:
 
 
 def adopt_orphans() -> None:
-    """Makes this process the parent of its descendants whose own parents end, so that it can reap them."""
+    """Make this process the parent of its descendants whose own parents end, so that it can reap them."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 

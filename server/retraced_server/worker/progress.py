@@ -27,11 +27,11 @@ class JobProgress:
         self._told = clock()
 
     def begin(self, stage: Stage, total: int) -> None:
-        """A stage begins: that is always told."""
+        """Tell that a stage begins, which is always told."""
         self._tell(stage, 0, total)
 
     def restart(self) -> None:
-        """A stage or pass begins, and something else has told that."""
+        """Hear that a stage or pass begins, which something else has told."""
         self._told = self._clock()
 
     def reach(self, stage: Stage, done: int, total: int) -> None:

@@ -27,7 +27,7 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Notes a stage, whichever way it ends. `name` is a field of `Timings`."""
+        """Note a stage, whichever way it ends. `name` is a field of `Timings`."""
         started = time.perf_counter()
         try:
             yield
@@ -35,7 +35,7 @@ class Stopwatch:
             self._stages.append(Period(name, started - self._begun, time.perf_counter() - started))
 
     def pass_ended(self, name: str, seconds: float) -> None:
-        """Notes a pass that has just ended."""
+        """Note a pass that has just ended."""
         self._passes.append(Period(name, time.perf_counter() - self._begun - seconds, seconds))
 
     @property

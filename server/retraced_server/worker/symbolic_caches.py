@@ -24,7 +24,7 @@ _HIDDEN, _HEADS = 768, 12
 
 
 def prewarm_symbolic_caches() -> None:
-    """Copies fake tensors whose sizes are those of a batch of sequences on their way through a transformer."""
+    """Copy fake tensors whose sizes are those of a batch of sequences on their way through a transformer."""
     for argument in USUAL_ARGUMENTS:
         mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
         dynamic: SymbolicContext = StatelessSymbolicContext([DimDynamic.DYNAMIC] * 2)

@@ -7,7 +7,7 @@ LONGEST_TEXT = 1 << 14
 
 
 def utf8(text: str) -> str:
-    """Replaces lone surrogates, which a program's JSON can spell but a message cannot hold, by their escapes."""
+    """Replace lone surrogates, which a program's JSON can spell but a message cannot hold, by their escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -17,5 +17,5 @@ def bounded_end(text: str) -> str:
 
 
 def bounded(text: str) -> str:
-    """The same of a text of any length, which is cut at `LONGEST_TEXT`."""
+    """Return the same of a text of any length, which is cut at `LONGEST_TEXT`."""
     return utf8(text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}...")

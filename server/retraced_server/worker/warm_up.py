@@ -46,7 +46,7 @@ class _Sample(nn.Module):
 
 
 def sample_archive() -> IO[bytes]:
-    """Makes the archive of a sample program, in memory. The caller closes it."""
+    """Make the archive of a sample program, in memory. The caller closes it."""
     file = os.fdopen(os.memfd_create("retraced-warm-up", os.MFD_CLOEXEC), "w+b")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -58,7 +58,7 @@ def sample_archive() -> IO[bytes]:
 
 
 def warm_up(sample: IO[bytes], pipeline: str = _PIPELINE) -> None:
-    """Does the work of a job on a sample program.
+    """Do the work of a job on a sample program.
 
     Args:
         sample: Its archive.

@@ -47,13 +47,13 @@ class WrittenPages:
         return sum(end - begin for begin, end in self._runs) // mmap.PAGESIZE
 
     def copy(self) -> None:
-        """Gives this process, a fork of the one that found them out, its own copies: as far as the kernel does that, none before Linux 5.14."""
+        """Give this process, a fork of the one that found them out, its own copies, as far as the kernel does that: none before Linux 5.14."""
         for begin, end in self._runs:
             _libc.madvise(begin, end, _MADV_POPULATE_WRITE)
 
 
 def _copied(memory: tuple[tuple[int, int], ...]) -> Iterator[int]:
-    """The addresses of pages that this process shares with no other any more."""
+    """Yield the addresses of pages that this process shares with no other any more."""
     # Some sandboxes have no such file, and no job needs this.
     with contextlib.suppress(OSError), Path("/proc/self/pagemap").open("rb", buffering=0) as pages:
         for begin, end in memory:
@@ -66,7 +66,7 @@ def _copied(memory: tuple[tuple[int, int], ...]) -> Iterator[int]:
 
 
 def _joined(pages: Iterator[int]) -> Iterator[tuple[int, int]]:
-    """Runs of pages that follow one another, from ascending addresses."""
+    """Run of pages that follow one another, from ascending addresses."""
     begin = end = 0
     for page in pages:
         if page != end:

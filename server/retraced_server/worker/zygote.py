@@ -75,7 +75,7 @@ class Zygote:
         self._wake, self._wake_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def serve(self) -> None:
-        """Serves until the other end closes, and kills all workers then."""
+        """Serve until the other end closes, and kill all workers then."""
         signal.set_wakeup_fd(self._wake_end, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         poll = select.poll()
@@ -134,7 +134,7 @@ class Zygote:
         self._send(WorkerStarted(job_id, worker.pid))
 
     def _give(self, job: bytes, fds: list[int]) -> _Worker:
-        """Gives a job to the spare worker, or to a new one where there is none or it is gone."""
+        """Return a job to the spare worker, or to a new one where there is none or it is gone."""
         spare, self._spare, self._spare_failed = self._spare, None, False
         if spare is not None:
             with spare.control, contextlib.suppress(BrokenPipeError, ConnectionResetError):

@@ -1,5 +1,6 @@
-"""The sandbox of workers. The process that forks them calls `prepare`, each worker `Prepared.begin_lockdown` and, once it has its job,
-`complete`; none of them needs torch.
+"""The sandbox of workers, which needs no torch.
+
+The process that forks them calls `prepare`, each worker `Prepared.begin_lockdown` and, once it has its job, `complete`.
 
 `available_layers` says beforehand what a machine has of it. What each layer does is said in its module: `seccomp` and `syscalls`, `landlock`,
 `credentials`, `limits`, `namespaces`, `environment`, `read_trees`.

@@ -10,7 +10,7 @@ from retraced_server.worker.sandbox.report import SandboxError
 
 
 def in_child(work: Callable[[], str], *, name: str) -> str:
-    """Runs `work` in a forked process and gives what it returns.
+    """Run `work` in a forked process and return what it returns.
 
     Args:
         work: What to do. It may change its process in any way, and leave its other descriptors closed.

@@ -39,7 +39,7 @@ def keep_capabilities() -> None:
 
 
 def drop_capabilities(*, but_read_search: bool = False) -> None:
-    """Drops every capability, but the one to read any file if so told.
+    """Drop every capability, but the one to read any file if so told.
 
     Raises:
         OSError: The kernel refused, as it does not for fewer capabilities.
@@ -60,12 +60,12 @@ def may_make_namespaces() -> bool:
 
 
 def forgo_privileges() -> None:
-    """Gives up for good to gain privileges by running a program; seccomp and Landlock ask for it."""
+    """Return up for good to gain privileges by running a program; seccomp and Landlock ask for it."""
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def hide() -> None:
-    """Keeps other processes of the same user from reading this one's memory and descriptors, and writes no core."""
+    """Keep other processes of the same user from reading this one's memory and descriptors, and write no core."""
     _libc.prctl(_PR_SET_DUMPABLE, 0)
 
 

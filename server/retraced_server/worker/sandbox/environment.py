@@ -12,7 +12,7 @@ _PREFIXES = ("LC_", "PYTHON", "TORCH", "MALLOC_", "OMP_", "MKL_", "OPENBLAS_", "
 
 
 def clean() -> tuple[str, ...]:
-    """Removes every variable of this process that is not on the list, and overwrites its value in memory.
+    """Remove every variable of this process that is not on the list, and overwrites its value in memory.
 
     Variables are inherited by what is forked, so this is for the zygote, once its modules are imported. An operator's passes read theirs
     from variables that begin with `RETRACED_PASS_`.

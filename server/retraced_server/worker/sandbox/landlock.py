@@ -87,7 +87,7 @@ class _PathBeneathAttr(ctypes.Structure):
 
 
 def interface_version() -> int:
-    """The version of Landlock's interface that the kernel has; 0 where it has none, or has it switched off."""
+    """Return the version of Landlock's interface that the kernel has; 0 where it has none, or has it switched off."""
     try:
         return _libc.syscall("landlock_create_ruleset", _CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)
     except OSError:
@@ -95,7 +95,7 @@ def interface_version() -> int:
 
 
 def not_bounded(version: int) -> tuple[str, ...]:
-    """What a version of the interface does not do, of what the newest known one does."""
+    """Return what a version of the interface does not do, of what the newest known one does."""
     return tuple(text for since, text in _MISSING if version < since)
 
 

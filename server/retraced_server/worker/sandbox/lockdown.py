@@ -45,7 +45,7 @@ class SandboxConfig:
 
 
 def prepare(config: SandboxConfig) -> Prepared:
-    """Makes this process ready to fork workers that lock themselves down, and tries that once.
+    """Make this process ready to fork workers that lock themselves down, and try that once.
 
     To be called with one thread, when everything is imported: what may be read later is what is imported now. It empties the environment but
     for an allow-list, and leaves the network, where it has the privileges.
@@ -221,7 +221,7 @@ def _refuse_missing(report: SandboxReport, config: SandboxConfig) -> None:
 
 
 def _settle(report: SandboxReport, paths: tuple[Path, ...], config: SandboxConfig) -> tuple[SandboxReport, bool]:
-    """Finds out by doing what of the layers is possible, and whether workers keep the capability to read any file."""
+    """Find out by doing what of the layers is possible, and whether workers keep the capability to read any file."""
     layers = {layer.name: layer for layer in report.layers}
     if layers["namespaces"].state is State.IN_FORCE and not namespaces.leave():
         layers["namespaces"] = Layer("namespaces", State.MISSING, "the kernel refused to make them", required=False)

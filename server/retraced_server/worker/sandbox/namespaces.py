@@ -15,7 +15,7 @@ _KINDS = {"network": _CLONE_NEWNET, "ipc": _CLONE_NEWIPC}
 
 
 def leave() -> tuple[str, ...]:
-    """Moves this process into new namespaces, and says which; none without privileges (CAP_SYS_ADMIN)."""
+    """Move this process into new namespaces, and say which; none without privileges (CAP_SYS_ADMIN)."""
     left = []
     for name, flag in _KINDS.items():
         with contextlib.suppress(OSError):

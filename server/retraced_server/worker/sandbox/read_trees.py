@@ -12,7 +12,9 @@ _INSTALLED = ("stdlib", "platstdlib", "purelib", "platlib")
 
 
 def read_trees(more: Iterable[Path] = ()) -> tuple[Path, ...]:
-    """The folders of Python and its installed packages, and of every other package that is imported now; a module's own file if it is in none.
+    """Return the folders of Python and its installed packages, and of every other package that is imported now.
+
+    Of a module that is in none of them, it is its own file.
 
     Not the entries of `sys.path`: among them may be a working directory.
 

@@ -50,7 +50,7 @@ class SandboxReport:
         return tuple(layer for layer in self.layers if layer.required and layer.state is State.MISSING)
 
     def layer(self, name: str) -> Layer:
-        """Gives a layer by its name.
+        """Return a layer by its name.
 
         Raises:
             KeyError: There is none of that name.

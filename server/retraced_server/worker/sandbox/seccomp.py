@@ -75,7 +75,7 @@ class SyscallFilter:
         self.code = _code(compiled)
 
     def load(self, own_process: bytes) -> None:
-        """Puts the calling process under the filter, and allows signals to itself only. There is no way back.
+        """Put the calling process under the filter, and allow signals to itself only. There is no way back.
 
         Args:
             own_process: What `own_process_code` has made in this process.
@@ -91,7 +91,7 @@ class SyscallFilter:
 
 
 def own_process_code() -> bytes:
-    """A compiled filter that allows the calling process to signal itself only, and everything else."""
+    """Return a compiled filter that allows the calling process to signal itself only, and everything else."""
     compiled = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
     compiled.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
     for name in OWN_PROCESS_ONLY:

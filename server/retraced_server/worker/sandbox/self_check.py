@@ -12,7 +12,7 @@ from retraced_server.worker.sandbox.report import SandboxReport, State
 
 
 def failures(report: SandboxReport, readable: tuple[Path, ...], uids: range) -> Iterator[str]:
-    """Yields what is not as `report` says. For a locked-down process without a scratch folder.
+    """Yield what is not as `report` says. For a locked-down process without a scratch folder.
 
     Args:
         report: Which layers are in force.

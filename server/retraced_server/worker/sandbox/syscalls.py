@@ -97,7 +97,7 @@ _INT = (1 << 32) - 1
 
 
 def rules(*, scratch: bool) -> Iterator[Rule]:
-    """Yields the rules of a worker.
+    """Yield the rules of a worker.
 
     Args:
         scratch: It has a folder to write in. Without one it opens no file for writing at all.
