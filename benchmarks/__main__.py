@@ -64,7 +64,7 @@ def main(
     page: Path | None,
     source: Path | None,
 ) -> None:
-    """Measures stock torch in process against retraced, in process and over a socket of this machine."""
+    """Measure stock torch in process against retraced, in process and over a socket of this machine."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     if plot_path is not None and importlib.util.find_spec("matplotlib") is None:
         raise click.UsageError("--plot needs matplotlib: pip install -e '.[bench]'")

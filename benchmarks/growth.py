@@ -38,7 +38,7 @@ _Given = TypeVar("_Given")
 
 
 def measure(setup: Setup) -> Section:
-    """Measures every task on programs of every kind and size."""
+    """Measure every task on programs of every kind and size."""
     grids, exponents = [], {}
     kinds = _QUICK_KINDS if setup.quick else tuple(KINDS)
     with EmbeddedServer(SERVER_ARGUMENTS) as server, Client(server.address) as client:

@@ -8,7 +8,7 @@ from benchmarks.results import Results
 
 
 def plot(results: Results, path: Path) -> None:
-    """Draws each task's median, and a dot for each program.
+    """Draw each task's median, and a dot for each program.
 
     Raises:
         ImportError: matplotlib is not installed; it is in the extra `bench`.

@@ -35,7 +35,7 @@ class Peaks:
 
 @contextmanager
 def watched(pid: int) -> Iterator[Peaks]:
-    """Watches a server, from its front end's process id, for as long as the context lasts."""
+    """Watch a server, from its front end's process id, for as long as the context lasts."""
     peaks, done = Peaks(), threading.Event()
     zygote = next(child for child in psutil.Process(pid).children() if _ZYGOTE in child.cmdline())
 
@@ -73,7 +73,7 @@ def peak_beyond(task: Callable[[], object]) -> int:
 
 
 def _take_free_memory() -> None:
-    """Allocates pieces of each size that Python and C++ ask for, until the process has to grow for more, and never frees them."""
+    """Allocate pieces of each size that Python and C++ ask for, until the process has to grow for more, and never free them."""
     library = ctypes.CDLL(None)
     library.malloc_trim(0)
     for allocate in (ctypes.pythonapi.PyObject_Malloc, library.malloc):

@@ -24,7 +24,7 @@ def measure(setup: Setup) -> Section:
 
 
 def _compare(subject: Subject, setup: Setup) -> list[Comparison]:
-    """Measures one program. What stock torch read, it writes; what we read, we write, anew and unchanged."""
+    """Measure one program. What stock torch read, it writes; what we read, we write, anew and unchanged."""
     path, out = subject.path, setup.folder / "out.pt2"
     theirs, ours = torch.export.load(path), read_program(path)
 

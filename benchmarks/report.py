@@ -38,7 +38,7 @@ def show_section(section: Section, console: Console) -> None:
 
 
 def figure_text(figure: Figure) -> str:
-    """Says what a figure needs and what it has."""
+    """Return what a figure needs and what it has."""
     return f"{figure.name}: needs {'≥' if figure.at_least else '≤'} {figure.needs:g} {figure.unit}".rstrip() + (
         f", has {_number(figure.has)} {figure.unit}".rstrip()
     )

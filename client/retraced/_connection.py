@@ -74,7 +74,7 @@ def connection(
 
     Raises:
         AddressMissing: There is no address.
-        AddressInvalid: It is none that can be connected to; or there are several, and they are not all IP addresses of one version with
+        AddressInvalid: Nothing can be connected to at it; or there are several, and they are not all IP addresses of one version with
             ports.
         CredentialsInvalid: A file of `tls` cannot be read, or the token cannot be sent, or not in plain text; or there are several
             addresses, and `tls` has no name for them.

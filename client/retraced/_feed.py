@@ -70,7 +70,7 @@ class Feed:
         self._task = asyncio.create_task(self._send())
 
     def tell(self, event: Event | None) -> None:
-        """Tells the caller of an event."""
+        """Tell the caller of an event."""
         if event is not None and self._on_event is not None:
             self._on_event(event)
 

@@ -83,7 +83,7 @@ class Output:
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Says early what `write_atomically` would say late, as far as can be known.
+    """Return early what `write_atomically` would say late, as far as can be known.
 
     Raises:
         OutputNotWritable: The path is a directory, or nothing can be created beside it.

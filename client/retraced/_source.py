@@ -155,7 +155,7 @@ def open_source(source: AnySource) -> Source:
 
     Raises:
         SourceNotReadable: It cannot be read.
-        TypeError: It is none of these.
+        TypeError: It is of another type.
     """
     if isinstance(source, str | os.PathLike):
         return _open_path(Path(source))

@@ -316,7 +316,7 @@ class _Feed:
         self._cancel.set_result(cancel)
 
     def ended(self) -> None:
-        """Has nothing more told: gRPC's thread may still be at its last request when the next attempt begins."""
+        """Have nothing more told: gRPC's thread may still be at its last request when the next attempt begins."""
         with self._telling:
             self._on_event = None
 

@@ -235,7 +235,7 @@ def _fields(name: str, extra: bytes) -> dict[int, bytes]:
 
 
 def _resolved(name: str, zip64: bytes, values: tuple[int, ...]) -> tuple[int, ...]:
-    """Values of 32 bits, or those of 64 that stand for them."""
+    """Return the values of 32 bits, or those of 64 that stand for them."""
     if not zip64 and zf.LARGEST not in values:
         return values
     large = iter(struct.unpack(f"<{len(zip64) // 8}Q", zip64[: len(zip64) // 8 * 8]))

@@ -14,7 +14,7 @@ def check_name(value: Any) -> None:
     """Check the name of a value: an identifier.
 
     Raises:
-        Refused: It is none.
+        Refused: The text is no identifier.
     """
     if type(value) is not str or not is_identifier(value) or len(value) > LONGEST_NAME:
         raise Refused(f"{shown(value)} is no identifier")
@@ -34,7 +34,7 @@ class Paths:
         """Check a name, which may hold points.
 
         Raises:
-            Refused: It is none, would end the text that it is quoted in, or names what every module of Python has.
+            Refused: The text is no such name, would end the text that it is quoted in, or names what every module of Python has.
         """
         if type(value) is not str or len(value) > LONGEST_NAME:
             raise Refused(f"{shown(value)} is no name of a parameter, buffer, constant or module")

@@ -66,7 +66,7 @@ class Operators:
         """Check the name of an operator.
 
         Raises:
-            Refused: It is none that may stand in a program.
+            Refused: No program may hold the operator.
         """
         if type(name) is not str or len(name) > _LONGEST:
             raise Refused(f"{shown(name)} is no name of an operator")
@@ -78,7 +78,7 @@ class Operators:
         """Check the name of an operator in the place of an argument, which may only be one of tensors.
 
         Raises:
-            Refused: It is none.
+            Refused: The text is no operator of tensors.
         """
         self.check(name)
         # `with_effects` is given what it orders.

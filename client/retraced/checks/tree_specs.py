@@ -41,7 +41,7 @@ class TreeSpecs:
         """Check a tree spec.
 
         Raises:
-            FormatError: It is none, or holds a node that is not plain.
+            FormatError: The text is no tree spec, or holds a node that is not plain.
         """
         if type(value) is not str:
             raise Refused(f"{shown(value)} is no tree spec")
@@ -52,7 +52,7 @@ class TreeSpecs:
         """Check the tree spec of a module's arguments; those by keyword have names that stand in generated source.
 
         Raises:
-            FormatError: It is none, or holds a node that is not plain, or a keyword that is no identifier.
+            FormatError: The text is no tree spec, or holds a node that is not plain, or a keyword that is no identifier.
         """
         self.check(value)
         children = self._taken[value].children

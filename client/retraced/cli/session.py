@@ -153,7 +153,7 @@ def _writing_standard_output() -> Iterator[None]:
 
 
 def drop_standard_output() -> None:
-    """Lets what is written to standard output from here on vanish: Python would complain again when it flushes at exit."""
+    """Let what is written to standard output from here on vanish: Python would complain again when it flushes at exit."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, sys.stdout.fileno())
     os.close(nothing)

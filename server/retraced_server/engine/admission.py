@@ -48,7 +48,7 @@ class Admission:
         return len(self._places) - len(self._running)
 
     def enter(self) -> Place:
-        """Hands out a place.
+        """Hand out a place.
 
         Raises:
             RetracedError: QUEUE_FULL, or what `close` was given.
@@ -69,11 +69,11 @@ class Admission:
         return place
 
     def close(self, failure: Failure) -> None:
-        """Hands out no more."""
+        """Hand out no more."""
         self._closed = failure
 
     def turn_away(self, failure: Failure) -> None:
-        """Fails the places that have no slot yet, now or when they ask for one."""
+        """Fail the places that have no slot yet, now or when they ask for one."""
         self.close(failure)
         for place in list(self._places):
             if place not in self._running:
@@ -163,10 +163,10 @@ class Place:
         self._admission.leave(self, None if self._granted_at is None else now - self._granted_at)
 
     def fail(self, failure: Failure) -> None:
-        """Has `slot` raise."""
+        """Have `slot` raise."""
         self._failure = failure
         self.wake()
 
     def wake(self) -> None:
-        """Has `slot` look again."""
+        """Have `slot` look again."""
         self._changed.set()

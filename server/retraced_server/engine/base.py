@@ -101,7 +101,7 @@ class Ticket(Protocol):
         ...
 
     def run(self, pipeline: Pipeline, options: TransformOptions, source: ProgramSource) -> AsyncIterator[bytes]:
-        """Queues the job, and yields its serialized `TransformGraphResponse` messages as they are made.
+        """Queue the job, and yield its serialized `TransformGraphResponse` messages as they are made.
 
         Asks the source first, and then yields STAGE_QUEUED progress while it waits. Ends after the summary.
 
@@ -159,5 +159,5 @@ class Engine(Protocol):
         ...
 
     async def drain(self, grace: float) -> None:
-        """Admits nothing more, waits up to `grace` seconds for what runs, and ends the rest."""
+        """Admit nothing more, wait up to `grace` seconds for what runs, and end the rest."""
         ...

@@ -11,7 +11,7 @@ _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal
 
 
 def ending_failure(ended: WorkerEnded, *, out_of_memory: bool, read_seconds: float) -> Failure:
-    """Says why a worker ended that gave no answer and that the server did not kill.
+    """Return why a worker ended that gave no answer and that the server did not kill.
 
     Args:
         ended: How it ended.
@@ -32,7 +32,7 @@ def ending_failure(ended: WorkerEnded, *, out_of_memory: bool, read_seconds: flo
 
 
 def zygote_gone() -> Failure:
-    """Says that a worker ended because the process that it was forked from did."""
+    """Return the failure of a worker that ended because the process that it was forked from did."""
     return Failure(
         Reason.WORKER_KILLED,
         "the process that workers are forked from ended, and the worker with it; the request can be repeated",

@@ -131,7 +131,7 @@ class Job:
         return CALLER_GONE if failure is None else failure.reason.value
 
     def kill(self, cause: Failure) -> None:
-        """Kills the worker, and has `responses` raise an error of `cause`."""
+        """Kill the worker, and have `responses` raise an error of `cause`."""
         if self._cause is None:
             self._cause = cause
         self.worker.kill()
@@ -202,7 +202,7 @@ class Job:
         return ending_failure(result, out_of_memory=oom_kills() > self._oom_kills, read_seconds=self._read_seconds)
 
     def _expect_end(self) -> None:
-        """Sees to it that a worker that was killed is gone before long."""
+        """See to it that a worker that was killed is gone before long."""
         late = asyncio.get_running_loop().call_later(_KILL_SECONDS, self.worker.give_up_zygote)
         self.worker.ended.add_done_callback(lambda _: late.cancel())
 

@@ -177,7 +177,7 @@ class LocalEngine:
         return ticket
 
     async def drain(self, grace: float) -> None:
-        """Admits nothing more, waits up to `grace` seconds for every request that it has admitted, and ends the rest. Twice is once."""
+        """Admit nothing more, wait up to `grace` seconds for every request that it has admitted, and end the rest. Twice is once."""
         self._draining = True
         failure = Failure(Reason.SERVER_DRAINING, "the server is shutting down", retry_after=_DRAIN_RETRY_SECONDS)
         self._admission.close(failure)
@@ -230,7 +230,7 @@ class LocalTicket:
         return self._place.first_position
 
     async def run(self, pipeline: Pipeline, options: TransformOptions, source: ProgramSource) -> AsyncIterator[bytes]:
-        """Queues the job once its program is here, and yields its serialized `TransformGraphResponse` messages as they are made.
+        """Queue the job once its program is here, and yield its serialized `TransformGraphResponse` messages as they are made.
 
         Raises:
             RetracedError: The program did not come, the job failed, or its worker did.

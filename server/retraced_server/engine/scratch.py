@@ -57,7 +57,7 @@ def remove_abandoned(parent: Path) -> None:
 
 
 def _lock(path: Path) -> int | None:
-    """Locks a folder of this user's; None where it is another's, is locked, or is no more."""
+    """Lock a folder of this user's; None where it is another's, is locked, or is no more."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:

@@ -79,12 +79,12 @@ class Worker:
         self.ended: asyncio.Future[WorkerEnded | None] = loop.create_future()
 
     def kill(self) -> None:
-        """Kills it and whatever it started, if it still runs."""
+        """Kill it and whatever it started, if it still runs."""
         if not self.ended.done():
             self._zygote.command(KillJob(self._job_id))
 
     def give_up_zygote(self) -> None:
-        """Kills its zygote, and so every worker of it: for when it does not do what it is told."""
+        """Kill its zygote, and so every worker of it: for when it does not do what it is told."""
         if not self.ended.done():
             _log.error("the zygote does not answer and is killed")
             self._zygote.kill()
@@ -131,7 +131,7 @@ class _Control:
         socket.send_fds(self._socket, [frame], fds)
 
     def end(self) -> None:
-        """Lets the other end see the end of the stream."""
+        """Let the other end see the end of the stream."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 
@@ -216,7 +216,7 @@ class Zygote:
         return self._process.pid
 
     def start_worker(self, memory_bytes: int, cpu_seconds: int, read_seconds: float, fds: Sequence[int]) -> Worker:
-        """Has a worker forked.
+        """Have a worker forked.
 
         Args:
             memory_bytes: Its memory beyond what it shares; 0 is no limit.
@@ -234,7 +234,7 @@ class Zygote:
         return worker
 
     def command(self, command: ZygoteCommand, fds: Sequence[int] = ()) -> None:
-        """Tells it something. One that no longer listens is killed, and its workers end with it."""
+        """Tell it something. One that no longer listens is killed, and its workers end with it."""
         frame = encode_frame(encode_command(command))
         try:
             self._control.send(frame, fds)
@@ -243,7 +243,7 @@ class Zygote:
             self.kill()
 
     def kill(self) -> None:
-        """Kills it. Its workers die with it."""
+        """Kill it. Its workers die with it."""
         self._killed = True
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()

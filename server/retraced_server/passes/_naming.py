@@ -51,7 +51,7 @@ def adopt(correspondence: Correspondence) -> dict[str, str]:
 
 
 def origins(correspondence: Correspondence, root: fx.GraphModule) -> dict[str, tuple[str, ...]]:
-    """Says for each node of the new program, by its key, which nodes of the old one it came from; of those that are as they were nothing.
+    """Return for each node of the new program, by its key, which nodes of the old one it came from; of those that are as they were nothing.
 
     To be called after `adopt`, since a node that is as it was has the name that it had.
     """
@@ -85,7 +85,7 @@ def _same_call(new: fx.Node, old: fx.Node) -> bool:
 
 
 def _names(match: GraphMatch) -> dict[fx.Node, str]:
-    """Decides the names of the new nodes of a graph, in order."""
+    """Decide the names of the new nodes of a graph, in order."""
     named = fx.Graph()
     reserve_names(named, match.old.graph.nodes)
     stands_for: dict[fx.Node, str] = {}

@@ -14,7 +14,7 @@ from retraced_server.torch_compat.symbolic_shapes import SYMBOLIC, ShapeEnv, raw
 
 
 def rebind(root: fx.GraphModule, env: ShapeEnv, stale: set[sympy.Symbol]) -> None:
-    """Rewrites the values recorded in a program, subgraphs included, so that they do without symbols which are equal to others.
+    """Rewrite the values recorded in a program, subgraphs included, so that they do without symbols which are equal to others.
 
     Args:
         root: The program's graph module; its nodes' metadata is changed.

@@ -178,14 +178,14 @@ def _drop_copies(traced: ExportedProgram) -> None:
 
 
 def _placeholders(program: ExportedProgram, traced: ExportedProgram) -> dict[fx.Node, fx.Node]:
-    """Pairs the inputs of two programs."""
+    """Pair the inputs of two programs."""
     old = _by_role(program, program.graph.find_nodes(op="placeholder"))
     new = _by_role(traced, traced.graph.find_nodes(op="placeholder"))
     return {node: new[role] for role, node in old.items() if role in new}
 
 
 def _by_role(program: ExportedProgram, of_inputs: Iterable[_T]) -> dict[tuple[InputKind, str | int], _T]:
-    """Keys something of each input by what is lifted there, or by its place among the user inputs or tokens."""
+    """Key something of each input by what is lifted there, or by its place among the user inputs or tokens."""
     places: Counter[InputKind] = Counter()
     result: dict[tuple[InputKind, str | int], _T] = {}
     for spec, item in zip(program.graph_signature.input_specs, of_inputs, strict=True):

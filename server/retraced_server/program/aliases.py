@@ -95,7 +95,7 @@ class Aliases:
         return ()
 
     def note_subgraph(self, subgraph: fx.GraphModule) -> None:
-        """Remembers which inputs the results of a subgraph share a storage with."""
+        """Remember which inputs the results of a subgraph share a storage with."""
         nodes = list(subgraph.graph.nodes)
         inputs = [node.meta.get("val") for node in nodes if node.op == "placeholder"]
         owners = {_storage(value): position for position, value in enumerate(inputs) if _has_storage(value)}

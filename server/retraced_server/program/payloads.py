@@ -90,7 +90,7 @@ class Payloads:
         return (stored.payload for stored in self._stored.values())
 
     def add(self, storage: torch.UntypedStorage, stored: _Stored) -> None:
-        """Remembers what a storage was made from. `stored` keeps it alive, so that its address is not given away."""
+        """Remember what a storage was made from. `stored` keeps it alive, so that its address is not given away."""
         self._stored[storage_key(storage)] = stored
 
 

@@ -71,7 +71,7 @@ class ProgramParts:
 
     @contextmanager
     def subgraph(self) -> Iterator[None]:
-        """Enters the subgraph of a higher-order operator: its unbacked symbols are bound by its own nodes."""
+        """Enter the subgraph of a higher-order operator: its unbacked symbols are bound by its own nodes."""
         outer = self.symbols.fresh
         self.symbols.fresh = set()
         self.depth += 1
@@ -356,7 +356,7 @@ class GraphReader:
         raise program_invalid(f"the value `{name}` has no description")
 
     def _bind_unbacked(self) -> None:
-        """Says which node makes which unbacked symbol."""
+        """Return which node makes which unbacked symbol."""
         fresh = self._parts.symbols.fresh
         for node in self._graph.nodes:
             if not fresh:
@@ -371,7 +371,7 @@ class GraphReader:
 
 @contextmanager
 def _locating(where: str) -> Iterator[None]:
-    """Says in errors where in the graph they arose; what fx, sympy and torch raise becomes one of ours, which does not say invalid."""
+    """Say in errors where in the graph they arose; what fx, sympy and torch raise becomes one of ours, which does not say invalid."""
     try:
         yield
     except RetracedError as error:

@@ -47,7 +47,7 @@ def write_graph_metadata(meta: Mapping[str, Any]) -> dict[str, str]:
 
 
 def write_custom(custom: Any) -> str:
-    """Annotations of the user as JSON.
+    """Write the annotations of the user as JSON.
 
     Raises:
         RetracedError: PROGRAM_UNSUPPORTED where they are no JSON.

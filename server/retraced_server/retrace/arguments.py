@@ -18,7 +18,7 @@ _CONSTANTS = frozenset({int, float, bool, str, type(None)})
 
 
 def map_leaves(value: Argument, leaf_type: type, change: Callable[[Any], Any]) -> Argument:
-    """Rebuilds nested containers with every leaf of exactly `leaf_type` changed; tuples of other types and slices are containers too."""
+    """Rebuild nested containers with every leaf of exactly `leaf_type` changed; tuples of other types and slices are containers too."""
     kind = type(value)
     if kind is leaf_type:
         return change(value)

@@ -264,7 +264,7 @@ class ExportPass(PassBase):
     # -- hooks -------------------------------------------------------------------------------------------------------------------
 
     def on_attr(self, attr: ProxyValue[Any]) -> None:
-        """Hears of each tensor attribute: those that the graph has, and those made because a hook gave a tensor as an argument."""
+        """Hear of each tensor attribute: those that the graph has, and those made because a hook gave a tensor as an argument."""
 
     def placeholder(self, name: str, arg: Argument, meta: NodeMetadata) -> ProxyValue[Any]:
         """Return an input. Call it with another name to rename the input, twice to add one, not at all to remove it."""

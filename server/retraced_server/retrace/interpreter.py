@@ -86,7 +86,7 @@ class ExportInterpreter(fx.Interpreter):
 
     # Of fx's options none means anything here.
     def run(self, *args: Argument, **_: Any) -> None:
-        """Visits every node.
+        """Visit every node.
 
         Args:
             args: The data of each placeholder, in order.
@@ -128,7 +128,7 @@ class ExportInterpreter(fx.Interpreter):
     # -- what a subclass may override, as on torch's class ----------------------------------------------------------------------------
 
     def run_node(self, n: fx.Node) -> Argument:
-        """Visits a node: calls `placeholder`, `get_attr`, `call_function` or `output` with what its arguments have become."""
+        """Visit a node: calls `placeholder`, `get_attr`, `call_function` or `output` with what its arguments have become."""
         self.node = n
         args, kwargs = self._retrace.loaded = self.fetch_args_kwargs_from_env(n)
         return getattr(self, n.op)(n.target, args, kwargs)
@@ -143,7 +143,7 @@ class ExportInterpreter(fx.Interpreter):
 
     # A target of fx may be a name or a function, and so its arguments anything.
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Argument:
-        """Hands an input to its hook."""
+        """Hand an input to its hook."""
         missing = object()
         value = next(self.args_iter, missing)
         if value is missing:
@@ -153,20 +153,20 @@ class ExportInterpreter(fx.Interpreter):
         return self.callback.placeholder(str(target), value, NodeMetadata(self.node.meta))
 
     def output(self, target: Any, args: Any, kwargs: Any) -> Argument:
-        """Hands the outputs to their hook, and gives their data."""
+        """Hand the outputs to their hook, and return their data."""
         result = self.callback.output(args[0], NodeMetadata(self.node.meta))
         return result.data if isinstance(result, ProxyValue) else result
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Argument:
-        """Hands a call to the hook for its target."""
+        """Hand a call to the hook for its target."""
         return self._call_function(target, args, kwargs, NodeMetadata(self.node.meta))
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Argument:
-        """Refuses: programs of torch.export have no such nodes."""
+        """Refuse: programs of torch.export have no such nodes."""
         raise ExportPassError("call_module is not supported: programs of torch.export have no such nodes")
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Argument:
-        """Refuses: programs of torch.export have no such nodes."""
+        """Refuse: programs of torch.export have no such nodes."""
         raise ExportPassError("call_method is not supported: programs of torch.export have no such nodes")
 
     # -- the ways to a hook -----------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ class RetraceOutcome:
 
     @classmethod
     def of(cls, retraces: Iterable[GraphRetrace], module: fx.GraphModule) -> RetraceOutcome:
-        """Gathers what became of the graphs that one call of a pass has visited.
+        """Gather what became of the graphs that one call of a pass has visited.
 
         Args:
             retraces: The graphs.

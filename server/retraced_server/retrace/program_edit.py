@@ -108,7 +108,7 @@ class ProgramEdit:
         self._modify()
 
     def remove_weights(self, names: Mapping[str, bool]) -> set[str]:
-        """Leaves weights out that nothing reads, nor writes to.
+        """Leave weights out that nothing reads, nor writes to.
 
         Args:
             names: Their names, each with whether it is an error where something does.

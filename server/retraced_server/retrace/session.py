@@ -80,7 +80,7 @@ class Session:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Enters the modes in which operators are executed. What they did to the shape environment is kept or, on an error, undone."""
+        """Enter the modes in which operators are executed. What they did to the shape environment is kept or, on an error, undone."""
         allowed = self.fake_mode.allow_non_fake_inputs
         self.fake_mode.allow_non_fake_inputs = True
         try:

@@ -98,7 +98,7 @@ class ExportTracer(fx.Tracer):
         self._attributes = module
 
     def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
-        """Refuses: nodes are made by `create_proxy` and `create_node`."""
+        """Refuse: nodes are made by `create_proxy` and `create_node`."""
         raise ExportPassError("ExportTracer doesn't support trace().")
 
     @property

@@ -38,11 +38,11 @@ class UnbackedSymbols:
         self._fake_mode = fake_mode
 
     def pending(self) -> set[sympy.Symbol]:
-        """Symbols that were made and not bound yet."""
+        """Return the symbols that were made and not bound yet."""
         return set(self._transaction.pending())
 
     def drop(self, symbols: set[sympy.Symbol]) -> None:
-        """Forgets symbols, and that tensors remember them."""
+        """Forget symbols, and that tensors remember them."""
         if symbols:
             self._transaction.forget(symbols)
             self._fake_mode.epoch += 1

@@ -123,7 +123,7 @@ def keeps_symbols(before: Any, after: Any) -> bool:
 
 
 def rename_symbols(value: Any, renaming: dict[sympy.Symbol, sympy.Expr], env: ShapeEnv) -> Any:
-    """Rebuilds a value with other symbols in its sizes, strides, offset and expressions.
+    """Rebuild a value with other symbols in its sizes, strides, offset and expressions.
 
     Tensors become fresh fake tensors of the same mode; values without the symbols stay the objects that they are.
     """

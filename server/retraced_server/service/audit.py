@@ -52,7 +52,7 @@ class Audit:
 
 
 def also_write_to(path: Path) -> None:
-    """Has the lines written to the end of a file too, as JSON, besides the log. A file that is moved away is made anew.
+    """Have the lines written to the end of a file too, as JSON, besides the log. A file that is moved away is made anew.
 
     Raises:
         OSError: It cannot be opened.
@@ -68,7 +68,7 @@ def also_write_to(path: Path) -> None:
 
 class _AuditFile(logging.handlers.WatchedFileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Says that a line could not be written, of which the log has a copy."""
+        """Log that a line could not be written, of which the log has a copy."""
         _log.error("a line of the audit log could not be written", file=self.baseFilename, exc_info=True)
 
 

@@ -47,7 +47,7 @@ class Authenticator:
         return self._callers is not None or self._certificates
 
     def __call__(self, peer: Peer) -> Caller:
-        """Says who calls.
+        """Return who calls.
 
         Raises:
             RetracedError: UNAUTHENTICATED; it does not say what was wrong.

@@ -83,7 +83,7 @@ class Calls:
         self._observers: tuple[Observer, ...] = ()
 
     def observe(self, *observers: Observer) -> None:
-        """Has observers look at every call that ends from now on."""
+        """Have observers look at every call that ends from now on."""
         self._observers += observers
 
     async def ended(self) -> None:

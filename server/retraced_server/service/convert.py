@@ -92,7 +92,7 @@ def _read_choice(field: str, number: int, choices: Mapping[int, _E]) -> _E:
 
 
 def accepted(request_id: str, queue_position: int) -> bytes:
-    """Says that a request was taken."""
+    """Return the message that a request was taken."""
     message = pb.Accepted(request_id=request_id, queue_position=queue_position)
     return pb.TransformGraphResponse(accepted=message).SerializeToString()
 
@@ -122,7 +122,7 @@ def read_get_server_info(data: bytes) -> None:
 
 
 def server_info(info: ServerInfo) -> bytes:
-    """Says what the server is."""
+    """Return the message of what the server is."""
     major, minor = info.facts.schema_version
     limits = info.limits
     return pb.GetServerInfoResponse(

@@ -74,7 +74,7 @@ class FrontEnd:
         return self._transforms.obstacles()
 
     def observe(self, *observers: Observer) -> None:
-        """Has observers look at every call that ends from now on."""
+        """Have observers look at every call that ends from now on."""
         self._calls.observe(*observers)
 
     def listen(self, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> str:
@@ -91,7 +91,7 @@ class FrontEnd:
         return address
 
     async def start(self) -> None:
-        """Begins to answer."""
+        """Begin to answer."""
         await self._server.start()
         await self._health_server.start()
         self._peers.start()

@@ -63,7 +63,7 @@ class Monitor:
         return f"http://{shown}:{self._server.server_port}"
 
     async def stop(self) -> None:
-        """Answers nothing more. Twice is once."""
+        """Answer nothing more. Twice is once."""
         server, self._server = self._server, None
         if server is not None:
             await asyncio.to_thread(server.shutdown)

@@ -48,7 +48,7 @@ def open_security(settings: Settings) -> Security:
 
 
 def check_exposure(settings: Settings, security: Security) -> None:
-    """Refuses to be reached from other machines by anybody, or in plain text, unless told to.
+    """Refuse to be reached from other machines by anybody, or in plain text, unless told to.
 
     Raises:
         SecurityError: That is what the settings come to.

@@ -43,7 +43,7 @@ def send_frame(sock: socket.socket, payload: bytes) -> None:
 
 
 def receive_frame(sock: socket.socket) -> bytes | None:
-    """Receives one frame, blocking until it is whole; None where the stream ends before it.
+    """Receive one frame, blocking until it is whole; None where the stream ends before it.
 
     Raises:
         FrameError: The stream is not one of frames.
@@ -53,7 +53,7 @@ def receive_frame(sock: socket.socket) -> bytes | None:
 
 
 def receive_frame_with_fds(sock: socket.socket) -> tuple[bytes, list[int]] | None:
-    """Receives one frame and the descriptors that ride with it, closed on exec; None where the stream ends before it.
+    """Receive one frame and the descriptors that ride with it, closed on exec; None where the stream ends before it.
 
     Raises:
         FrameError: The stream is not one of frames. The descriptors received so far are closed.

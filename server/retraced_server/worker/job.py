@@ -107,7 +107,7 @@ def run_job(
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Says whether an error, or one that it came from, is that memory could not be had."""
+    """Return whether an error, or one that it came from, is that memory could not be had."""
     while error is not None:
         if isinstance(error, MemoryError):
             return True

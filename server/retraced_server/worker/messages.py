@@ -153,7 +153,7 @@ def decode_command(data: bytes) -> ZygoteCommand:
     """Read a command to the zygote.
 
     Raises:
-        MessageError: It is none.
+        MessageError: The bytes are not a serialized command.
     """
     message = messages_pb2.ZygoteCommand()
     _parse(message, data)
@@ -195,7 +195,7 @@ def decode_event(data: bytes) -> ZygoteEvent:
     """Read an event from the zygote.
 
     Raises:
-        MessageError: It is none.
+        MessageError: The bytes are not a serialized event.
     """
     message = messages_pb2.ZygoteEvent()
     _parse(message, data)
@@ -252,7 +252,7 @@ def decode_job_request(data: bytes, catalogue: Catalogue) -> JobRequest:
         catalogue: The passes of this worker. One that it does not have is refused when it is to be created.
 
     Raises:
-        MessageError: It is none.
+        MessageError: The bytes are not a serialized job request.
     """
     message = messages_pb2.JobRequest()
     _parse(message, data)
@@ -280,7 +280,7 @@ def decode_job_event(data: bytes) -> JobEvent:
     """Read what a worker sends. A response is not looked into: it is for the caller, whose program and passes it is of.
 
     Raises:
-        MessageError: It is none.
+        MessageError: The bytes are not a serialized event of a job, nor of the kind of a response.
     """
     kind, content = data[:1], data[1:]
     if kind == _RESPONSE:

@@ -34,7 +34,7 @@ class OutputStream(io.RawIOBase):
         return b"" if self._send is None else self._hash.digest()
 
     def writable(self) -> bool:
-        """Says that it can be written to."""
+        """Check that it can be written to."""
         return True
 
     def write(self, data: ReadableBuffer, /) -> int:

@@ -20,7 +20,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def die_with_parent() -> None:
-    """Has this process killed when the thread that started it ends. A parent that is already gone is not noticed."""
+    """Have this process killed when the thread that started it ends. A parent that is already gone is not noticed."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -30,7 +30,7 @@ def adopt_orphans() -> None:
 
 
 def dump_no_core() -> None:
-    """Has no core file written of this process and its children: it would hold a caller's tensors."""
+    """Have no core file written of this process and its children: it would hold a caller's tensors."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -51,12 +51,12 @@ def processor_time(seconds: float) -> Iterator[None]:
 
 
 def be_first_out_of_memory() -> None:
-    """Has the kernel choose this process first when the machine or the container runs out of memory."""
+    """Have the kernel choose this process first when the machine or the container runs out of memory."""
     # Some sandboxes have no such file; then the kernel chooses as it does.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def take_name(name: str) -> None:
-    """Names this process, for `ps` and `top`."""
+    """Name this process, for `ps` and `top`."""
     _libc.prctl_text(_PR_SET_NAME, name)

@@ -49,7 +49,7 @@ class Summary:
 
 
 def progress(stage: Stage, done: int, total: int = 0) -> bytes:
-    """Says how far the work is, in the stage's unit; a `total` of 0 is not known."""
+    """Return the message of how far the work is, in the stage's unit; a `total` of 0 is not known."""
     message = graph_transform_pb2.Progress(
         stage=graph_transform_pb2.Stage.Value(f"STAGE_{stage.value}"), done=done, total=total
     )
@@ -57,13 +57,13 @@ def progress(stage: Stage, done: int, total: int = 0) -> bytes:
 
 
 def pass_started(index: int, count: int, name: str, text: str) -> bytes:
-    """Says that a pass begins."""
+    """Return the message that a pass begins."""
     message = graph_transform_pb2.PassStarted(index=index, count=count, name=name, text=text)
     return graph_transform_pb2.TransformGraphResponse(pass_started=message).SerializeToString()
 
 
 def pass_finished(index: int, report: PassReport) -> bytes:
-    """Says what a pass did."""
+    """Return the message of what a pass did."""
     encoded = passes_pb2.PassReport(
         name=report.name,
         text=report.text,
@@ -80,17 +80,17 @@ def pass_finished(index: int, report: PassReport) -> bytes:
 
 
 def node_metadata(batch: node_metadata_pb2.NodeMetadataBatch) -> bytes:
-    """Carries metadata of nodes."""
+    """Carry metadata of nodes."""
     return graph_transform_pb2.TransformGraphResponse(node_metadata=batch).SerializeToString()
 
 
 def output_chunk(data: bytes) -> bytes:
-    """Carries the next bytes of the output archive."""
+    """Carry the next bytes of the output archive."""
     return graph_transform_pb2.TransformGraphResponse(output_chunk=data).SerializeToString()
 
 
 def summary(result: Summary) -> bytes:
-    """Says what came out."""
+    """Return the message of what came out."""
     timings = result.timings
     message = graph_transform_pb2.Summary(
         modified=result.modified,

@@ -23,7 +23,7 @@ class _Header(ctypes.Structure):
 
 
 def become(uid: int) -> None:
-    """Becomes the user and the group `uid`, with no other groups. For root only; there is no way back without privileges.
+    """Become the user and the group `uid`, with no other groups. For root only; there is no way back without privileges.
 
     Raises:
         OSError: The kernel refused: the process lacks CAP_SETUID or CAP_SETGID, or its user namespace does not know the user.
@@ -34,7 +34,7 @@ def become(uid: int) -> None:
 
 
 def keep_capabilities() -> None:
-    """Lets the capabilities outlive `become`; they are to be dropped after it."""
+    """Let the capabilities outlive `become`; they are to be dropped after it."""
     _libc.prctl(_PR_SET_KEEPCAPS, 1)
 
 
@@ -77,7 +77,7 @@ class DeathSignal:
         self._parent = os.getppid()
 
     def renew(self) -> None:
-        """Asks for it again, and ends the process if the parent died meanwhile."""
+        """Ask for it again, and end the process if the parent died meanwhile."""
         if not self._signal:
             return
         _libc.prctl(_PR_SET_PDEATHSIG, self._signal)

@@ -100,7 +100,7 @@ def not_bounded(version: int) -> tuple[str, ...]:
 
 
 def restrict(version: int, allowed: Sequence[tuple[int, Access]]) -> None:
-    """Leaves the calling thread, and those it starts later, no rights to files but the given ones; no TCP, no signals to others.
+    """Leave the calling thread, and those it starts later, no rights to files but the given ones; no TCP, no signals to others.
 
     Descriptors that are open already keep what they can do. Privileges must have been given up for good (PR_SET_NO_NEW_PRIVS).
 

@@ -10,7 +10,7 @@ from retraced_server.worker.sandbox.report import Layer, SandboxReport, State
 
 
 def available_layers(uids: range) -> SandboxReport:
-    """Says which layers this process could put up, and changes nothing.
+    """Return which layers this process could put up, and change nothing.
 
     Args:
         uids: The users that workers become where this process is root.

@@ -38,7 +38,7 @@ class ResourceLimits:
 
 
 def apply(limits: ResourceLimits, statm: bytes) -> None:
-    """Bounds this process, and the threads it starts. Not the number of threads: see `bound_threads`.
+    """Bound this process, and the threads it starts. Not the number of threads: see `bound_threads`.
 
     Args:
         limits: The bounds.
@@ -59,12 +59,12 @@ def apply(limits: ResourceLimits, statm: bytes) -> None:
 
 
 def bound_threads(limits: ResourceLimits) -> None:
-    """Bounds the threads of all processes of this user together, so to be called once the worker is a user of its own."""
+    """Bound the threads of all processes of this user together, so to be called once the worker is a user of its own."""
     _lower(resource.RLIMIT_NPROC, limits.threads, limits.threads)
 
 
 def use_reserve() -> None:
-    """Lets this process take the little memory that its limit kept back. To be called once an allocation has failed."""
+    """Let this process take the little memory that its limit kept back. To be called once an allocation has failed."""
     for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS):
         _, hard = resource.getrlimit(kind)
         resource.setrlimit(kind, (hard, hard))

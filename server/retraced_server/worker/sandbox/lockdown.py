@@ -93,13 +93,13 @@ class Prepared:
         slot: int = 0,
         limits: ResourceLimits | None = None,
     ) -> None:
-        """Locks this process down for good: `begin_lockdown` and `complete` in one. To be called in a forked process with one thread."""
+        """Lock this process down for good: `begin_lockdown` and `complete` in one. To be called in a forked process with one thread."""
         self.begin_lockdown(open_descriptors=open_descriptors, scratch=scratch, slot=slot).complete(limits or ResourceLimits())
 
     def begin_lockdown(
         self, *, open_descriptors: Iterable[int] = (), scratch: Path | None = None, slot: int = 0
     ) -> PartialLockdown:
-        """Locks this process down as far as can be done before its job is known. To be called in a forked process with one thread.
+        """Lock this process down as far as can be done before its job is known. To be called in a forked process with one thread.
 
         Args:
             open_descriptors: Descriptors that stay open, besides the three standard ones. Every other is closed.
@@ -122,11 +122,11 @@ class Prepared:
             raise _failed(error) from error
 
     def violation_of(self, error: BaseException) -> Violation | None:
-        """Says what the sandbox refused this process, if that is what an error, or one that it came from, is."""
+        """Return what the sandbox refused this process, if that is what an error, or one that it came from, is."""
         return violation_of(error, self._scratch, self._paths)
 
     def check(self) -> None:
-        """Locks a forked process down, and tries there what it should not be able to do.
+        """Lock a forked process down, and try there what it should not be able to do.
 
         Raises:
             SandboxError: It could.
@@ -189,7 +189,7 @@ class PartialLockdown:
         self._own_user = own_user
 
     def complete(self, bounds: ResourceLimits) -> None:
-        """Locks this process down for good.
+        """Lock this process down for good.
 
         Args:
             bounds: What it may use.

@@ -31,7 +31,7 @@ _UNKNOWN = -1
 
 
 def why_unavailable() -> str:
-    """Says why no filter can be had here; empty where one can."""
+    """Return why no filter can be had here; empty where one can."""
     if platform.machine() not in _MACHINES:
         return f"there is no filter for the architecture {platform.machine()}"
     try:

@@ -57,7 +57,7 @@ _NO_THREAD = "can't start new thread"
 
 
 def violation_of(error: BaseException, writable: Path | None, readable: Sequence[Path]) -> Violation | None:
-    """Says what the sandbox refused, if that is what an error, or one that it came from, is.
+    """Return what the sandbox refused, if that is what an error, or one that it came from, is.
 
     Args:
         error: The error.
