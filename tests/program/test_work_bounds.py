@@ -93,8 +93,8 @@ def test_sizes_of_one_value_that_are_laborious_to_multiply_are_refused(dimension
     """Each alone is within the bound; torch multiplies all of them to see how many elements there are."""
 
     def size(dimension: int) -> dict[str, Any]:
-        symbols = ", ".join(f"Symbol('s{8 * dimension + number}', positive=True, integer=True)" for number in range(8))
-        return {"as_expr": {"expr_str": f"Add({symbols})", "hint": {"as_int": 20}}}
+        symbols = ", ".join(f"Symbol('s{11 * dimension + number}', positive=True, integer=True)" for number in range(11))
+        return {"as_expr": {"expr_str": f"Add({symbols})", "hint": {"as_int": 30}}}
 
     def grow(model: Any) -> None:
         tensor = model["graph_module"]["graph"]["tensor_values"]["add"]
@@ -105,6 +105,6 @@ def test_sizes_of_one_value_that_are_laborious_to_multiply_are_refused(dimension
     if is_read:
         assert read_bytes(archive, tmp_path).program
         return
-    with pytest.raises(RetracedError, match="more than 256 terms when they are multiplied") as caught:
+    with pytest.raises(RetracedError, match="more than 1024 terms when they are multiplied") as caught:
         read_bytes(archive, tmp_path)
     assert caught.value.reason is Reason.PROGRAM_UNSUPPORTED

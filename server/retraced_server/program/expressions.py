@@ -19,7 +19,7 @@ _LARGEST_BITS: Final = 256
 """Numbers that arise while an expression is built stay under this many bits."""
 _MOST_BITS: Final = 4096
 """Nor does what it computes need more, with 64 for each symbol in it."""
-MOST_TERMS: Final = 256
+MOST_TERMS: Final = 1024
 """Terms that it has when its products and powers are expanded, as torch and sympy do to compare, to simplify and to divide."""
 
 _MOST_DIVIDED: Final = 1024
@@ -147,8 +147,12 @@ class _SympyBuilder:
         """Bound the number of terms that an expression expands to, from above; what is no sum, product or power is one term."""
         known = self._expanded.get(expression)
         if known is None:
-            if expression.is_Add:
-                known = sum(map(self.terms, expression.args))
+            if expression.is_Symbol:
+                # torch writes a symbol as what it is at least and the rest.
+                known = 2
+            elif expression.is_Add:
+                # Numbers become one.
+                known = 1 + sum(self.terms(argument) - 1 for argument in expression.args)
             elif expression.is_Mul:
                 known = math.prod(map(self.terms, expression.args))
             elif expression.is_Pow and expression.exp.is_Integer:

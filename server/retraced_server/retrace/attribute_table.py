@@ -26,10 +26,10 @@ class AttributeTable:
         self._tracer = tracer
 
     # An attribute is whatever a `get_attr` node reads.
-    def add(self, old: fx.Node, value: Any) -> None:
-        """Add the attribute that an old node reads. Several nodes may read one subgraph, which may have been replaced since the first."""
-        if find_attribute(self._tracer.root, old.target, MISSING) is MISSING:
-            set_attribute(self._tracer.root, old.target, value)
+    def add(self, target: object, value: Any) -> None:
+        """Add an attribute that an old node reads. Several nodes may read one subgraph, which may have been replaced since the first."""
+        if find_attribute(self._tracer.root, target, MISSING) is MISSING:
+            set_attribute(self._tracer.root, target, value)
 
     def add_reader(self, node: fx.Node, value: Any) -> None:
         """Note that a new node reads an attribute."""

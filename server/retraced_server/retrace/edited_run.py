@@ -191,7 +191,9 @@ class EditedRun:
         if given is not None and (given.was_edited or given.is_lent):
             given.put_back()
         if self._scope.edits is None:
-            return result
+            # Of nodes that were visited before they were edited, nothing may be in the result.
+            was_undone = given is not None and given.was_edited and isinstance(result, PassResult)
+            return PassResult(module, False) if was_undone and same_graphs(result.graph_module, module) else result
         with _entered(self._scope, self._instance):
             return self._finished(self._scope.edits, returned_graph(result, module), module)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import fx
 
@@ -13,6 +13,17 @@ from retraced_server.retrace.edits import RecordedCall
 from retraced_server.retrace.metadata_containers import own_containers, same_node_metadata
 from retraced_server.retrace.regions import AutocastState
 from retraced_server.torch_compat.graphs import restore_order
+
+
+# Targets, arguments and metadata are whatever a graph has.
+class GivenNode(NamedTuple):
+    """What a node was given with."""
+
+    target: Any
+    args: Any
+    kwargs: Any
+    name: str
+    meta: dict[str, Any]
 
 
 class GivenGraph:
@@ -30,7 +41,7 @@ class GivenGraph:
         self.was_edited = self.is_lent = False
         self._graphs = {child.graph: list(child.graph.nodes) for _, child in walk_graphs(module)}
         self._nodes = {
-            node: (node.target, node.args, node.kwargs, node.name, node.meta.copy())
+            node: GivenNode(node.target, node.args, node.kwargs, node.name, node.meta.copy())
             for nodes in self._graphs.values()
             for node in nodes
         }
@@ -50,6 +61,14 @@ class GivenGraph:
     def knows(self, node: fx.Node) -> bool:
         """Whether a node was given: not one that was inserted by hand."""
         return node in self._nodes
+
+    def as_given(self, node: fx.Node) -> GivenNode:
+        """Return what a node was given with; what it has now where it was inserted by hand."""
+        return self._nodes.get(node) or GivenNode(node.target, node.args, node.kwargs, node.name, node.meta)
+
+    def is_as_given(self, node: fx.Node) -> bool:
+        """Whether a node has the call, the name and the metadata that it was given with."""
+        return node in self._nodes and self._is_as_given(node)
 
     def recorded_call(self, node: fx.Node) -> RecordedCall | None:
         """Return the call that a node's value was recorded for; None where it is not known."""

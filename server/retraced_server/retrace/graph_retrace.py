@@ -178,7 +178,7 @@ class GraphRetrace:
         builder = self._builder
         builder.begin(None)
         if not builder.is_pending:
-            builder.attributes.add(old, value)
+            builder.attributes.add(old.target, value)
         proxy: ProxyValue[Any] = ProxyValue(value, builder.copy(old, (), {}, None))
         if not builder.is_pending:
             builder.attributes.add_reader(proxy.node, value)
@@ -196,7 +196,9 @@ class GraphRetrace:
         """
         # Hooks may also change the nodes of values that they are given back, and nodes that were not visited yet.
         self._modified |= self.correspondence.forget_edited()
-        self._modified |= isinstance(self._edits, GivenGraph) and self._edits.is_edited(self.module.graph)
+        is_edited = isinstance(self._edits, GivenGraph) and self._edits.is_edited(self.module.graph)
+        # Of nodes that were visited before they were edited, nothing is in the result.
+        self._modified |= is_edited and not self._builder.is_pending
         if self.modified:
             self._builder.materialize()
             self._builder.attributes.drop_unused_subgraphs(self._reuse.kept, self.results)
@@ -322,7 +324,7 @@ class GraphRetrace:
         if not isinstance(value, ProxyValue):
             return True
         if self._builder.is_pending:
-            return value.pending is not None
+            return (old := value.pending) is not None and old.graph is self.module.graph
         old = self._reuse.recorded.get(value.node)
         return old is not None and not (isinstance(self._edits, Edits) and self._edits.is_stated(old))
 

@@ -14,7 +14,7 @@ from torch import fx
 from retraced_server.analysis.attributes import get_attribute
 from retraced_server.retrace.arguments import Argument, map_leaves, with_proxies
 from retraced_server.retrace.attribute_table import AttributeTable
-from retraced_server.retrace.given_graph import GivenGraph
+from retraced_server.retrace.given_graph import GivenGraph, GivenNode
 from retraced_server.retrace.metadata_containers import same_node_metadata, same_value
 from retraced_server.retrace.node_correspondence import NodeCorrespondence
 from retraced_server.retrace.node_metadata import PROTECTED_KEYS, NodeMetadata
@@ -96,15 +96,15 @@ class NodeBuilder:
         reserve_names(self._tracer.graph, self._module.graph.nodes)
         for old in self._waiting:
             # As they were when they were visited: a hook may have edited the given nodes since.
-            call = None if self._given is None else self._given.recorded_call(old)
-            args, kwargs = (old.args, old.kwargs) if call is None else (call.args, call.kwargs)
+            given = None if self._given is None else self._given.as_given(old)
+            target, args, kwargs = (old.target, old.args, old.kwargs) if given is None else given[:3]
             if old.op == "get_attr":
-                self.attributes.add(old, get_attribute(self._module, old.target))
-            node = self._copy(old, *self._kept(args, kwargs))
+                self.attributes.add(target, get_attribute(self._module, target))
+            node = self._copy(old, *self._kept(args, kwargs), given)
             if old.op == "placeholder":
                 self.placeholders[node] = old
             elif old.op == "get_attr":
-                self.attributes.add_reader(node, get_attribute(self._module, old.target))
+                self.attributes.add_reader(node, get_attribute(self._module, target))
             if old is self.current:
                 self.made.append(node)
         self._waiting.clear()
@@ -132,7 +132,8 @@ class NodeBuilder:
         is_as_it_was = meta is None or meta.is_copy_of(old.meta) or same_node_metadata(meta.held, old.meta)
         self.copied = True
         if self.is_pending:
-            if is_as_it_was:
+            # What was edited before it is visited is part of the copy.
+            if is_as_it_was and (self._given is None or self._given.is_as_given(old)):
                 self._waiting.append(old)
                 return PendingCopy(self, old)
             self.materialize()
@@ -152,9 +153,15 @@ class NodeBuilder:
         kept = self._reuse.kept.__getitem__
         return fx.map_arg(args, kept), fx.map_arg(kwargs, kept)
 
-    def _copy(self, old: fx.Node, args: Any, kwargs: Any) -> fx.Node:
+    def _copy(self, old: fx.Node, args: Any, kwargs: Any, given: GivenNode | None = None) -> fx.Node:
         tracer = self._tracer
-        node = self._made_as_it_was(old, args, kwargs) if tracer.makes_copies else copy_node(tracer.graph, old, args, kwargs)
+        if tracer.makes_copies:
+            node = self._made_as_it_was(old, args, kwargs)
+        elif given is None:
+            node = copy_node(tracer.graph, old, args, kwargs)
+        else:
+            tracer.taken_names.add(given.name)
+            node = copy_node(tracer.graph, old, args, kwargs, (given.target, given.name, given.meta))
         self._regions.visit(node)
         self._reuse.keep(old, node)
         self.correspondence.add_copy(node, old)

@@ -41,7 +41,7 @@ class ExportTracer(fx.Tracer):
         codegen: How the graph's code is generated.
 
     Attributes:
-        visited: The old node that nodes are made for, whose stack trace and the like they take; None for none.
+        visited: The old node that nodes are made for, whose stack trace and the like they take, to be read only; None for none.
         before_use: Called before anything is asked of the graph or its module for the first time; None for nothing.
         makes_copies: Whether nodes that stay as they were have to be made by it too, since a subclass makes nodes in a way of its own.
     """
@@ -65,8 +65,8 @@ class ExportTracer(fx.Tracer):
         # The numbers to begin with when a name for an attribute is looked for, by prefix.
         self._attributes_made: dict[str, int] = {}
         # Modules and tensors by identity; the old graph's are put here when its get_attr nodes are visited.
-        self.submodules: dict[torch.nn.Module, fx.Node] = {}
-        self.attribute_nodes: dict[int, tuple[Any, fx.Node]] = {}
+        self._submodules: dict[torch.nn.Module, fx.Node] = {}
+        self._attribute_nodes: dict[int, tuple[Any, fx.Node]] = {}
         self._numbers = SymbolicNumbers(callback, self.graph)
 
     @property
@@ -88,6 +88,18 @@ class ExportTracer(fx.Tracer):
     @root.setter
     def root(self, root: torch.nn.Module) -> None:
         self._root = root
+
+    @property
+    def submodules(self) -> dict[torch.nn.Module, fx.Node]:
+        """The modules that the graph reads, with the nodes that do."""
+        self._use()
+        return self._submodules
+
+    @property
+    def attribute_nodes(self) -> dict[int, tuple[Any, fx.Node]]:
+        """The tensors that the graph reads, by their ids, with the nodes that do."""
+        self._use()
+        return self._attribute_nodes
 
     def _use(self) -> None:
         if self.before_use is not None:
@@ -138,6 +150,7 @@ class ExportTracer(fx.Tracer):
         Raises:
             ExportPassError: The value is a fake tensor without a node that computes it, or a symbolic number that no node can compute.
         """
+        self._use()
         kind = type(a)
         if a is None or kind is int or kind is str or kind is bool or kind is float:
             return a
@@ -168,7 +181,6 @@ class ExportTracer(fx.Tracer):
         return super().create_arg(a)
 
     def _module(self, module: torch.nn.Module) -> fx.Node:
-        self._use()
         if module not in self.submodules:
             name = self.fresh_attribute("lowered_module_" if is_lowered_module(module) else "submodule_")
             self.root.add_module(name, module)
@@ -176,7 +188,6 @@ class ExportTracer(fx.Tracer):
         return self.submodules[module]
 
     def _tensor(self, tensor: torch.Tensor) -> fx.Node:
-        self._use()
         known = self.attribute_nodes.get(id(tensor))
         if known is not None:
             return known[1]

@@ -183,7 +183,8 @@ class Weights(Mapping[str, torch.Tensor]):
     def replace(self, name: str, value: torch.Tensor) -> None:
         """Give a weight another value, for all that reads the name. Other names in its storage keep what they have.
 
-        A name of the same tensor that nothing reads it by goes along: the weights stay tied.
+        Names of the same tensor that nothing reads it by go along: the weights stay tied. torch.export has the users of tied weights read
+        one name of them; another cannot be replaced alone.
 
         Args:
             name: Its name.
@@ -191,7 +192,8 @@ class Weights(Mapping[str, torch.Tensor]):
 
         Raises:
             KeyError: There is none of that name.
-            ExportPassError: The value does not fit, or the program writes to a weight in the same storage, which must see what is written.
+            ExportPassError: The value does not fit; nothing reads the name but a tied one; or the program writes to a weight in the same
+                storage, which must see what is written.
         """
         old = self._tensors[name]
         _check_real(name, value)
@@ -206,6 +208,8 @@ class Weights(Mapping[str, torch.Tensor]):
             known == name and isinstance(val, FakeTensor) and val.constant is not None for known, val in self._inputs.values()
         ):
             raise ExportPassError(f"the value of `{name}` is a constant, which recorded values were computed of: add() another")
+        if name not in self._names_read and (tied := [other for other in self._tied(name) if other in self._names_read]):
+            raise ExportPassError(f"nothing reads `{name}`: the tied weight is read as `{tied[0]}`, so replace that")
         along = unread_names(name, self._tensors, self._names_read)
         if self.is_written(name) and set(self.shared_with(name)) - set(along):
             raise ExportPassError(
@@ -218,6 +222,10 @@ class Weights(Mapping[str, torch.Tensor]):
         for each in (name, *along):
             self._tensors[each] = self._changes.replaced[each] = made
             self._read.pop(each, None)
+
+    def _tied(self, name: str) -> list[str]:
+        """Return the other names of the same tensor, read or not."""
+        return unread_names(name, self._tensors, frozenset())
 
     def remove(self, name: str) -> None:
         """Leave a weight out of the program. That something reads it when the pass has ended, or writes to it, is an error of the pass.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -99,7 +99,9 @@ def root_of(graph: fx.Graph) -> fx.Node:
 
 
 # The arguments are fx's own open types.
-def copy_node(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any) -> fx.Node:
+def copy_node(
+    graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any, given: tuple[Any, str, Mapping[str, Any]] | None = None
+) -> fx.Node:
     """Append a copy of a node of another graph: name, target, type and metadata.
 
     Faster than `Graph.node_copy`, which asks for a fresh name and walks the arguments twice.
@@ -109,10 +111,12 @@ def copy_node(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any) -> fx.Node
         node: The node.
         args: The copy's arguments.
         kwargs: Its keyword arguments.
+        given: The target, name and metadata that the copy has; None for those that the node has.
     """
-    copy = fx.Node(graph, node.name, node.op, node.target, args, kwargs, node.type)
+    target, name, meta = given or (node.target, node.name, node.meta)
+    copy = fx.Node(graph, name, node.op, target, args, kwargs, node.type)
     # Assigning `meta` makes fx look the node up in its tables.
-    copy.meta.update(node.meta)
+    copy.meta.update(meta)
     # What Graph.create_node does with a node that it has made.
     graph._graph_namespace.associate_name_with_obj(copy.name, copy)
     graph._insert(copy)
