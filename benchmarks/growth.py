@@ -23,7 +23,7 @@ from benchmarks.setup import Setup
 from retraced import Client, EmbeddedServer
 
 _SIZES, _QUICK_SIZES = (1_000, 5_000, 20_000, 50_000), (60, 120)
-_QUICK_KINDS = ("deep chains", "bodies")
+_QUICK_KINDS = ("deep chains", "subgraphs")
 # Kinds that nobody has by the ten thousand.
 _LARGEST = {"unbacked symbols": 20_000, "subgraphs": 20_000}
 # For what a first use costs, whatever the size.

@@ -144,10 +144,15 @@ def shown_as_text(retraced: Run) -> Run:
     return run
 
 
-def test_an_archive_whose_records_have_hostile_names_is_shown(shown: Callable[..., Ended], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [HOSTILE, "\ud7ff\u202etxt"])
+def test_an_archive_whose_records_have_hostile_names_is_refused_as_a_server_does(
+    name: str, shown: Callable[..., Ended], tmp_path: Path
+) -> None:
     path = tmp_path / "model.pt2"
-    path.write_bytes(archives.packed({**archives.records(), f"extra/{HOSTILE}": b"x", "extra/\ud7ff\u202etxt": b"y"}))
-    assert shown("inspect", path).code == 0
+    path.write_bytes(archives.packed({**archives.records(), f"extra/{name}": b"x"}))
+    ended = shown("inspect", path)
+    assert ended.code == 2
+    assert "whose name is not printable" in ended.out + ended.err
     path.write_bytes(archives.packed({f"models/{HOSTILE}.json": b"{"}))
     assert shown("inspect", path).code == 2
 

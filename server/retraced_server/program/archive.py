@@ -51,13 +51,13 @@ class Archive:
         self._archive.check()
 
     @format_errors()
-    def read(self, name: str) -> bytes:
-        """Return a record's bytes, after comparing its checksum.
+    def read(self, name: str, *, anew: bool = False) -> bytes:
+        """Return a record's bytes, after comparing its checksum, again where that was done before and `anew` is set.
 
         Raises:
             RetracedError: ARCHIVE_INVALID where it is damaged or too large, PROGRAM_INVALID where there is none of that name.
         """
-        return self._archive.read(name)
+        return self._archive.read(name, anew=anew)
 
     def size(self, name: str) -> int:
         """Return how many bytes a record has. Raises `RetracedError` PROGRAM_INVALID where there is none of that name."""
@@ -73,7 +73,7 @@ class Archive:
         for name in self._archive.records:
             if is_carried(name):
                 # Read long after the check, and written with a checksum of what is read.
-                yield name, self._archive.read(name, anew=True)
+                yield name, self.read(name, anew=True)
 
     def _find(self, name: str) -> files.Extent:
         # Asked for several times for each tensor, for which a context manager takes too long.
