@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retraced_server.errors import Reason, RetracedError
+from retraced_server.program.errors import program_invalid, program_unsupported
 from tests.program.archives import MODEL, edited, model_of, read_bytes, records, zipped
 from tests.support.case import ProgramCase
 from tests.support.models import by_name
@@ -364,3 +365,10 @@ def _mutate(model: Any, chance: random.Random) -> None:
         holder[key] = json.loads(json.dumps(other[other_key]))
     else:
         del holder[key]
+
+
+@pytest.mark.parametrize("make", [program_invalid, program_unsupported])
+def test_message_that_repeats_a_long_name_of_the_file_is_cut(make: Callable[[str], RetracedError]) -> None:
+    message = make(f"the value `{'x' * 10_000}` has no description").message
+    assert message.startswith("the value `xxx")
+    assert len(message) <= 2_001

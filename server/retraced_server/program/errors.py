@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from retraced_pt2.errors import Fault, FormatError, shortened
 from retraced_server.errors import FieldViolation, Reason, RetracedError
 
+_LONGEST_MESSAGE: Final = 2_000
 _FIELD = "archive_chunk"
 
 
@@ -64,6 +66,7 @@ def cause(error: BaseException) -> str:
 
 
 def _error(reason: Reason, message: str, metadata: dict[str, str]) -> RetracedError:
-    # Libraries repeat names from the file in their errors.
+    # Libraries repeat names from the file in their errors, and so do we.
+    message = shortened(message, _LONGEST_MESSAGE)
     message = message if message.isprintable() else repr(message)[1:-1]
     return RetracedError(reason, message, metadata=metadata, violations=[FieldViolation(_FIELD, message)])
