@@ -15,6 +15,7 @@ import torch
 from torch import fx
 
 from retraced_server.analysis.effects import arguments_by_name, written_arguments
+from retraced_server.analysis.storages import returns_alias
 from retraced_server.analysis.targets import Effect, overload_of, stated_effect
 from retraced_server.torch_compat.fake_tensors import FakeTensor, storage_id
 from retraced_server.torch_compat.operators import OpOverload, base_name, is_composite, schema_of
@@ -146,14 +147,14 @@ def holds_tensor(node: fx.Node) -> bool:
 def is_view(target: object) -> bool:
     """Whether an operator always returns a view of its first argument, and never a copy."""
     op = overload_of(target)
-    return op is not None and _annotated(op) and not is_composite(op) and not schema_of(op).is_mutable
+    return op is not None and returns_alias(op) and not is_composite(op) and not schema_of(op).is_mutable
 
 
 def aliased_arguments(node: fx.Node) -> Iterator[fx.Node]:
     """Yield the arguments with which the results of a call may share storage."""
     target = node.target
     if (op := overload_of(target)) is not None:
-        if not _annotated(op) and not _may_hand_on(op):
+        if not returns_alias(op) and not _may_hand_on(op):
             return
         wanted = None if _may_hand_on(op) else {a.name for a in schema_of(op).arguments if a.alias_info is not None}
         arguments: list[fx.Node] = []
@@ -166,13 +167,8 @@ def aliased_arguments(node: fx.Node) -> Iterator[fx.Node]:
 
 
 @cache
-def _annotated(target: OpOverload) -> bool:
-    return any(result.alias_info is not None for result in schema_of(target).returns)
-
-
-@cache
 def _may_hand_on(target: OpOverload) -> bool:
     """Whether an operator may return an argument, or a view of one, that its schema does not tell of."""
     if target in _UNANNOTATED_VIEWS:
         return True
-    return not _annotated(target) and is_composite(target) and base_name(target) not in _FRESH_COMPOSITES
+    return not returns_alias(target) and is_composite(target) and base_name(target) not in _FRESH_COMPOSITES

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from retraced_server.analysis.effects import arguments_by_name
 from retraced_server.analysis.targets import WRAPS_FOR_LEVEL, overload_of
 from retraced_server.torch_compat.fake_tensors import storage_id
 from retraced_server.torch_compat.functorch import unwrapped
@@ -74,11 +75,11 @@ def _always_aliased(node: fx.Node) -> set[fx.Node]:
         # An operator composed of others may return what it takes though its schema does not say so, as dropout does in evaluation, or
         # something new though its schema says that it aliases, as reshape does.
         return set()
+    given = arguments_by_name(op, node.args, node.kwargs)
     found: set[fx.Node] = set()
-    for position, argument in enumerate(schema_of(op).arguments):
-        given = node.kwargs.get(argument.name, node.args[position] if position < len(node.args) else None)
+    for argument in schema_of(op).arguments:
         if argument.alias_info is not None:
-            fx.map_arg(given, found.add)
+            fx.map_arg(given.get(argument.name), found.add)
     return found
 
 

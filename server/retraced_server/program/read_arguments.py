@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sized
 from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
 from msgspec import UNSET
@@ -63,17 +63,6 @@ def check_items(items: _Items, what: str = "a list among the arguments of a node
     if len(items) > MOST_ITEMS:
         raise program_unsupported(f"{what} has {len(items)} items, and {MOST_ITEMS} are the most")
     return items
-
-
-def output_names(outputs: Sequence[schema.Argument]) -> list[str]:
-    """Return the names that results of a node are given, where each is a tensor or a symbolic number."""
-    names = []
-    for output in outputs:
-        name = output_name(output)
-        if name is None:
-            raise program_invalid("a result has no name")
-        names.append(name)
-    return names
 
 
 def output_name(output: schema.Argument | schema.TensorArgument | _SymArgument) -> str | None:
