@@ -58,6 +58,7 @@ __all__ = [
     "remember_stack",
     "replacements_of",
     "reserve_unbacked_symbol",
+    "safe_expand",
     "shape_env_of",
     "shape_env_of_value",
     "symbol_is_type",
