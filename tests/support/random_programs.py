@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import random
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -116,6 +117,14 @@ def programs(max_steps: int = 6) -> strategies.SearchStrategy[ProgramCase]:
     place = strategies.integers(0, 3)
     step = strategies.tuples(strategies.sampled_from(sorted(_OPERATIONS)), place, place)
     return strategies.lists(step, min_size=1, max_size=max_steps).map(tuple).map(program_of)
+
+
+def drawn_program(seed: int, max_steps: int = 6) -> ProgramCase:
+    """The random program of a seed, where there is no hypothesis to draw one."""
+    chosen = random.Random(seed)
+    names = sorted(_OPERATIONS)
+    count = chosen.randint(1, max_steps)
+    return program_of(tuple((chosen.choice(names), chosen.randint(0, 3), chosen.randint(0, 3)) for _ in range(count)))
 
 
 _REWRITABLE = frozenset({aten.relu.default, aten.sin.default, aten.neg.default, aten.add.Tensor, aten.mul.Tensor})

@@ -1,0 +1,1 @@
+"""How exact `decompose` is: compared with torch's own decompositions on many programs."""

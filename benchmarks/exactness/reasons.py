@@ -1,0 +1,35 @@
+"""Why ours may differ from what torch makes of a program: each reason with the differences that it stands for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A difference that is meant.
+
+    Attributes:
+        name: A few words.
+        why: Why ours is right.
+        pattern: What the sentence of such a difference has in it.
+    """
+
+    name: str
+    why: str
+    pattern: re.Pattern[str]
+
+
+REASONS: tuple[Reason, ...] = ()
+
+
+def reason_of(difference: str) -> Reason | None:
+    """Return the reason of a difference; None where none is stated."""
+    return next((reason for reason in REASONS if reason.pattern.search(difference)), None)
+
+
+def unexplained(differences: Iterable[str]) -> list[str]:
+    """Return the differences without a stated reason."""
+    return [difference for difference in differences if reason_of(difference) is None]
