@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from benchmarks import engine, growth, memory, program_io, request, sandbox, server
+from benchmarks import decompose, engine, growth, memory, program_io, request, sandbox, server
 from benchmarks.measure import machine
 from benchmarks.plot import plot
 from benchmarks.report import show_end, show_section, write_page
@@ -25,6 +25,7 @@ from benchmarks.setup import Setup, make_subject, subject_names
 SECTIONS: dict[str, Callable[[Setup], Section]] = {
     "engine": engine.measure,
     "program": program_io.measure,
+    "decompose": decompose.measure,
     "request": request.measure,
     "overhead": request.measure_overhead,
     "server": server.measure,

@@ -1,4 +1,4 @@
-"""The programs that grow, and what is done with them, in processes of their own."""
+"""Programs that grow, and what is done with programs in processes of their own."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from retraced_server.worker.describe import describe_nodes
 from tests.support.large_graphs import (
     as_program,
     deep_chain,
+    layers,
     many_expressions,
     many_subgraphs,
     many_symbols,
@@ -41,14 +42,17 @@ KINDS = {
     "unbacked symbols": many_symbols,
     "subgraphs": many_subgraphs,
 }
+LAYERS = "layers"
+DECOMPOSE, STOCK_DECOMPOSE = "decompose", "run_decompositions"
 TASKS = ("read", "no-op", "incremental", "full", "write", "describe")
 
 
 def make(kind: str, size: int, path: str) -> None:
     """Make a program of a kind and write it."""
     _settle()
+    made = layers(size) if kind == LAYERS else KINDS[kind](size)
     with Path(path).open("wb", buffering=0) as file:
-        write_program(as_program(KINDS[kind](size)), file)
+        write_program(as_program(made), file)
 
 
 def run(task: str, first: str, path: str) -> tuple[float, int]:
@@ -71,17 +75,31 @@ def run(task: str, first: str, path: str) -> tuple[float, int]:
 
 
 def _task(task: str, path: str) -> Callable[[], object]:
+    if task == STOCK_DECOMPOSE:
+        loaded = torch.export.load(path)
+        return lambda: attempted(loaded.run_decompositions)
     if task == "read":
         return partial(read_program, path)
     read = read_program(path)
     if task == "write":
         return lambda: write_program(read.program, cast(IO[bytes], _Nowhere()))
+    if task == DECOMPOSE:
+        return lambda: run_pipeline(read.program, DECOMPOSE)
     if task == "no-op":
         return lambda: run_pipeline(read.program, [ExportPass()])
     if task != "describe":
         return lambda: run_pipeline(read.program, [Rewriting()], mode=task)
     made = run_pipeline(read.program, [Rewriting()])
     return lambda: deque(describe_nodes(made.program, provenance=made.provenance, selection=NodeSelection.ALL), maxlen=0)
+
+
+def attempted(task: Callable[[], object]) -> bool:
+    """Do what stock torch cannot do of every program. Whether it did."""
+    try:
+        task()
+    except Exception:  # noqa: BLE001 - torch raises what it likes
+        return False
+    return True
 
 
 def _settle() -> None:

@@ -88,11 +88,11 @@ def _archives(setup: Setup, kind: str, sizes: Sequence[int]) -> tuple[Path, dict
     for size in (_FIRST_SIZE, *sizes):
         setup.say(f"growth: {kind}, making {size} nodes")
         paths[size] = setup.folder / f"{kind.replace(' ', '-')}-{size}.pt2"
-        _apart(make, kind, size, str(paths[size]))
+        apart(make, kind, size, str(paths[size]))
     return paths.pop(_FIRST_SIZE), paths
 
 
-def _apart(task: Callable[..., _Given], *arguments: object) -> _Given:
+def apart(task: Callable[..., _Given], *arguments: object) -> _Given:
     """Run something in a process forked from one that has imported torch and done nothing: what ran before cannot be seen."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.grown"])
@@ -104,7 +104,7 @@ def _task(task: str, rounds: int, first: Path, path: Path) -> tuple[float, int]:
     """Return the best time, of one run if it takes long, and the memory of the first run; each in a process of its own."""
     found: list[tuple[float, int]] = []
     while len(found) < rounds and sum(time for time, _ in found) < _ENOUGH_SECONDS:
-        found.append(_apart(run, task, str(first), str(path)))
+        found.append(apart(run, task, str(first), str(path)))
     return min(time for time, _ in found), found[0][1]
 
 

@@ -141,4 +141,4 @@ def _page_text(results: Results) -> str:
     )
 
 
-_LABELS = {"engine": "engine", "program": "archive", "request": "request"}
+_LABELS = {"engine": "engine", "decompose": "decompose", "program": "archive", "request": "request"}

@@ -33,7 +33,7 @@ def measure(setup: Setup) -> Section:
                 for count in _COUNTS:
                     setup.say(f"request: {subject.name}, {label} x{count}")
                     stock = partial(_stock, subject.path, _STOCK[name], count, out)
-                    ours = partial(_request, client, subject.path, repeated(name, count), out)
+                    ours = partial(request, client, subject.path, repeated(name, count), out)
                     times = best_of(setup.rounds, stock, ours)
                     entries.append(compared(subject.name, subject.nodes, f"{label} x{count}", times, counted=subject.counted))
     table = Comparisons("whole request over a socket, against stock torch's load, passes and save in process", entries)
@@ -55,15 +55,15 @@ def measure_overhead(setup: Setup) -> Section:
                 setup.say(f"overhead: {subject.name}, {label}")
 
                 def decoded(path: Path = subject.path, pipeline: str = name) -> None:
-                    assert _request(client, path, pipeline, out, node_metadata="all").nodes
+                    assert request(client, path, pipeline, out, node_metadata="all").nodes
 
                 work, plain, metadata, whole = (
                     seconds * 1e3
                     for seconds in best_of(
                         setup.rounds,
                         partial(_in_process, subject.path, name, out),
-                        partial(_request, client, subject.path, name, out),
-                        partial(_request, client, subject.path, name, out, node_metadata="all"),
+                        partial(request, client, subject.path, name, out),
+                        partial(request, client, subject.path, name, out, node_metadata="all"),
                         decoded,
                     )
                 )
@@ -84,7 +84,8 @@ def _stock(path: Path, make: Any, count: int, out: Path) -> None:
     torch.export.save(loaded._transform_do_not_use(*(make() for _ in range(count))), out)
 
 
-def _request(client: Client, path: Path, pipeline: str, out: Path, *, node_metadata: Any = "none") -> TransformResult:
+def request(client: Client, path: Path, pipeline: str, out: Path, *, node_metadata: Any = "none") -> TransformResult:
+    """Have a server transform one file into another."""
     with client.transform(path, pipeline, node_metadata=node_metadata) as result:
         result.save(out)
     return result

@@ -45,7 +45,7 @@ def test_a_section_prints_what_it_writes_as_json(tmp_path: Path, section: str) -
         assert all(len(row) == len(grid.columns) for row in grid.rows)
 
 
-@pytest.mark.parametrize("section", ["engine", "server", "workers", "growth", "memory"])
+@pytest.mark.parametrize("section", ["engine", "decompose", "server", "workers", "growth", "memory"])
 def test_a_long_section_runs(tmp_path: Path, section: str) -> None:
     path = tmp_path / "figures.json"
     _run("--quick", "--program", "input_and_id", "--section", section, "--json", str(path))

@@ -19,6 +19,7 @@ from retraced_server.program import assemble_program
 
 aten = torch.ops.aten
 _BODY_CALLS = 8
+_WIDTH, _HEADS = 32, 4
 
 
 class _Builder:
@@ -141,6 +142,31 @@ def equal_calls(count: int) -> fx.GraphModule:
     builder = _Builder()
     x = builder.input("x", 4)
     return builder.module(*[builder.call(aten.nonzero.default, x) for _ in range(count)])
+
+
+def layers(count: int) -> fx.GraphModule:
+    """Transformer layers one after the other, of calls that decompose, with a dynamic batch and length. All have the same weights."""
+    builder = _Builder()
+    x = builder.dynamic_input("x", 3, 9, _WIDTH)
+    scale, shift = builder.input("scale", _WIDTH), builder.input("shift", _WIDTH)
+    weights = [builder.input(f"weight{number}", _WIDTH, _WIDTH) for number in range(6)]
+    call = builder.call
+    batch, length = call(aten.sym_size.int, x, 0), call(aten.sym_size.int, x, 1)
+    value = call(aten.view.default, x, [batch, length, _WIDTH])
+    for _ in range(count):
+        normed = call(aten.layer_norm.default, value, [_WIDTH], scale, shift)
+        heads = []
+        for weight in weights[:3]:
+            split = call(
+                aten.view.default, call(aten.linear.default, normed, weight), [batch, length, _HEADS, _WIDTH // _HEADS]
+            )
+            heads.append(call(aten.transpose.int, split, 1, 2))
+        attended = call(aten.transpose.int, call(aten.scaled_dot_product_attention.default, *heads), 1, 2)
+        joined = call(aten.linear.default, call(aten.reshape.default, attended, [batch, length, _WIDTH]), weights[3], shift)
+        value = call(aten.add.Tensor, value, joined)
+        hidden = call(aten.linear.default, call(aten.layer_norm.default, value, [_WIDTH], scale, shift), weights[4])
+        value = call(aten.add.Tensor, value, call(aten.linear.default, call(aten.silu.default, hidden), weights[5]))
+    return builder.module(value)
 
 
 def as_program(module: fx.GraphModule) -> ExportedProgram:
