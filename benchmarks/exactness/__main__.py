@@ -90,6 +90,9 @@ def _judge(items: list[Item], jobs: int, file: Path, known: dict[tuple[str, str,
     status = Console(stderr=True, highlight=False).status(f"{len(items)} programs")
     judging = judge_all(items, jobs)
     with file.open("a") as out, status:
+        if file.stat().st_size:
+            # The last line may be half of one.
+            out.write("\n")
         try:
             for count, verdict in enumerate(judging, 1):
                 known[verdict.key] = verdict

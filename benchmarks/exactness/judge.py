@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -120,7 +121,8 @@ def judge(source: str, case: ProgramCase, table: Table) -> Verdict:
         else:
             verdict.differences = differences(result.program, theirs)
             verdict.outcome = "differs" if verdict.differences else "equal"
-        verdict.numbers = _compare_results(case, other, theirs, result.program)
+        with _filled_memory():
+            verdict.numbers = _compare_results(case, other, theirs, result.program)
     return verdict
 
 
@@ -136,6 +138,16 @@ def _failed(verdict: Verdict, outcome: Outcome, error: Exception | None) -> Verd
     verdict.outcome = outcome
     verdict.error = f"{type(error).__name__}: {str(error).strip()}"[:500]
     return verdict
+
+
+@contextmanager
+def _filled_memory() -> Iterator[None]:
+    """Have torch fill memory that operators such as `empty` leave as it is, so that what they give can be compared."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def _compare_results(case: ProgramCase, program: ExportedProgram, theirs: ExportedProgram | None, ours: ExportedProgram) -> str:

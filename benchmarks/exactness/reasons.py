@@ -22,7 +22,19 @@ class Reason:
     pattern: re.Pattern[str]
 
 
-REASONS: tuple[Reason, ...] = ()
+REASONS: tuple[Reason, ...] = (
+    Reason(
+        "copy of what an input becomes",
+        "Each time that torch traces a program it copies the new value of an input that is written to, though nothing of it changes by that; "
+        "ours does not, so that a program that was decomposed comes back as it was.",
+        re.compile(r"^theirs has `\w+` = aten\.copy\.default\(.*\), which ours has not"),
+    ),
+    Reason(
+        "item that nothing uses",
+        "A program with nothing to decompose comes back as it was, items of results that nothing uses included; torch drops them.",
+        re.compile(r"^ours has `[\w.:]+` = <built-in function getitem>\(.*\), which theirs has not; nothing uses it$"),
+    ),
+)
 
 
 def reason_of(difference: str) -> Reason | None:

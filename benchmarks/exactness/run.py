@@ -122,8 +122,9 @@ def _work(connection: Connection) -> None:
 
 def judge_item(item: Item) -> Verdict:
     """Judge one program in this process."""
+    source = SOURCES[item.source]
     try:
-        case = SOURCES[item.source].case(item.name)
+        case = source.case(item.name)
     except LookupError as error:
         return Verdict(item.source, item.name, item.table, outcome="not exported", error=str(error))
     verdict = judge(item.source, case, item.table)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch._export.verifier import SpecViolationError
 
+from retraced_server.analysis.equivalence import differences
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes import run_pipeline
 from tests.passes.support import DECOMPOSABLE, QUICK, decomposed, export, targets
@@ -32,6 +33,7 @@ def _text(module: torch.fx.GraphModule) -> str:
 
 @pytest.mark.parametrize("case", _SAME_GRAPH, ids=str)
 def test_graph_is_that_of_run_decompositions_but_for_names(case: ProgramCase) -> None:
+    assert differences(decomposed(case).program, case.decomposed) == []
     assert _text(decomposed(case).program.graph_module) == _text(case.decomposed.graph_module)
 
 

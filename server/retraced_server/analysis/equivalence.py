@@ -135,7 +135,8 @@ class _Comparison:
                     if node not in self._told:
                         found = True
                         self._told.add(node)
-                        self._found.append(f"{whose} has {_shown(graph, node)}, which {whom} has not")
+                        unused = "" if node.users else "; nothing uses it"
+                        self._found.append(f"{whose} has {_shown(graph, node)}, which {whom} has not{unused}")
         return found
 
     def _parting(self, graph: NumberedGraph, apart: dict[fx.Node, None]) -> list[fx.Node]:
