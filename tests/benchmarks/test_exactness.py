@@ -92,6 +92,13 @@ def test_difference_with_a_stated_reason_is_explained_and_others_are_not() -> No
     assert unexplained([stated, live, f"{live}; nothing uses it"]) == [live]
 
 
+def test_what_follows_from_differences_has_their_reasons() -> None:
+    stated = "theirs has `copy_1` = aten.copy.default(x, mul_6), which ours has not"
+    following = "2 more values that come of these are recorded as something else too"
+    assert unexplained([stated, following]) == []
+    assert unexplained([following]) == [following]
+
+
 def test_names_are_taken_at_equal_distances() -> None:
     assert evenly(map(str, range(10)), 3) == ["0", "3", "6"]
     assert evenly("ab", 3) == ["a", "b"]
