@@ -47,6 +47,10 @@ $(FUZZ_STAMP): $(STAMP)
 demo: $(STAMP) ## Export a model, transform it on a server, and show what changed
 	@$(BIN)/python demo/demo.py
 
+# Each of the many processes that the tests start would else compile this package anew, and each of pytest's rewrite every assertion, where the
+# environment, as that of many images does, keeps Python from storing what it has compiled.
+test test-quick: export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: test
 test: $(STAMP) ## Run the tests
 	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)

@@ -12,7 +12,7 @@ from tests.support.models import by_name
 
 pytestmark = pytest.mark.slow
 
-_ARCHIVE = by_name("input_and_id").archive
+_INPUT_AND_ID = by_name("input_and_id")
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +41,10 @@ ATTEMPTS: dict[str, type[errors.RetracedError]] = {
 @pytest.mark.parametrize("attempt", ATTEMPTS)
 def test_attempt_is_contained_and_named(client: Client, attempt: str) -> None:
     with pytest.raises(ATTEMPTS[attempt]) as caught:
-        client.transform(_ARCHIVE, attempt)
+        client.transform(_INPUT_AND_ID.archive, attempt)
     assert caught.value.reason == ATTEMPTS[attempt].reason
     assert not Path("/tmp/written-by-a-worker").exists()
-    assert not client.transform(_ARCHIVE, "retrace").modified
+    assert not client.transform(_INPUT_AND_ID.archive, "retrace").modified
 
 
 def test_caller_whose_programs_crash_workers_is_refused_for_a_while() -> None:
@@ -52,7 +52,7 @@ def test_caller_whose_programs_crash_workers_is_refused_for_a_while() -> None:
     with EmbeddedServer(arguments) as server, Client(server.address) as client:
         for _ in range(2):
             with pytest.raises(errors.WorkerCrashed):
-                client.transform(_ARCHIVE, "fault-crash")
+                client.transform(_INPUT_AND_ID.archive, "fault-crash")
         with pytest.raises(errors.CallerLimitExceeded, match="2 workers that ran programs of this caller have crashed"):
-            client.transform(_ARCHIVE, "retrace")
+            client.transform(_INPUT_AND_ID.archive, "retrace")
         assert client.passes()

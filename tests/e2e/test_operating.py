@@ -24,7 +24,7 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
-_ARCHIVE = by_name("input_and_id").archive
+_INPUT_AND_ID = by_name("input_and_id")
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def test_a_request_is_in_the_metrics_and_in_the_audit_log(operated: Operated) ->
 def test_a_worker_that_dies_is_a_kill_by_its_cause(operated: Operated) -> None:
     forks = operated.metric("worker_forks_total")
     with pytest.raises(errors.WorkerCrashed):
-        operated.client.transform(_ARCHIVE, "retrace,die", request_id="died")
+        operated.client.transform(_INPUT_AND_ID.archive, "retrace,die", request_id="died")
     assert operated.metric("worker_forks_total") == forks + 1
     eventually(lambda: operated.metric("worker_kills_total", cause="WORKER_CRASHED") == 1, "the kill is counted")
     (line,) = [line for line in operated.audited() if line["request_id"] == "died"]
@@ -124,7 +124,7 @@ def test_a_worker_that_dies_is_a_kill_by_its_cause(operated: Operated) -> None:
 def test_passes_that_ended_before_one_that_failed_are_timed(operated: Operated) -> None:
     before = operated.passes("cse"), operated.passes("raise-at")
     with pytest.raises(errors.PassFailed):
-        operated.client.transform(_ARCHIVE, "cse,raise-at")
+        operated.client.transform(_INPUT_AND_ID.archive, "cse,raise-at")
     assert (operated.passes("cse"), operated.passes("raise-at")) == (before[0] + 1, before[1])
 
 
@@ -133,7 +133,7 @@ def test_a_worker_that_runs_is_seen_and_its_memory_counted(operated: Operated) -
 
     def call() -> None:
         with pytest.raises(errors.DeadlineExceeded):
-            operated.client.transform(_ARCHIVE, "wait{seconds=1000.0}", timeout=5.0)
+            operated.client.transform(_INPUT_AND_ID.archive, "wait{seconds=1000.0}", timeout=5.0)
         ended.set()
 
     threading.Thread(target=call, daemon=True).start()

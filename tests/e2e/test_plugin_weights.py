@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 
+import pytest
 import torch
 from torch import nn
 
 from retraced import Client, EmbeddedServer
 from tests.support.compare import loaded, validate
+
+pytestmark = pytest.mark.slow
 
 
 class _Model(nn.Module):

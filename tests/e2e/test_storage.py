@@ -22,7 +22,7 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
-_ARCHIVE = by_name("residual_net").archive
+_RESIDUAL_NET = by_name("residual_net")
 _MIB = 1 << 20
 
 
@@ -47,7 +47,7 @@ def test_disk_that_is_full_is_that_requests_error_and_leaves_nothing_on_it(small
     with EmbeddedServer(_on_disk(small_disk)) as server, Client(server.address, attempts=1) as client:
         assert server.pid is not None
         observed = Observed(server.pid)
-        client.transform(_ARCHIVE, "retrace")
+        client.transform(_RESIDUAL_NET.archive, "retrace")
         eventually(observed.at_rest, "the first worker is gone")
         room, descriptors = _free(small_disk), observed.descriptors()
         with pytest.raises(errors.StorageFull) as raised:
@@ -56,15 +56,15 @@ def test_disk_that_is_full_is_that_requests_error_and_leaves_nothing_on_it(small
         assert raised.value.retry_after
         eventually(lambda: _free(small_disk) == room, "the bytes are given up")
         eventually(lambda: observed.descriptors() == descriptors, "no descriptor is left")
-        assert not client.transform(_ARCHIVE, "retrace").modified
+        assert not client.transform(_RESIDUAL_NET.archive, "retrace").modified
         # The process of the worker holds the archive until it is gone.
         eventually(lambda: _free(small_disk) == room, "the bytes are given up again")
         with open(small_disk / "filler", "wb") as filler:
             os.posix_fallocate(filler.fileno(), 0, _free(small_disk))
         with pytest.raises(errors.StorageFull):
-            client.transform(_ARCHIVE, "retrace")
+            client.transform(_RESIDUAL_NET.archive, "retrace")
         (small_disk / "filler").unlink()
-        assert not client.transform(_ARCHIVE, "retrace").modified
+        assert not client.transform(_RESIDUAL_NET.archive, "retrace").modified
 
 
 def _spools(observed: Observed, size: int) -> list[Path]:
@@ -88,21 +88,23 @@ async def test_archive_that_changes_while_it_waits_is_a_fault_of_the_server(
     async with AsyncClient(one_worker.address) as client:
         running = asyncio.create_task(client.transform(by_name("input_and_id").archive, "wait{seconds=1000.0}"))
         await asyncio.to_thread(eventually, lambda: len(observed.workers()) == 1, "the only worker is busy")
-        waiting = asyncio.create_task(client.transform(_ARCHIVE, pipeline))
-        await asyncio.to_thread(eventually, lambda: len(_spools(observed, len(_ARCHIVE))) == 1, "the archive is there")
-        with open(_spools(observed, len(_ARCHIVE))[0], "r+b") as spool:
+        waiting = asyncio.create_task(client.transform(_RESIDUAL_NET.archive, pipeline))
+        await asyncio.to_thread(
+            eventually, lambda: len(_spools(observed, len(_RESIDUAL_NET.archive))) == 1, "the archive is there"
+        )
+        with open(_spools(observed, len(_RESIDUAL_NET.archive))[0], "r+b") as spool:
             spool.seek(_offset(record))
             spool.write(b"damaged")
         running.cancel()
         with pytest.raises(errors.StorageCorrupt, match="changed on the server"):
             await waiting
-        assert not (await client.transform(_ARCHIVE, "retrace")).modified
+        assert not (await client.transform(_RESIDUAL_NET.archive, "retrace")).modified
 
 
 def _offset(record: str) -> int:
-    with zipfile.ZipFile(io.BytesIO(_ARCHIVE)) as archive:
+    with zipfile.ZipFile(io.BytesIO(_RESIDUAL_NET.archive)) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith(record)]
-        return _ARCHIVE.index(archive.read(name))
+        return _RESIDUAL_NET.archive.index(archive.read(name))
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +129,7 @@ def test_what_a_killed_server_left_goes_with_the_next_start_and_no_other_servers
             assert theirs in left
             for server in (living, third):
                 with Client(server.address) as client:
-                    assert not client.transform(_ARCHIVE, "retrace").modified
+                    assert not client.transform(_RESIDUAL_NET.archive, "retrace").modified
     assert list(tmp_path.iterdir()) == []
 
 

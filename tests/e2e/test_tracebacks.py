@@ -13,13 +13,13 @@ from tests.support.models import by_name
 
 pytestmark = pytest.mark.slow
 
-_ARCHIVE = by_name("input_and_id").archive
+_INPUT_AND_ID = by_name("input_and_id")
 _PASSES = Path(__file__).parents[1] / "support" / "served_passes.py"
 
 
 def test_a_failing_pass_is_told_by_its_exception_and_its_own_line(client: Client) -> None:
     with pytest.raises(errors.PassFailed) as raised:
-        client.transform(_ARCHIVE, "raise-at")
+        client.transform(_INPUT_AND_ID.archive, "raise-at")
     metadata = raised.value.metadata
     file, _, line = metadata["error_line"].rpartition(":")
     assert (metadata["error_type"], file) == ("ValueError", _PASSES.name)
@@ -32,7 +32,7 @@ def test_a_traceback_is_one_event_of_the_log_and_comes_back_where_the_operator_l
     arguments = server_arguments("--workers", "1", "--send-tracebacks", "--log-format", "json")
     with EmbeddedServer(arguments) as server, Client(server.address) as client:
         with pytest.raises(errors.PassFailed) as raised:
-            client.transform(_ARCHIVE, "raise-at", request_id="mine")
+            client.transform(_INPUT_AND_ID.archive, "raise-at", request_id="mine")
         logged = [json.loads(line) for line in server.log.splitlines()]
     told = raised.value.metadata["traceback"]
     assert told.endswith("ValueError: the pass gave up\n")

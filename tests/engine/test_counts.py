@@ -23,7 +23,7 @@ from .calls import begin, idle, responses, spooled, transform
 pytestmark = pytest.mark.slow
 
 shared_loop = pytest.mark.asyncio(loop_scope="session")
-ARCHIVE = by_name("input_and_id").archive
+INPUT_AND_ID = by_name("input_and_id")
 
 
 def since(engine: LocalEngine, before: EngineCounts) -> tuple[int, dict[str, int]]:
@@ -51,7 +51,7 @@ async def test_every_worker_is_counted_once_and_its_end_by_its_cause(
     # A pass that these workers do not have is known to whoever asks, as one is that was there when the front end looked.
     known = {**engine.facts.catalogue, "no-such-pass": PassInfo("no-such-pass", "")}
     with contextlib.suppress(RetracedError):
-        await transform(engine, ARCHIVE, parse_pipeline(pipeline, known))
+        await transform(engine, INPUT_AND_ID.archive, parse_pipeline(pipeline, known))
     await idle(engine)
     assert since(engine, before) == (1, kills)
 
@@ -62,7 +62,7 @@ async def test_a_worker_whose_caller_leaves_is_counted_as_that_and_its_memory_is
 ) -> None:
     before = engine.counts
     assert engine.worker_memory() == 0
-    task = await begin(engine, ARCHIVE, "fault-hang")
+    task = await begin(engine, INPUT_AND_ID.archive, "fault-hang")
     assert engine.worker_memory() > 1 << 20
     task.cancel()
     await asyncio.wait({task})
@@ -73,7 +73,7 @@ async def test_a_worker_whose_caller_leaves_is_counted_as_that_and_its_memory_is
 
 @shared_loop
 async def test_a_request_is_reported_on_with_its_times_and_what_its_job_took(engine: LocalEngine) -> None:
-    with spooled(ARCHIVE) as spool:
+    with spooled(INPUT_AND_ID.archive) as spool:
         async with engine.admit("id") as ticket:
             report = ticket.report
             assert (report.queued_at, report.started_at, report.ended_at, report.stats) == (None, None, None, None)

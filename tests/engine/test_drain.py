@@ -15,13 +15,13 @@ from .calls import begin, idle, responses, running_engine, spooled, transform
 
 pytestmark = pytest.mark.slow
 
-ARCHIVE = by_name("everything").archive
+EVERYTHING = by_name("everything")
 
 
 async def test_what_was_admitted_is_served_and_no_more_is_admitted(tmp_path: Path) -> None:
     children, fds = children_of(), open_fds()
     async with running_engine(workers=1, spool_dir=tmp_path) as engine:
-        tasks = [asyncio.create_task(transform(engine, ARCHIVE, "fault-sleep,retrace")) for _ in range(2)]
+        tasks = [asyncio.create_task(transform(engine, EVERYTHING.archive, "fault-sleep,retrace")) for _ in range(2)]
         await asyncio.sleep(0)
         draining = asyncio.create_task(engine.drain(60.0))
         await asyncio.sleep(0)
@@ -31,7 +31,7 @@ async def test_what_was_admitted_is_served_and_no_more_is_admitted(tmp_path: Pat
         assert caught.value.reason is Reason.SERVER_DRAINING
         assert caught.value.retry_after is not None
         for task in tasks:
-            assert b"".join(response.output_chunk for response in await task) == ARCHIVE
+            assert b"".join(response.output_chunk for response in await task) == EVERYTHING.archive
         await draining
     await asyncio.sleep(0.01)
     assert children_of() == children
@@ -42,9 +42,9 @@ async def test_what_was_admitted_is_served_and_no_more_is_admitted(tmp_path: Pat
 async def test_after_the_grace_the_rest_is_ended_and_told_why() -> None:
     children = children_of()
     async with running_engine(workers=1) as engine:
-        running = await begin(engine, ARCHIVE, "fault-hang")
-        waiting = asyncio.create_task(transform(engine, ARCHIVE, "retrace"))
-        with spooled(ARCHIVE) as spool:
+        running = await begin(engine, EVERYTHING.archive, "fault-hang")
+        waiting = asyncio.create_task(transform(engine, EVERYTHING.archive, "retrace"))
+        with spooled(EVERYTHING.archive) as spool:
             async with engine.admit("uploading") as uploading:
                 await engine.drain(0.1)
                 for task in (running, waiting):
@@ -62,7 +62,7 @@ async def test_after_the_grace_the_rest_is_ended_and_told_why() -> None:
 async def test_drain_that_is_cut_short_ends_everything() -> None:
     children = children_of()
     async with running_engine(workers=1) as engine:
-        running = await begin(engine, ARCHIVE, "fault-hang")
+        running = await begin(engine, EVERYTHING.archive, "fault-hang")
         draining = asyncio.create_task(engine.drain(600.0))
         await asyncio.sleep(0.01)
         draining.cancel()

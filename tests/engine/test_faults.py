@@ -16,7 +16,7 @@ from tests.support.processes import children_of
 from .calls import begin, idle, responses, running_engine, spooled, transform, until_load
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
-ARCHIVE = by_name("everything").archive
+EVERYTHING = by_name("everything")
 
 
 @pytest.mark.parametrize(
@@ -39,27 +39,29 @@ async def test_fault_is_its_own_requests_error_with_its_cause(
     engine: LocalEngine, fault: str, reason: Reason, metadata: dict[str, str]
 ) -> None:
     failing, beside = await asyncio.gather(
-        transform(engine, ARCHIVE, fault), transform(engine, ARCHIVE, "fault-sleep,retrace"), return_exceptions=True
+        transform(engine, EVERYTHING.archive, fault),
+        transform(engine, EVERYTHING.archive, "fault-sleep,retrace"),
+        return_exceptions=True,
     )
     assert isinstance(failing, RetracedError)
     assert failing.reason is reason
     assert failing.metadata.items() >= metadata.items()
     assert isinstance(beside, list)
-    assert b"".join(response.output_chunk for response in beside) == ARCHIVE
+    assert b"".join(response.output_chunk for response in beside) == EVERYTHING.archive
 
 
 async def test_pass_that_takes_the_standard_streams_away_is_answered(engine: LocalEngine) -> None:
-    answer = await transform(engine, ARCHIVE, "fault-no-streams")
-    assert b"".join(response.output_chunk for response in answer) == ARCHIVE
+    answer = await transform(engine, EVERYTHING.archive, "fault-no-streams")
+    assert b"".join(response.output_chunk for response in answer) == EVERYTHING.archive
 
 
 async def test_job_that_takes_too_long_is_killed() -> None:
     async with running_engine(workers=1, job_timeout=0.5) as engine:
         with pytest.raises(RetracedError) as caught:
-            await transform(engine, ARCHIVE, "fault-hang")
+            await transform(engine, EVERYTHING.archive, "fault-hang")
         assert caught.value.reason is Reason.JOB_TIMED_OUT
         assert caught.value.metadata["job_timeout_seconds"] == "0.5"
-        assert await transform(engine, ARCHIVE, "retrace", validate_only=True)
+        assert await transform(engine, EVERYTHING.archive, "retrace", validate_only=True)
 
 
 @pytest.mark.parametrize("validate_only", [False, True])
@@ -74,7 +76,7 @@ async def test_program_that_takes_too_long_to_read_ends_its_own_request(validate
 
 async def test_caller_that_leaves_takes_its_worker_along(engine: LocalEngine) -> None:
     before = children_of()
-    with spooled(ARCHIVE) as spool:
+    with spooled(EVERYTHING.archive) as spool:
         async with engine.admit("id") as ticket:
             async for _ in responses(engine, ticket, spool, "fault-hang"):
                 break
@@ -86,7 +88,7 @@ async def test_caller_that_leaves_takes_its_worker_along(engine: LocalEngine) ->
 @pytest.mark.parametrize("seconds", [0.0, 0.005, 0.02, 0.1])
 async def test_cancelled_caller_takes_its_worker_along_whenever_it_is(engine: LocalEngine, seconds: float) -> None:
     before = children_of()
-    task = asyncio.create_task(transform(engine, ARCHIVE, "fault-hang"))
+    task = asyncio.create_task(transform(engine, EVERYTHING.archive, "fault-hang"))
     await asyncio.sleep(seconds)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -96,8 +98,8 @@ async def test_cancelled_caller_takes_its_worker_along_whenever_it_is(engine: Lo
 
 
 async def test_cancelled_while_it_waits_leaves_the_queue(engine: LocalEngine) -> None:
-    running = [await begin(engine, ARCHIVE, "fault-hang") for _ in range(2)]
-    waiting = asyncio.create_task(transform(engine, ARCHIVE, "retrace"))
+    running = [await begin(engine, EVERYTHING.archive, "fault-hang") for _ in range(2)]
+    waiting = asyncio.create_task(transform(engine, EVERYTHING.archive, "retrace"))
     await until_load(engine, 2, 1)
     waiting.cancel()
     await asyncio.wait({waiting})

@@ -17,15 +17,15 @@ from tests.support.processes import children_of, open_fds
 from .calls import idle, transform
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
-ARCHIVE = by_name("input_and_id").archive
+INPUT_AND_ID = by_name("input_and_id")
 
 
 async def test_fifty_requests_with_cancels_and_kills(engine: LocalEngine) -> None:
-    await transform(engine, ARCHIVE, "retrace")
+    await transform(engine, INPUT_AND_ID.archive, "retrace")
     await idle(engine)
     children, fds, zygote = children_of(), open_fds(), psutil.Process((await engine.supervisor.zygote()).pid)
     memory = zygote.memory_full_info().uss
-    tasks = [asyncio.create_task(transform(engine, ARCHIVE, _pipeline(number))) for number in range(50)]
+    tasks = [asyncio.create_task(transform(engine, INPUT_AND_ID.archive, _pipeline(number))) for number in range(50)]
     chosen = random.Random(0)
     for task in chosen.sample(tasks[::5], 4):
         await asyncio.sleep(0.05)

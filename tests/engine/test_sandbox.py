@@ -21,7 +21,7 @@ from .calls import FAULTS, begin, remarks, running_engine, transform
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 NO_LANDLOCK = "tests.support.no_landlock"
-ARCHIVE = by_name("everything").archive
+EVERYTHING = by_name("everything")
 
 
 @pytest.mark.parametrize(
@@ -40,12 +40,12 @@ async def test_what_is_refused_is_an_error_of_its_own_that_names_the_pass(
     engine: LocalEngine, fault: str, reason: Reason, metadata: dict[str, str]
 ) -> None:
     with pytest.raises(RetracedError) as caught:
-        await transform(engine, ARCHIVE, f"retrace,{fault}")
+        await transform(engine, EVERYTHING.archive, f"retrace,{fault}")
     assert caught.value.reason is reason
     assert caught.value.metadata.items() >= {"pass": fault, "pass_index": "1", **metadata}.items()
     assert fault in caught.value.message
     assert not Path("/tmp/written-by-a-worker").exists()
-    assert await transform(engine, ARCHIVE, "retrace", validate_only=True)
+    assert await transform(engine, EVERYTHING.archive, "retrace", validate_only=True)
 
 
 async def test_large_archive_gives_its_job_no_more_memory() -> None:
@@ -60,13 +60,13 @@ async def test_large_archive_gives_its_job_no_more_memory() -> None:
 async def test_loop_ends_with_the_jobs_time(engine: LocalEngine) -> None:
     async with running_engine(workers=1, job_timeout=0.5) as short:
         with pytest.raises(RetracedError) as caught:
-            await transform(short, ARCHIVE, "fault-spin")
+            await transform(short, EVERYTHING.archive, "fault-spin")
     assert caught.value.reason is Reason.JOB_TIMED_OUT
 
 
 async def test_worker_without_processor_time_left_says_so(engine: LocalEngine) -> None:
     with pytest.raises(RetracedError) as caught:
-        await transform(engine, ARCHIVE, "fault-cpu-signal")
+        await transform(engine, EVERYTHING.archive, "fault-cpu-signal")
     assert caught.value.reason is Reason.CPU_LIMIT_EXCEEDED
 
 
@@ -74,7 +74,7 @@ async def test_secret_of_the_server_on_disk_is_not_read(engine: LocalEngine, tmp
     secret = tmp_path / "secret"
     secret.write_text("x")
     with pytest.raises(RetracedError) as caught:
-        await transform(engine, ARCHIVE, f'fault-read{{path="{secret}"}}')
+        await transform(engine, EVERYTHING.archive, f'fault-read{{path="{secret}"}}')
     assert caught.value.reason is Reason.SANDBOX_READ_DENIED
     assert caught.value.metadata["path"] == str(secret)
 
@@ -82,16 +82,16 @@ async def test_secret_of_the_server_on_disk_is_not_read(engine: LocalEngine, tmp
 async def test_path_that_the_operator_names_is_read(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("x")
     async with running_engine(workers=1, read_paths=(tmp_path,)) as engine:
-        assert await transform(engine, ARCHIVE, f'fault-read{{path="{tmp_path / "data"}"}}')
+        assert await transform(engine, EVERYTHING.archive, f'fault-read{{path="{tmp_path / "data"}"}}')
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become other users")
 async def test_workers_that_run_at_a_time_are_of_different_users(engine: LocalEngine) -> None:
     first = engine.config.first_uid
-    running = await begin(engine, ARCHIVE, "fault-hang")
+    running = await begin(engine, EVERYTHING.archive, "fault-hang")
     (process,) = children_of((await engine.supervisor.zygote()).pid)
     uid = psutil.Process(process).uids().real
-    assert {uid, _uid(await remarks(engine, ARCHIVE, "fault-report"))} == {first, first + 1}
+    assert {uid, _uid(await remarks(engine, EVERYTHING.archive, "fault-report"))} == {first, first + 1}
     running.cancel()
     await asyncio.wait({running})
 
@@ -116,7 +116,7 @@ async def test_engine_that_is_told_so_goes_on_with_the_layers_that_there_are(cap
     async with running_engine(imports=(NO_LANDLOCK, FAULTS), allow_missing_sandbox=True) as engine:
         assert "landlock" in {layer.name for layer in engine.facts.sandbox.missing}
         with pytest.raises(RetracedError) as caught:
-            await transform(engine, ARCHIVE, "fault-fork")
+            await transform(engine, EVERYTHING.archive, "fault-fork")
     assert caught.value.reason is Reason.SANDBOX_OPERATION_DENIED
     assert any("missing" in record.message for record in caplog.records if record.levelname == "WARNING")
 

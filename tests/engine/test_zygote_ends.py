@@ -22,7 +22,7 @@ from .calls import begin, running_engine, transform, until_load
 
 pytestmark = pytest.mark.slow
 
-ARCHIVE = by_name("everything").archive
+EVERYTHING = by_name("everything")
 shared_loop = pytest.mark.asyncio(loop_scope="session")
 
 
@@ -36,8 +36,8 @@ def no_descriptors(*_: object) -> None:
 
 @shared_loop
 async def test_zygote_that_is_killed_is_replaced_and_only_what_ran_fails(engine: LocalEngine) -> None:
-    running = [await begin(engine, ARCHIVE, "fault-hang") for _ in range(2)]
-    waiting = asyncio.create_task(transform(engine, ARCHIVE, "retrace"))
+    running = [await begin(engine, EVERYTHING.archive, "fault-hang") for _ in range(2)]
+    waiting = asyncio.create_task(transform(engine, EVERYTHING.archive, "retrace"))
     await until_load(engine, 2, 1)
     await signal_zygote(engine, signal.SIGKILL)
     for killed in running:
@@ -45,9 +45,9 @@ async def test_zygote_that_is_killed_is_replaced_and_only_what_ran_fails(engine:
             await killed
         assert caught.value.reason is Reason.WORKER_KILLED
     assert not engine.ready
-    late = asyncio.create_task(transform(engine, ARCHIVE, "retrace"))
+    late = asyncio.create_task(transform(engine, EVERYTHING.archive, "retrace"))
     for task in (waiting, late):
-        assert b"".join(response.output_chunk for response in await task) == ARCHIVE
+        assert b"".join(response.output_chunk for response in await task) == EVERYTHING.archive
     assert engine.ready
 
 
@@ -57,8 +57,8 @@ async def test_zygote_that_does_not_answer_is_replaced_and_the_job_begun_anew(
 ) -> None:
     monkeypatch.setattr(engine_job, "_FORK_SECONDS", 0.2)
     await signal_zygote(engine, signal.SIGSTOP)
-    answer = await transform(engine, ARCHIVE, "retrace")
-    assert b"".join(response.output_chunk for response in answer) == ARCHIVE
+    answer = await transform(engine, EVERYTHING.archive, "retrace")
+    assert b"".join(response.output_chunk for response in answer) == EVERYTHING.archive
 
 
 @shared_loop
@@ -67,7 +67,7 @@ async def test_worker_that_the_zygote_does_not_kill_is_killed_with_it(
 ) -> None:
     monkeypatch.setattr(engine_job, "_KILL_SECONDS", 0.2)
     before = children_of()
-    task = await begin(engine, ARCHIVE, "fault-hang")
+    task = await begin(engine, EVERYTHING.archive, "fault-hang")
     (worker,) = children_of() - before
     await signal_zygote(engine, signal.SIGSTOP)
     task.cancel()
@@ -81,8 +81,8 @@ async def test_engine_without_a_zygote_says_so_and_recovers(tmp_path: Path, monk
     module.write_text("import tests.support.fault_passes")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ['PYTHONPATH']}")
     async with running_engine(workers=1, imports=("operators",)) as engine:
-        running = await begin(engine, ARCHIVE, "fault-hang")
-        waiting = asyncio.create_task(transform(engine, ARCHIVE, "retrace"))
+        running = await begin(engine, EVERYTHING.archive, "fault-hang")
+        waiting = asyncio.create_task(transform(engine, EVERYTHING.archive, "retrace"))
         await until_load(engine, 1, 1)
         module.rename(tmp_path / "elsewhere.py")
         await signal_zygote(engine, signal.SIGKILL)
@@ -97,13 +97,13 @@ async def test_engine_without_a_zygote_says_so_and_recovers(tmp_path: Path, monk
         assert caught.value.retry_after is not None
         (tmp_path / "elsewhere.py").rename(module)
         await until(lambda: engine.ready, "the engine is ready")
-        assert await transform(engine, ARCHIVE, "retrace")
+        assert await transform(engine, EVERYTHING.archive, "retrace")
 
 
 async def test_zygote_that_cannot_be_started_for_want_of_descriptors_is_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_engine(workers=1) as engine:
-        running = await begin(engine, ARCHIVE, "fault-hang")
-        waiting = asyncio.create_task(transform(engine, ARCHIVE, "retrace"))
+        running = await begin(engine, EVERYTHING.archive, "fault-hang")
+        waiting = asyncio.create_task(transform(engine, EVERYTHING.archive, "retrace"))
         await until_load(engine, 1, 1)
         with monkeypatch.context() as without:
             without.setattr(engine_zygote, "LogPipe", no_descriptors)
@@ -113,7 +113,7 @@ async def test_zygote_that_cannot_be_started_for_want_of_descriptors_is_started_
                 await waiting
         assert caught.value.reason is Reason.WORKERS_UNAVAILABLE
         await until(lambda: engine.ready, "the engine is ready")
-        assert await transform(engine, ARCHIVE, "retrace")
+        assert await transform(engine, EVERYTHING.archive, "retrace")
 
 
 @shared_loop
@@ -124,7 +124,7 @@ async def test_worker_that_cannot_be_started_for_want_of_descriptors_is_its_requ
     with monkeypatch.context() as without:
         without.setattr(engine_job, "LogPipe", no_descriptors)
         with pytest.raises(RetracedError, match="Too many open files") as caught:
-            await transform(engine, ARCHIVE, "retrace")
+            await transform(engine, EVERYTHING.archive, "retrace")
     assert caught.value.reason is Reason.WORKERS_UNAVAILABLE
     assert caught.value.retry_after is not None
     assert open_fds() == fds

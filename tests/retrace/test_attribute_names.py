@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -31,8 +32,14 @@ class _Model(nn.Module):
         return torch.cond(x.sum() > 0, lambda x: x.relu() + 1, lambda x: x.relu() - 1, (x,)).relu() * 2.0
 
 
-def _program() -> ExportedProgram:
+def _export() -> ExportedProgram:
     return torch.export.export(_Model(), (torch.randn(2, 3),))
+
+
+@functools.cache
+def _program() -> ExportedProgram:
+    """The program, exported once: passes leave it as it is."""
+    return _export()
 
 
 class _Alien:
@@ -95,7 +102,7 @@ _WAYS: list[Callable[[type, str, Any], Any]] = [
 @pytest.fixture(scope="module")
 def expected() -> list[Any]:
     """What torch's class makes of the pass without an attribute of its own."""
-    result = _sigmoid(TorchExportPass)()(_program().graph_module)
+    result = _sigmoid(TorchExportPass)()(_export().graph_module)
     assert result is not None
     return canonical(result.graph_module)
 
@@ -179,7 +186,7 @@ def test_copy_of_a_pass_runs_within_the_pass(duplicate: Callable[[ExportPass], E
         def output(self, results: Any, meta: Any) -> ProxyValue[Any]:
             if self.inner is not None:
                 inner, self.inner = self.inner, None
-                assert not inner(_program().graph_module).modified
+                assert not inner(_export().graph_module).modified
             return super().output(results, meta)
 
     outer = RunsCopy()

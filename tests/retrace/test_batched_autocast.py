@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import tempfile
 from collections.abc import Callable
@@ -98,12 +99,21 @@ PROGRAMS: dict[str, tuple[Function, torch.Tensor]] = {
     "no_grad in autocast": (_mapped(_cast(lambda row: _without_gradients(_mv)(row).cos())), ROWS),
 }
 
+# The programs are exported once, so that what is known of one from the test before is to be forgotten.
+pytestmark = pytest.mark.usefixtures("_nothing_known")
 every_program = pytest.mark.parametrize("name", PROGRAMS)
 # torch.export records no value for some calls of subgraphs in subgraphs, and torch cannot load what it then writes.
 _SAVED = [name for name in PROGRAMS if name not in ("in enable_grad in no_grad", "no_grad in autocast")]
 
 
 def _exported(name: str) -> tuple[ExportedProgram, torch.Tensor]:
+    return _exported_once(name, _times)
+
+
+@functools.cache
+def _exported_once(name: str, times: Function) -> tuple[ExportedProgram, torch.Tensor]:
+    """A program, whose function calls what `_times` is now: never to be changed."""
+    assert times is _times
     function, x = PROGRAMS[name]
     return export(function, x), x
 

@@ -23,8 +23,8 @@ from tests.support.models import by_name
 
 from .jobs import archive_file, job_request, run
 
-ARCHIVE = by_name("everything").archive
-WEIGHTY = by_name("residual_net").archive
+EVERYTHING = by_name("everything")
+RESIDUAL_NET = by_name("residual_net")
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ WEIGHTY = by_name("residual_net").archive
     [
         (b"", Reason.ARCHIVE_INVALID),
         (b"rubbish", Reason.ARCHIVE_INVALID),
-        (ARCHIVE[: len(ARCHIVE) // 2], Reason.ARCHIVE_INVALID),
+        (EVERYTHING.archive[: len(EVERYTHING.archive) // 2], Reason.ARCHIVE_INVALID),
     ],
 )
 def test_bad_archive_is_the_callers_error(archive: bytes, reason: Reason) -> None:
@@ -67,7 +67,7 @@ def test_each_pass_is_constructed_once(validate_only: bool, monkeypatch: pytest.
         constructed.append(seconds)
 
     monkeypatch.setattr(tests.support.fault_passes.Sleep, "__init__", construct)
-    ran = run(ARCHIVE, "fault-sleep{seconds=0},retrace,fault-sleep{seconds=0.01}", validate_only=validate_only)
+    ran = run(EVERYTHING.archive, "fault-sleep{seconds=0},retrace,fault-sleep{seconds=0.01}", validate_only=validate_only)
     assert ran.summary.pipeline == "fault-sleep{seconds=0.0},retrace,fault-sleep{seconds=0.01}"
     assert constructed == [0.0, 0.01]
 
@@ -77,7 +77,7 @@ def test_validating_reads_the_program() -> None:
 
 
 def test_pass_that_raises_is_named(capfd: pytest.CaptureFixture[str]) -> None:
-    ran = run(ARCHIVE, "retrace,fault-raise,retrace")
+    ran = run(EVERYTHING.archive, "retrace,fault-raise,retrace")
     assert ran.error.reason is Reason.PASS_FAILED
     assert "the fault pass raised this" in ran.error.message
     facts = {key: ran.error.metadata[key] for key in ("pass", "pass_index", "remaining_pipeline")}
@@ -89,7 +89,7 @@ def test_pass_that_raises_is_named(capfd: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("name", ["fault-unwritable", "fault-unwritable-metadata"])
 def test_program_that_cannot_be_written_is_the_fault_of_the_last_pass_that_modified_it(name: str) -> None:
-    ran = run(ARCHIVE, f"{name},retrace")
+    ran = run(EVERYTHING.archive, f"{name},retrace")
     assert ran.error.reason is Reason.PASS_OUTPUT_INVALID
     assert ran.error.metadata["pass"] == name
     assert "cannot be written" in ran.error.message
@@ -97,10 +97,10 @@ def test_program_that_cannot_be_written_is_the_fault_of_the_last_pass_that_modif
 
 
 def test_what_a_pass_says_at_any_length_fits_into_a_frame() -> None:
-    error = run(ARCHIVE, "fault-verbose{fail=true}").error
+    error = run(EVERYTHING.archive, "fault-verbose{fail=true}").error
     assert error.metadata["pass"] == "fault-verbose"
     assert len(encode_job_event(error)) < MAX_FRAME_BYTES
-    ran = run(ARCHIVE, "fault-verbose")
+    ran = run(EVERYTHING.archive, "fault-verbose")
     (report,) = [response.pass_finished.report for response in ran.responses if response.HasField("pass_finished")]
     assert report.ByteSize() < MAX_FRAME_BYTES
     assert report.remarks[0] == "no text \\ud800"
@@ -109,7 +109,7 @@ def test_what_a_pass_says_at_any_length_fits_into_a_frame() -> None:
 
 def test_metadata_of_a_node_that_fits_into_no_frame_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "_LARGEST_RESPONSE", 1000)
-    error = run(ARCHIVE, "retrace", node_metadata=NodeSelection.ALL).error
+    error = run(EVERYTHING.archive, "retrace", node_metadata=NodeSelection.ALL).error
     assert error.reason is Reason.PROGRAM_TOO_LARGE
     assert "without node metadata" in error.message
 
@@ -121,7 +121,7 @@ def test_fault_of_the_server_is_logged_and_its_text_is_not_sent(
         raise KeyError("a secret")
 
     monkeypatch.setattr(job, "describe_program", broken)
-    error = run(ARCHIVE, "retrace").error
+    error = run(EVERYTHING.archive, "retrace").error
     assert error.reason is Reason.INTERNAL
     assert "KeyError" in error.message
     assert "secret" not in error.message + str(error.metadata)
@@ -144,7 +144,7 @@ def test_memory_that_cannot_be_had_is_out_of_memory_wherever_it_happens(
         raise failure
 
     monkeypatch.setattr(job, where, fail)
-    error = run(ARCHIVE, "decompose", memory_bytes=1 << 30).error
+    error = run(EVERYTHING.archive, "decompose", memory_bytes=1 << 30).error
     assert error.reason is Reason.WORKER_OUT_OF_MEMORY
     assert "1024 MiB" in error.message
     assert error.metadata["worker_memory_bytes"] == str(1 << 30)
@@ -155,7 +155,7 @@ def test_out_of_memory_in_a_pass_names_the_pass(monkeypatch: pytest.MonkeyPatch)
         raise MemoryError
 
     monkeypatch.setattr(tests.support.fault_passes.Raise, "harm", fail)
-    error = run(ARCHIVE, "retrace,fault-raise").error
+    error = run(EVERYTHING.archive, "retrace,fault-raise").error
     assert error.reason is Reason.WORKER_OUT_OF_MEMORY
     assert error.metadata["pass"] == "fault-raise"
 
@@ -168,30 +168,30 @@ def test_ordinary_errors_are_not_out_of_memory() -> None:
 
 def test_exit_of_a_pass_is_not_caught() -> None:
     with pytest.raises(SystemExit):
-        run(ARCHIVE, "fault-sys-exit")
+        run(EVERYTHING.archive, "fault-sys-exit")
 
 
 def test_listener_that_is_gone_ends_the_job() -> None:
     def gone(event: object) -> None:
         raise BrokenPipeError
 
-    with archive_file(ARCHIVE) as file, pytest.raises(BrokenPipeError):
+    with archive_file(EVERYTHING.archive) as file, pytest.raises(BrokenPipeError):
         job.run_job(job_request("retrace"), ArchiveFile(file), gone)
 
 
 def test_last_event_is_the_error_or_done_and_there_is_one() -> None:
     for pipeline in ("retrace", "fault-raise"):
-        last = [event for event in run(ARCHIVE, pipeline).events if isinstance(event, RetracedError | JobDone)]
+        last = [event for event in run(EVERYTHING.archive, pipeline).events if isinstance(event, RetracedError | JobDone)]
         assert len(last) == 1
 
 
 def _damaged(record: str) -> bytes:
     """The archive with one byte of a record changed."""
-    with zipfile.ZipFile(io.BytesIO(WEIGHTY)) as archive:
+    with zipfile.ZipFile(io.BytesIO(RESIDUAL_NET.archive)) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith(record)]
         data = archive.read(name)
-    at = WEIGHTY.index(data)
-    return WEIGHTY[:at] + bytes([WEIGHTY[at] ^ 1]) + WEIGHTY[at + 1 :]
+    at = RESIDUAL_NET.archive.index(data)
+    return RESIDUAL_NET.archive[:at] + bytes([RESIDUAL_NET.archive[at] ^ 1]) + RESIDUAL_NET.archive[at + 1 :]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def _damaged(record: str) -> bytes:
     [("models/model.json", "retrace"), ("weights/weight_0", "retrace"), ("weights/weight_0", "decompose")],
 )
 def test_archive_that_changed_after_its_upload_is_a_fault_of_the_server(record: str, pipeline: str) -> None:
-    error = run(_damaged(record), pipeline, archive_sha256=hashlib.sha256(WEIGHTY).digest()).error
+    error = run(_damaged(record), pipeline, archive_sha256=hashlib.sha256(RESIDUAL_NET.archive).digest()).error
     assert error.reason is Reason.STORAGE_CORRUPT
 
 
@@ -215,6 +215,6 @@ def test_job_whose_caller_is_gone_ends_without_a_word(capfd: pytest.CaptureFixtu
     def nobody_listens(_: JobEvent) -> None:
         raise BrokenPipeError
 
-    with archive_file(ARCHIVE) as file, pytest.raises(BrokenPipeError):
+    with archive_file(EVERYTHING.archive) as file, pytest.raises(BrokenPipeError):
         job.run_job(job_request("retrace"), ArchiveFile(file), nobody_listens)
     assert capfd.readouterr().err == ""

@@ -22,7 +22,7 @@ from .zygotes import RunningZygote, zygote
 
 pytestmark = pytest.mark.slow
 
-ARCHIVE = by_name("everything").archive
+EVERYTHING = by_name("everything")
 FAULTS = "tests.support.fault_passes"
 
 
@@ -44,7 +44,7 @@ def spare_of(running: RunningZygote) -> int:
 
 def runs(running: RunningZygote) -> int:
     """Runs a job, and gives the process that it ran in."""
-    job = running.start(ARCHIVE, "retrace")
+    job = running.start(EVERYTHING.archive, "retrace")
     assert isinstance(job.events()[-1], JobDone)
     assert running.ended(job) == WorkerEnded(job.id, exit_status=0)
     return job.pid
@@ -60,7 +60,7 @@ def test_a_job_runs_in_the_worker_that_waits_and_each_in_one_of_its_own(running:
 
 def test_none_waits_while_as_many_run_as_may(running: RunningZygote) -> None:
     spare_of(running)
-    job = running.start(ARCHIVE, "fault-hang")
+    job = running.start(EVERYTHING.archive, "fault-hang")
     # By the time that it answers, its zygote would have forked another.
     assert receive_frame(job.socket) is not None
     assert [process.pid for process in psutil.Process(running.process.pid).children()] == [job.pid]

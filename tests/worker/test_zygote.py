@@ -21,7 +21,7 @@ from .zygotes import ROOT, RunningZygote, command_line, zygote
 
 pytestmark = pytest.mark.slow
 
-ARCHIVE = by_name("everything").archive
+EVERYTHING = by_name("everything")
 FAULTS = "tests.support.fault_passes"
 
 
@@ -42,7 +42,7 @@ def test_ready_zygote_says_what_it_is(ready: tuple[RunningZygote, ZygoteReady]) 
 
 def test_job_runs_in_a_process_of_its_own(ready: tuple[RunningZygote, ZygoteReady]) -> None:
     running, _ = ready
-    job = running.start(ARCHIVE, "retrace")
+    job = running.start(EVERYTHING.archive, "retrace")
     assert job.pid not in (os.getpid(), running.process.pid)
     assert isinstance(job.events()[-1], JobDone)
     assert running.ended(job) == WorkerEnded(job.id, exit_status=0)
@@ -51,25 +51,25 @@ def test_job_runs_in_a_process_of_its_own(ready: tuple[RunningZygote, ZygoteRead
 
 def test_killed_job_ends_by_the_signal(ready: tuple[RunningZygote, ZygoteReady]) -> None:
     running, _ = ready
-    job = running.start(ARCHIVE, "fault-hang")
+    job = running.start(EVERYTHING.archive, "fault-hang")
     running.kill(job)
     assert running.ended(job) == WorkerEnded(job.id, signal=signal.SIGKILL)
 
 
 def test_killing_a_job_that_has_ended_does_nothing(ready: tuple[RunningZygote, ZygoteReady]) -> None:
     running, _ = ready
-    first = running.start(ARCHIVE, "retrace")
+    first = running.start(EVERYTHING.archive, "retrace")
     first.events()
     running.ended(first)
     running.kill(first)
-    second = running.start(ARCHIVE, "retrace")
+    second = running.start(EVERYTHING.archive, "retrace")
     assert isinstance(second.events()[-1], JobDone)
     running.ended(second)
 
 
 def test_worker_whose_caller_is_gone_before_it_has_begun_ends(ready: tuple[RunningZygote, ZygoteReady]) -> None:
     running, _ = ready
-    job = running.start(ARCHIVE, "retrace,fault-sleep,retrace")
+    job = running.start(EVERYTHING.archive, "retrace,fault-sleep,retrace")
     job.socket.close()
     assert running.ended(job).exit_status == 0
 
@@ -77,7 +77,7 @@ def test_worker_whose_caller_is_gone_before_it_has_begun_ends(ready: tuple[Runni
 def test_workers_end_with_the_zygote() -> None:
     with zygote(FAULTS) as running:
         running.event()
-        job = running.start(ARCHIVE, "fault-hang")
+        job = running.start(EVERYTHING.archive, "fault-hang")
         running.process.kill()
         running.process.wait()
         eventually(lambda: not is_alive(job.pid), "the worker is gone")
@@ -86,7 +86,7 @@ def test_workers_end_with_the_zygote() -> None:
 def test_zygote_and_workers_end_when_the_front_end_closes_the_socket() -> None:
     with zygote(FAULTS) as running:
         running.event()
-        job = running.start(ARCHIVE, "fault-hang")
+        job = running.start(EVERYTHING.archive, "fault-hang")
         running.control.close()
         assert running.process.wait(30) == 0
         eventually(lambda: not is_alive(job.pid), "the worker is gone")
