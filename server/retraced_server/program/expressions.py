@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import sympy
@@ -150,10 +150,7 @@ class _SympyBuilder:
         """Bound what an expression expands to, from above; what is no sum, product or power is one term."""
         known = self._expanded.get(expression)
         if known is None:
-            known = self._expand(expression)
-            if known.degree**3 > known.nodes and len(expression.free_symbols) == 1:
-                # sympy looks for the roots of a polynomial in one unknown, and of its derivatives, to find its sign.
-                known = known._replace(nodes=known.degree**3)
+            known = _weighed(self._expand(expression), [expression])
             # What is over a bound is refused, and need not be exact.
             known = known._replace(terms=min(known.terms, MOST_TERMS + 1), nodes=min(known.nodes, MOST_NODES + 1))
             self._expanded[expression] = known
@@ -171,9 +168,7 @@ class _SympyBuilder:
             # Numbers become one.
             return Expanded(1 + sum(terms) - len(terms), 1 + sum(nodes), max(degrees))
         if expression.is_Mul:
-            # Each term has one term of each factor.
-            count = math.prod(terms)
-            return Expanded(count, count + sum(count // part.terms * part.nodes for part in parts), sum(degrees))
+            return _product(parts)
         if expression.is_Pow and expression.exp.is_Integer:
             # The monomials of that degree in as many unknowns as the base has terms.
             base, power = parts[0], abs(int(expression.exp))
@@ -204,9 +199,24 @@ class Expanded(NamedTuple):
         return f"more than {MOST_NODES} parts" if self.nodes > MOST_NODES else ""
 
 
-def expanded_product(factors: Iterable[_Expr]) -> Expanded:
+def expanded_product(factors: Sequence[_Expr]) -> Expanded:
     """Bound what the product of expressions expands to, from above; what is over the bounds need not be exact."""
-    return _SympyBuilder().expanded(sympy.Mul(*factors, evaluate=False))
+    builder = _SympyBuilder()
+    return _weighed(_product([builder.expanded(factor) for factor in factors]), factors)
+
+
+def _product(parts: Sequence[Expanded]) -> Expanded:
+    # Each term has one term of each factor.
+    count = math.prod(part.terms for part in parts)
+    nodes = count + sum(count // part.terms * part.nodes for part in parts)
+    return Expanded(count, nodes, sum(part.degree for part in parts))
+
+
+def _weighed(expanded: Expanded, factors: Sequence[_Expr]) -> Expanded:
+    """Count a polynomial in one unknown as what it takes sympy to find its roots, and those of its derivatives, which tell its sign."""
+    if expanded.degree**3 <= expanded.nodes or len(set[_Expr]().union(*(factor.free_symbols for factor in factors))) != 1:
+        return expanded
+    return expanded._replace(nodes=expanded.degree**3)
 
 
 def _is_sum_over_numbers(arguments: list[_Expr]) -> bool:
