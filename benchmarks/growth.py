@@ -24,8 +24,8 @@ from retraced import Client, EmbeddedServer
 
 _SIZES, _QUICK_SIZES = (1_000, 5_000, 20_000, 50_000), (60, 120)
 _QUICK_KINDS = ("deep chains", "subgraphs")
-# Kinds that nobody has by the ten thousand.
-_LARGEST = {"unbacked symbols": 20_000, "subgraphs": 20_000}
+# Kinds that nobody has by the ten thousand; and of a node with more results than 16,384, half of that many nodes, programs are not read.
+_LARGEST = {"unbacked symbols": 20_000, "subgraphs": 20_000, "wide fan-out": 20_000}
 # For what a first use costs, whatever the size.
 _FIRST_SIZE = 100
 _REQUEST_ROUNDS = 2
@@ -58,10 +58,12 @@ def measure(setup: Setup) -> Section:
                     measured.append(of_path(path))
                 # What any program takes of a worker, however small it is.
                 fixed = of_path(first)[1] if task == REQUEST else 0
-                memory = [max(peak - fixed, 1 << 10) for _, peak in measured]
+                memory = [max(peak - fixed, 0) for _, peak in measured]
                 for what, unit, values in (("time", "ms", [time * 1e3 for time, _ in measured]), ("memory", "MB", memory)):
                     shown = [value / 1e6 for value in values] if unit == "MB" else values
-                    exponent = exponents[kind, task, what] = exponent_of(sizes, values)
+                    # A small program may take no more memory than any.
+                    known = [(size, value) for size, value in zip(sizes, values, strict=True) if value > 0]
+                    exponent = exponents[kind, task, what] = exponent_of(*zip(*known, strict=True)) if len(known) > 1 else 0.0
                     times.append([f"{task}, {unit}", *shown, exponent])
             columns = ["task", *(f"{size:,} nodes" for size in sizes), "exponent"]
             grids.append(Grid(f"growth: {kind}", columns, times))

@@ -61,7 +61,10 @@ _SHAPES: Final = (
     *((), (1,), (3,), (0,), (4, 4), (0, 3), (2, 3, 4), (1, 2, 3, 4), (1, 2, 3, 4, 5), (2**20,)),
     *((2**31, 2), (0, 2**62), (1,) * 64),
 )
-_DTYPES: Final = (torch.float32, torch.int64, torch.bool, torch.uint8, torch.complex64, torch.float16, torch.int32)
+_DTYPES: Final = (
+    *(torch.float32, torch.float16, torch.complex64, torch.bool),
+    *(torch.int64, torch.int32, torch.uint8, torch.int8),
+)
 _LENGTHS: Final = (0, 1, 1, 2, 2, 3, 4, 8, 65)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from retraced_server.errors import Reason, RetracedError
-from retraced_server.program.argument_checks import integers_fit
+from retraced_server.program.argument_checks import check_arguments, integers_fit
 from retraced_server.program.options import MOST_ITEMS
 from tests.program.archives import edited, read_bytes, saved
 
@@ -53,6 +53,32 @@ def test_number_in_the_place_of_an_enumeration_is_refused(
     with pytest.raises(RetracedError, match=f"the argument `{argument}` is no ") as caught:
         read_bytes(_archive(call, argument, value), tmp_path)
     assert caught.value.reason is Reason.PROGRAM_INVALID
+
+
+def _empty(*shape: int) -> torch.Tensor:
+    return torch.empty(shape, device="meta")
+
+
+@pytest.mark.parametrize(
+    ("op", "args"),
+    [
+        *(
+            (op, lambda count: (_empty(5, 2, 3), _empty(count, 2, 3), [], False, 1, 0.0, False, False, False))
+            for op in (_aten.rnn_tanh.input, _aten.rnn_relu.input, _aten.gru.input)
+        ),
+        (_aten.lstm.data, lambda count: (_empty(9, 3), _empty(5), [_empty(count, 2, 3)] * 2, [], False, 1, 0.0, False, False)),
+        (_aten.histogramdd.int_bins, lambda count: (_empty(7, count), 2)),
+    ],
+    ids=str,
+)
+def test_argument_that_an_operator_takes_apart_has_a_most(
+    op: torch._ops.OpOverload, args: Callable[[int], tuple[Any, ...]]
+) -> None:
+    """torch made a tensor of each of a million layers before it compared their number: more than 20 seconds of a processor."""
+    check_arguments(op, args(MOST_ITEMS), {}, lambda size: size)
+    with pytest.raises(RetracedError, match=f"takes `(hx|self)` into {MOST_ITEMS + 1} apart") as caught:
+        check_arguments(op, args(MOST_ITEMS + 1), {}, lambda size: size)
+    assert caught.value.reason is Reason.PROGRAM_UNSUPPORTED
 
 
 @pytest.mark.parametrize(

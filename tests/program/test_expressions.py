@@ -201,6 +201,48 @@ def test_expression_that_expands_without_end_is_refused(text: str) -> None:
         parse_expression(text)
 
 
+def _sum_of(*sizes: str) -> str:
+    return f"Add({', '.join(sizes)})"
+
+
+def _chosen(chosen: str, *relations: str) -> str:
+    """Return a piecewise function that is an expression where all relations hold, and one otherwise."""
+    return f"Piecewise(ExprCondPair({chosen}, And({', '.join(relations)})), ExprCondPair(Integer(1), true))"
+
+
+def test_power_of_a_piecewise_function_is_bounded_as_that_of_what_it_chooses() -> None:
+    """sympy makes a piecewise function of powers of it; torch took two and a half minutes of a processor to expand this one."""
+    chosen = _chosen(_sum_of(*_SIZES[:6]), f"LessThan({_SIZES[0]}, {_SIZES[1]})")
+    parse_expression(f"Pow({chosen}, Integer(3))")
+    with pytest.raises(RetracedError, match="more than 1024 terms") as caught:
+        parse_expression(f"Pow({chosen}, Integer(60))")
+    assert caught.value.reason is Reason.PROGRAM_UNSUPPORTED
+
+
+def test_relations_that_each_term_of_a_product_repeats_are_counted_with_each() -> None:
+    """Of 18 times 108 terms each had the relations; sympy brings them into a canonical form whenever torch substitutes a symbol."""
+
+    def product(depth: int) -> str:
+        relations = (f"LessThan({_sum_of(*_SIZES[at : at + 3])}, {_SIZES[at + 3]})" for at in range(8))
+        inner = _SIZES[0] if depth == 0 else product(depth - 1)
+        sums = (_sum_of(*_SIZES[at : at + 5]) for at in (3 * depth, 3 * depth + 6))
+        return f"Mul({', '.join(sums)}, {_chosen(inner, *relations)})"
+
+    parse_expression(product(0))
+    with pytest.raises(RetracedError, match="more than 16384 parts when its products are expanded") as caught:
+        parse_expression(product(2))
+    assert caught.value.reason is Reason.PROGRAM_UNSUPPORTED
+
+
+@pytest.mark.parametrize("power", ["Pow({0}, Integer({1}))", "Pow(Add({0}, Integer(1)), Integer({1}))"])
+def test_polynomial_in_one_size_is_bounded_by_its_degree(power: str) -> None:
+    """For its sign sympy looks for the roots of it and of its derivatives: 8 to 19 seconds of a processor at a degree of 60."""
+    parse_expression(f"FloorDiv({power.format(_SIZES[0], 25)}, {_SIZES[1]})")
+    with pytest.raises(RetracedError, match="more than 16384 parts") as caught:
+        parse_expression(f"FloorDiv({power.format(_SIZES[0], 26)}, {_SIZES[1]})")
+    assert caught.value.reason is Reason.PROGRAM_UNSUPPORTED
+
+
 def test_division_of_many_terms_in_many_symbols_is_refused() -> None:
     def divided(count: int) -> str:
         sums = (f"Add({', '.join(_SIZES[at : at + 4])})" for at in range(0, 4 * count, 4))

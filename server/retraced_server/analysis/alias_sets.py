@@ -9,7 +9,6 @@ import operator
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import cache
 
 import torch
 from torch import fx
@@ -17,38 +16,10 @@ from torch import fx
 from retraced_server.analysis.effects import arguments_by_name, written_arguments
 from retraced_server.analysis.storages import returns_alias
 from retraced_server.analysis.targets import Effect, overload_of, stated_effect
+from retraced_server.analysis.unstated_aliases import may_hand_on
 from retraced_server.torch_compat.fake_tensors import FakeTensor, storage_id
-from retraced_server.torch_compat.operators import OpOverload, base_name, is_composite, schema_of
+from retraced_server.torch_compat.operators import is_composite, schema_of
 from retraced_server.torch_compat.pytree import pytree
-
-_aten = torch.ops.aten
-
-# They return views of their arguments, or the arguments, though their schemas do not say so.
-_UNANNOTATED_VIEWS = frozenset({_aten._unsafe_view.default, _aten.lift.default})
-# Composite operators may hand on an argument or a view of it, as dropout does in evaluation. These never do.
-_FRESH_COMPOSITES = frozenset(
-    {
-        "__and__",
-        "__or__",
-        "__xor__",
-        "adaptive_avg_pool2d",
-        "batch_norm",
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "embedding",
-        "group_norm",
-        "layer_norm",
-        "linear",
-        "log_softmax",
-        "matmul",
-        "max_pool2d",
-        "rms_norm",
-        "scaled_dot_product_attention",
-        "softmax",
-        "where",
-    }
-)
 
 
 class AliasSets:
@@ -154,9 +125,9 @@ def aliased_arguments(node: fx.Node) -> Iterator[fx.Node]:
     """Yield the arguments with which the results of a call may share storage."""
     target = node.target
     if (op := overload_of(target)) is not None:
-        if not returns_alias(op) and not _may_hand_on(op):
+        if not returns_alias(op) and not may_hand_on(op):
             return
-        wanted = None if _may_hand_on(op) else {a.name for a in schema_of(op).arguments if a.alias_info is not None}
+        wanted = None if may_hand_on(op) else {a.name for a in schema_of(op).arguments if a.alias_info is not None}
         arguments: list[fx.Node] = []
         for name, value in arguments_by_name(op, node.args, node.kwargs).items():
             if wanted is None or name in wanted:
@@ -164,11 +135,3 @@ def aliased_arguments(node: fx.Node) -> Iterator[fx.Node]:
         yield from filter(holds_tensor, arguments)
     elif stated_effect(target) is not Effect.NONE or target is operator.getitem:
         yield from (argument for argument in node.all_input_nodes if argument.op != "get_attr" and holds_tensor(argument))
-
-
-@cache
-def _may_hand_on(target: OpOverload) -> bool:
-    """Whether an operator may return an argument, or a view of one, that its schema does not tell of."""
-    if target in _UNANNOTATED_VIEWS:
-        return True
-    return not returns_alias(target) and is_composite(target) and base_name(target) not in _FRESH_COMPOSITES

@@ -12,6 +12,7 @@ from torch import fx
 
 from retraced_server.analysis.effects import arguments_by_name
 from retraced_server.analysis.targets import WRAPS_FOR_LEVEL, overload_of
+from retraced_server.analysis.unstated_aliases import may_hand_on
 from retraced_server.torch_compat.fake_tensors import storage_id
 from retraced_server.torch_compat.functorch import unwrapped
 from retraced_server.torch_compat.operators import is_composite, schema_of
@@ -35,9 +36,10 @@ def returns_alias(target: Callable[..., Any]) -> bool:
 
 
 @cache
-def _is_composed(target: Callable[..., Any]) -> bool:
+def may_return_alias(target: Callable[..., Any]) -> bool:
+    """Whether an operator's results may share storage with its arguments, by its schema or without a word of it."""
     op = overload_of(target)
-    return op is not None and is_composite(op)
+    return returns_alias(target) or (op is not None and may_hand_on(op))
 
 
 def aliased_inputs(node: fx.Node) -> list[fx.Node]:
@@ -105,7 +107,7 @@ class WriteSets:
 
         for at, node in enumerate(nodes):
             joined = [self._first.setdefault(storage, node) for storage in held[node]]
-            if callable(node.target) and held[node] and (returns_alias(node.target) or _is_composed(node.target)):
+            if callable(node.target) and held[node] and may_return_alias(node.target):
                 joined.extend(value for value in node.all_input_nodes if held[value])
             roots = {first(at), *(first(positions[other]) for other in joined)}
             earliest = min(roots)

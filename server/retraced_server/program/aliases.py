@@ -14,45 +14,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Hashable
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import fx
 
+from retraced_server.analysis.unstated_aliases import DEPENDS, DEPENDS_ON_ONE, VIEWS, VIEWS_OF_EACH, Shared
 from retraced_server.program.argument_checks import integers_fit
 from retraced_server.program.fake_tensors import FakeTensors
 from retraced_server.program.symbols import Symbols
 from retraced_server.torch_compat.fake_tensors import FakeTensor, storage_id
-from retraced_server.torch_compat.operators import OpOverload, OpOverloadPacket, schema_of
+from retraced_server.torch_compat.operators import OpOverload, schema_of
 from retraced_server.torch_compat.pytree import pytree
-
-# For each result, the position of the argument whose storage it has. Of an operator the position is in its schema, of an executed
-# call among the leaves of its arguments.
-_Shared: TypeAlias = tuple[int | None, ...]
 
 _hop: Final[Any] = torch.ops.higher_order
 _IN_PLACE_BODIES: Final = frozenset(
     (_hop.wrap_with_set_grad_enabled, _hop.wrap_with_autocast, _hop.wrap, _hop.tag_activation_checkpoint, _hop.strict_mode)
 )
 _ELSEWHERE: Final = object()
-
-
-def _packets(*names: str) -> frozenset[OpOverloadPacket]:
-    return frozenset(getattr(torch.ops.aten, name) for name in names)
-
-
-# Composed operators that return an argument, a view of it, or something new, by its sizes, strides and dtype.
-_DEPENDS: Final = _packets(
-    *("reshape", "reshape_as", "flatten", "ravel", "contiguous", "to", "type_as", "to_dense", "conj_physical", "sum_to_size"),
-    *("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"),
-    *("cartesian_prod", "flatten_dense_tensors", "native_channel_shuffle"),
-)
-# Operators that return their first argument or views of it, though their schema does not say so.
-_VIEWS: Final = _packets(
-    "_unsafe_view", "atleast_1d", "atleast_2d", "atleast_3d", "data", "unsafe_chunk", "unflatten_dense_tensors"
-)
-# Operators that return a view of each tensor in the list that is their first argument, though their schema does not say so.
-_VIEWS_OF_EACH: Final = _packets("atleast_1d", "atleast_2d", "atleast_3d", "broadcast_tensors", "meshgrid")
 
 
 class Aliases:
@@ -66,8 +45,8 @@ class Aliases:
     def __init__(self, symbols: Symbols, tensors: FakeTensors) -> None:
         self._symbols = symbols
         self._tensors = tensors
-        self._executed: dict[object, _Shared] = {}
-        self._subgraphs: dict[fx.GraphModule, _Shared] = {}
+        self._executed: dict[object, Shared] = {}
+        self._subgraphs: dict[fx.GraphModule, Shared] = {}
 
     def bases(self, node: fx.Node, root: torch.nn.Module) -> tuple[FakeTensor | None, ...]:
         """For each result of a node, the tensor whose storage it has, as far as it does not have its own.
@@ -80,10 +59,13 @@ class Aliases:
         """
         target: Any = node.target
         if isinstance(target, OpOverload):
-            if target.overloadpacket in _VIEWS_OF_EACH and isinstance(node.args[0], (list, tuple)):
+            packet = target.overloadpacket
+            if packet in VIEWS_OF_EACH and isinstance(node.args[0], (list, tuple)):
                 return tuple(map(_recorded, node.args[0]))
-            if target.overloadpacket not in _DEPENDS or schema_of(target).is_mutable:
+            if packet not in DEPENDS or schema_of(target).is_mutable:
                 return tuple(_argument(target, node, index) for index in _annotated(target))
+            if packet in DEPENDS_ON_ONE and sum(isinstance(leaf, fx.Node) for leaf in pytree.tree_iter(node.args)) != 1:
+                return ()
             leaves = _leaves(node)
             # What shares a storage with a sparse tensor cannot be told.
             if any(isinstance(leaf, FakeTensor) and not _has_storage(leaf) for leaf in leaves):
@@ -114,7 +96,7 @@ class Aliases:
             bases.append(operand if isinstance(operand, FakeTensor) else None)
         return tuple(bases)
 
-    def _execute(self, target: OpOverload, node: fx.Node, leaves: list[Any]) -> _Shared:
+    def _execute(self, target: OpOverload, node: fx.Node, leaves: list[Any]) -> Shared:
         described = tuple(self._tensors.key(leaf) if isinstance(leaf, FakeTensor) else _plain_key(leaf) for leaf in leaves)
         key = (target, len(node.args), tuple(node.kwargs), described)
         found = self._executed.get(key)
@@ -122,7 +104,7 @@ class Aliases:
             found = self._executed[key] = self._run(target, leaves, node)
         return found
 
-    def _run(self, target: OpOverload, leaves: list[Any], node: fx.Node) -> _Shared:
+    def _run(self, target: OpOverload, leaves: list[Any], node: fx.Node) -> Shared:
         devices = {leaf.device for leaf in leaves if isinstance(leaf, FakeTensor)}
         stand_ins = [self._stand_in(leaf, devices) for leaf in leaves]
         owners: dict[int, int] = {}
@@ -189,10 +171,11 @@ def _recorded(argument: Any) -> FakeTensor | None:
 
 
 @functools.cache
-def _annotated(target: OpOverload) -> _Shared:
-    """For each result, the argument that it is or is a view of, by the schema; nothing where there is none."""
-    if target.overloadpacket in _VIEWS:
-        return (0,)
+def _annotated(target: OpOverload) -> Shared:
+    """For each result, the argument that it is or is a view of, by the schema or beyond it; nothing where there is none."""
+    if (unstated := VIEWS.get(target.overloadpacket)) is not None:
+        # Not of overloads that take less.
+        return tuple(index if index is not None and index < len(schema_of(target).arguments) else None for index in unstated)
     arguments = [
         (index, argument.alias_info) for index, argument in enumerate(schema_of(target).arguments) if argument.alias_info
     ]

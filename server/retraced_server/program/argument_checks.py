@@ -13,7 +13,7 @@ from torch import fx
 from retraced_pt2.limits import MOST_DIMENSIONS
 from retraced_server.program.errors import program_invalid, program_unsupported
 from retraced_server.program.options import MOST_ITEMS
-from retraced_server.torch_compat.operators import OpOverload, schema_of
+from retraced_server.torch_compat.operators import OpOverload, OpOverloadPacket, schema_of
 
 _aten: Final = torch.ops.aten
 # Operators that give a list as long as a size or an integer says. Other lists are as long as a list among the arguments, or as the rank of one.
@@ -24,6 +24,11 @@ _COUNTED: Final = frozenset(
         *(_aten.tensor_split.sections, _aten.hsplit.int, _aten.vsplit.int, _aten.dsplit.int),
     )
 )
+# Operators composed of others that take an argument apart along a dimension, which no program has many of: layers of a state, coordinates.
+_TAKEN_APART: Final[Mapping[OpOverloadPacket, tuple[str, int]]] = {
+    **dict.fromkeys((_aten.rnn_tanh, _aten.rnn_relu, _aten.gru, _aten.lstm), ("hx", 0)),
+    _aten.histogramdd: ("self", -1),
+}
 # Of these torch takes numbers too, and looks them up in tables without asking how long these are.
 _ENUMERATIONS: Final[Mapping[str, type]] = {
     "ScalarTypeType": torch.dtype,
@@ -44,7 +49,7 @@ def check_arguments(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str
 
     Raises:
         RetracedError: PROGRAM_INVALID: a dtype, a layout or a memory format is something else. PROGRAM_UNSUPPORTED: the call gives more
-            than `MOST_ITEMS` tensors.
+            than `MOST_ITEMS` tensors, or takes one into more apart.
     """
     for position, name, kind in _enumerations(target):
         value = args[position] if position < len(args) else kwargs.get(name)
@@ -54,6 +59,12 @@ def check_arguments(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str
         given = {name: _known(value, typical) for name, value in _by_name(target, args, kwargs).items()}
         if (count := _count(given)) > MOST_ITEMS:
             raise program_unsupported(f"the operator gives {count} tensors, and {MOST_ITEMS} are the most of one call")
+    if (apart := _TAKEN_APART.get(target.overloadpacket)) is not None:
+        name, dim = apart
+        value = _by_name(target, args, kwargs).get(name)
+        for shape in (_known(item, typical) for item in (value if isinstance(value, (tuple, list)) else (value,))):
+            if isinstance(shape, tuple) and shape and shape[dim] > MOST_ITEMS:
+                raise program_unsupported(f"the operator takes `{name}` into {shape[dim]} apart, and {MOST_ITEMS} are the most")
 
 
 def check_operand(args: Sequence[Any], kwargs: Mapping[str, Any], typical: Callable[[Any], Any]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any, Final, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import sympy
 from sympy.functions.elementary.piecewise import ExprCondPair
@@ -20,7 +20,10 @@ _LARGEST_BITS: Final = 256
 _MOST_BITS: Final = 4096
 """Nor does what it computes need more, with 64 for each symbol in it."""
 MOST_TERMS: Final = 1024
-"""Terms that it has when its products and powers are expanded, as torch and sympy do to compare, to simplify and to divide."""
+"""Terms that it, or an expression in it, has when products and powers are expanded, as torch and sympy do to compare, simplify and divide."""
+MOST_NODES: Final = 16_384
+"""Nodes of the tree that it is then. Each term repeats the factors that do not expand, a piecewise function with all its relations among
+them, and torch substitutes, bounds and brings into canonical form what stands in each."""
 
 _MOST_DIVIDED: Final = 1024
 """Terms that are divided, or divided by, times the symbols in them: sympy looks for common divisors in all symbols at once."""
@@ -74,7 +77,7 @@ def parse_expression(text: str) -> _Expr:
 class _SympyBuilder:
     def __init__(self) -> None:
         self._bits: dict[_Expr, int] = {}
-        self._expanded: dict[_Expr, int] = {}
+        self._expanded: dict[_Expr, Expanded] = {}
 
     def truth(self, value: bool) -> _Expr:
         return sympy.true if value else sympy.false
@@ -105,7 +108,7 @@ class _SympyBuilder:
         if function in _DIVISIONS:
             symbols = set[_Expr]().union(*(argument.free_symbols for argument in arguments))
             is_cheap = function in _CHEAP_OF_SUMS and _is_sum_over_numbers(arguments)
-            if not is_cheap and sum(map(self.terms, arguments)) * len(symbols) > _MOST_DIVIDED:
+            if not is_cheap and sum(self.expanded(argument).terms for argument in arguments) * len(symbols) > _MOST_DIVIDED:
                 raise unsupported("a division in it is of too many terms")
         made = made_by(*arguments)
         if function.startswith("OpaqueUnaryFn_") and made.is_number and not made.is_Atom:
@@ -115,8 +118,8 @@ class _SympyBuilder:
             raise unsupported("a number in it is too large")
         if self._size(made) > _MOST_BITS:
             raise unsupported("what it computes is too large")
-        if self.terms(made) > MOST_TERMS:
-            raise unsupported(f"it has more than {MOST_TERMS} terms when its products are expanded")
+        if excess := self.expanded(made).excess:
+            raise unsupported(f"it has {excess} when its products are expanded")
         return made
 
     def _bound_power(self, name: str, base: _Expr, exponent: _Expr) -> None:
@@ -143,33 +146,77 @@ class _SympyBuilder:
             self._bits[expression] = known
         return known
 
-    def terms(self, expression: _Expr) -> int:
-        """Bound the number of terms that an expression expands to, from above; what is no sum, product or power is one term."""
+    def expanded(self, expression: _Expr) -> Expanded:
+        """Bound what an expression expands to, from above; what is no sum, product or power is one term."""
         known = self._expanded.get(expression)
         if known is None:
-            if expression.is_Symbol:
-                # torch writes a symbol as what it is at least and the rest.
-                known = 2
-            elif expression.is_Add:
-                # Numbers become one.
-                known = 1 + sum(self.terms(argument) - 1 for argument in expression.args)
-            elif expression.is_Mul:
-                known = math.prod(map(self.terms, expression.args))
-            elif expression.is_Pow and expression.exp.is_Integer:
-                # The monomials of that degree in as many unknowns as the base has terms.
-                degree = abs(int(expression.exp))
-                known = math.comb(self.terms(expression.base) + degree - 1, degree)
-            else:
-                known = 1
-            # What is over the bound is refused, and need not be exact.
-            self._expanded[expression] = known = min(known, MOST_TERMS + 1)
+            known = _weighed(self._expand(expression), [expression])
+            # What is over a bound is refused, and need not be exact.
+            known = known._replace(terms=min(known.terms, MOST_TERMS + 1), nodes=min(known.nodes, MOST_NODES + 1))
+            self._expanded[expression] = known
         return known
 
+    def _expand(self, expression: _Expr) -> Expanded:
+        if expression.is_Symbol:
+            # torch writes a symbol as what it is at least and the rest.
+            return Expanded(2, 2, 1)
+        if not expression.args:
+            return Expanded(1, 1, 0)
+        parts = [self.expanded(argument) for argument in expression.args]
+        terms, nodes, degrees = ([part[field] for part in parts] for field in range(3))
+        if expression.is_Add:
+            # Numbers become one.
+            return Expanded(1 + sum(terms) - len(terms), 1 + sum(nodes), max(degrees))
+        if expression.is_Mul:
+            return _product(parts)
+        if expression.is_Pow and expression.exp.is_Integer:
+            # The monomials of that degree in as many unknowns as the base has terms.
+            base, power = parts[0], abs(int(expression.exp))
+            count = math.comb(base.terms + power - 1, power)
+            return Expanded(count, count + count * min(power, base.terms) * base.nodes // base.terms, base.degree * power)
+        # It is one term, but not where an expression in it is over the bound: sympy draws powers into some functions.
+        return Expanded(max((count for count in terms if count > MOST_TERMS), default=1), 1 + sum(nodes), max(degrees))
 
-def expanded_terms(factors: Iterable[_Expr]) -> int:
-    """Bound the number of terms that the product of expressions expands to, from above; what is more than `MOST_TERMS` need not be exact."""
+
+class Expanded(NamedTuple):
+    """What an expression is when the products and powers in it are expanded.
+
+    Attributes:
+        terms: How many terms it has.
+        nodes: How many nodes the tree of its terms has, or as many as make the same work.
+        degree: Its degree as a polynomial.
+    """
+
+    terms: int
+    nodes: int
+    degree: int
+
+    @property
+    def excess(self) -> str:
+        """What is more of it than torch and sympy can work with in little time, such as "more than 1024 terms"; empty where nothing is."""
+        if self.terms > MOST_TERMS:
+            return f"more than {MOST_TERMS} terms"
+        return f"more than {MOST_NODES} parts" if self.nodes > MOST_NODES else ""
+
+
+def expanded_product(factors: Sequence[_Expr]) -> Expanded:
+    """Bound what the product of expressions expands to, from above; what is over the bounds need not be exact."""
     builder = _SympyBuilder()
-    return math.prod(builder.terms(factor) for factor in factors)
+    return _weighed(_product([builder.expanded(factor) for factor in factors]), factors)
+
+
+def _product(parts: Sequence[Expanded]) -> Expanded:
+    # Each term has one term of each factor.
+    count = math.prod(part.terms for part in parts)
+    nodes = count + sum(count // part.terms * part.nodes for part in parts)
+    return Expanded(count, nodes, sum(part.degree for part in parts))
+
+
+def _weighed(expanded: Expanded, factors: Sequence[_Expr]) -> Expanded:
+    """Count a polynomial in one unknown as what it takes sympy to find its roots, and those of its derivatives, which tell its sign."""
+    if expanded.degree**3 <= expanded.nodes or len(set[_Expr]().union(*(factor.free_symbols for factor in factors))) != 1:
+        return expanded
+    return expanded._replace(nodes=expanded.degree**3)
 
 
 def _is_sum_over_numbers(arguments: list[_Expr]) -> bool:

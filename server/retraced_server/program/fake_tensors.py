@@ -17,7 +17,7 @@ from msgspec import Raw
 from retraced_pt2 import schema
 from retraced_pt2.limits import MOST_DIMENSIONS
 from retraced_server.program.errors import cause, program_invalid, program_unsupported
-from retraced_server.program.expressions import MOST_TERMS, expanded_terms
+from retraced_server.program.expressions import expanded_product
 from retraced_server.program.scalar_types import read_device, read_dtype, read_layout
 from retraced_server.program.symbols import Size, Symbols
 from retraced_server.torch_compat.fake_tensors import FakeTensor, allow_absent_device, copy_with_own_storage, empty_coo
@@ -143,10 +143,9 @@ def _check_work(size: Sequence[Size], stride: Sequence[Size]) -> None:
         return [raw_expression(number) for number in numbers if isinstance(number, torch.SymInt)]
 
     products = (expressions(size), *(expressions(extent) for extent in zip(size, stride, strict=True)))
-    if any(expanded_terms(product) > MOST_TERMS for product in products):
-        raise program_unsupported(
-            f"the sizes of a value have more than {MOST_TERMS} terms when they are multiplied", field="sizes"
-        )
+    for product in products:
+        if excess := expanded_product(product).excess:
+            raise program_unsupported(f"the sizes of a value have {excess} when they are multiplied", field="sizes")
 
 
 def _meta(described: Description) -> torch.Tensor:

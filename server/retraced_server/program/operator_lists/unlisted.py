@@ -10,6 +10,8 @@ from typing import Final
 
 _CRASHES: Final = "its native code trusts its arguments, and ends the process with some"
 
+_PACKED: Final = "it works on weights packed for one processor, which no archive holds, and its native code reads data that fake tensors lack"
+
 UNLISTED: Final[Mapping[str, str]] = dict.fromkeys(
     (
         "aten._remove_batch_dim",
@@ -26,6 +28,17 @@ UNLISTED: Final[Mapping[str, str]] = dict.fromkeys(
         "aten.range.out",
     ),
     _CRASHES,
+) | dict.fromkeys(
+    (
+        "aten.fbgemm_linear_fp16_weight",
+        "aten.fbgemm_linear_fp16_weight_fp32_activation",
+        "aten.fbgemm_linear_int8_weight",
+        "aten.fbgemm_linear_int8_weight_fp32_activation",
+        "aten.fbgemm_linear_quantize_weight",
+        "aten.fbgemm_pack_gemm_matrix_fp16",
+        "aten.fbgemm_pack_quantized_matrix",
+    ),
+    _PACKED,
 )
 """Why an operator is not on the list, by its name or that of its packet."""
 
