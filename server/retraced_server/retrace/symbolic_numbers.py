@@ -48,16 +48,14 @@ class SymbolicNumbers:
         self._sizes: dict[sympy.Basic, tuple[fx.Node, int]] = {}
 
     # A symbolic number is of any of three types that share no base.
-    def node_of(self, number: Any) -> fx.Node:
-        """Return a node that computes a number: one that does already, else new ones, from the sizes of tensors.
+    def value_of(self, number: Any) -> Any:
+        """Return the value of a node that computes a number: one that does already, else new ones, from the sizes of tensors.
 
         Raises:
             ExportPassError: A symbol of it is neither a size of a tensor in the graph nor computed there, or a function has no operator.
         """
         self._look()
-        made = self._made(number.node.expr, number)
-        assert isinstance(made, ProxyValue)
-        return made.node
+        return self._made(number.node.expr, number)
 
     def _look(self) -> None:
         """Note what nodes that were made since the last time compute."""

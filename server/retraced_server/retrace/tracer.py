@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
 from torch import fx
 
 from retraced_server.retrace.arguments import Argument
+from retraced_server.retrace.descriptions import Descriptions, UnknownError
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.hooks import MakesNodes
 from retraced_server.retrace.overrides import overrides, refuse_overrides
@@ -18,6 +19,7 @@ from retraced_server.retrace.values import SYMBOLIC, same_metadata
 from retraced_server.torch_compat.fake_tensors import (
     FakeTensor,
     FakeTensorMode,
+    TensorMetadata,
     UnsupportedFakeTensorException,
     extract_tensor_metadata,
 )
@@ -68,6 +70,8 @@ class ExportTracer(fx.Tracer):
         self._submodules: dict[torch.nn.Module, fx.Node] = {}
         self._attribute_nodes: dict[int, tuple[Any, fx.Node]] = {}
         self._numbers = SymbolicNumbers(callback, self.graph)
+        self._descriptions = Descriptions()
+        self._described: dict[Hashable, TensorMetadata] = {}
 
     @property
     def graph(self) -> fx.Graph:
@@ -177,8 +181,18 @@ class ExportTracer(fx.Tracer):
         if isinstance(a, torch.Tensor):
             return self._tensor(a)
         if isinstance(a, SYMBOLIC):
-            return a.node.constant if a.node.constant is not None else self._numbers.node_of(a)
+            return a.node.constant if a.node.constant is not None else self.create_arg(self._numbers.value_of(a))
         return super().create_arg(a)
+
+    # A symbolic number is of any of three types that share no base.
+    def computed(self, number: Any) -> Any:
+        """Return the value of a node that computes a symbolic number: one that does already, else new ones, from the sizes of tensors.
+
+        Raises:
+            ExportPassError: A symbol of it is neither a size of a tensor in the graph nor computed there, or a function has no operator.
+        """
+        self._use()
+        return self._numbers.value_of(number)
 
     def _module(self, module: torch.nn.Module) -> fx.Node:
         if module not in self.submodules:
@@ -233,10 +247,23 @@ class ExportTracer(fx.Tracer):
                 lambda leaf: extract_tensor_metadata(leaf) if any(leaf is one for one in unfakeable) else None, value
             )
         elif isinstance(val, FakeTensor) and described:
-            with val.fake_mode.shape_env.suppress_guards() if val.fake_mode.shape_env else torch.no_grad():
-                node.meta["tensor_meta"] = extract_tensor_metadata(val)
+            node.meta["tensor_meta"] = self._description(val)
         else:
             node.meta["tensor_meta"] = None if isinstance(val, FakeTensor) else pytree.tree_map(lambda _: None, val)
+
+    def _description(self, tensor: FakeTensor) -> TensorMetadata:
+        """Return torch's description of a tensor. Torch looks for its memory format each time; tensors with the same sizes have the same."""
+        try:
+            key = self._descriptions.describe(tensor)
+        except UnknownError:
+            key = None
+        found = None if key is None else self._described.get(key)
+        if found is None:
+            with tensor.fake_mode.shape_env.suppress_guards() if tensor.fake_mode.shape_env else torch.no_grad():
+                found = extract_tensor_metadata(tensor)
+            if key is not None:
+                self._described[key] = found
+        return found
 
     def _fake(self, tensor: torch.Tensor) -> FakeTensor:
         if self.fake_tensor_mode is None:
