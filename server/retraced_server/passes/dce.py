@@ -41,6 +41,24 @@ class DeadCodeElimination(PassBase):
         return PassResult(result, result is not graph_module)
 
 
+def erase_dead_code(module: fx.GraphModule, protected: frozenset[str]) -> int:
+    """Erase what the pass removes from a graph and its subgraphs, in place.
+
+    Args:
+        module: The graph module.
+        protected: Names of nodes of the root graph that stay.
+
+    Returns:
+        How many nodes were erased.
+    """
+    erased = 0
+    for path, graph_module in list(walk_graphs(module)):
+        dead = _dead_nodes(graph_module, frozenset() if path else protected, MissedRemarks())
+        _erase(graph_module, dead)
+        erased += len(dead)
+    return erased
+
+
 def _count(module: fx.GraphModule) -> int:
     return sum(len(child.graph.nodes) for _, child in walk_graphs(module))
 
@@ -100,11 +118,15 @@ def _without(
             changed[str(node.target)] = smaller
     made[module] = result = copy_graph_module(module) if gone or changed else module
     copies = dict(zip(module.graph.nodes, list(result.graph.nodes), strict=True))
-    for node in reversed(dead[module]):
-        result.graph.erase_node(copies[node])
-    read = {str(node.target) for node in result.graph.find_nodes(op="get_attr")}
-    for target in {str(node.target) for node in gone if node.op == "get_attr"} - read:
-        delete_attribute(result, target)
+    _erase(result, [copies[node] for node in dead[module]])
     for target, subgraph in changed.items():
         set_attribute(result, target, subgraph)
     return result
+
+
+def _erase(module: fx.GraphModule, dead: list[fx.Node]) -> None:
+    for node in reversed(dead):
+        module.graph.erase_node(node)
+    read = {str(node.target) for node in module.graph.find_nodes(op="get_attr")}
+    for target in {str(node.target) for node in dead if node.op == "get_attr"} - read:
+        delete_attribute(module, target)
