@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table as Shown
 
 from benchmarks.exactness.judge import Outcome, Route, Table, Verdict
-from benchmarks.exactness.reasons import reason_of, unexplained
 from benchmarks.exactness.run import Item, judge_all
 from benchmarks.exactness.sources import SOURCES, evenly
 from benchmarks.measure import machine
+from retraced_server.passes.decompose.stated_differences import reason_of, unexplained
 
 _FILE = Path("build/exactness.jsonl")
 
@@ -42,10 +42,10 @@ _ROWS: dict[str, Callable[[Verdict], bool]] = {
     "ours fails, torch not": _with_outcome("ours fails"),
     "same results": lambda verdict: verdict.outcome in _DECOMPOSED and not verdict.numbers,
     "other results": lambda verdict: bool(verdict.numbers),
-    **{f"went {route}" if route != "not said" else "way not said": _with_route(route) for route in get_args(Route)},
+    **{f"went {route}": _with_route(route) for route in get_args(Route)},
     "findings": lambda verdict: verdict.is_finding,
 }
-_LAST_OF_A_PART = ("judged", "ours fails, torch not", "other results", "way not said")
+_LAST_OF_A_PART = ("judged", "ours fails, torch not", "other results", "went unchanged")
 
 
 @click.command()

@@ -12,16 +12,16 @@ from typing import Any, Literal
 import torch
 from torch.export import ExportedProgram, default_decompositions
 
-from benchmarks.exactness.reasons import unexplained
 from retraced_server.analysis.equivalence import differences
 from retraced_server.passes import run_pipeline
+from retraced_server.passes.decompose.stated_differences import unexplained
 from retraced_server.torch_compat.operators import OpOverload, is_composite
 from tests.support.case import ProgramCase
 from tests.support.compare import run
 
 Table = Literal["core-aten", "aten", "none"]
 Outcome = Literal["equal", "differs", "not exported", "torch fails", "ours fails", "both fail"]
-Route = Literal["locally", "partly", "wholly by torch", "unchanged", "not said"]
+Route = Literal["locally", "by torch", "unchanged"]
 
 # How far results may be apart, relatively and absolutely: that of torch's own tests, but for what another order of additions makes.
 _TOLERANCES: dict[torch.dtype, tuple[float, float]] = {
@@ -58,7 +58,7 @@ class Verdict:
     outcome: Outcome = "equal"
     differences: list[str] = field(default_factory=list)
     numbers: str = ""
-    route: Route = "not said"
+    route: Route = "unchanged"
     remarks: list[str] = field(default_factory=list)
     error: str = ""
     seconds: tuple[float, float] = (0.0, 0.0)
@@ -83,11 +83,7 @@ def route_of(remarks: Iterable[str], *, modified: bool) -> Route:
     """Say how a program was decomposed, by the remarks of the pass."""
     if not modified:
         return "unchanged"
-    local = any(remark.startswith("decomposed locally") for remark in remarks)
-    torchs = any(remark.startswith("by torch:") for remark in remarks)
-    if local:
-        return "partly" if torchs else "locally"
-    return "wholly by torch" if torchs else "not said"
+    return "by torch" if any(remark.startswith("decomposed by torch:") for remark in remarks) else "locally"
 
 
 def stock_table(table: Table) -> dict[Any, Any] | None:

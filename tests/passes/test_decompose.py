@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
 from torch._export.verifier import SpecViolationError
@@ -11,11 +9,11 @@ from torch._export.verifier import SpecViolationError
 from retraced_server.analysis.equivalence import differences
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes import run_pipeline
+from retraced_server.passes.decompose.stated_differences import unexplained
 from tests.passes.support import DECOMPOSABLE, QUICK, decomposed, export, targets
 from tests.support.case import ProgramCase
 from tests.support.compare import assert_computes, assert_same_results, saved_and_loaded, validate
 from tests.support.models import by_name
-from tests.support.passes import canonical
 
 # gpt2: torch's decomposition of attention changes strides. preserved_parts: torch loses track of the preserved signatures.
 _BEYOND_TORCH = ("gpt2", "preserved_parts")
@@ -26,15 +24,9 @@ _NOT_THE_SAME_GRAPH = ("everything_functional", "flex_attention")
 _SAME_GRAPH = [c for c in DECOMPOSABLE if c.name not in (*_BEYOND_TORCH, *_NOT_THE_SAME_GRAPH, "bert", "t5", "whisper")]
 
 
-def _text(module: torch.fx.GraphModule) -> str:
-    # The messages of assertions name nodes and symbols.
-    return re.sub(r"Runtime assertion failed for expression [^\"]*", "", repr(canonical(module)))
-
-
 @pytest.mark.parametrize("case", _SAME_GRAPH, ids=str)
 def test_graph_is_that_of_run_decompositions_but_for_names(case: ProgramCase) -> None:
-    assert differences(decomposed(case).program, case.decomposed) == []
-    assert _text(decomposed(case).program.graph_module) == _text(case.decomposed.graph_module)
+    assert unexplained(differences(decomposed(case).program, case.decomposed)) == []
 
 
 @pytest.mark.parametrize("case", QUICK, ids=str)
@@ -64,7 +56,7 @@ def test_new_value_of_an_input_that_is_returned_too_is_one_value() -> None:
 @pytest.mark.parametrize("name", ["in_place", "nested", "residual_net"])
 def test_nothing_is_left_to_do_for_torch(name: str) -> None:
     program = decomposed(by_name(name)).program
-    assert targets(program.run_decompositions()) == targets(program)
+    assert unexplained(differences(program, program.run_decompositions())) == []
 
 
 @pytest.mark.parametrize("name", _BEYOND_TORCH)
@@ -103,5 +95,5 @@ def test_table_none_only_makes_the_program_functional() -> None:
     case = by_name("in_place")
     program = run_pipeline(case.program, "decompose{table=none}").program
     expected = case.program.run_decompositions({})
-    assert _text(program.graph_module) == _text(expected.graph_module)
+    assert unexplained(differences(program, expected)) == []
     assert_computes(case, program)

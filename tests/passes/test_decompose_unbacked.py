@@ -45,15 +45,22 @@ def test_sizes_that_are_one_are_decomposed_though_torch_fails(function: Callable
     with pytest.raises(AssertionError, match="u1"):
         loaded(archive).run_decompositions()
     program = read_bytes(archive, tmp_path).program
-    result = run_pipeline(program, "decompose", refuse_new_guards=True).program
+    calls: list[Inputs] = [((torch.randn(4, 3), torch.tensor(size)), {}) for size in (0, 2, 4)]
+    by_calls = run_pipeline(program, "decompose", refuse_new_guards=True).program
+    validate(by_calls)
+    assert targets(by_calls)["aten.zeros"] == 0
+    # What no call asks for is not learned: the program keeps its symbols.
+    assert _symbols(by_calls) == _symbols(program)
+    assert run_pipeline(by_calls, "decompose").program is by_calls
+    assert_same_results(exported, saved_and_loaded(by_calls), calls)
+    result = run_pipeline(program, "decompose{by=torch}", refuse_new_guards=True).program
     validate(result)
     assert targets(result)["aten.zeros"] == 0
     # The symbol that is another is gone from values, bindings and ranges alike.
     assert _symbols(result) == {"u0": 1}
     assert [str(symbol) for symbol in result.range_constraints] == ["u0"]
     assert "u1" not in "".join(str(node.meta.get("val")) for node in result.graph.nodes)
-    assert run_pipeline(result, "decompose").program is result
-    calls: list[Inputs] = [((torch.randn(4, 3), torch.tensor(size)), {}) for size in (0, 2, 4)]
+    assert run_pipeline(result, "decompose{by=torch}").program is result
     assert_same_results(exported, saved_and_loaded(result), calls)
 
 

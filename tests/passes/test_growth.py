@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from retraced_server.passes import run_pipeline
-from retraced_server.passes._correspondence import Correspondence
+from retraced_server.passes.decompose.correspondence import Correspondence
 from tests.support.growth import calls
 from tests.support.large_graphs import as_program, equal_calls, wide_fan_out
 
@@ -52,8 +52,8 @@ def test_work_of_finding_what_decomposed_results_became_grows_in_step_with_them(
         counts.append(calls(lambda: made.append(Correspondence(*arguments))))
         return made[0]
 
-    with mock.patch("retraced_server.passes.decompose.Correspondence", counted):
+    with mock.patch("retraced_server.passes.decompose.by_torch.Correspondence", counted):
         for size in (40, 160):
-            run_pipeline(torch.export.export(_Unbind(), (torch.ones(size, 3),)), "decompose")
+            run_pipeline(torch.export.export(_Unbind(), (torch.ones(size, 3),)), "decompose{by=torch}")
     few, many = counts
     assert many <= 1.25 * 4 * few

@@ -30,6 +30,31 @@ REASONS: tuple[Reason, ...] = (
         re.compile(r"^theirs has `\w+` = aten\.copy\.default\(.*\), which ours has not"),
     ),
     Reason(
+        "assertion that torch derives again",
+        "Torch derives assertions about symbols from the shape environment, beside those that the program has and that it executes; ours keeps "
+        "the program's.",
+        re.compile(r"^ours has `[\w.:]+` = aten\._assert_scalar\.default\(.*\) once, theirs 2 times"),
+    ),
+    Reason(
+        "offset that torch's cache loses",
+        "`copy` of a view has the view's storage offset when it is executed; torch's cache of fake results makes tensors without one, and it "
+        "traces a program a second time, with what is in the cache.",
+        re.compile(r"= aten\.copy\.default\(.*\) is recorded with storage offset \d+, and with 0 in theirs"),
+    ),
+    Reason(
+        "order of what is lifted",
+        "Torch moves constants behind buffers; ours keeps the order of the program's inputs.",
+        re.compile(
+            r"^of the inputs in the signature number \d+ is \(\(?(BUFFER|CONSTANT_TENSOR|PARAMETER), .* in ours and "
+            r"\(\(?(BUFFER|CONSTANT_TENSOR|PARAMETER), .* in theirs$"
+        ),
+    ),
+    Reason(
+        "strides of a view",
+        "Torch writes a stride as the least of two where a size may be 0; ours keeps what the program has recorded, which holds otherwise.",
+        re.compile(r"is recorded with strides \(.*\), and with \(.*\bMin\(.*\) in theirs"),
+    ),
+    Reason(
         "item that nothing uses",
         "A program with nothing to decompose comes back as it was, items of results that nothing uses included; torch drops them.",
         re.compile(r"^ours has `[\w.:]+` = <built-in function getitem>\(.*\), which theirs has not; nothing uses it$"),

@@ -12,8 +12,8 @@ from torch import fx
 from retraced_server.analysis.attributes import delete_attribute, set_attribute
 from retraced_server.analysis.graphs import node_key, subgraph_of, walk_graphs
 from retraced_server.analysis.value_numbers import UnkeyedError, call_key
-from retraced_server.passes._correspondence import ASSERT_SCALAR, Correspondence, GraphMatch
-from retraced_server.passes._working_copy import TAG
+from retraced_server.passes.decompose.correspondence import ASSERT_SCALAR, Correspondence, GraphMatch
+from retraced_server.passes.decompose.working_copy import TAG
 from retraced_server.retrace.values import same_metadata
 from retraced_server.torch_compat.graphs import fresh_name, replace_namespace, reserve_names, set_name
 
@@ -61,12 +61,12 @@ def origins(correspondence: Correspondence, root: fx.GraphModule) -> dict[str, t
         key: tuple(correspondence.keys[old] for old in came_from.get(node, ()))
         for path, module in walk_graphs(root)
         for node in module.graph.nodes
-        if not ((old := old_nodes.get(key := node_key(path, node.name))) and _same_node(node, old))
+        if not ((old := old_nodes.get(key := node_key(path, node.name))) and is_as_it_was(node, old))
     }
 
 
-def _same_node(new: fx.Node, old: fx.Node) -> bool:
-    """Whether a node of the new program is the one that had its name in the old: call, inputs by name, value and metadata."""
+def is_as_it_was(new: fx.Node, old: fx.Node) -> bool:
+    """Whether a node of a new program is the one that had its name in the old: call, inputs by name, value and metadata."""
     if new.op != old.op or new.meta.keys() != old.meta.keys() or not _same_call(new, old):
         return False
     return same_metadata(new.meta.get("val"), old.meta.get("val")) and all(

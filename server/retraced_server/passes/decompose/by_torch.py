@@ -1,13 +1,13 @@
-"""Decompositions, by torch's own tables."""
+"""Decomposes a program as torch does, by tracing it as a whole, and gives the result back what the program had."""
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import sympy
 import torch
@@ -16,19 +16,17 @@ from torch.export import ExportedProgram, ModuleCallEntry, ModuleCallSignature
 from torch.export.graph_signature import ConstantArgument, ExportGraphSignature, InputKind, OutputKind
 
 from retraced_server.analysis.graphs import node_key, walk_graphs
-from retraced_server.passes._attention import has_attention, keep_strides
-from retraced_server.passes._correspondence import Correspondence
-from retraced_server.passes._naming import adopt, origins
-from retraced_server.passes._rebinding import rebind
-from retraced_server.passes._safe_targets import SafeTargets
-from retraced_server.passes._shared_state import separate_shared_state, shared_written_state
-from retraced_server.passes._working_copy import TAG, working_copy
-from retraced_server.passes.base import ProgramPass, ProgramPassResult
-from retraced_server.passes.registry import Option, register_pass
-from retraced_server.pipeline.catalogue import IrLevel
+from retraced_server.passes.base import ProgramPassResult
+from retraced_server.passes.decompose.attention import has_attention, keep_strides, keeps_strides_remark
+from retraced_server.passes.decompose.correspondence import Correspondence
+from retraced_server.passes.decompose.naming import adopt, origins
+from retraced_server.passes.decompose.rebinding import rebind
+from retraced_server.passes.decompose.safe_targets import SafeTargets
+from retraced_server.passes.decompose.shared_state import separate_shared_state, shared_written_state
+from retraced_server.passes.decompose.working_copy import TAG, working_copy
 from retraced_server.retrace.errors import ExportPassError, place_of
 from retraced_server.retrace.own_guards import add_own_guards
-from retraced_server.torch_compat.decompositions import Decompositions, TableName, decompositions, run_decompositions
+from retraced_server.torch_compat.decompositions import Decompositions, TableName, run_decompositions
 from retraced_server.torch_compat.graphs import get_current_meta
 from retraced_server.torch_compat.programs import assemble_program, export_graph_module, guards_code, guards_of_shape_env
 from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
@@ -45,80 +43,65 @@ from retraced_server.torch_compat.symbolic_shapes import (
 _T = TypeVar("_T")
 
 
-@register_pass("decompose")
-class Decompose(ProgramPass):
-    """Rewrite operators as simpler ones by torch's decomposition tables, and make the program functional.
+def decompose_by_torch(program: ExportedProgram, table: TableName, choose: Callable[[], Decompositions]) -> ProgramPassResult:
+    """Decompose a program as `ExportedProgram.run_decompositions` does, which traces it as a whole.
 
-    What it computes is what `ExportedProgram.run_decompositions` gives (torch/export/exported_program.py): operators that mutate
-    become functional ones with the mutation as an output, operators without effect vanish, dead code too. Beyond that, a value that
-    a node of the input had keeps that node's name, metadata is that of the node that a new node came from, unbacked symbols keep
-    their names, guards stay, and a program with nothing to decompose comes back as it was. Where torch's decomposition of attention
-    breaks a later view, since it changes the order of strides, attention is decomposed with its own strides, and a remark says so.
-    Modules may be named by keywords or with quotes, and one tensor that is written to may be several buffers; torch fails at these. Joint
-    programs, with a loss and gradients as outputs, are decomposed as others are.
+    Args:
+        program: The program.
+        table: The name of the table.
+        choose: Makes the table's decompositions, which may be changed.
 
-    Tables: `core-aten` leaves operators of the Core ATen set (torch/export/decomp_utils.py); `aten` rewrites only operators that are
-    composite in ATen, such as `linear`; `none` rewrites none and only makes the program functional.
+    Raises:
+        Exception: Whatever torch raises.
     """
-
-    def __init__(
-        self,
-        table: Annotated[TableName, Option("Which operators to rewrite.")] = "core-aten",
-    ) -> None:
-        self._table = table
-        self.gives = IrLevel.CORE_ATEN if table == "core-aten" else IrLevel.FUNCTIONAL
-
-    def run(self, program: ExportedProgram) -> ProgramPassResult:
-        """Run the pass."""
-        env = shape_env_of(program.graph_module)
-        transaction = ShapeEnvTransaction(env)
-        try:
-            with transaction.recording_guards(asserts=True), transaction.attributing(partial(_traced_place, program)):
-                known = set() if env is None else set(ranges_of(env))
-                with only_fresh_renamed(env):
-                    traced, remarks = self._trace(program, transaction)
-                correspondence = Correspondence(
-                    program.graph_module, traced.graph_module, _placeholders(program, traced), known
-                )
-                if correspondence.identical:
-                    transaction.roll_back()
-                    return ProgramPassResult(program, modified=False)
-                rewrites = correspondence.rewritten()
-                if env is not None:
-                    equate(env, correspondence.renaming)
-                stale = set() if env is None else ranges_of(env).keys() & replacements_of(env).keys() - known
-                if env is not None and stale:
-                    rebind(traced.graph_module, env, stale)
-                ranges = _range_constraints(program, traced.graph_module, env)
-            transaction.forget(stale)
-            transaction.commit(program.graph_module, add_own_guards)
-            if not (transaction.new_guards or ranges.keys() - program.range_constraints.keys()):
-                # What torch has learned, it has learned of operators and assertions that the program had before.
+    env = shape_env_of(program.graph_module)
+    transaction = ShapeEnvTransaction(env)
+    try:
+        with transaction.recording_guards(asserts=True), transaction.attributing(partial(_traced_place, program)):
+            known = set() if env is None else set(ranges_of(env))
+            with only_fresh_renamed(env):
+                traced, remarks = _trace(program, table, choose, transaction)
+            correspondence = Correspondence(program.graph_module, traced.graph_module, _placeholders(program, traced), known)
+            if correspondence.identical:
                 transaction.roll_back()
-            result = _assemble(program, traced, correspondence, ranges)
-        except BaseException:
+                return ProgramPassResult(program, modified=False)
+            rewrites = correspondence.rewritten()
+            if env is not None:
+                equate(env, correspondence.renaming)
+            stale = set() if env is None else ranges_of(env).keys() & replacements_of(env).keys() - known
+            if env is not None and stale:
+                rebind(traced.graph_module, env, stale)
+            ranges = _range_constraints(program, traced.graph_module, env)
+        transaction.forget(stale)
+        transaction.commit(program.graph_module, add_own_guards)
+        if not (transaction.new_guards or ranges.keys() - program.range_constraints.keys()):
+            # What torch has learned, it has learned of operators and assertions that the program had before.
             transaction.roll_back()
-            raise
-        came_from = origins(correspondence, result.graph_module)
-        return ProgramPassResult(result, True, rewrites, tuple(remarks), came_from, transaction.new_guards)
+        result = _assemble(program, traced, correspondence, ranges)
+    except BaseException:
+        transaction.roll_back()
+        raise
+    came_from = origins(correspondence, result.graph_module)
+    return ProgramPassResult(result, True, rewrites, tuple(remarks), came_from, transaction.new_guards)
 
-    def _trace(self, program: ExportedProgram, transaction: ShapeEnvTransaction) -> tuple[ExportedProgram, list[str]]:
-        table = decompositions(self._table)
+
+def _trace(
+    program: ExportedProgram, name: TableName, choose: Callable[[], Decompositions], transaction: ShapeEnvTransaction
+) -> tuple[ExportedProgram, list[str]]:
+    try:
+        return _run_decompositions(program, choose()), []
+    # Torch raises what it likes.
+    except Exception as error:
+        if name != "core-aten" or not has_attention(program.graph_module):
+            raise
+        transaction.roll_back()
+        table = choose()
+        keep_strides(table.python)
         try:
-            return _run_decompositions(program, table), []
-        # Torch raises what it likes.
-        except Exception as error:
-            if self._table != "core-aten" or not has_attention(program.graph_module):
-                raise
-            transaction.roll_back()
-            table = decompositions(self._table)
-            keep_strides(table.python)
-            try:
-                traced = _run_decompositions(program, table)
-            except Exception:  # noqa: BLE001 - the error of torch's own table says more
-                raise error from None
-            reason = str(error).partition("\n")[0]
-            return traced, [f"attention keeps its strides, since torch's own decomposition of it breaks the program: {reason}"]
+            traced = _run_decompositions(program, table)
+        except Exception:  # noqa: BLE001 - the error of torch's own table says more
+            raise error from None
+        return traced, [keeps_strides_remark(error)]
 
 
 def _traced_place(program: ExportedProgram) -> str:

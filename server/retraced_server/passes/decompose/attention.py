@@ -32,6 +32,12 @@ def keep_strides(table: Any) -> None:
         table[_FLASH] = _flash_attention
 
 
+def keeps_strides_remark(error: Exception) -> str:
+    """Return the remark for a program that torch's own decomposition of attention breaks with an error."""
+    reason = str(error).partition("\n")[0]
+    return f"attention keeps its strides, since torch's own decomposition of it breaks the program: {reason}"
+
+
 def _flash_attention(
     query: torch.Tensor,
     key: torch.Tensor,

@@ -14,7 +14,7 @@ from torch import fx
 
 from retraced_server.analysis.graphs import child_path, node_key, subgraph_of, walk_graphs
 from retraced_server.analysis.value_numbers import UnkeyedError, call_key
-from retraced_server.passes._working_copy import TAG, inlined_subgraph
+from retraced_server.passes.decompose.working_copy import TAG, inlined_subgraph
 from retraced_server.retrace.values import SYMBOLIC, expression
 from retraced_server.torch_compat.pytree import pytree
 

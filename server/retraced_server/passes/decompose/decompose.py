@@ -1,0 +1,109 @@
+"""Decompositions, by torch's own tables."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from torch.export import ExportedProgram
+
+from retraced_server.analysis.equivalence import differences
+from retraced_server.passes.base import ProgramPass, ProgramPassResult
+from retraced_server.passes.decompose.attention import has_attention, keep_strides, keeps_strides_remark
+from retraced_server.passes.decompose.by_calls import decompose_by_calls
+from retraced_server.passes.decompose.by_torch import decompose_by_torch
+from retraced_server.passes.decompose.stated_differences import unexplained
+from retraced_server.passes.decompose.templates import NotLocalError
+from retraced_server.passes.registry import Option, register_pass
+from retraced_server.pipeline.catalogue import IrLevel
+from retraced_server.retrace import ExportPassError, PassError
+from retraced_server.torch_compat.decompositions import Decompositions, TableName, decompositions, operators_named
+from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
+from retraced_server.torch_compat.symbolic_shapes import shape_env_of
+
+
+@register_pass("decompose")
+class Decompose(ProgramPass):
+    """Rewrite operators as simpler ones by torch's decomposition tables, and make the program functional.
+
+    What it computes is what `ExportedProgram.run_decompositions` gives (torch/export/exported_program.py): operators that mutate
+    become functional ones with the mutation as an output, operators without effect vanish, dead code too. Beyond that, a value that
+    a node of the input had keeps that node's name, metadata is that of the node that a new node came from, unbacked symbols keep
+    their names, guards stay, and a program with nothing to decompose comes back as it was. Where torch's decomposition of attention
+    breaks a later view, since it changes the order of strides, attention is decomposed with its own strides, and a remark says so.
+    Modules may be named by keywords or with quotes, and one tensor that is written to may be several buffers; torch fails at these. Joint
+    programs, with a loss and gradients as outputs, are decomposed as others are.
+
+    Each call is decomposed by itself, once for calls that are alike, and the rest of the program stays as it is. What needs the program as a
+    whole is left to torch, which traces all of it twice: a remark says why. Torch's result differs in a few ways that are meant, such as a copy
+    of the new value of an input; `by=check` does both and fails where they differ in any other.
+
+    Tables: `core-aten` leaves operators of the Core ATen set (torch/export/decomp_utils.py); `aten` rewrites only operators that are
+    composite in ATen, such as `linear`; `none` rewrites none and only makes the program functional.
+    """
+
+    def __init__(
+        self,
+        table: Annotated[TableName, Option("Which operators to rewrite.")] = "core-aten",
+        preserve: Annotated[str, Option("Operators to leave as they are, with spaces between: `aten.linear.default`.")] = "",
+        only: Annotated[str, Option("The operators of the table to rewrite, and no others, with spaces between.")] = "",
+        by: Annotated[
+            Literal["local", "torch", "check"],
+            Option("Decompose each call by itself where that can be done, trace the whole program, or do both and compare."),
+        ] = "local",
+    ) -> None:
+        self._table = table
+        self._preserved, self._only = operators_named(preserve), operators_named(only)
+        self._by = by
+        rewrites_all = table == "core-aten" and not (self._preserved or self._only)
+        self.gives = IrLevel.CORE_ATEN if rewrites_all else IrLevel.FUNCTIONAL
+
+    def run(self, program: ExportedProgram) -> ProgramPassResult:
+        """Run the pass.
+
+        Raises:
+            ExportPassError: With `by=check`, the two ways do not give the same.
+        """
+        if self._by == "torch":
+            return self._by_torch(program)
+        try:
+            result = self._by_calls(program)
+        except NotLocalError as error:
+            reason = str(error)
+        # What a call raises by itself, such as an operator whose decomposition asks for more than its arguments.
+        except (PassError, ExportPassError) as error:
+            reason = str(error).partition("\n")[0]
+        else:
+            if self._by == "check":
+                self._check(program, result)
+            return result
+        result = self._by_torch(program)
+        return replace(result, remarks=(f"decomposed by torch: {reason}", *result.remarks)) if result.modified else result
+
+    def _by_torch(self, program: ExportedProgram) -> ProgramPassResult:
+        return decompose_by_torch(program, self._table, self._decompositions)
+
+    def _by_calls(self, program: ExportedProgram) -> ProgramPassResult:
+        try:
+            return decompose_by_calls(program, self._decompositions())
+        except PassError as error:
+            if self._table != "core-aten" or not has_attention(program.graph_module):
+                raise
+            table = self._decompositions()
+            keep_strides(table.python)
+            result = decompose_by_calls(program, table)
+            return replace(result, remarks=(keeps_strides_remark(error), *result.remarks))
+
+    def _check(self, program: ExportedProgram, result: ProgramPassResult) -> None:
+        transaction = ShapeEnvTransaction(shape_env_of(program.graph_module))
+        try:
+            theirs = self._by_torch(program).program
+        finally:
+            transaction.roll_back()
+        found = unexplained(differences(result.program, theirs))
+        if found:
+            more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+            raise ExportPassError(f"torch decomposes the program otherwise than call by call: {found[0]}{more}")
+
+    def _decompositions(self) -> Decompositions:
+        return decompositions(self._table, preserved=self._preserved, only=self._only)

@@ -1,0 +1,68 @@
+"""Makes the calls of a trace in the program."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from torch import fx
+
+from retraced_server.passes.decompose.templates import Emitted
+from retraced_server.retrace import NodeMetadata
+from retraced_server.retrace.tracer import ExportTracer
+from retraced_server.retrace.values import SYMBOLIC
+from retraced_server.torch_compat.functional_trace import Number
+
+
+class MakesCalls(Protocol):
+    """The pass: what it visits, and how it makes a call."""
+
+    tracer: ExportTracer
+
+    # Targets and arguments are whatever a graph has.
+    def emit_call(self, target: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> Any:
+        """Make a call."""
+
+
+class Emitter:
+    """Makes the calls of traces.
+
+    Sizes are computed where they are needed, and only where no node of the program computes them already: there is one node for an
+    expression.
+
+    Args:
+        callback: The pass.
+    """
+
+    def __init__(self, callback: MakesCalls) -> None:
+        self._callback = callback
+
+    def emit(self, emitted: Emitted, nodes: Iterable[fx.Node], results: Any, meta: NodeMetadata) -> Any:
+        """Make calls, and return what stands for the results.
+
+        Args:
+            emitted: What stands for nodes of the trace already, its inputs at least; the calls are added.
+            nodes: The calls, in order.
+            results: Nodes, constants and containers of these.
+            meta: The metadata of the node that is visited.
+        """
+        for node in nodes:
+            emitted[node] = self._call(emitted, node, meta)
+        return self._values(emitted, results)
+
+    def _call(self, emitted: Emitted, node: fx.Node, meta: NodeMetadata) -> Any:
+        args, kwargs = self._values(emitted, (node.args, node.kwargs))
+        if node.target is operator.getitem and isinstance(args[0], (tuple, list)):
+            return args[0][args[1]]
+        return self._callback.emit_call(node.target, args, kwargs, meta)
+
+    # Arguments are whatever a graph has.
+    def _values(self, emitted: Emitted, arguments: Any) -> Any:
+        def value(leaf: Any) -> Any:
+            if isinstance(leaf, fx.Node):
+                return emitted[leaf]
+            number = leaf.value if isinstance(leaf, Number) else leaf
+            return self._callback.tracer.computed(number) if isinstance(number, SYMBOLIC) else leaf
+
+        return fx.node.map_aggregate(arguments, value)

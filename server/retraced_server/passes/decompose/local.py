@@ -1,0 +1,229 @@
+"""Decomposes a program call by call, each distinct call once, and leaves the rest of the program as it is."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind, OutputSpec, TensorArgument
+
+from retraced_server.analysis.effects import written_arguments
+from retraced_server.analysis.graphs import walk_graphs
+from retraced_server.analysis.targets import SYM_OPERATORS, acts_on_regions, overload_of
+from retraced_server.passes.decompose.emit import Emitter
+from retraced_server.passes.decompose.merge_sizes import SIZES
+from retraced_server.passes.decompose.templates import NotLocalError, Templates
+from retraced_server.passes.decompose.written_values import WrittenTogether, WrittenValues
+from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue, pass_context
+from retraced_server.retrace.arguments import Argument
+from retraced_server.retrace.edited_run import reads_only
+from retraced_server.retrace.pass_state import state_of
+from retraced_server.torch_compat.decompositions import Decompositions, is_preserved
+from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverload, is_builtin, is_composite, schema_of
+
+_aten = torch.ops.aten
+_SET_GRAD = torch.ops.higher_order.wrap_with_set_grad_enabled
+_higher_order = torch.ops.higher_order
+# Their subgraphs are decomposed as the root graph is.
+_VISITED = frozenset(
+    (_higher_order.cond, _higher_order.while_loop, _higher_order.scan, _higher_order.map_impl, _higher_order.associative_scan)
+)
+# What functionalization or tracing makes something else of, though no table has them.
+_REPLACED = frozenset(
+    (
+        _aten.detach.default,
+        _aten.lift.default,
+        _aten.lift_fresh.default,
+        _aten.lift_fresh_copy.default,
+        _aten.is_nonzero.default,
+    )
+)
+_TABLED = (InputKind.TOKEN, InputKind.CUSTOM_OBJ)
+_GRADIENTS = (OutputKind.LOSS_OUTPUT, OutputKind.GRADIENT_TO_PARAMETER, OutputKind.GRADIENT_TO_USER_INPUT, OutputKind.TOKEN)
+_MUTATIONS = {InputKind.BUFFER: OutputKind.BUFFER_MUTATION, InputKind.USER_INPUT: OutputKind.USER_INPUT_MUTATION}
+
+
+def rewritten_targets(program: ExportedProgram, table: Decompositions) -> frozenset[Any]:
+    """Return what a program calls, in its subgraphs too, of which torch may make something else."""
+    nodes = [
+        node for _, module in walk_graphs(program.graph_module) for node in module.graph.nodes if node.op == "call_function"
+    ]
+    return frozenset(target for target in {node.target for node in nodes} if _is_rewritable(target, table))
+
+
+def _is_rewritable(target: Any, table: Decompositions) -> bool:
+    """Whether torch may make something else of a call: a table has it, it is composed of others, or it is no plain function of tensors.
+
+    Any other operator stays as it is: neither functionalization nor the tracer has anything to say about it. That is tested for all.
+    """
+    if target in SIZES:
+        return False
+    if target in table.python:
+        return True
+    if target in table.composite:
+        return not is_preserved(table, target)
+    op = overload_of(target)
+    if op is None:
+        return isinstance(target, HigherOrderOperator)
+    return _is_special(op)
+
+
+@cache
+def _is_special(op: OpOverload) -> bool:
+    return not is_builtin(op) or op in _REPLACED or is_composite(op) or schema_of(op).is_mutable
+
+
+def obstacle(program: ExportedProgram) -> str | None:
+    """Return why a program cannot be decomposed call by call; None where nothing is known against it."""
+    signature = program.graph_signature
+    for spec in (*signature.input_specs, *signature.output_specs):
+        if spec.kind in _TABLED or spec.kind in _GRADIENTS:
+            return f"it has an input or output of kind {spec.kind.name.lower()}"
+    for path, module in walk_graphs(program.graph_module):
+        for node in module.graph.nodes:
+            if node.op != "call_function":
+                continue
+            if isinstance(node.target, HigherOrderOperator) and node.target not in _VISITED and not _is_inlined(node):
+                return f"it calls the higher-order operator {node.target.name()}"
+            op = overload_of(node.target)
+            if op is not None and schema_of(op).is_mutable and not is_builtin(op):
+                return f"it calls {op}, a custom operator that writes to its arguments"
+            if acts_on_regions(node.target):
+                return f"the state that operators run in changes at '{node.name}'"
+            if path and written_arguments(module, node):
+                return f"'{node.name}' of subgraph {path} writes to a value"
+    return None
+
+
+def _is_inlined(node: fx.Node) -> bool:
+    return node.target is _SET_GRAD and node.args[0] is False
+
+
+class LocalDecomposition(ExportPass):
+    """Decomposes each call by itself, and makes writes functional.
+
+    Args:
+        templates: What calls decompose to.
+        program: The program.
+        written: The values of its root graph that share storage with one that is written to.
+
+    Attributes:
+        rewrites: How many calls became something else.
+        specs: The specs of the outputs that are what inputs become, which come before the program's own outputs.
+    """
+
+    def __init__(self, templates: Templates, program: ExportedProgram, written: WrittenTogether) -> None:
+        super().__init__()
+        self.rewrites = 0
+        self.specs: list[OutputSpec] = []
+        self._templates = templates
+        self._emitter = Emitter(self)
+        self._program = program
+        self._values = WrittenValues(written, templates, self._emitter, lambda: state_of(self).retrace.results)
+
+    # A call may become a tuple of values, or a constant.
+    # -- hooks -----------------------------------------------------------------------------------------------------------------------
+
+    def call_operator(self, op: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata) -> Any:
+        """Make what an operator's call becomes."""
+        node = self._concerned()
+        if node is not None:
+            if self._values.is_view_or_write(node):
+                self.rewrites += 1
+                return self._values.call(node, meta)
+            args, kwargs = self._values.current((node.args, node.kwargs), meta)
+        return self._decomposed(op, args, kwargs, meta)
+
+    def call_getitem(self, value: ProxyValue[Any], key: int, meta: NodeMetadata) -> Any:
+        """Take an item, which may be one that is written to."""
+        node = self._concerned()
+        if node is not None and self._values.is_view_or_write(node):
+            return self._values.call(node, meta)
+        return super().call_getitem(value, key, meta)
+
+    @reads_only
+    def call_higher_order(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], meta: NodeMetadata) -> Any:
+        """Put the calls of a subgraph that runs without gradients in its place; all of the program does."""
+        node = self._concerned()
+        if node is not None:
+            if op is _SET_GRAD and self._values.is_view_or_write(node):
+                raise NotLocalError(f"a result of '{node.name}' may be a view of a value that is written to")
+            args, kwargs = self._values.current((node.args, node.kwargs), meta)
+        if op is _SET_GRAD and args[0] is False:
+            return self._inlined(args[1], args[2:])
+        return super().call_higher_order(op, args, kwargs, meta)
+
+    def _concerned(self) -> fx.Node | None:
+        node = pass_context().visited
+        return node if node is not None and self._values.concern(node) else None
+
+    def output(self, results: Argument, meta: NodeMetadata) -> ProxyValue[Any]:
+        """Return the new values of what is written to, before the program's own outputs."""
+        if pass_context().graph_path:
+            return super().output(results, meta)
+        if (node := self._concerned()) is not None:
+            results = self._values.current(node.args[0], meta)
+        written = list(self._values.written_inputs(meta))
+        self.specs = [self._spec(placeholder, value) for placeholder, value in written]
+        if not written:
+            return super().output(results, meta)
+        return super().output((*(value for _, value in written), *results), meta)
+
+    # -- what calls become -----------------------------------------------------------------------------------------------------------
+
+    def _decomposed(self, op: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata) -> Any:
+        template, given = self._templates.find(op, args, kwargs, state_of(self).running.session.transaction)
+        if template.is_identity:
+            return super().call_operator(op, args, kwargs, meta)
+        self.rewrites += 1
+        return self._emitter.emit(dict(zip(template.inputs, given, strict=True)), template.nodes, template.results, meta)
+
+    # The subgraph returns a tuple of whatever its nodes compute.
+    def _inlined(self, subgraph: fx.GraphModule, operands: tuple[Argument, ...]) -> Any:
+        self.rewrites += 1
+        env: dict[fx.Node, Any] = dict(zip(subgraph.graph.find_nodes(op="placeholder"), operands, strict=True))
+        for node in subgraph.graph.nodes:
+            if node.op == "output":
+                return _mapped(node.args[0], env)
+            if node.op == "get_attr":
+                raise NotLocalError("a subgraph without gradients reads an attribute")
+            if node.op == "call_function":
+                args, kwargs = _mapped(node.args, env), _mapped(node.kwargs, env)
+                env[node] = self._called(node.target, args, kwargs, NodeMetadata(node.meta))
+        raise NotLocalError("a subgraph has no output")
+
+    def _called(self, target: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> Any:
+        if target is operator.getitem:
+            return self.call_getitem(args[0], args[1], meta)
+        if overload_of(target) is not None:
+            return self._decomposed(target, args, kwargs, meta)
+        if target in SYM_OPERATORS:
+            return self.call_sym(target, args, meta)
+        raise NotLocalError(f"a subgraph without gradients calls {target}")
+
+    def emit_call(self, target: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> Any:
+        """Make a call of what a call has become, which is not decomposed again."""
+        if target is operator.getitem:
+            return super().call_getitem(args[0], args[1], meta)
+        if overload_of(target) is not None:
+            return super().call_operator(target, args, kwargs, meta)
+        return super().call_sym(target, args, meta)
+
+    def _spec(self, placeholder: fx.Node, value: Any) -> OutputSpec:
+        specs = zip(self._program.graph.find_nodes(op="placeholder"), self._program.graph_signature.input_specs, strict=True)
+        spec = next(spec for node, spec in specs if node is placeholder)
+        kind = _MUTATIONS.get(spec.kind)
+        if kind is None:
+            raise NotLocalError(f"the program writes to '{placeholder.name}', a {spec.kind.name.lower()}")
+        target = spec.target if kind is OutputKind.BUFFER_MUTATION else placeholder.name
+        return OutputSpec(kind, TensorArgument(placeholder.name), target)
+
+
+# Arguments are whatever a graph has.
+def _mapped(arguments: Any, env: Mapping[fx.Node, Any]) -> Any:
+    return fx.node.map_aggregate(arguments, lambda leaf: env[leaf] if isinstance(leaf, fx.Node) else leaf)

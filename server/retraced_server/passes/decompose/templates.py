@@ -1,0 +1,217 @@
+"""Traces what a call decomposes to, once for all calls of a program that look the same to torch."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Container, Hashable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import fx
+
+from retraced_server.analysis.value_numbers import UnkeyedError, call_key
+from retraced_server.retrace.arguments import Argument
+from retraced_server.retrace.descriptions import Descriptions
+from retraced_server.retrace.proxy_value import ProxyValue
+from retraced_server.retrace.values import SYMBOLIC
+from retraced_server.torch_compat.decompositions import Decompositions
+from retraced_server.torch_compat.fake_tensors import FakeTensor, FakeTensorMode
+from retraced_server.torch_compat.functional_trace import FunctionalTrace, Number, decomposing
+from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
+
+# What a node of a trace has become: a value, a constant, or a container of these.
+Emitted = dict[fx.Node, Any]
+
+
+class NotLocalError(Exception):
+    """A call cannot be decomposed without the program around it; the message says why."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """What a call decomposes to.
+
+    Attributes:
+        inputs: Placeholders, one for each distinct tensor among the arguments, in order of appearance.
+        nodes: The calls that have to be made, in order: those that the results are made of, and those with an effect.
+        results: Nodes, constants and containers of these, in the place of the call's results.
+        is_identity: Whether that is the call itself.
+    """
+
+    inputs: tuple[fx.Node, ...]
+    nodes: tuple[fx.Node, ...]
+    results: Any
+    is_identity: bool = False
+
+
+class Templates:
+    """The templates of one program. Enter it for as long as calls are traced: operators behave then as torch has them while it decomposes.
+
+    Args:
+        table: The decompositions.
+        fake_mode: The program's fake mode.
+
+    Attributes:
+        fake_mode: The program's fake mode.
+    """
+
+    def __init__(self, table: Decompositions, fake_mode: FakeTensorMode) -> None:
+        self.fake_mode = fake_mode
+        self._table = table
+        self._descriptions = Descriptions()
+        self._templates: dict[Hashable, Template] = {}
+        self._modes = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._modes.enter_context(decomposing(self._table, self.fake_mode))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._modes.close()
+
+    def trace(self) -> FunctionalTrace:
+        """Begin a trace."""
+        return FunctionalTrace(self._table)
+
+    # Operators are of several unrelated types in torch.
+    def find(
+        self, target: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], transaction: ShapeEnvTransaction
+    ) -> tuple[Template, list[Any]]:
+        """Find what a call decomposes to.
+
+        Args:
+            target: The operator.
+            args: What its hook was given.
+            kwargs: As well.
+            transaction: What happens to the program's shape environment, in which tracing leaves no symbol behind.
+
+        Returns:
+            The template, and what stands for its inputs.
+
+        Raises:
+            NotLocalError: It makes symbols or constants of its own.
+        """
+        given: list[Any] = []
+        positions: dict[Hashable, int] = {}
+        pattern: list[int] = []
+
+        def note(leaf: Any) -> Any:
+            key = (leaf.pending or leaf.node) if isinstance(leaf, ProxyValue) else id(leaf)
+            if key not in positions:
+                positions[key] = len(given)
+                given.append(leaf)
+            pattern.append(positions[key])
+            return leaf.data if isinstance(leaf, ProxyValue) else leaf
+
+        data = map_inputs((args, kwargs), note)
+        described = self._descriptions.call(target, *data)
+        key = None if described is None else (described, tuple(pattern))
+        template = None if key is None else self._templates.get(key)
+        if template is None:
+            known = transaction.symbol_count()
+            template = self._traced(target, args, kwargs, given, pattern)
+            made = transaction.symbols_since(known)
+            transaction.forget(made)
+            if made and len(template.nodes) > 1:
+                raise NotLocalError(f"the decomposition of {target} makes symbols")
+            if key is not None:
+                self._templates[key] = template
+        return template, given
+
+    def _traced(self, target: Any, args: Any, kwargs: Any, given: list[Any], pattern: list[int]) -> Template:
+        trace = self.trace()
+        inputs = [trace.input(datum(value, self.fake_mode)) for value in given]
+        order = iter(pattern)
+        traced_args, traced_kwargs = map_inputs((args, kwargs), lambda _: inputs[next(order)])
+        results = trace.read(trace.call(target, traced_args, traced_kwargs))
+        placeholders = tuple(trace.graph.find_nodes(op="placeholder"))
+        nodes = tuple(needed(results, placeholders, effects_after(trace.graph, None)))
+        if any(node.op == "get_attr" for node in nodes):
+            raise NotLocalError(f"the decomposition of {target} makes a constant")
+        template = Template(placeholders, nodes, results)
+        return replace(template, is_identity=_is_identity(template, target, args, kwargs, pattern))
+
+
+def map_inputs(value: Argument, change: Callable[[Any], Any]) -> Any:
+    """Rebuild arguments with every tensor changed, which is a `ProxyValue` or an attribute, and numbers as they are."""
+    if isinstance(value, ProxyValue):
+        return change(value) if isinstance(value.data, torch.Tensor) else value.data
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: map_inputs(item, change) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        items = [map_inputs(item, change) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return value
+
+
+def needed(results: Any, known: Container[fx.Node], effects: Iterable[fx.Node] = ()) -> list[fx.Node]:
+    """Return the nodes of a trace that results are made of, in order.
+
+    Args:
+        results: Nodes, or containers of nodes.
+        known: What need not be made.
+        effects: Nodes that are needed besides.
+    """
+    waiting = list(effects)
+    fx.node.map_arg(results, waiting.append)
+    found: set[fx.Node] = set()
+    while waiting:
+        node = waiting.pop()
+        if node not in known and node not in found:
+            found.add(node)
+            waiting.extend(node.all_input_nodes)
+    return sorted(found)
+
+
+def effects_after(graph: fx.Graph, last: fx.Node | None) -> list[fx.Node]:
+    """Return the calls of a trace that have an effect, in order: those after a node, or all."""
+    found: list[fx.Node] = []
+    for node in reversed(graph.nodes):
+        if node is last:
+            break
+        if node.op == "call_function" and node.is_impure():
+            found.append(node)
+    return found[::-1]
+
+
+def _is_identity(template: Template, target: Any, args: Any, kwargs: Any, pattern: list[int]) -> bool:
+    """Whether a template is nothing but the call and the items of its result."""
+    calls = [node for node in template.nodes if node.target is not operator.getitem]
+    if len(calls) != 1 or calls[0].target is not target or not _is_result(calls[0], template.results):
+        return False
+    order = iter(pattern)
+    given_args, given_kwargs = map_inputs((args, kwargs), lambda _: template.inputs[next(order)])
+    try:
+        return call_key(target, calls[0].args, calls[0].kwargs, _leaf) == call_key(target, given_args, given_kwargs, _leaf)
+    except UnkeyedError:
+        return False
+
+
+def _is_result(call: fx.Node, results: Any) -> bool:
+    if isinstance(results, (tuple, list)):
+        return all(
+            isinstance(result, fx.Node) and result.target is operator.getitem and result.args == (call, at)
+            for at, result in enumerate(results)
+        )
+    return results is call or results is None
+
+
+def _leaf(value: Any) -> Hashable | None:
+    number = value.value if isinstance(value, Number) else value
+    if isinstance(number, SYMBOLIC):
+        return "number", number.node.expr
+    return value if isinstance(value, fx.Node) else None
+
+
+# Values are whatever an operator takes.
+def datum(value: Any, fake_mode: FakeTensorMode) -> Any:
+    """Return what an operator is executed on, a constant tensor as what it says to operators."""
+    data = value.data if isinstance(value, ProxyValue) else value
+    if isinstance(data, FakeTensor) or not isinstance(data, torch.Tensor):
+        return data
+    return fake_mode.from_tensor(data, static_shapes=True)

@@ -1,0 +1,184 @@
+"""Makes writes functional: what a program writes to is traced on functional tensors, as torch does with all of a program."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from retraced_server.analysis.effects import written_arguments
+from retraced_server.analysis.storages import WriteSets, storages
+from retraced_server.passes.decompose.emit import Emitter
+from retraced_server.passes.decompose.templates import (
+    Emitted,
+    NotLocalError,
+    Templates,
+    datum,
+    effects_after,
+    map_inputs,
+    needed,
+)
+from retraced_server.retrace import NodeMetadata, ProxyValue
+from retraced_server.torch_compat.functional_trace import FunctionalTensor, FunctionalTrace
+
+
+class WrittenTogether:
+    """The nodes of a graph whose values may share storage with one that is written to. It errs on the side of more.
+
+    Args:
+        module: The graph module.
+
+    Attributes:
+        placeholders: Those that are inputs.
+
+    Raises:
+        NotLocalError: Two inputs share storage that is written to.
+    """
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        writes = {node: values for node in module.graph.nodes if (values := written_arguments(module, node))}
+        written = [value for values in writes.values() for value in values]
+        self._nodes: frozenset[fx.Node] = frozenset()
+        if written:
+            sets = WriteSets(module.graph)
+            together = {sets.written_with(value) for value in written}
+            self._nodes = frozenset(
+                node for node in module.graph.nodes if sets.written_with(node) in together and _has_tensor(node)
+            )
+        self.placeholders = [node for node in module.graph.find_nodes(op="placeholder") if node in self._nodes]
+        held = [storage for node in self.placeholders for storage in storages(node.meta["val"])]
+        if len(set(held)) < len(held):
+            raise NotLocalError("the program writes to an input that shares storage with another")
+        self._writers = writes.keys()
+        # What makes, takes or returns such a value.
+        self._concerned = self._nodes | {user for node in self._nodes for user in node.users}
+
+    def __contains__(self, node: object) -> bool:
+        return node in self._nodes
+
+    def concern(self, node: fx.Node) -> bool:
+        """Whether a node makes, takes or returns such a value."""
+        return node in self._concerned
+
+    def writes(self, node: fx.Node) -> bool:
+        """Whether a node writes to such a value."""
+        return node in self._writers
+
+    def targets(self) -> set[Any]:
+        """Return what the nodes call that these values concern."""
+        return {node.target for node in self._concerned if node.op == "call_function"}
+
+
+class WrittenValues:
+    """What the values of a graph are, at each point of the program, that share storage with one that is written to.
+
+    Each call that takes a view of such a value or writes to one is executed on functional tensors, and what functionalization makes of it
+    stands in the program in its place. Other calls are given what the values are at that point.
+
+    Args:
+        written: The values.
+        templates: Begins the trace.
+        emitter: Makes calls.
+        results: Returns what the pass has for each node of the graph that was visited.
+    """
+
+    def __init__(
+        self, written: WrittenTogether, templates: Templates, emitter: Emitter, results: Callable[[], Mapping[fx.Node, Any]]
+    ) -> None:
+        self._templates = templates
+        self._emitter = emitter
+        self._results = results
+        self._written = written
+        self._trace: FunctionalTrace | None = None
+        # Of nodes of the graph: functional tensors, and containers of these.
+        self._functional: dict[fx.Node, Any] = {}
+        # Inputs of the trace by the nodes that compute them, or by the identity of an attribute.
+        self._inputs: dict[object, Any] = {}
+        self._emitted: Emitted = {}
+        self._last: fx.Node | None = None
+
+    def concern(self, node: fx.Node) -> bool:
+        """Whether a node makes, takes or returns such a value."""
+        return self._written.concern(node)
+
+    def is_view_or_write(self, node: fx.Node) -> bool:
+        """Whether a node's value is such a value, made of others."""
+        if node.target is operator.getitem:
+            # Results of an operator that makes new values are such values as well, and no views.
+            return node.args[0] in self._functional
+        is_made_of = node in self._written and any(value in self._written for value in node.all_input_nodes)
+        return is_made_of or self._written.writes(node)
+
+    # Arguments and values are whatever a graph has.
+    def current(self, arguments: Any, meta: NodeMetadata) -> Any:
+        """Return what nodes among arguments are at this point of the program."""
+        results = self._results()
+
+        def value(leaf: Any) -> Any:
+            if not isinstance(leaf, fx.Node):
+                return leaf
+            return self._emit(self._functional_value(leaf), meta) if leaf in self._written else results[leaf]
+
+        return fx.node.map_aggregate(arguments, value)
+
+    def call(self, node: fx.Node, meta: NodeMetadata) -> Any:
+        """Execute a call on functional tensors, and return what its value is at this point."""
+        args, kwargs = fx.node.map_aggregate(
+            (node.args, node.kwargs), lambda leaf: self._functional_value(leaf) if isinstance(leaf, fx.Node) else leaf
+        )
+        assert callable(node.target)
+        value = self._functional[node] = self._tracing().call(node.target, args, kwargs)
+        return self._emit(value, meta)
+
+    def written_inputs(self, meta: NodeMetadata) -> Iterator[tuple[fx.Node, Any]]:
+        """Yield the inputs that were written to, each with its value at the end.
+
+        Raises:
+            NotLocalError: The sizes or strides of one have changed.
+        """
+        for node in self._written.placeholders:
+            functional, trace = self._functional.get(node), self._trace
+            if not isinstance(functional, FunctionalTensor) or trace is None:
+                continue
+            if trace.is_resized(functional, datum(self._results()[node], self._templates.fake_mode)):
+                raise NotLocalError(f"the program changes the sizes or strides of its input '{node.name}'")
+            if trace.is_written(functional):
+                yield node, self._emit(functional, meta)
+
+    def _tracing(self) -> FunctionalTrace:
+        if self._trace is None:
+            self._trace = self._templates.trace()
+        return self._trace
+
+    def _functional_value(self, node: fx.Node) -> Any:
+        if node in self._functional:
+            return self._functional[node]
+        value = map_inputs(self._results()[node], self._input)
+        if node in self._written:
+            self._functional[node] = value
+        return value
+
+    def _input(self, value: Any) -> Any:
+        key = value.node if isinstance(value, ProxyValue) else id(value)
+        if key not in self._inputs:
+            trace = self._tracing()
+            self._inputs[key] = trace.input(datum(value, self._templates.fake_mode))
+            self._emitted[trace.last_input] = value
+        return self._inputs[key]
+
+    def _emit(self, functional: Any, meta: NodeMetadata) -> Any:
+        trace = self._tracing()
+        results = trace.read(functional)
+        nodes = needed(results, self._emitted, effects_after(trace.graph, self._last))
+        self._last = next(reversed(trace.graph.nodes))
+        return self._emitter.emit(self._emitted, nodes, results, meta)
+
+
+def _has_tensor(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) or (
+        isinstance(value, (tuple, list)) and any(isinstance(item, torch.Tensor) for item in value)
+    )

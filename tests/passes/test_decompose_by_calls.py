@@ -1,0 +1,176 @@
+"""`decompose` takes each call by itself: writes and sizes come out right, and what it cannot do so is left to torch with a remark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import OutputKind
+
+from retraced_server.analysis.equivalence import differences
+from retraced_server.errors import Reason, RetracedError
+from retraced_server.passes import run_pipeline
+from retraced_server.passes.decompose.by_torch import decompose_by_torch
+from retraced_server.passes.decompose.stated_differences import unexplained
+from tests.passes.support import export, targets
+from tests.support.compare import assert_same_results, validate
+from tests.support.growth import calls
+from tests.support.large_graphs import as_program, layers
+from tests.support.models import by_name
+
+aten = torch.ops.aten
+
+
+class _Cache(nn.Module):
+    """A cache that is written to at a place, read as a whole, and returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache: torch.Tensor
+        self.register_buffer("cache", torch.zeros(2, 6, 4))
+
+    def forward(self, x: torch.Tensor, place: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.cache.index_copy_(1, place, x)
+        self.cache[:, 0].add_(1)
+        return self.cache.sum(1), self.cache
+
+
+class _Normalised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x)).relu_()
+
+
+def _written_through_views(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    y = x * 2
+    row, flat = y[0], y.view(-1)
+    row.add_(1)
+    before = flat.clone()
+    flat[1:3] = 7
+    y.t().mul_(3)
+    return before, row, y.sum(0), flat[:2]
+
+
+def _swapped(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    kept = x.clone()
+    x.copy_(y)
+    y.copy_(kept)
+    return x, y + x
+
+
+def _written_item(x: torch.Tensor) -> torch.Tensor:
+    first, second = (x + 1).split(2)
+    first.add_(second)
+    return torch.cat([first, second]).softmax(0)
+
+
+_WRITES: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...]]] = {
+    "cache": (_Cache(), (torch.randn(2, 2, 4), torch.tensor([1, 3]))),
+    "batch norm": (_Normalised(), (torch.randn(2, 3, 5, 5),)),
+    "views": (_written_through_views, (torch.randn(3, 4),)),
+    "inputs": (_swapped, (torch.randn(3), torch.randn(3))),
+    "items": (_written_item, (torch.randn(4, 2),)),
+    "fill": (lambda x: (x.fill_(2.0).exp(), x.zero_()), (torch.randn(3),)),
+}
+
+
+@pytest.mark.parametrize("name", _WRITES)
+def test_writes_become_functional_call_by_call(name: str) -> None:
+    function, inputs = _WRITES[name]
+    program = export(function, *inputs)
+    result = run_pipeline(program, "decompose")
+    assert not result.reports[0].remarks
+    validate(result.program)
+    assert unexplained(differences(result.program, export(function, *inputs).run_decompositions())) == []
+    again = tuple(torch.randn_like(value) if value.is_floating_point() else value for value in inputs)
+    assert_same_results(program, result.program, [((*inputs,), {}), (again, {})])
+    assert run_pipeline(result.program, "decompose").program is result.program
+
+
+def test_input_that_is_written_to_and_returned_is_the_value_that_is_returned() -> None:
+    program = export(_swapped, torch.randn(3), torch.randn(3))
+    result = run_pipeline(program, "decompose").program
+    mutated = {
+        spec.target: spec.arg.name
+        for spec in result.graph_signature.output_specs
+        if spec.kind is OutputKind.USER_INPUT_MUTATION
+    }
+    first, _ = (spec.arg.name for spec in result.graph_signature.output_specs if spec.kind is OutputKind.USER_OUTPUT)
+    assert first == mutated[program.graph_signature.user_inputs[0]]
+
+
+@pytest.mark.parametrize("name", ["autocast", "custom_ops"])
+def test_what_needs_the_whole_program_is_left_to_torch_with_a_remark(name: str) -> None:
+    remark, *_ = run_pipeline(by_name(name).program, "decompose").reports[0].remarks
+    assert remark.startswith("decomposed by torch: it calls ")
+
+
+def test_calls_that_are_alike_are_traced_once() -> None:
+    few, many = (_work(number) for number in (2, 8))
+    assert many < 2.5 * few
+
+
+def _work(number: int) -> int:
+    program = as_program(layers(number))
+    return calls(lambda: run_pipeline(program, "decompose"))
+
+
+class _Sized(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = x.flatten(0, 1).softmax(-1)
+        return torch.cat([a, x.flatten(0, 1)], 1).view(x.shape[0], x.shape[1], -1)
+
+
+def test_each_size_is_computed_once() -> None:
+    program = torch.export.export(_Sized(), (torch.randn(3, 5, 4),), dynamic_shapes={"x": {0: Dim("a"), 1: Dim("b")}})
+    result = run_pipeline(program, "decompose").program
+    expressions = [str(node.meta["val"]) for node in result.graph.nodes if isinstance(node.meta.get("val"), torch.SymInt)]
+    assert len(set(expressions)) == len(expressions)
+    assert unexplained(differences(result, program.run_decompositions())) == []
+
+
+# -- options --------------------------------------------------------------------------------------------------------------------------
+
+
+def _activated() -> ExportedProgram:
+    return export(nn.Sequential(nn.Linear(4, 4), nn.SiLU(), nn.LayerNorm(4)), torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("by", ["local", "torch"])
+def test_operators_that_are_preserved_stay_as_they_are(by: str) -> None:
+    text = f'decompose{{preserve="aten.linear.default aten.silu.default",by={by}}}'
+    found = targets(run_pipeline(_activated(), text).program)
+    assert found["aten.linear"] == found["aten.silu"] == 1
+    assert not found["aten.layer_norm"]
+
+
+@pytest.mark.parametrize("by", ["local", "torch"])
+def test_only_the_operators_that_are_named_are_rewritten(by: str) -> None:
+    found = targets(run_pipeline(_activated(), f"decompose{{only=aten.silu.default,by={by}}}").program)
+    assert found["aten.linear"] == found["aten.layer_norm"] == found["aten.sigmoid"] == 1
+    assert not found["aten.silu"]
+
+
+def test_operator_that_there_is_not_is_refused() -> None:
+    with pytest.raises(RetracedError, match=r"no operator `aten.linear`; .* `aten.linear.default`") as caught:
+        run_pipeline(_activated(), "decompose{preserve=aten.linear}")
+    assert caught.value.reason is Reason.OPTION_INVALID
+
+
+def test_both_ways_are_compared_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_pipeline(_activated(), "decompose{by=check}").modified
+    another = export(nn.Sequential(nn.Linear(4, 4), nn.SiLU(), nn.SiLU()), torch.randn(2, 4))
+    monkeypatch.setattr(
+        "retraced_server.passes.decompose.decompose.decompose_by_torch",
+        lambda _program, *rest: decompose_by_torch(another, *rest),
+    )
+    with pytest.raises(RetracedError, match="torch decomposes the program otherwise than call by call") as caught:
+        run_pipeline(_activated(), "decompose{by=check}")
+    assert caught.value.reason is Reason.PASS_FAILED
