@@ -53,12 +53,14 @@ def _section(info: PassInfo) -> str:
 
 def _row(option: OptionInfo) -> str:
     kind = ", ".join(f"`{choice}`" for choice in option.choices) if option.type is OptionType.CHOICE else option.type.value
-    default = "must be given" if option.default is None else f"`{_text(option.default)}`"
+    default = "must be given" if option.default is None else f"`{_text(option.default)}`" if option.default != "" else "none"
     return f"| `{option.name}` | {kind} | {default} | {option.summary} |"
 
 
 def _with_defaults(info: PassInfo) -> str:
-    written = [f"{option.name}={'...' if option.default is None else _text(option.default)}" for option in info.options]
+    # An empty default is none to be shown.
+    options = [option for option in info.options if option.default != ""]
+    written = [f"{option.name}={'...' if option.default is None else _text(option.default)}" for option in options]
     return info.name + ("{" + ",".join(written) + "}" if written else "")
 
 

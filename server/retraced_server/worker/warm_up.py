@@ -18,7 +18,8 @@ from retraced_server.worker.source import ArchiveFile
 
 SAMPLE_NAME: Final = "warm_up_sample.pt2"
 
-_PIPELINE = "retrace,decompose,cse,dce"
+# Both ways to decompose: what cannot be done call by call is left to torch, which imports a good deal for it.
+_PIPELINE = "retrace,decompose,decompose{by=torch},cse,dce"
 
 
 def sample_archive() -> IO[bytes]:

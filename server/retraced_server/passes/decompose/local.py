@@ -43,7 +43,7 @@ _REPLACED = frozenset(
         _aten.is_nonzero.default,
     )
 )
-_TABLED = (InputKind.TOKEN, InputKind.CUSTOM_OBJ)
+_NOT_TENSORS = (InputKind.TOKEN, InputKind.CUSTOM_OBJ)
 _GRADIENTS = (OutputKind.LOSS_OUTPUT, OutputKind.GRADIENT_TO_PARAMETER, OutputKind.GRADIENT_TO_USER_INPUT, OutputKind.TOKEN)
 _MUTATIONS = {InputKind.BUFFER: OutputKind.BUFFER_MUTATION, InputKind.USER_INPUT: OutputKind.USER_INPUT_MUTATION}
 
@@ -59,7 +59,7 @@ def rewritten_targets(program: ExportedProgram, table: Decompositions) -> frozen
 def _is_rewritable(target: Any, table: Decompositions) -> bool:
     """Whether torch may make something else of a call: a table has it, it is composed of others, or it is no plain function of tensors.
 
-    Any other operator stays as it is: neither functionalization nor the tracer has anything to say about it. That is tested for all.
+    Any other operator stays as it is: neither functionalization nor the tracer makes something else of it.
     """
     if target in SIZES:
         return False
@@ -82,7 +82,7 @@ def obstacle(program: ExportedProgram) -> str | None:
     """Return why a program cannot be decomposed call by call; None where nothing is known against it."""
     signature = program.graph_signature
     for spec in (*signature.input_specs, *signature.output_specs):
-        if spec.kind in _TABLED or spec.kind in _GRADIENTS:
+        if spec.kind in _NOT_TENSORS or spec.kind in _GRADIENTS:
             return f"it has an input or output of kind {spec.kind.name.lower()}"
     for path, module in walk_graphs(program.graph_module):
         for node in module.graph.nodes:
@@ -126,7 +126,6 @@ class LocalDecomposition(ExportPass):
         self._program = program
         self._values = WrittenValues(written, templates, self._emitter, lambda: state_of(self).retrace.results)
 
-    # A call may become a tuple of values, or a constant.
     # -- hooks -----------------------------------------------------------------------------------------------------------------------
 
     def call_operator(self, op: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata) -> Any:
