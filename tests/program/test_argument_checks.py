@@ -69,7 +69,7 @@ def _empty(*shape: int) -> torch.Tensor:
         (_aten.lstm.data, lambda count: (_empty(9, 3), _empty(5), [_empty(count, 2, 3)] * 2, [], False, 1, 0.0, False, False)),
         (_aten.histogramdd.int_bins, lambda count: (_empty(7, count), 2)),
     ],
-    ids=str,
+    ids=("rnn_tanh", "rnn_relu", "gru", "lstm", "histogramdd"),
 )
 def test_argument_that_an_operator_takes_apart_has_a_most(
     op: torch._ops.OpOverload, args: Callable[[int], tuple[Any, ...]]
