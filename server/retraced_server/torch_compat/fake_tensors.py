@@ -31,6 +31,7 @@ __all__ = [
     "UnsupportedFakeTensorException",
     "alias_of",
     "allow_absent_device",
+    "can_record_gradients",
     "copy_with_own_storage",
     "detect_fake_mode",
     "disable_fake_tensor_cache",
@@ -128,6 +129,11 @@ def empty_coo(
 def with_sizes(description: TensorMetadata, size: Sequence[Any], stride: tuple[Any, ...]) -> TensorMetadata:
     """Return the description of a tensor with other sizes and strides."""
     return description._replace(shape=torch.Size(size), stride=stride)
+
+
+def can_record_gradients(tensor: torch.Tensor) -> bool:
+    """Whether torch can trace a tensor that requires gradients: on a device that this machine does not have, it ends the process."""
+    return tensor.device.type == "cpu" or torch.accelerator.is_available()
 
 
 def allow_absent_device(device: torch.device) -> None:

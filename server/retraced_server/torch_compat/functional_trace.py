@@ -33,7 +33,12 @@ from torch.fx.experimental.proxy_tensor import (
 )
 
 from retraced_server.torch_compat.decompositions import Decompositions
-from retraced_server.torch_compat.fake_tensors import FakeTensor, FakeTensorMode, disable_fake_tensor_cache
+from retraced_server.torch_compat.fake_tensors import (
+    FakeTensor,
+    FakeTensorMode,
+    can_record_gradients,
+    disable_fake_tensor_cache,
+)
 from retraced_server.torch_compat.pytree import pytree
 
 __all__ = ["FunctionalTensor", "FunctionalTrace", "Number", "decomposing"]
@@ -196,7 +201,9 @@ class FunctionalTrace:
         proxy = self._tracer.create_proxy("placeholder", f"arg{len(self.graph.nodes)}", (), {})
         self.last_input = proxy.node
         # An alias: what is tracked must not be what others track. torch traces what is lifted as inputs, whatever their values.
-        alias: Any = value.detach().requires_grad_(value.requires_grad)
+        alias: Any = value.detach()
+        if value.requires_grad and can_record_gradients(value):
+            alias.requires_grad_()
         alias.constant = None
         track_tensor_tree(alias, proxy, constant=None, tracer=self._tracer)
         with self._modes():

@@ -15,6 +15,7 @@ from torch.export.graph_signature import ConstantArgument, ExportGraphSignature,
 
 from retraced_server.analysis.attributes import find_attribute, set_attribute
 from retraced_server.analysis.graphs import child_path, node_key, subgraph_of
+from retraced_server.torch_compat.fake_tensors import can_record_gradients
 from retraced_server.torch_compat.programs import set_parts
 
 # Of the metadata that torch's tracer copies from the node being run to the nodes it makes, the one key that neither export
@@ -52,13 +53,14 @@ def working_copy(program: ExportedProgram) -> ExportedProgram:
 
 
 def _without_gradients(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Replace weights that torch cannot trace: to record gradients on a device that this machine does not have ends the process."""
+    """Replace weights that require gradients which torch cannot record."""
     made: dict[int, torch.Tensor] = {}
     for weight in weights.values():
-        absent = weight.device.type != "cpu" and not torch.accelerator.is_available()
         # One for each object: weights that are tied stay so.
         made[id(weight)] = (
-            torch.nn.Parameter(weight.detach(), requires_grad=False) if absent and weight.requires_grad else weight
+            weight
+            if can_record_gradients(weight) or not weight.requires_grad
+            else torch.nn.Parameter(weight.detach(), requires_grad=False)
         )
     return {name: made[id(weight)] for name, weight in weights.items()}
 
