@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,8 @@ from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes import run_pipeline
 from retraced_server.passes.decompose.by_torch import decompose_by_torch
 from retraced_server.passes.decompose.stated_differences import unexplained
-from tests.passes.support import export, targets
+from tests.passes.support import Function, export, targets
+from tests.program.archives import read_bytes, saved
 from tests.support.compare import assert_same_results, validate
 from tests.support.growth import calls
 from tests.support.large_graphs import as_program, layers
@@ -110,6 +113,107 @@ def test_input_that_is_written_to_and_returned_is_the_value_that_is_returned() -
 def test_what_needs_the_whole_program_is_left_to_torch_with_a_remark(name: str) -> None:
     remark, *_ = run_pipeline(by_name(name).program, "decompose").reports[0].remarks
     assert remark.startswith("decomposed by torch: it calls ")
+
+
+def _cond_on_written(p: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    y = x.exp()
+    y[0].add_(1)
+    return torch.cond(p, lambda y: y.sin(), lambda y: y + 1, (y,)), y
+
+
+def _cond_on_view_of_written(p: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    y = x.exp()
+    row = y[0]
+    y.add_(1)
+    return torch.cond(p, lambda row: row.sin(), lambda row: row + 1, (row,))
+
+
+def _cond_on_written_input(p: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    x[0].add_(1)
+    return torch.cond(p, lambda x: x.sin(), lambda x: x + 1, (x,))
+
+
+def _loop_on_written(p: torch.Tensor, x: torch.Tensor) -> Any:
+    y = x.exp()
+    y[0].add_(1)
+    return torch._higher_order_ops.while_loop(lambda i, z: i < 3, lambda i, z: (i + 1, z.sin()), (torch.tensor(0), y))
+
+
+@pytest.mark.parametrize("function", [_cond_on_written, _cond_on_view_of_written, _cond_on_written_input, _loop_on_written])
+def test_higher_order_operators_are_given_what_values_are_by_then(function: Callable[..., Any]) -> None:
+    inputs = torch.tensor(True), torch.randn(4, 6)
+    program = export(function, *inputs)
+    result = run_pipeline(program, "decompose")
+    assert not result.reports[0].remarks
+    assert_same_results(program, result.program, [((torch.tensor(flag), torch.randn(4, 6)), {}) for flag in (True, False)])
+
+
+def _written_results_of_region(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.no_grad():
+        y = torch.zeros(4, 6)
+        row = y[0]
+    row.add_(1)
+    return y + x.softmax(0), row
+
+
+def test_results_of_a_region_without_gradients_that_are_one_storage_stay_so() -> None:
+    program = export(_written_results_of_region, torch.randn(4, 6))
+    assert_same_results(program, run_pipeline(program, "decompose").program, [((torch.randn(4, 6),), {})])
+
+
+def _written_maximum(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    values, places = torch.max(x.softmax(0), 0)
+    return values.mul_(2), values + 1, places
+
+
+def test_item_that_is_taken_twice_is_one_value() -> None:
+    program = export(_written_maximum, torch.randn(4, 6))
+    graph = program.graph
+    (item,) = (node for node in graph.nodes if node.target is operator.getitem and node.args[1] == 0)
+    with graph.inserting_after(item):
+        again = graph.call_function(operator.getitem, item.args)
+        again.meta = dict(item.meta)
+    (add,) = graph.find_nodes(op="call_function", target=aten.add.Tensor)
+    add.replace_input_with(item, again)
+    program.graph_module.recompile()
+    assert_same_results(program, run_pipeline(program, "decompose").program, [((torch.randn(4, 6),), {})])
+
+
+def test_assertion_that_two_sizes_are_one_is_left_to_be_checked() -> None:
+    def function(x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        found = a.nonzero()
+        torch._check(found.shape[0] == x.shape[0])
+        return x.softmax(0) + found[:, :1]
+
+    inputs = torch.randn(4, 6), torch.tensor([1, 1, 1, 0, 1])
+    program = torch.export.export(Function(function), inputs, dynamic_shapes=(({0: Dim("rows", max=5)}, None),))
+    result = run_pipeline(program, "decompose").program
+    assert_same_results(program, result, [(inputs, {})])
+    with pytest.raises(RuntimeError, match="Runtime assertion failed"):
+        result.module()(torch.randn(4, 6), torch.tensor([1, 0, 0, 0, 0]))
+
+
+def test_subgraph_with_nothing_to_decompose_is_left_as_it_is() -> None:
+    program = export(
+        lambda p, x: (torch.cond(p, lambda x: x.sin(), lambda x: x.cos(), (x,)), x.softmax(0)),
+        torch.tensor(True),
+        torch.randn(4),
+    )
+    branch: Any = program.graph_module.true_graph_0
+    (sine,) = branch.graph.find_nodes(op="call_function", target=aten.sin.default)
+    with branch.graph.inserting_before(sine):
+        branch.graph.call_function(aten.exp.default, sine.args).meta.update(sine.meta)
+    before = str(branch.graph)
+    assert run_pipeline(program, "decompose").modified
+    assert str(branch.graph) == before
+
+
+def test_conjugated_values_of_a_program_that_was_read_are_left_to_torch(tmp_path: Path) -> None:
+    exported = export(lambda x: torch.view_as_complex(x.view(4, 3, 2)).conj().real.softmax(0), torch.randn(4, 6))
+    program = read_bytes(saved(exported), tmp_path).program
+    result = run_pipeline(program, "decompose")
+    assert "complex" in result.reports[0].remarks[0]
+    assert_same_results(exported, result.program, [((torch.randn(4, 6),), {})])
 
 
 def test_calls_that_are_alike_are_traced_once() -> None:

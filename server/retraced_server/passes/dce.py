@@ -42,21 +42,18 @@ class DeadCodeElimination(PassBase):
 
 
 def erase_dead_code(module: fx.GraphModule, protected: frozenset[str]) -> int:
-    """Erase what the pass removes from a graph and its subgraphs, in place.
+    """Erase what the pass removes from one graph, in place.
 
     Args:
-        module: The graph module.
-        protected: Names of nodes of the root graph that stay.
+        module: The graph module, without its subgraphs.
+        protected: Names of nodes that stay.
 
     Returns:
         How many nodes were erased.
     """
-    erased = 0
-    for path, graph_module in list(walk_graphs(module)):
-        dead = _dead_nodes(graph_module, frozenset() if path else protected, MissedRemarks())
-        _erase(graph_module, dead)
-        erased += len(dead)
-    return erased
+    dead = _dead_nodes(module, protected, MissedRemarks())
+    _erase(module, dead)
+    return len(dead)
 
 
 def _count(module: fx.GraphModule) -> int:

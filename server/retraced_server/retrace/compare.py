@@ -110,7 +110,9 @@ class Comparison:
         old, new = _in_torchs_functions(old), _in_torchs_functions(new)
         if old == new or self._env is None:
             return bool(old == new)
-        return is_known(self._env, sympy.Eq(old, new))
+        # Of conditions sympy knows no equation.
+        same = sympy.Equivalent(old, new) if old.is_Boolean or new.is_Boolean else sympy.Eq(old, new)
+        return is_known(self._env, same)
 
     def _bind(self, fresh: sympy.Symbol, old: sympy.Expr, new: sympy.Expr) -> None:
         if new == fresh:

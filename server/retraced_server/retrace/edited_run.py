@@ -81,7 +81,7 @@ def pass_name(instance: object) -> str:
 
 
 def reads_only(method: _M) -> _M:
-    """Mark a pass's override that is given a graph module and does not edit it: the pass needs no copy for it."""
+    """Mark a pass's override, a method or an interpreter, that is given a graph module and does not edit it: the pass needs no copy for it."""
     method.__reads_only__ = method  # type: ignore[attr-defined]  # Other wrappers copy attributes: it must name the function itself.
     return method
 

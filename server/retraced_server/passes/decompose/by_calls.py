@@ -39,7 +39,7 @@ def decompose_by_calls(program: ExportedProgram, table: Decompositions) -> Progr
     targets |= written.targets()
     if not targets:
         return ProgramPassResult(program, modified=False)
-    if (reason := obstacle(program)) is not None:
+    if (reason := obstacle(program, written)) is not None:
         raise NotLocalError(reason)
     fake_mode = find_fake_mode(program.graph_module, [])
     if fake_mode is None:
@@ -53,8 +53,7 @@ def decompose_by_calls(program: ExportedProgram, table: Decompositions) -> Progr
         if not result.modified or outcome is None:
             return ProgramPassResult(program, modified=False)
         protected = frozenset(outcome.renamed.get(name) or name for name in kept_names(program))
-        merge_sizes(result.graph_module, protected)
-        rewrites = decomposition.rewrites + erase_dead_code(result.graph_module, protected)
+        rewrites = decomposition.rewrites + _clean_up(program.graph_module, result.graph_module, protected)
         edit.apply(result.graph_module, outcome)
         edit.outputs = [*decomposition.specs, *program.graph_signature.output_specs]
         built, remarks = build_program(edit)
@@ -65,6 +64,18 @@ def decompose_by_calls(program: ExportedProgram, table: Decompositions) -> Progr
     return ProgramPassResult(
         built, True, rewrites, (*context.remarks, *remarks), origins, tuple(dict.fromkeys(context.new_guards))
     )
+
+
+def _clean_up(old: fx.GraphModule, new: fx.GraphModule, protected: frozenset[str]) -> int:
+    """Merge sizes and erase dead code in the graphs that were made, and return how many nodes were erased. Others are the program's own."""
+    kept = {id(graph) for _, graph in walk_graphs(old)}
+    erased = 0
+    for path, graph in list(walk_graphs(new)):
+        if id(graph) not in kept:
+            stays = frozenset() if path else protected
+            merge_sizes(graph.graph, stays)
+            erased += erase_dead_code(graph, stays)
+    return erased
 
 
 def _origins(old: fx.GraphModule, new: fx.GraphModule, outcome: RetraceOutcome) -> dict[str, tuple[str, ...]]:

@@ -21,6 +21,9 @@ from retraced_server.torch_compat.decompositions import Decompositions, TableNam
 from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
 from retraced_server.torch_compat.symbolic_shapes import shape_env_of
 
+# What fails on a tensor whose strides are not those that the program was exported with.
+_VIEWS = ("aten.view.default", "aten._unsafe_view.default", "aten.as_strided.default", "aten.view.dtype")
+
 
 @register_pass("decompose")
 class Decompose(ProgramPass):
@@ -72,7 +75,8 @@ class Decompose(ProgramPass):
             reason = str(error)
         # What a call raises by itself, such as an operator whose decomposition asks for more than its arguments.
         except (PassError, ExportPassError) as error:
-            reason = str(error).partition("\n")[0]
+            cause = error.__cause__ if isinstance(error.__cause__, NotLocalError) else error
+            reason = str(cause).partition("\n")[0]
         else:
             if self._by == "check":
                 self._check(program, result)
@@ -87,7 +91,8 @@ class Decompose(ProgramPass):
         try:
             return decompose_by_calls(program, self._decompositions())
         except PassError as error:
-            if self._table != "core-aten" or not has_attention(program.graph_module):
+            is_of_strides = error.target in _VIEWS and has_attention(program.graph_module)
+            if self._table != "core-aten" or not is_of_strides:
                 raise
             table = self._decompositions()
             keep_strides(table.python)

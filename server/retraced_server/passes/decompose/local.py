@@ -18,7 +18,7 @@ from retraced_server.analysis.targets import SYM_OPERATORS, acts_on_regions, ove
 from retraced_server.passes.decompose.emit import Emitter
 from retraced_server.passes.decompose.merge_sizes import SIZES
 from retraced_server.passes.decompose.templates import NotLocalError, Templates
-from retraced_server.passes.decompose.written_values import WrittenTogether, WrittenValues
+from retraced_server.passes.decompose.written_values import RUNS_WITHOUT_GRADIENTS, WrittenTogether, WrittenValues
 from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue, pass_context
 from retraced_server.retrace.arguments import Argument
 from retraced_server.retrace.edited_run import reads_only
@@ -27,7 +27,6 @@ from retraced_server.torch_compat.decompositions import Decompositions, is_prese
 from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverload, is_builtin, is_composite, schema_of
 
 _aten = torch.ops.aten
-_SET_GRAD = torch.ops.higher_order.wrap_with_set_grad_enabled
 _higher_order = torch.ops.higher_order
 # Their subgraphs are decomposed as the root graph is.
 _VISITED = frozenset(
@@ -45,6 +44,7 @@ _REPLACED = frozenset(
 )
 _NOT_TENSORS = (InputKind.TOKEN, InputKind.CUSTOM_OBJ)
 _GRADIENTS = (OutputKind.LOSS_OUTPUT, OutputKind.GRADIENT_TO_PARAMETER, OutputKind.GRADIENT_TO_USER_INPUT, OutputKind.TOKEN)
+_WRITTEN_BACK = (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION, OutputKind.USER_INPUT_MUTATION)
 _MUTATIONS = {InputKind.BUFFER: OutputKind.BUFFER_MUTATION, InputKind.USER_INPUT: OutputKind.USER_INPUT_MUTATION}
 
 
@@ -78,9 +78,16 @@ def _is_special(op: OpOverload) -> bool:
     return not is_builtin(op) or op in _REPLACED or is_composite(op) or schema_of(op).is_mutable
 
 
-def obstacle(program: ExportedProgram) -> str | None:
-    """Return why a program cannot be decomposed call by call; None where nothing is known against it."""
+def obstacle(program: ExportedProgram, written: WrittenTogether) -> str | None:
+    """Return why a program cannot be decomposed call by call; None where nothing is known against it.
+
+    Args:
+        program: The program.
+        written: What its root graph writes to.
+    """
     signature = program.graph_signature
+    if written.placeholders and any(spec.kind in _WRITTEN_BACK for spec in signature.output_specs):
+        return "it writes to an input, and returns what an input becomes"
     for spec in (*signature.input_specs, *signature.output_specs):
         if spec.kind in _NOT_TENSORS or spec.kind in _GRADIENTS:
             return f"it has an input or output of kind {spec.kind.name.lower()}"
@@ -93,6 +100,9 @@ def obstacle(program: ExportedProgram) -> str | None:
             op = overload_of(node.target)
             if op is not None and schema_of(op).is_mutable and not is_builtin(op):
                 return f"it calls {op}, a custom operator that writes to its arguments"
+            if _may_be_lazy(node):
+                # A file does not say which values are to be conjugated or negated when they are read.
+                return f"'{node.name}' has complex numbers"
             if acts_on_regions(node.target):
                 return f"the state that operators run in changes at '{node.name}'"
             if path and written_arguments(module, node):
@@ -100,8 +110,28 @@ def obstacle(program: ExportedProgram) -> str | None:
     return None
 
 
+def _may_be_lazy(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return node.target is _aten._neg_view.default or (isinstance(value, torch.Tensor) and value.is_complex())
+
+
 def _is_inlined(node: fx.Node) -> bool:
-    return node.target is _SET_GRAD and node.args[0] is False
+    return node.target is RUNS_WITHOUT_GRADIENTS and node.args[0] is False
+
+
+@reads_only
+class _Interpreter(ExportPass.ExportInterpreter):
+    """Gives every call what values are at its point of the program, whichever hook it is handed to."""
+
+    callback: LocalDecomposition
+
+    # The arguments are fx's own open types.
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
+        """Return the arguments of a node."""
+        values = self.callback.values
+        if values.concern(n) and not values.is_view_or_write(n):
+            return values.current((n.args, n.kwargs), NodeMetadata(n.meta))
+        return super().fetch_args_kwargs_from_env(n)
 
 
 class LocalDecomposition(ExportPass):
@@ -115,7 +145,10 @@ class LocalDecomposition(ExportPass):
     Attributes:
         rewrites: How many calls became something else.
         specs: The specs of the outputs that are what inputs become, which come before the program's own outputs.
+        values: The values that share storage with one that is written to.
     """
+
+    ExportInterpreter = _Interpreter
 
     def __init__(self, templates: Templates, program: ExportedProgram, written: WrittenTogether) -> None:
         super().__init__()
@@ -124,50 +157,41 @@ class LocalDecomposition(ExportPass):
         self._templates = templates
         self._emitter = Emitter(self)
         self._program = program
-        self._values = WrittenValues(written, templates, self._emitter, lambda: state_of(self).retrace.results)
+        self.values = WrittenValues(written, templates, self._emitter, lambda: state_of(self).retrace.results)
 
     # -- hooks -----------------------------------------------------------------------------------------------------------------------
 
     def call_operator(self, op: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata) -> Any:
         """Make what an operator's call becomes."""
-        node = self._concerned()
+        node = self._view_or_write()
         if node is not None:
-            if self._values.is_view_or_write(node):
-                self.rewrites += 1
-                return self._values.call(node, meta)
-            args, kwargs = self._values.current((node.args, node.kwargs), meta)
+            self.rewrites += 1
+            return self.values.call(node, meta)
         return self._decomposed(op, args, kwargs, meta)
 
     def call_getitem(self, value: ProxyValue[Any], key: int, meta: NodeMetadata) -> Any:
         """Take an item, which may be one that is written to."""
-        node = self._concerned()
-        if node is not None and self._values.is_view_or_write(node):
-            return self._values.call(node, meta)
+        node = self._view_or_write()
+        if node is not None:
+            return self.values.call(node, meta)
         return super().call_getitem(value, key, meta)
 
     @reads_only
     def call_higher_order(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], meta: NodeMetadata) -> Any:
         """Put the calls of a subgraph that runs without gradients in its place; all of the program does."""
-        node = self._concerned()
-        if node is not None:
-            if op is _SET_GRAD and self._values.is_view_or_write(node):
-                raise NotLocalError(f"a result of '{node.name}' may be a view of a value that is written to")
-            args, kwargs = self._values.current((node.args, node.kwargs), meta)
-        if op is _SET_GRAD and args[0] is False:
+        if op is RUNS_WITHOUT_GRADIENTS and args[0] is False:
             return self._inlined(args[1], args[2:])
         return super().call_higher_order(op, args, kwargs, meta)
 
-    def _concerned(self) -> fx.Node | None:
+    def _view_or_write(self) -> fx.Node | None:
         node = pass_context().visited
-        return node if node is not None and self._values.concern(node) else None
+        return node if node is not None and self.values.concern(node) and self.values.is_view_or_write(node) else None
 
     def output(self, results: Argument, meta: NodeMetadata) -> ProxyValue[Any]:
         """Return the new values of what is written to, before the program's own outputs."""
         if pass_context().graph_path:
             return super().output(results, meta)
-        if (node := self._concerned()) is not None:
-            results = self._values.current(node.args[0], meta)
-        written = list(self._values.written_inputs(meta))
+        written = list(self.values.written_inputs(meta))
         self.specs = [self._spec(placeholder, value) for placeholder, value in written]
         if not written:
             return super().output(results, meta)

@@ -6,9 +6,8 @@ import sympy
 import torch
 from torch import fx
 
-from retraced_server.analysis.graphs import walk_graphs
 from retraced_server.analysis.targets import SYM_OPERATORS
-from retraced_server.retrace.values import SYMBOLIC
+from retraced_server.torch_compat.symbolic_shapes import raw_expression
 
 _aten = torch.ops.aten
 SIZES = frozenset((_aten.sym_size.int, _aten.sym_stride.int, _aten.sym_numel.default, _aten.sym_storage_offset.default))
@@ -16,23 +15,21 @@ SIZES = frozenset((_aten.sym_size.int, _aten.sym_stride.int, _aten.sym_numel.def
 _PURE = SIZES | SYM_OPERATORS
 
 
-def merge_sizes(module: fx.GraphModule, protected: frozenset[str]) -> None:
-    """Have nodes that compute the same expression of symbols use the first of them, in place, in each graph.
+def merge_sizes(graph: fx.Graph, protected: frozenset[str]) -> None:
+    """Have users of nodes that compute the same expression of symbols use the first of them, in place.
+
+    Expressions are compared as they are, without what assertions have taught the shape environment: what is asserted to be equal must not
+    become the same node, or nothing would be left to assert. Conditions are not merged at all, for they are true once they are known.
 
     Args:
-        module: The graph module.
-        protected: Names of nodes of the root graph that stay in use.
+        graph: The graph.
+        protected: Names of nodes that stay in use.
     """
-    for path, graph_module in walk_graphs(module):
-        first: dict[tuple[type, sympy.Basic], fx.Node] = {}
-        for node in graph_module.graph.nodes:
-            value = node.meta.get("val")
-            if not isinstance(value, SYMBOLIC):
-                continue
-            known = first.setdefault((type(value), value.node.expr), node)
-            if (
-                known is not node
-                and (node.target in SIZES or node.target in SYM_OPERATORS)
-                and (path or node.name not in protected)
-            ):
-                node.replace_all_uses_with(known)
+    first: dict[sympy.Basic, fx.Node] = {}
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if not isinstance(value, torch.SymInt):
+            continue
+        known = first.setdefault(raw_expression(value), node)
+        if known is not node and node.target in _PURE and node.name not in protected:
+            node.replace_all_uses_with(known)

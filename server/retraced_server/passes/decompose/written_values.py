@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import fx
@@ -23,6 +23,9 @@ from retraced_server.passes.decompose.templates import (
 )
 from retraced_server.retrace import NodeMetadata, ProxyValue
 from retraced_server.torch_compat.functional_trace import FunctionalTensor, FunctionalTrace
+from retraced_server.torch_compat.operators import HigherOrderOperator
+
+RUNS_WITHOUT_GRADIENTS: Final = torch.ops.higher_order.wrap_with_set_grad_enabled
 
 
 class WrittenTogether:
@@ -35,7 +38,7 @@ class WrittenTogether:
         placeholders: Those that are inputs.
 
     Raises:
-        NotLocalError: Two inputs share storage that is written to.
+        NotLocalError: Two inputs share storage that is written to, or results of a subgraph that is to be inlined do.
     """
 
     def __init__(self, module: fx.GraphModule) -> None:
@@ -49,6 +52,9 @@ class WrittenTogether:
                 node for node in module.graph.nodes if sets.written_with(node) in together and _has_tensor(node)
             )
         self.placeholders = [node for node in module.graph.find_nodes(op="placeholder") if node in self._nodes]
+        for node in self._nodes:
+            if node.target is RUNS_WITHOUT_GRADIENTS:
+                raise NotLocalError(f"results of '{node.name}', a subgraph without gradients, are written to")
         held = [storage for node in self.placeholders for storage in storages(node.meta["val"])]
         if len(set(held)) < len(held):
             raise NotLocalError("the program writes to an input that shares storage with another")
@@ -97,6 +103,8 @@ class WrittenValues:
         self._functional: dict[fx.Node, Any] = {}
         # Inputs of the trace by the nodes that compute them, or by the identity of an attribute.
         self._inputs: dict[object, Any] = {}
+        # Items of containers by container and place.
+        self._items: dict[object, fx.Node] = {}
         self._emitted: Emitted = {}
         self._last: fx.Node | None = None
 
@@ -109,6 +117,9 @@ class WrittenValues:
         if node.target is operator.getitem:
             # Results of an operator that makes new values are such values as well, and no views.
             return node.args[0] in self._functional
+        if isinstance(node.target, HigherOrderOperator):
+            # torch lets none return what it takes, nor a view of it.
+            return False
         is_made_of = node in self._written and any(value in self._written for value in node.all_input_nodes)
         return is_made_of or self._written.writes(node)
 
@@ -120,7 +131,9 @@ class WrittenValues:
         def value(leaf: Any) -> Any:
             if not isinstance(leaf, fx.Node):
                 return leaf
-            return self._emit(self._functional_value(leaf), meta) if leaf in self._written else results[leaf]
+            # A container of new values has nothing written to it: its items do.
+            may_differ = leaf in self._written and (leaf in self._functional or isinstance(leaf.meta.get("val"), torch.Tensor))
+            return self._emit(self._functional_value(leaf), meta) if may_differ else results[leaf]
 
         return fx.node.map_aggregate(arguments, value)
 
@@ -156,6 +169,11 @@ class WrittenValues:
     def _functional_value(self, node: fx.Node) -> Any:
         if node in self._functional:
             return self._functional[node]
+        if node.target is operator.getitem:
+            # Another item of the same place is the same value.
+            first = self._items.setdefault(node.args, node)
+            if first is not node:
+                return self._functional_value(first)
         value = map_inputs(self._results()[node], self._input)
         if node in self._written:
             self._functional[node] = value
