@@ -63,7 +63,7 @@ def test_built_in_passes_are_described() -> None:
         assert passes[name].summary.endswith((".", "was."))
         assert "\n" not in passes[name].summary
         assert not passes[name].needs_weights
-    (table,) = passes["decompose"].options
+    table, *_ = passes["decompose"].options
     assert table == OptionInfo(
         "table", "Which operators to rewrite.", OptionType.CHOICE, "core-aten", ("core-aten", "aten", "none")
     )

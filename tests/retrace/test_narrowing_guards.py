@@ -12,8 +12,8 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from retraced_server.errors import Reason, RetracedError
-from retraced_server.passes import decompose as decompose_module
 from retraced_server.passes import run_pipeline
+from retraced_server.passes.decompose import decompose as decompose_module
 from retraced_server.retrace import ExportPass, ProxyValue
 from retraced_server.torch_compat import decompositions
 from tests.passes.support import export
@@ -157,8 +157,8 @@ def test_decomposition_that_narrows_is_refused_as_any_pass(monkeypatch: pytest.M
     def gelu(x: torch.Tensor, approximate: str = "none") -> torch.Tensor:
         return x + torch.zeros(4, x.shape[1])
 
-    def with_four_rows(name: Any) -> Any:
-        table = decompositions.decompositions(name)
+    def with_four_rows(name: Any, **chosen: Any) -> Any:
+        table = decompositions.decompositions(name, **chosen)
         table.python[aten.gelu.default] = gelu
         return table
 

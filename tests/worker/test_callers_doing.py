@@ -54,7 +54,7 @@ def test_number_that_json_cannot_hold_goes_through_a_pass_that_torch_traces() ->
 
 @pytest.mark.parametrize("text", ["NaN", "[1]"])
 def test_custom_metadata_that_is_no_object_fails_the_pass_in_which_torch_needs_one(text: str) -> None:
-    assert run(_with_metadata("custom", text), "decompose").error.reason is Reason.PASS_FAILED
+    assert run(_with_metadata("custom", text), "decompose{by=torch}").error.reason is Reason.PASS_FAILED
 
 
 @pytest.mark.parametrize(("key", "entry"), [("nn_module_stack", "k,p,t"), ("source_fn_stack", "k,t"), ("torch_fn", "k")])

@@ -84,6 +84,10 @@ def view_of(tensor: FakeTensor, size: tuple[Any, ...], stride: tuple[Any, ...], 
     mode = tensor.fake_mode
     with in_kernel_invocation_manager(mode), mode.shape_env.suppress_guards() if mode.shape_env else nullcontext():
         meta = torch.ops.aten.as_strided.default(tensor, size, stride, offset)
+    if meta.requires_grad:
+        # A view of a weight, whatever the gradient mode: below the fake mode nobody asks for it.
+        with DisableTorchDispatch():
+            meta = meta.detach()
     return FakeTensor(mode, meta, tensor.fake_device)
 
 

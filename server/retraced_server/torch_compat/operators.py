@@ -11,6 +11,7 @@ from torch._C import DispatchKey
 from torch._C import _check_schema_allow_fake_script_object as check_schema
 from torch._C import _jit_resolve_packet as jit_resolve_packet
 from torch._C import _should_allow_numbers_as_tensors as takes_numbers_as_tensors
+from torch._higher_order_ops.effects import has_effects
 from torch._higher_order_ops.executorch_call_delegate import executorch_call_delegate, is_lowered_module
 from torch._library.fake_class_registry import FakeScriptObject
 from torch._library.utils import is_builtin, is_impure
@@ -26,6 +27,7 @@ __all__ = [
     "check_schema",
     "executorch_call_delegate",
     "function_named",
+    "has_effects",
     "held_operator",
     "is_builtin",
     "is_composite",

@@ -24,7 +24,14 @@ from retraced_server.retrace.arguments import Argument
 from retraced_server.retrace.edited_run import reads_only
 from retraced_server.retrace.pass_state import state_of
 from retraced_server.torch_compat.decompositions import Decompositions, is_preserved
-from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverload, is_builtin, is_composite, schema_of
+from retraced_server.torch_compat.operators import (
+    HigherOrderOperator,
+    OpOverload,
+    has_effects,
+    is_builtin,
+    is_composite,
+    schema_of,
+)
 
 _aten = torch.ops.aten
 _higher_order = torch.ops.higher_order
@@ -75,7 +82,7 @@ def _is_rewritable(target: Any, table: Decompositions) -> bool:
 
 @cache
 def _is_special(op: OpOverload) -> bool:
-    return not is_builtin(op) or op in _REPLACED or is_composite(op) or schema_of(op).is_mutable
+    return not is_builtin(op) or op in _REPLACED or is_composite(op) or schema_of(op).is_mutable or has_effects(op)
 
 
 def obstacle(program: ExportedProgram, written: WrittenTogether) -> str | None:
@@ -100,6 +107,8 @@ def obstacle(program: ExportedProgram, written: WrittenTogether) -> str | None:
             op = overload_of(node.target)
             if op is not None and schema_of(op).is_mutable and not is_builtin(op):
                 return f"it calls {op}, a custom operator that writes to its arguments"
+            if op is not None and has_effects(op):
+                return f"torch orders calls of {op} by an effect token"
             if _may_be_lazy(node):
                 # A file does not say which values are to be conjugated or negated when they are read.
                 return f"'{node.name}' has complex numbers"
