@@ -65,7 +65,8 @@ def test_items_of_a_tuple_are_merged() -> None:
 
 
 def test_symbolic_numbers_are_merged_and_the_assertions_on_them_stay() -> None:
-    before = decomposed(by_name("data_dependent")).program
+    # torch computes a number once more for each assertion that it derives.
+    before = run_pipeline(by_name("data_dependent").program, "decompose{by=torch}").program
     result = run_pipeline(before, "cse")
     assert_same_results(before, result.program, by_name("data_dependent").inputs())
     assert targets(before) - targets(result.program) == {"<built-in function gt>": 1}
