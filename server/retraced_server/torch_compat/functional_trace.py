@@ -157,12 +157,15 @@ class _CompositeKernels:
             op._dispatch_cache.clear()
 
 
+_MOST_TABLES = 8
 _COMPOSITE_KERNELS: dict[tuple[tuple[Any, Any], ...], _CompositeKernels] = {}
 
 
 def _composite_kernels(table: Decompositions) -> _CompositeKernels:
     key = tuple(table.composite.items())
     if key not in _COMPOSITE_KERNELS:
+        if len(_COMPOSITE_KERNELS) >= _MOST_TABLES:
+            _COMPOSITE_KERNELS.clear()
         _COMPOSITE_KERNELS[key] = _CompositeKernels(table.composite)
     return _COMPOSITE_KERNELS[key]
 
@@ -190,11 +193,6 @@ class FunctionalTrace:
             self._tracer, "real", decomposition_table=table.python, pre_dispatch=False, _error_on_data_dependent_ops=True
         )
         self._functional = FunctionalTensorMode(pre_dispatch=False, export=False, _allow_token_discovery=True)
-
-    @property
-    def root(self) -> torch.nn.Module:
-        """The module that has what `get_attr` nodes of the graph read."""
-        return self._tracer.root
 
     def input(self, value: FakeTensor) -> FunctionalTensor:
         """Add an input, a fake tensor, of which the functional tensor is returned."""

@@ -49,8 +49,13 @@ _REPLACED = frozenset(
         _aten.is_nonzero.default,
     )
 )
-_NOT_TENSORS = (InputKind.TOKEN, InputKind.CUSTOM_OBJ)
-_GRADIENTS = (OutputKind.LOSS_OUTPUT, OutputKind.GRADIENT_TO_PARAMETER, OutputKind.GRADIENT_TO_USER_INPUT, OutputKind.TOKEN)
+_INPUTS_FOR_TORCH = (InputKind.TOKEN, InputKind.CUSTOM_OBJ)
+_OUTPUTS_FOR_TORCH = (
+    OutputKind.LOSS_OUTPUT,
+    OutputKind.GRADIENT_TO_PARAMETER,
+    OutputKind.GRADIENT_TO_USER_INPUT,
+    OutputKind.TOKEN,
+)
 _WRITTEN_BACK = (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION, OutputKind.USER_INPUT_MUTATION)
 _MUTATIONS = {InputKind.BUFFER: OutputKind.BUFFER_MUTATION, InputKind.USER_INPUT: OutputKind.USER_INPUT_MUTATION}
 
@@ -96,7 +101,7 @@ def obstacle(program: ExportedProgram, written: WrittenTogether) -> str | None:
     if written.placeholders and any(spec.kind in _WRITTEN_BACK for spec in signature.output_specs):
         return "it writes to an input, and returns what an input becomes"
     for spec in (*signature.input_specs, *signature.output_specs):
-        if spec.kind in _NOT_TENSORS or spec.kind in _GRADIENTS:
+        if spec.kind in _INPUTS_FOR_TORCH or spec.kind in _OUTPUTS_FOR_TORCH:
             return f"it has an input or output of kind {spec.kind.name.lower()}"
     for path, module in walk_graphs(program.graph_module):
         for node in module.graph.nodes:
