@@ -38,7 +38,7 @@ def _causal(batch: int, length: int) -> Inputs:
 _TEXT_SHAPES: dict[str, Any] = {"input_ids": {0: _BATCH, 1: _SEQUENCE}, "attention_mask": {0: _BATCH, 1: _SEQUENCE}}
 
 
-class _Tuples(nn.Module):
+class Tuples(nn.Module):
     """A model that answers with a tuple: its own output class would have to be imported by whoever loads the program."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -46,27 +46,27 @@ class _Tuples(nn.Module):
         self.model = model.eval()
 
 
-class _Encoder(_Tuples):
+class _Encoder(Tuples):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
         return self.model(input_ids, attention_mask, return_dict=False)
 
 
-class _Decoder(_Tuples):
+class _Decoder(Tuples):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, use_cache: bool) -> Any:
         return self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=use_cache, return_dict=False)
 
 
-class _EncoderDecoder(_Tuples):
+class _EncoderDecoder(Tuples):
     def forward(self, input_ids: torch.Tensor, decoder_input_ids: torch.Tensor, use_cache: bool) -> Any:
         return self.model(input_ids, decoder_input_ids=decoder_input_ids, use_cache=use_cache, return_dict=False)
 
 
-class _Speech(_Tuples):
+class _Speech(Tuples):
     def forward(self, input_features: torch.Tensor, decoder_input_ids: torch.Tensor, use_cache: bool) -> Any:
         return self.model(input_features, decoder_input_ids=decoder_input_ids, use_cache=use_cache, return_dict=False)
 
 
-class _Vision(_Tuples):
+class _Vision(Tuples):
     def forward(self, pixel_values: torch.Tensor) -> Any:
         return self.model(pixel_values, return_dict=False)
 

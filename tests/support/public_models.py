@@ -15,15 +15,15 @@ import torch
 from torch import nn
 from torch.export import Dim
 
+from .architectures import VOCABULARY, Tuples
 from .case import Inputs, ProgramCase, of_sizes
 
-_VOCABULARY = 97
 _AUTO = Dim.AUTO
 _SEQUENCE = {0: _AUTO, 1: _AUTO}
 
 # What configurations call the same things. A class takes what it knows and keeps the rest as attributes.
 _TEXT: dict[str, Any] = {
-    "vocab_size": _VOCABULARY,
+    "vocab_size": VOCABULARY,
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "embedding_size", "word_embed_proj_dim"), 32),
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers"), 2),
     **dict.fromkeys(("encoder_layers", "decoder_layers"), 2),
@@ -46,44 +46,38 @@ _IMAGE: dict[str, Any] = {
 }
 
 
-class _Tuples(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model.eval()
-
-
-class _Encoder(_Tuples):
+class _Encoder(Tuples):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
         return self.model(input_ids=input_ids, attention_mask=attention_mask, return_dict=False)
 
 
-class _Decoder(_Tuples):
+class _Decoder(Tuples):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
         return self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, return_dict=False)
 
 
-class _EncoderDecoder(_Tuples):
+class _EncoderDecoder(Tuples):
     def forward(self, input_ids: torch.Tensor, decoder_input_ids: torch.Tensor) -> Any:
         return self.model(input_ids=input_ids, decoder_input_ids=decoder_input_ids, use_cache=False, return_dict=False)
 
 
-class _Vision(_Tuples):
+class _Vision(Tuples):
     def forward(self, pixel_values: torch.Tensor) -> Any:
         return self.model(pixel_values=pixel_values, return_dict=False)
 
 
-class _Audio(_Tuples):
+class _Audio(Tuples):
     def forward(self, input_values: torch.Tensor) -> Any:
         return self.model(input_values=input_values, return_dict=False)
 
 
-class _Both(_Tuples):
+class _Both(Tuples):
     def forward(self, input_ids: torch.Tensor, pixel_values: torch.Tensor) -> Any:
         return self.model(input_ids=input_ids, pixel_values=pixel_values, return_dict=False)[:4]
 
 
 def _tokens(batch: int, length: int) -> torch.Tensor:
-    return torch.randint(4, _VOCABULARY, (batch, length))
+    return torch.randint(4, VOCABULARY, (batch, length))
 
 
 def _text(batch: int, length: int) -> Inputs:

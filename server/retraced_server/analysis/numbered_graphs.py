@@ -24,19 +24,15 @@ from torch.export.graph_signature import InputKind, InputSpec
 from retraced_server.analysis.attributes import find_attribute
 from retraced_server.analysis.effects import draws_random_numbers, written_arguments
 from retraced_server.analysis.graphs import child_path, subgraph_of
-from retraced_server.analysis.targets import SYM_OPERATORS, stated_effect
+from retraced_server.analysis.targets import SIZE_OPERATORS, SYM_OPERATORS, stated_effect
 from retraced_server.analysis.value_numbers import call_key
 from retraced_server.torch_compat.fake_tensors import FakeTensor
 from retraced_server.torch_compat.operators import HigherOrderOperator, OpOverload
 from retraced_server.torch_compat.pytree import pytree
 from retraced_server.torch_compat.symbolic_shapes import SYMBOLIC, safe_expand
 
-SIZE_ARITHMETIC: Final = SYM_OPERATORS | frozenset(
-    (
-        *(torch.ops.aten.sym_size.int, torch.ops.aten.sym_stride.int),
-        *(torch.ops.aten.sym_storage_offset.default, torch.ops.aten.sym_numel.default),
-        *(torch.sym_sum, math.ceil, math.floor, round, max, min, abs),
-    )
+SIZE_ARITHMETIC: Final = (
+    SIZE_OPERATORS | SYM_OPERATORS | frozenset((torch.sym_sum, math.ceil, math.floor, round, max, min, abs))
 )
 """What computes numbers of sizes and of other numbers."""
 

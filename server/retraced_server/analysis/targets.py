@@ -74,6 +74,14 @@ class Effect(Enum):
 SYM_OPERATORS: Final[frozenset[Target]] = frozenset(map(function_named, SYM_FUNCTIONS))
 """The functions that compute with sizes."""
 
+SIZE_OPERATORS: Final[frozenset[Target]] = frozenset(
+    (
+        *(torch.ops.aten.sym_size.int, torch.ops.aten.sym_stride.int),
+        *(torch.ops.aten.sym_storage_offset.default, torch.ops.aten.sym_numel.default),
+    )
+)
+"""The operators that tell a size of a tensor."""
+
 FUNCTIONS_BY_NAME: Final[Mapping[str, Target]] = {name: function_named(name) for name in FUNCTION_NAMES}
 """What programs call beside operators, by the names that the schema gives them."""
 

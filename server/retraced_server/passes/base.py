@@ -21,7 +21,8 @@ whether it changed anything is seen by comparing. What else it is told, and what
 `retraced_server.retrace`; nothing is set on the object, nor read from it.
 """
 
-_MUTATIONS = frozenset({OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION, OutputKind.USER_INPUT_MUTATION})
+MUTATIONS = frozenset({OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION, OutputKind.USER_INPUT_MUTATION})
+"""The kinds of outputs that are what something becomes that the program writes to."""
 
 
 @dataclass(frozen=True)
@@ -77,5 +78,5 @@ def kept_names(program: ExportedProgram) -> frozenset[str]:
     """
     entries = [entry.signature for entry in program.module_call_graph if entry.fqn and entry.signature is not None]
     called = {argument.name for signature in entries for argument in (*signature.inputs, *signature.outputs)}
-    mutations = {spec.arg.name for spec in program.graph_signature.output_specs if spec.kind in _MUTATIONS}
+    mutations = {spec.arg.name for spec in program.graph_signature.output_specs if spec.kind in MUTATIONS}
     return frozenset(called | mutations)

@@ -40,10 +40,9 @@ from retraced_server.torch_compat.fake_tensors import (
     disable_fake_tensor_cache,
 )
 from retraced_server.torch_compat.pytree import pytree
+from retraced_server.torch_compat.symbolic_shapes import SYMBOLIC
 
 __all__ = ["FunctionalTensor", "FunctionalTrace", "Number", "decomposing"]
-
-_SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
 class Number:
@@ -86,7 +85,7 @@ class _Tracer(PythonKeyTracer):
 
     # Arguments are fx's own open types.
     def create_arg(self, a: Any) -> Any:
-        if isinstance(a, _SYMBOLIC):
+        if isinstance(a, SYMBOLIC):
             return Number(a) if a.node.constant is None else a.node.constant
         return super().create_arg(a)
 
@@ -102,7 +101,7 @@ class _Proxies(ProxyTorchDispatchMode):
 # A symbolic number is of any of three types that share no base.
 def _computes(node: fx.Node, number: Any) -> bool:
     value = node.meta.get("val")
-    return isinstance(value, _SYMBOLIC) and value.node.expr == number.node.expr
+    return isinstance(value, SYMBOLIC) and value.node.expr == number.node.expr
 
 
 @contextmanager
@@ -180,10 +179,7 @@ class FunctionalTrace:
 
     Attributes:
         graph: The graph, without an output node.
-        last_input: The node of the input that was added last.
     """
-
-    last_input: fx.Node
 
     def __init__(self, table: Decompositions) -> None:
         self._tracer = _Tracer()
@@ -194,10 +190,9 @@ class FunctionalTrace:
         )
         self._functional = FunctionalTensorMode(pre_dispatch=False, export=False, _allow_token_discovery=True)
 
-    def input(self, value: FakeTensor) -> FunctionalTensor:
-        """Add an input, a fake tensor, of which the functional tensor is returned."""
+    def input(self, value: FakeTensor) -> tuple[FunctionalTensor, fx.Node]:
+        """Add an input, a fake tensor, and return the functional tensor of it, and its node."""
         proxy = self._tracer.create_proxy("placeholder", f"arg{len(self.graph.nodes)}", (), {})
-        self.last_input = proxy.node
         # An alias: what is tracked must not be what others track. torch traces what is lifted as inputs, whatever their values.
         alias: Any = value.detach()
         if value.requires_grad and can_record_gradients(value):
@@ -205,8 +200,7 @@ class FunctionalTrace:
         alias.constant = None
         track_tensor_tree(alias, proxy, constant=None, tracer=self._tracer)
         with self._modes():
-            functional: FunctionalTensor = to_fun(alias)
-            return functional
+            return to_fun(alias), proxy.node
 
     def call(self, target: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Call an operator on functional tensors and numbers, and return its results of these kinds."""
@@ -231,7 +225,7 @@ class FunctionalTrace:
             plain: Any = from_fun(leaf)
             slot: Any = get_proxy_slot(plain, self._tracer, None)
             return plain if slot is None else slot.proxy.node
-        if isinstance(leaf, _SYMBOLIC):
+        if isinstance(leaf, SYMBOLIC):
             return next((node for node in reversed(self.graph.nodes) if _computes(node, leaf)), leaf)
         return leaf
 

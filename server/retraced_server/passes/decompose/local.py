@@ -14,11 +14,12 @@ from torch.export.graph_signature import InputKind, OutputKind, OutputSpec, Tens
 
 from retraced_server.analysis.effects import written_arguments
 from retraced_server.analysis.graphs import walk_graphs
-from retraced_server.analysis.targets import SYM_OPERATORS, acts_on_regions, overload_of
+from retraced_server.analysis.targets import SIZE_OPERATORS, SYM_OPERATORS, acts_on_regions, overload_of
+from retraced_server.passes.base import MUTATIONS
 from retraced_server.passes.decompose.emit import Emitter
-from retraced_server.passes.decompose.merge_sizes import SIZES
 from retraced_server.passes.decompose.templates import NotLocalError, Templates
-from retraced_server.passes.decompose.written_values import RUNS_WITHOUT_GRADIENTS, WrittenTogether, WrittenValues
+from retraced_server.passes.decompose.working_copy import runs_without_gradients
+from retraced_server.passes.decompose.written_values import WrittenTogether, WrittenValues
 from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue, pass_context
 from retraced_server.retrace.arguments import Argument
 from retraced_server.retrace.edited_run import reads_only
@@ -56,8 +57,7 @@ _OUTPUTS_FOR_TORCH = (
     OutputKind.GRADIENT_TO_USER_INPUT,
     OutputKind.TOKEN,
 )
-_WRITTEN_BACK = (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION, OutputKind.USER_INPUT_MUTATION)
-_MUTATIONS = {InputKind.BUFFER: OutputKind.BUFFER_MUTATION, InputKind.USER_INPUT: OutputKind.USER_INPUT_MUTATION}
+_WRITTEN_BACK_AS = {InputKind.BUFFER: OutputKind.BUFFER_MUTATION, InputKind.USER_INPUT: OutputKind.USER_INPUT_MUTATION}
 
 
 def rewritten_targets(program: ExportedProgram, table: Decompositions) -> frozenset[Any]:
@@ -73,7 +73,7 @@ def _is_rewritable(target: Any, table: Decompositions) -> bool:
 
     Any other operator stays as it is: neither functionalization nor the tracer makes something else of it.
     """
-    if target in SIZES:
+    if target in SIZE_OPERATORS:
         return False
     if target in table.python:
         return True
@@ -98,7 +98,7 @@ def obstacle(program: ExportedProgram, written: WrittenTogether) -> str | None:
         written: What its root graph writes to.
     """
     signature = program.graph_signature
-    if written.placeholders and any(spec.kind in _WRITTEN_BACK for spec in signature.output_specs):
+    if written.placeholders and any(spec.kind in MUTATIONS for spec in signature.output_specs):
         return "it writes to an input, and returns what an input becomes"
     for spec in (*signature.input_specs, *signature.output_specs):
         if spec.kind in _INPUTS_FOR_TORCH or spec.kind in _OUTPUTS_FOR_TORCH:
@@ -107,7 +107,8 @@ def obstacle(program: ExportedProgram, written: WrittenTogether) -> str | None:
         for node in module.graph.nodes:
             if node.op != "call_function":
                 continue
-            if isinstance(node.target, HigherOrderOperator) and node.target not in _VISITED and not _is_inlined(node):
+            is_inlined = runs_without_gradients(node.target, node.args)
+            if isinstance(node.target, HigherOrderOperator) and node.target not in _VISITED and not is_inlined:
                 return f"it calls the higher-order operator {node.target.name()}"
             op = overload_of(node.target)
             if op is not None and schema_of(op).is_mutable and not is_builtin(op):
@@ -127,10 +128,6 @@ def obstacle(program: ExportedProgram, written: WrittenTogether) -> str | None:
 def _may_be_lazy(node: fx.Node) -> bool:
     value = node.meta.get("val")
     return node.target is _aten._neg_view.default or (isinstance(value, torch.Tensor) and value.is_complex())
-
-
-def _is_inlined(node: fx.Node) -> bool:
-    return node.target is RUNS_WITHOUT_GRADIENTS and node.args[0] is False
 
 
 @reads_only
@@ -170,7 +167,8 @@ class LocalDecomposition(ExportPass):
         self.specs: list[OutputSpec] = []
         self._templates = templates
         self._emitter = Emitter(self)
-        self._program = program
+        inputs = program.graph.find_nodes(op="placeholder")
+        self._input_specs = dict(zip(inputs, program.graph_signature.input_specs, strict=True))
         self.values = WrittenValues(written, templates, self._emitter, lambda: state_of(self).retrace.results)
 
     # -- hooks -----------------------------------------------------------------------------------------------------------------------
@@ -193,7 +191,7 @@ class LocalDecomposition(ExportPass):
     @reads_only
     def call_higher_order(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], meta: NodeMetadata) -> Any:
         """Put the calls of a subgraph that runs without gradients in its place; all of the program does."""
-        if op is RUNS_WITHOUT_GRADIENTS and args[0] is False:
+        if runs_without_gradients(op, args):
             return self._inlined(args[1], args[2:])
         return super().call_higher_order(op, args, kwargs, meta)
 
@@ -206,7 +204,7 @@ class LocalDecomposition(ExportPass):
         if pass_context().graph_path:
             return super().output(results, meta)
         written = list(self.values.written_inputs(meta))
-        self.specs = [self._spec(placeholder, value) for placeholder, value in written]
+        self.specs = [self._spec(placeholder) for placeholder, _ in written]
         if not written:
             return super().output(results, meta)
         return super().output((*(value for _, value in written), *results), meta)
@@ -251,10 +249,9 @@ class LocalDecomposition(ExportPass):
             return super().call_operator(target, args, kwargs, meta)
         return super().call_sym(target, args, meta)
 
-    def _spec(self, placeholder: fx.Node, value: Any) -> OutputSpec:
-        specs = zip(self._program.graph.find_nodes(op="placeholder"), self._program.graph_signature.input_specs, strict=True)
-        spec = next(spec for node, spec in specs if node is placeholder)
-        kind = _MUTATIONS.get(spec.kind)
+    def _spec(self, placeholder: fx.Node) -> OutputSpec:
+        spec = self._input_specs[placeholder]
+        kind = _WRITTEN_BACK_AS.get(spec.kind)
         if kind is None:
             raise NotLocalError(f"the program writes to '{placeholder.name}', a {spec.kind.name.lower()}")
         target = spec.target if kind is OutputKind.BUFFER_MUTATION else placeholder.name

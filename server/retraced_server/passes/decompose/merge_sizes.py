@@ -6,13 +6,10 @@ import sympy
 import torch
 from torch import fx
 
-from retraced_server.analysis.targets import SYM_OPERATORS
+from retraced_server.analysis.targets import SIZE_OPERATORS, SYM_OPERATORS
 from retraced_server.torch_compat.symbolic_shapes import raw_expression
 
-_aten = torch.ops.aten
-SIZES = frozenset((_aten.sym_size.int, _aten.sym_stride.int, _aten.sym_numel.default, _aten.sym_storage_offset.default))
-"""The operators that tell a size of a tensor, which stay as they are."""
-_PURE = SIZES | SYM_OPERATORS
+_PURE = SIZE_OPERATORS | SYM_OPERATORS
 
 
 def merge_sizes(graph: fx.Graph, protected: frozenset[str]) -> None:

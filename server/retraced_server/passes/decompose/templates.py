@@ -124,10 +124,10 @@ class Templates:
     def _traced(self, target: Any, args: Any, kwargs: Any, given: list[Any], pattern: list[int]) -> Template:
         trace = self.trace()
         inputs = [trace.input(datum(value, self.fake_mode)) for value in given]
+        placeholders = tuple(placeholder for _, placeholder in inputs)
         order = iter(pattern)
-        traced_args, traced_kwargs = map_inputs((args, kwargs), lambda _: inputs[next(order)])
+        traced_args, traced_kwargs = map_inputs((args, kwargs), lambda _: inputs[next(order)][0])
         results = trace.read(trace.call(target, traced_args, traced_kwargs))
-        placeholders = tuple(trace.graph.find_nodes(op="placeholder"))
         nodes = tuple(needed(results, placeholders, effects_after(trace.graph, None)))
         if any(node.op == "get_attr" for node in nodes):
             raise NotLocalError(f"the decomposition of {target} makes a constant")

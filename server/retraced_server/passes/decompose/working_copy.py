@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import operator
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import torch
 from torch import fx
@@ -21,6 +21,8 @@ from retraced_server.torch_compat.programs import set_parts
 # Of the metadata that torch's tracer copies from the node being run to the nodes it makes, the one key that neither export
 # nor AOTAutograd reads.
 TAG = "partitioner_tag"
+
+SETS_GRADIENTS: Final = torch.ops.higher_order.wrap_with_set_grad_enabled
 
 # The stand-in of a node: a node, or the tuple of results of an inlined subgraph.
 _Env = dict[fx.Node, Any]
@@ -65,11 +67,15 @@ def _without_gradients(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.T
     return {name: made[id(weight)] for name, weight in weights.items()}
 
 
+# Targets and arguments are whatever a graph has.
+def runs_without_gradients(target: Any, args: Sequence[Any]) -> bool:
+    """Whether a call runs its subgraph without gradients, as all of a program runs while it is decomposed."""
+    return target is SETS_GRADIENTS and args[0] is False
+
+
 def inlined_subgraph(graph_module: torch.nn.Module, node: fx.Node) -> fx.GraphModule | None:
     """Return the subgraph of a node that `working_copy` inlines, or None."""
-    if node.target is not torch.ops.higher_order.wrap_with_set_grad_enabled or node.args[0] is not False:
-        return None
-    if any(user.target is not operator.getitem for user in node.users):
+    if not runs_without_gradients(node.target, node.args) or any(user.target is not operator.getitem for user in node.users):
         return None
     subgraph = subgraph_of(graph_module, node.args[1])
     return subgraph if subgraph is not None and isinstance(subgraph.graph.output_node().args[0], (tuple, list)) else None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import fx
 
+from retraced_server.analysis.alias_sets import holds_tensor
 from retraced_server.analysis.effects import written_arguments
 from retraced_server.analysis.storages import WriteSets, storages
 from retraced_server.passes.decompose.emit import Emitter
@@ -21,11 +22,10 @@ from retraced_server.passes.decompose.templates import (
     map_inputs,
     needed,
 )
+from retraced_server.passes.decompose.working_copy import SETS_GRADIENTS
 from retraced_server.retrace import NodeMetadata, ProxyValue
 from retraced_server.torch_compat.functional_trace import FunctionalTensor, FunctionalTrace
 from retraced_server.torch_compat.operators import HigherOrderOperator
-
-RUNS_WITHOUT_GRADIENTS: Final = torch.ops.higher_order.wrap_with_set_grad_enabled
 
 
 class WrittenTogether:
@@ -53,7 +53,7 @@ class WrittenTogether:
             )
         self.placeholders = [node for node in module.graph.find_nodes(op="placeholder") if node in self._nodes]
         for node in self._nodes:
-            if node.target is RUNS_WITHOUT_GRADIENTS:
+            if node.target is SETS_GRADIENTS:
                 raise NotLocalError(f"results of '{node.name}', a subgraph without gradients, are written to")
         held = [storage for node in self.placeholders for storage in storages(node.meta["val"])]
         if len(set(held)) < len(held):
@@ -182,9 +182,8 @@ class WrittenValues:
     def _input(self, value: Any) -> Any:
         key = value.node if isinstance(value, ProxyValue) else id(value)
         if key not in self._inputs:
-            trace = self._tracing()
-            self._inputs[key] = trace.input(datum(value, self._templates.fake_mode))
-            self._emitted[trace.last_input] = value
+            self._inputs[key], placeholder = self._tracing().input(datum(value, self._templates.fake_mode))
+            self._emitted[placeholder] = value
         return self._inputs[key]
 
     def _emit(self, functional: Any, meta: NodeMetadata) -> Any:
@@ -196,7 +195,4 @@ class WrittenValues:
 
 
 def _has_tensor(node: fx.Node) -> bool:
-    value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) or (
-        isinstance(value, (tuple, list)) and any(isinstance(item, torch.Tensor) for item in value)
-    )
+    return node.meta.get("val") is not None and holds_tensor(node)
