@@ -71,11 +71,13 @@ class Chaos:
 
     def _kill_worker(self) -> bool:
         try:
+            if not self._observed.workers():
+                return False
+            # Anywhere in its work, not at its start. Most jobs are short: so are most waits.
+            self._stop.wait(0.3 * self._chance.random() ** 3)
             workers = self._observed.workers()
             if not workers:
                 return False
-            # Anywhere in its work, not at its start.
-            self._stop.wait(self._chance.uniform(0, 0.3))
             self._kill(self._chance.choice(workers), of_zygote=False)
         # It has ended by itself, or the zygote is being replaced.
         except (psutil.NoSuchProcess, ValueError):
