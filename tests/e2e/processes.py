@@ -29,7 +29,11 @@ class Observed:
 
     def at_rest(self) -> bool:
         """Whether no job runs, and a worker waits for the next."""
-        processes = self.zygote.children(recursive=True)
+        try:
+            processes = self.zygote.children(recursive=True)
+        # The zygote has died, and is being replaced.
+        except (psutil.NoSuchProcess, ValueError):
+            return False
         return len(processes) == 1 and waits_for_a_job(processes[0])
 
     def descriptors(self) -> tuple[int, int]:
