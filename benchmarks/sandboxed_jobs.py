@@ -21,7 +21,7 @@ from retraced_server.passes import catalogue
 from retraced_server.pipeline.parse import parse_pipeline
 from retraced_server.program import hold_map, hold_page_map
 from retraced_server.worker.job import run_job
-from retraced_server.worker.messages import JobEvent, JobRequest
+from retraced_server.worker.job_messages import JobEvent, JobRequest
 from retraced_server.worker.prepare import prepare
 from retraced_server.worker.prepared import Prepared
 from retraced_server.worker.sandbox import ResourceLimits, SandboxConfig

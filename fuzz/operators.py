@@ -37,7 +37,7 @@ from retraced_server.program.operator_lists import listed_operators
 from retraced_server.program.operators import Operators
 from retraced_server.retrace.execute import execute
 from retraced_server.torch_compat.batch_dims import check_batch_dims
-from retraced_server.torch_compat.decompositions import decompositions
+from retraced_server.torch_compat.decompositions import TableChoice, decompositions
 from retraced_server.torch_compat.fake_tensors import run_no_real_kernels
 from retraced_server.torch_compat.small_constants import keep_constants_small
 
@@ -162,7 +162,7 @@ def _decompose(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         return op(*call_args, **call_kwargs)
 
     functional = torch.func.functionalize(called, remove="mutations_and_views")
-    make_fx(functional, dict(decompositions("core-aten").python))(*(leaves[place] for place in places))
+    make_fx(functional, dict(decompositions(TableChoice("core-aten")).python))(*(leaves[place] for place in places))
 
 
 _WAYS: Final = (_execute, _decompose)

@@ -15,7 +15,8 @@ from retraced_server.errors import RetracedError
 from retraced_server.pipeline.catalogue import PassInfo
 from retraced_server.pipeline.domain import JobStats, Period
 from retraced_server.pipeline.parse import parse_pipeline
-from retraced_server.worker.messages import MessageError, decode_job_event, encode_job_event
+from retraced_server.worker.job_messages import decode_job_event, encode_job_event
+from retraced_server.worker.messages import MessageError
 from tests.support.models import by_name
 
 from .calls import begin, idle, responses, spooled, transform

@@ -11,7 +11,8 @@ from retraced_server.engine.job import Job
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.pipeline.domain import JobStats
 from retraced_server.worker.frames import encode_frame
-from retraced_server.worker.messages import JobDone, WorkerEnded, encode_job_event
+from retraced_server.worker.job_messages import JobDone, encode_job_event
+from retraced_server.worker.messages import WorkerEnded
 from retraced_server.worker.responses import Stage, output_chunk, progress
 
 pytestmark = pytest.mark.slow

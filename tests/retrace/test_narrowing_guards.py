@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim, ExportedProgram, default_decompositions
 
 from retraced_server.errors import Reason, RetracedError
-from retraced_server.passes import run_pipeline
-from retraced_server.passes.decompose import decompose as decompose_module
+from retraced_server.passes import register_decomposition_table, run_pipeline
 from retraced_server.retrace import ExportPass, ProxyValue
-from retraced_server.torch_compat import decompositions
 from tests.passes.support import export
 from tests.program.archives import read_bytes, saved
 
@@ -153,21 +151,19 @@ def test_node_in_a_subgraph_is_named_with_its_graph_and_the_node_after_it_as_its
     assert "at node 'sin' (aten.sin.default), from " in report.new_guards[0]
 
 
-def test_decomposition_that_narrows_is_refused_as_any_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def gelu(x: torch.Tensor, approximate: str = "none") -> torch.Tensor:
-        return x + torch.zeros(4, x.shape[1])
+def _gelu_of_four_rows(x: torch.Tensor, approximate: str = "none") -> torch.Tensor:
+    return x + torch.zeros(4, x.shape[1])
 
-    def with_four_rows(name: Any, **chosen: Any) -> Any:
-        table = decompositions.decompositions(name, **chosen)
-        table.python[aten.gelu.default] = gelu
-        return table
 
-    monkeypatch.setattr(decompose_module, "decompositions", with_four_rows)
+register_decomposition_table("four-rows", lambda: {**dict(default_decompositions()), aten.gelu.default: _gelu_of_four_rows})
+
+
+def test_decomposition_that_narrows_is_refused_as_any_pass(tmp_path: Path) -> None:
     program = _sent(Block(), Dim("batch", max=64), tmp_path)
-    (report,) = run_pipeline(program, "decompose").reports
+    (report,) = run_pipeline(program, "decompose{table=four-rows}").reports
     assert len(report.new_guards) == 1
     assert report.new_guards[0].startswith("Eq(s77, 4) at node 'gelu' (aten.gelu.default), from ")
     assert report.remarks == ()
     with pytest.raises(RetracedError, match="which are refused: Eq") as failure:
-        run_pipeline(_sent(Block(), Dim("batch", max=64), tmp_path), "decompose", refuse_new_guards=True)
+        run_pipeline(_sent(Block(), Dim("batch", max=64), tmp_path), "decompose{table=four-rows}", refuse_new_guards=True)
     assert failure.value.reason is Reason.NEW_GUARDS

@@ -14,7 +14,7 @@ from retraced_server.passes import catalogue
 from retraced_server.pipeline.domain import JobStats, TransformOptions
 from retraced_server.pipeline.parse import Pipeline, parse_pipeline
 from retraced_server.worker.job import run_job
-from retraced_server.worker.messages import JobDone, JobEvent, JobRequest
+from retraced_server.worker.job_messages import JobDone, JobEvent, JobRequest
 from retraced_server.worker.source import ArchiveFile
 
 

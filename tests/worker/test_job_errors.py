@@ -17,7 +17,7 @@ from retraced_server.pipeline.domain import JobStats, NodeSelection
 from retraced_server.pipeline.parse import PassCall, Pipeline
 from retraced_server.worker import job
 from retraced_server.worker.frames import MAX_FRAME_BYTES
-from retraced_server.worker.messages import JobDone, JobEvent, encode_job_event
+from retraced_server.worker.job_messages import JobDone, JobEvent, encode_job_event
 from retraced_server.worker.source import ArchiveFile
 from tests.support.models import by_name
 

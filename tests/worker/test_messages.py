@@ -12,9 +12,15 @@ from retraced_server.passes import catalogue
 from retraced_server.pipeline.catalogue import OptionInfo, OptionType, OptionValue, PassInfo
 from retraced_server.pipeline.domain import JobStats, NodeSelection, OutputDelivery, RetraceMode, TransformOptions
 from retraced_server.pipeline.parse import PassCall, Pipeline, parse_pipeline
-from retraced_server.worker.messages import (
+from retraced_server.worker.job_messages import (
     JobDone,
     JobRequest,
+    decode_job_event,
+    decode_job_request,
+    encode_job_event,
+    encode_job_request,
+)
+from retraced_server.worker.messages import (
     KillJob,
     MessageError,
     StartJob,
@@ -24,12 +30,8 @@ from retraced_server.worker.messages import (
     ZygoteReady,
     decode_command,
     decode_event,
-    decode_job_event,
-    decode_job_request,
     encode_command,
     encode_event,
-    encode_job_event,
-    encode_job_request,
 )
 from retraced_server.worker.sandbox import Layer, SandboxReport, State
 from retraced_server.worker.texts import LONGEST_TEXT

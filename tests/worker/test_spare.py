@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from retraced_server.worker.frames import receive_frame
-from retraced_server.worker.messages import JobDone, WorkerEnded
+from retraced_server.worker.job_messages import JobDone
+from retraced_server.worker.messages import WorkerEnded
 from retraced_server.worker.process import SPARE
 from tests.support.models import by_name
 from tests.support.processes import is_alive

@@ -18,7 +18,7 @@ from retraced_server.passes import catalogue
 from retraced_server.pipeline.domain import NodeSelection, TransformOptions
 from retraced_server.pipeline.parse import parse_pipeline
 from retraced_server.worker.job import run_job
-from retraced_server.worker.messages import JobDone, JobRequest, encode_job_event
+from retraced_server.worker.job_messages import JobDone, JobRequest, encode_job_event
 from retraced_server.worker.source import ArchiveFile
 from retraced_server.worker.warm_up import sample_archive, warm_up
 

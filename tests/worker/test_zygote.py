@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from retraced_server.worker.messages import JobDone, WorkerEnded, ZygoteReady
+from retraced_server.worker.job_messages import JobDone
+from retraced_server.worker.messages import WorkerEnded, ZygoteReady
 from tests.support.models import by_name
 from tests.support.processes import is_alive
 from tests.support.waiting import eventually

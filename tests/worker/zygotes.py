@@ -15,9 +15,8 @@ from retraced_server.engine.environment import zygote_environment
 from retraced_server.pipeline.catalogue import Catalogue
 from retraced_server.pipeline.parse import parse_pipeline
 from retraced_server.worker.frames import encode_frame, receive_frame, send_frame
+from retraced_server.worker.job_messages import JobEvent, JobRequest, decode_job_event, encode_job_request
 from retraced_server.worker.messages import (
-    JobEvent,
-    JobRequest,
     KillJob,
     StartJob,
     WorkerEnded,
@@ -25,9 +24,7 @@ from retraced_server.worker.messages import (
     ZygoteEvent,
     ZygoteReady,
     decode_event,
-    decode_job_event,
     encode_command,
-    encode_job_request,
 )
 
 ROOT = Path(__file__).parents[2]

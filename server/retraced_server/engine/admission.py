@@ -29,8 +29,9 @@ class Admission:
         self._ready: dict[Place, None] = {}
         self._mean_seconds = 1.0
         self._closed: Failure | None = None
-        self._empty = asyncio.Event()
+        self._empty, self._free = asyncio.Event(), asyncio.Event()
         self._empty.set()
+        self._free.set()
 
     @property
     def slots(self) -> int:
@@ -66,6 +67,8 @@ class Admission:
         place = Place(self, max(0, len(self._places) - self._slots + 1))
         self._places[place] = None
         self._empty.clear()
+        if len(self._places) >= self._slots:
+            self._free.clear()
         return place
 
     def close(self, failure: Failure) -> None:
@@ -82,6 +85,10 @@ class Admission:
     async def emptied(self) -> None:
         """Wait until every place is given back."""
         await self._empty.wait()
+
+    async def freed(self) -> None:
+        """Wait until there are fewer places than slots: another would not wait, nor have others wait longer than it runs."""
+        await self._free.wait()
 
     def request(self, place: Place) -> None:
         """Put a place in line for a slot."""
@@ -107,6 +114,8 @@ class Admission:
             self._mean_seconds += _WEIGHT * (seconds - self._mean_seconds)
         if not self._places:
             self._empty.set()
+        if len(self._places) < self._slots:
+            self._free.set()
         self._grant()
 
     def _grant(self) -> None:

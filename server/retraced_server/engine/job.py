@@ -16,7 +16,15 @@ from retraced_server.engine.zygote import Worker, Zygote
 from retraced_server.errors import Failure, Reason, RetracedError
 from retraced_server.pipeline.domain import JobStats
 from retraced_server.worker.frames import FrameError, encode_frame, read_frame
-from retraced_server.worker.messages import JobDone, JobRequest, MessageError, decode_job_event, encode_job_request
+from retraced_server.worker.job_messages import (
+    JobDone,
+    JobRequest,
+    TemplateMade,
+    TemplatesMissed,
+    decode_job_event,
+    encode_job_request,
+)
+from retraced_server.worker.messages import MessageError
 
 # What is read ahead for a caller that is slower than its worker.
 _READ_AHEAD_BYTES = 1 << 20
@@ -44,12 +52,16 @@ class Job:
     Attributes:
         worker: Its worker.
         stats: What it took, once the worker has said so.
+        missed: The keys of calls that it found no template for.
+        template: The template that it was to make.
     """
 
     def __init__(self, worker: Worker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, read_seconds: float) -> None:
         self.worker = worker
         self._read_seconds = read_seconds
         self.stats: JobStats | None = None
+        self.missed: tuple[bytes, ...] = ()
+        self.template = b""
         self._reader = reader
         self._writer = writer
         self._oom_kills = oom_kills()
@@ -154,6 +166,14 @@ class Job:
                     continue
                 if isinstance(event, bytes):
                     yield event
+                    continue
+                if isinstance(event, TemplatesMissed):
+                    if self.missed:
+                        raise MessageError("the worker says twice what templates its job missed")
+                    self.missed = event.keys
+                    continue
+                if isinstance(event, TemplateMade):
+                    self.template = event.template
                     continue
                 self._answered = True
                 if isinstance(event, JobDone):

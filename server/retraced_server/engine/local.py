@@ -16,18 +16,23 @@ from retraced_server.engine.base import EngineCounts, JobReport, Load, ProgramSo
 from retraced_server.engine.budget import jobs_at_a_time
 from retraced_server.engine.job import Job
 from retraced_server.engine.scratch import remove_abandoned
+from retraced_server.engine.spool import Spool
 from retraced_server.engine.supervisor import Supervisor
+from retraced_server.engine.templates import TemplateKeeper
 from retraced_server.engine.usage import private_bytes
 from retraced_server.engine.zygote import Worker, ZygoteConfig
 from retraced_server.errors import Failure, Reason
 from retraced_server.pipeline.domain import JobStats, TransformOptions
 from retraced_server.pipeline.parse import Pipeline
-from retraced_server.worker.messages import JobRequest
+from retraced_server.worker.job_messages import JobRequest
+from retraced_server.worker.messages import KeepTemplates
 from retraced_server.worker.responses import Stage, progress
 from retraced_server.worker.sandbox import SandboxConfig
 
 _DRAIN_RETRY_SECONDS = 5.0
 _CPU_EXTRA_SECONDS = 5
+# What making a template may take.
+_TEMPLATE_SECONDS = 10
 # What the kernel counts in nanoseconds has to fit in 64 bits.
 _MOST_CPU_SECONDS = 1 << 32
 
@@ -51,6 +56,7 @@ class LocalEngineConfig:
         read_paths: Folders and files that workers may read, besides Python's packages.
         allow_missing_sandbox: Go on where the machine lacks layers of the sandbox.
         accept_newer_schema: Read programs of newer minor versions of the schema too.
+        templates: Templates of decompositions that jobs share; 0 shares none.
     """
 
     workers: int = 2
@@ -67,6 +73,7 @@ class LocalEngineConfig:
     read_paths: tuple[Path, ...] = ()
     allow_missing_sandbox: bool = False
     accept_newer_schema: bool = False
+    templates: int = 4096
 
     @property
     def zygote(self) -> ZygoteConfig:
@@ -108,7 +115,8 @@ class LocalEngine:
 
     def __init__(self, config: LocalEngineConfig) -> None:
         self.config = config
-        self.supervisor = Supervisor(config.zygote)
+        self.templates = TemplateKeeper(config.templates, self._make_template, self._give_templates)
+        self.supervisor = Supervisor(config.zygote, on_replaced=self.templates.give)
         self._admission = Admission(config.jobs_at_a_time, config.max_queued)
         self._tickets: set[LocalTicket] = set()
         self._draining = False
@@ -179,6 +187,7 @@ class LocalEngine:
     async def drain(self, grace: float) -> None:
         """Admit nothing more, wait up to `grace` seconds for every request that it has admitted, and end the rest. Twice is once."""
         self._draining = True
+        await self.templates.close()
         failure = Failure(Reason.SERVER_DRAINING, "the server is shutting down", retry_after=_DRAIN_RETRY_SECONDS)
         self._admission.close(failure)
         try:
@@ -213,6 +222,41 @@ class LocalEngine:
         """Note that a ticket was given back."""
         self._tickets.discard(ticket)
 
+    async def _make_template(self, key: bytes) -> bytes:
+        """Have a worker make a template, once no request wants it.
+
+        Raises:
+            RetracedError: It failed, or there is none.
+        """
+        await self._admission.freed()
+        place = self._admission.enter()
+        job = None
+        try:
+            async for _ in place.slot():
+                pass
+            zygote = await self.supervisor.zygote()
+            request = JobRequest("template", Pipeline(()), template_key=key)
+            nothing = Spool(self.config.spool_dir, 0)
+            try:
+                job = await Job.start(
+                    zygote, request, nothing, self.config.worker_memory_bytes, _TEMPLATE_SECONDS, _TEMPLATE_SECONDS
+                )
+            finally:
+                nothing.close()
+            if await job.started(_TEMPLATE_SECONDS):
+                async for _ in job.responses():
+                    pass
+            return job.template
+        finally:
+            if job is None:
+                place.leave()
+            else:
+                job.worker.ended.add_done_callback(lambda _: place.leave())
+                job.close()
+
+    def _give_templates(self, fd: int) -> None:
+        self.supervisor.command(KeepTemplates(), (fd,))
+
 
 class LocalTicket:
     """A place in the queue of a local engine. Made by `admit`."""
@@ -243,7 +287,14 @@ class LocalTicket:
         config = self._engine.config
         while True:
             zygote = await self._engine.supervisor.zygote()
-            job_request = JobRequest(self._request_id, pipeline, options, archive.sha256, now() - queued_at)
+            job_request = JobRequest(
+                self._request_id,
+                pipeline,
+                options,
+                archive.sha256,
+                now() - queued_at,
+                share_templates=self._engine.templates.shares,
+            )
             self._job = job = await Job.start(
                 zygote, job_request, archive, config.worker_memory_bytes, config.cpu_seconds, config.read_seconds
             )
@@ -270,6 +321,7 @@ class LocalTicket:
             return
         self._job.worker.ended.add_done_callback(self._worker_gone)
         self._job.close()
+        self._engine.templates.want(self._job.missed)
         self.report.stats = self._known_passes(self._job.stats)
         self.report.ended_at = time.monotonic()
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable, Sequence
 
 from retraced_server.engine.base import WorkerFacts
 from retraced_server.engine.zygote import Zygote, ZygoteConfig
 from retraced_server.errors import Failure, Reason, RetracedError
+from retraced_server.worker.messages import ZygoteCommand
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
@@ -20,13 +22,15 @@ class Supervisor:
 
     Args:
         config: How it is set up.
+        on_replaced: Called when there is another.
 
     Attributes:
         restarts: How often the zygote was replaced.
     """
 
-    def __init__(self, config: ZygoteConfig) -> None:
+    def __init__(self, config: ZygoteConfig, on_replaced: Callable[[], None] = lambda: None) -> None:
         self._config = config
+        self._on_replaced = on_replaced
         self._zygote: Zygote | None = None
         self._facts: WorkerFacts | None = None
         self._failure: Failure | None = Failure(Reason.WORKERS_UNAVAILABLE, "the engine has not been started")
@@ -81,6 +85,11 @@ class Supervisor:
             self._changed.clear()
             await self._changed.wait()
 
+    def command(self, command: ZygoteCommand, fds: Sequence[int] = ()) -> None:
+        """Tell the zygote something, if there is one."""
+        if self._zygote is not None and self.ready:
+            self._zygote.command(command, fds)
+
     async def stop(self, failure: Failure) -> None:
         """End the zygote and its workers; whoever asks for one hears of `failure`. Twice is once."""
         if self._keeping is not None:
@@ -100,6 +109,7 @@ class Supervisor:
             zygote = await self._restart()
             self.restarts += 1
             self._set(zygote)
+            self._on_replaced()
 
     async def _restart(self) -> Zygote:
         pause = _FIRST_PAUSE

@@ -5,6 +5,7 @@ from retraced_server.passes.base import GraphPass, ProgramPass, ProgramPassResul
 from retraced_server.passes.registry import Option, RegistrationError, catalogue, create_pass, load_plugins, register_pass
 from retraced_server.passes.run import PipelineObserver, PipelineResult, PipelineStep, check_pipeline, create_step, run_pipeline
 from retraced_server.pipeline.catalogue import IrLevel, WeightsNeed
+from retraced_server.torch_compat.decompositions import register_decomposition_table
 
 __all__ = [
     "GraphPass",
@@ -22,6 +23,7 @@ __all__ = [
     "create_pass",
     "create_step",
     "load_plugins",
+    "register_decomposition_table",
     "register_pass",
     "run_pipeline",
 ]

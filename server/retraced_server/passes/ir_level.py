@@ -10,7 +10,7 @@ from retraced_server.analysis.effects import written_arguments
 from retraced_server.analysis.graphs import walk_graphs
 from retraced_server.pipeline.catalogue import IrLevel
 from retraced_server.retrace.errors import PassError, innermost_source_line
-from retraced_server.torch_compat.decompositions import decompositions
+from retraced_server.torch_compat.decompositions import TableChoice, decompositions
 
 _ORDER = (IrLevel.ANY, IrLevel.FUNCTIONAL, IrLevel.CORE_ATEN)
 
@@ -48,7 +48,7 @@ def is_above(one: IrLevel, other: IrLevel) -> bool:
 def _obstacles(module: fx.GraphModule, level: IrLevel) -> Iterator[tuple[str, fx.Node, str]]:
     if level is IrLevel.ANY:
         return
-    table = decompositions("core-aten") if level is IrLevel.CORE_ATEN else None
+    table = decompositions(TableChoice("core-aten")) if level is IrLevel.CORE_ATEN else None
     rewritten = set() if table is None else table.composite.keys() | table.python.keys()
     for path, graph in walk_graphs(module):
         for node in graph.graph.nodes:

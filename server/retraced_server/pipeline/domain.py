@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+MOST_TEMPLATE_KEYS = 256
+"""Calls of which one job may say that it found no template for them."""
+LARGEST_TEMPLATE = 1 << 15
+"""Bytes of a template that jobs share, and of the key of its call."""
+
 
 class RetraceMode(Enum):
     """How nodes that a pass left alone are treated: their recorded values are reused, or every operator is executed again and compared."""

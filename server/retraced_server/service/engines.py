@@ -29,5 +29,6 @@ def create_engine(settings: Settings) -> Engine:
             read_paths=settings.read_paths,
             allow_missing_sandbox=settings.allow_missing_sandbox,
             accept_newer_schema=settings.accept_newer_schema,
+            templates=settings.templates,
         )
     )

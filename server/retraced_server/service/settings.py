@@ -113,6 +113,12 @@ class Settings(BaseSettings):
         ge=0,
         description="Memory of one worker beyond what it shares with the others; 0 is no limit.",
     )
+    templates: int = Field(
+        4096,
+        ge=0,
+        le=1 << 20,
+        description="Templates of decompositions, by the shapes of calls, that jobs share; 0 shares none.",
+    )
     max_archive_size: ByteSize = Field(ByteSize(4 * _GIB), ge=1, description="Largest archive that is taken.")
     spool_dir: Path = Field(
         default_factory=lambda: Path(tempfile.gettempdir()), description="Folder for archives that are too large for memory."

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final
 
 import torch
 from torch._decomp import global_decomposition_table
@@ -21,53 +22,75 @@ from torch.export.exported_program import (
 from retraced_server.torch_compat.operators import OpOverload, is_composite, registered_operators
 
 __all__ = [
+    "OWN_TABLES",
     "Decompositions",
-    "TableName",
+    "TableChoice",
     "decompositions",
     "is_preserved",
     "operators_named",
+    "register_decomposition_table",
     "run_decompositions",
     "stride_order",
+    "table_names",
 ]
 
 _decompose: Callable[..., ExportedProgram] = _disable_prexisiting_fake_mode(_decompose_exported_program)
 
-TableName = Literal["core-aten", "aten", "none"]
-"""The tables that there are."""
+OWN_TABLES: Final = ("core-aten", "aten", "none")
+"""The tables that there are without plugins."""
 
 # Operators of several types, and what stands in for a call of each.
 _Table = dict[Any, Callable[..., Any]]
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
+# The tables of plugins.
+_REGISTERED: dict[str, Callable[[], Mapping[Any, Callable[..., Any]]]] = {}
+
+
+@dataclass(frozen=True)
+class TableChoice:
+    """Which decompositions a table is to have.
+
+    Attributes:
+        name: The table's name.
+        preserve: Names of operators that are left out of it, with spaces between: `aten.linear.default`.
+        only: Names of the operators that it is to have, if they are in it; all where there are none.
+        keeps_strides: Whether attention is decomposed to results of its own strides.
+    """
+
+    name: str
+    preserve: str = ""
+    only: str = ""
+    keeps_strides: bool = False
 
 
 @dataclass(frozen=True)
 class Decompositions:
-    """A table as torch wants it: operators that are composite in ATen apart from the rest."""
+    """A table as torch wants it: operators that are composite in ATen apart from the rest, and what was chosen."""
 
     composite: _Table
     python: _Table
+    choice: TableChoice
 
 
-def decompositions(
-    table: TableName, *, preserved: frozenset[OpOverload] = frozenset(), only: frozenset[OpOverload] = frozenset()
-) -> Decompositions:
+def decompositions(choice: TableChoice) -> Decompositions:
     """Return a decomposition table, which the caller may change.
 
     Torch searches every operator that there is for each program, which takes longer than a small program's decomposition. That is done
     once here for a table, and again when operators or decompositions were registered since.
 
-    Args:
-        table: Its name.
-        preserved: Operators that are left out of it.
-        only: The operators that it is to have, if they are in it; all where there are none.
+    Raises:
+        ValueError: There is no operator of a name.
     """
-    made = _made(table, len(registered_operators()), sum(map(len, global_decomposition_table.values())))
-    composite, python = dict(made.composite), dict(made.python)
-    left_out = preserved if not only else preserved | ((composite.keys() | python.keys()) - only)
+    composite, python = _made(choice.name, len(registered_operators()), sum(map(len, global_decomposition_table.values())))
+    composite, python = dict(composite), dict(python)
+    left_out = operators_named(choice.preserve)
+    if only := operators_named(choice.only):
+        left_out |= (composite.keys() | python.keys()) - only
     for op in left_out:
         python.pop(op, None)
         if op in composite:
             composite[op] = _special_op_to_preserve_cia
-    return Decompositions(composite, python)
+    return Decompositions(composite, python, choice)
 
 
 def operators_named(names: str) -> frozenset[OpOverload]:
@@ -112,15 +135,44 @@ def run_decompositions(program: ExportedProgram, table: Decompositions) -> Expor
     )
 
 
-@functools.lru_cache(maxsize=3)
-def _made(table: TableName, _operators: int, _registered: int) -> Decompositions:
+def register_decomposition_table(name: str, make: Callable[[], Mapping[Any, Callable[..., Any]]]) -> None:
+    """Make a decomposition table one that pipelines can name: `decompose{table=mybackend}`.
+
+    Args:
+        name: Its name: lower-case letters, digits and hyphens.
+        make: Returns the table, from operators to what stands in for a call, as `torch.export.default_decompositions` does. It is called when
+            the table is first asked for.
+
+    Raises:
+        ValueError: The name is none, or is taken.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"a decomposition table cannot have the name `{name}`: lower-case letters, digits and hyphens make one"
+        )
+    if name in table_names():
+        raise ValueError(f"there is a decomposition table `{name}` already")
+    _REGISTERED[name] = make
+
+
+def table_names() -> tuple[str, ...]:
+    """Return the names of the tables that there are."""
+    return (*OWN_TABLES, *sorted(_REGISTERED))
+
+
+@functools.lru_cache(maxsize=8)
+def _made(table: str, _operators: int, _decompositions: int) -> tuple[_Table, _Table]:
     """Make a table. The numbers of operators and of decompositions are here for the cache."""
-    chosen: _Table = {}
-    if table != "none":
+    if table in _REGISTERED:
+        chosen: _Table = dict(_REGISTERED[table]())
+    elif table == "none":
+        chosen = {}
+    else:
         default = default_decompositions()
         chosen = {
             operator: default[operator]
             for operator in default
             if table == "core-aten" or (isinstance(operator, OpOverload) and is_composite(operator))
         }
-    return Decompositions(*_split_decomp_table_to_cia_and_python_decomp(chosen))
+    composite, python = _split_decomp_table_to_cia_and_python_decomp(chosen)
+    return composite, python

@@ -47,6 +47,7 @@ __all__ = [
     "equate",
     "expression_of",
     "free_unbacked_symbols",
+    "has_facts_about",
     "hint_of",
     "int_oo",
     "is_known",
@@ -156,6 +157,13 @@ def ranges_of(shape_env: ShapeEnv) -> Mapping[sympy.Symbol, ValueRanges[sympy.Ex
 def replacements_of(shape_env: ShapeEnv) -> Mapping[sympy.Symbol, sympy.Expr]:
     """Return the symbols that a shape environment knows to be equal to something else."""
     return shape_env.replacements
+
+
+def has_facts_about(shape_env: ShapeEnv, symbol: sympy.Symbol) -> bool:
+    """Whether more is known of a backed symbol than its range and its hint: a guard, a divisor, an assertion."""
+    facts = (*(guard.expr for guard in shape_env.guards), *shape_env.divisible, *shape_env.axioms)
+    asserted = (check.expr for checks in shape_env.deferred_runtime_asserts.values() for check in checks)
+    return any(symbol in fact.free_symbols for fact in (*facts, *asserted)) or symbol in shape_env.var_to_hint_override
 
 
 def is_known(shape_env: ShapeEnv, guard: sympy.Basic) -> bool:

@@ -14,17 +14,13 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from retraced_server.passes import catalogue
+from retraced_server.passes.decompose.make_template import make_template
+from retraced_server.passes.decompose.shared_templates import SHARED
 from retraced_server.program import hold_map, hold_page_map
 from retraced_server.worker.frames import receive_frame, receive_frame_with_fds, send_frame
 from retraced_server.worker.job import run_job
-from retraced_server.worker.messages import (
-    JobEvent,
-    MessageError,
-    StartJob,
-    decode_command,
-    decode_job_request,
-    encode_job_event,
-)
+from retraced_server.worker.job_messages import JobDone, JobEvent, TemplateMade, decode_job_request, encode_job_event
+from retraced_server.worker.messages import MessageError, StartJob, decode_command
 from retraced_server.worker.prepared import Prepared
 from retraced_server.worker.process import AT_WORK, SPARE, be_first_out_of_memory, die_with_parent, take_name
 from retraced_server.worker.sandbox import ResourceLimits, use_reserve
@@ -107,6 +103,11 @@ def _work(fds: WorkerFds, start: StartJob, prepared: Prepared) -> None:
             request = receive_frame(sock)
             if request is not None:
                 job = decode_job_request(request, catalogue())
+                if job.template_key:
+                    emit(TemplateMade(_template(job.template_key)))
+                    emit(JobDone())
+                    return
+                SHARED.collects = job.share_templates
                 run_job(
                     job,
                     ArchiveFile(archive, job.archive_sha256),
@@ -117,6 +118,14 @@ def _work(fds: WorkerFds, start: StartJob, prepared: Prepared) -> None:
                     on_memory_error=use_reserve,
                     violation_of=prepared.sandbox.violation_of,
                 )
+
+
+def _template(key: bytes) -> bytes:
+    try:
+        return make_template(key)
+    # Without the program around it a call may be one that torch refuses.
+    except Exception:  # noqa: BLE001
+        return b""
 
 
 def _status(code: object) -> int:

@@ -11,6 +11,7 @@ from typing import IO, cast
 from retraced.v1 import program_pb2
 from retraced_server.errors import Reason, RetracedError, text_of
 from retraced_server.passes import PipelineResult, check_pipeline, create_step, run_pipeline
+from retraced_server.passes.decompose.shared_templates import SHARED
 from retraced_server.passes.raised import own_error
 from retraced_server.pipeline.domain import NodeSelection, OutputDelivery, PassReport
 from retraced_server.program import (
@@ -25,7 +26,7 @@ from retraced_server.program import (
 from retraced_server.worker import responses
 from retraced_server.worker.describe import describe_nodes, describe_program
 from retraced_server.worker.frames import MAX_FRAME_BYTES
-from retraced_server.worker.messages import JobDone, JobEvent, JobRequest
+from retraced_server.worker.job_messages import JobDone, JobEvent, JobRequest, TemplatesMissed
 from retraced_server.worker.output import OutputStream
 from retraced_server.worker.process import processor_time
 from retraced_server.worker.progress import JobProgress
@@ -102,6 +103,8 @@ def run_job(
         else:
             last = _internal(error)
     # Not in the handler above: there the error would still hold the job's frames, and with them its memory.
+    if missed := SHARED.take_missed():
+        emit(TemplatesMissed(missed))
     emit(watch.stats)
     emit(last)
 

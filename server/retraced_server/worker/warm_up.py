@@ -13,7 +13,7 @@ from retraced_server.passes import catalogue
 from retraced_server.pipeline.domain import NodeSelection, TransformOptions
 from retraced_server.pipeline.parse import parse_pipeline
 from retraced_server.worker.job import run_job
-from retraced_server.worker.messages import JobEvent, JobRequest, decode_job_request, encode_job_event, encode_job_request
+from retraced_server.worker.job_messages import JobEvent, JobRequest, decode_job_request, encode_job_event, encode_job_request
 from retraced_server.worker.source import ArchiveFile
 
 SAMPLE_NAME: Final = "warm_up_sample.pt2"

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from retraced_server.errors import text_of
 from retraced_server.worker.frames import FrameError, close_fds, encode_frame, receive_frame_with_fds, send_frame
 from retraced_server.worker.messages import (
+    KeepTemplates,
     KillJob,
     StartJob,
     WorkerEnded,
@@ -32,6 +33,7 @@ from retraced_server.worker.messages import (
     ZygoteEvent,
     ZygoteFailed,
     decode_command,
+    decode_templates,
     encode_event,
 )
 from retraced_server.worker.process import adopt_orphans, die_with_parent, dump_no_core, take_name
@@ -119,7 +121,23 @@ class Zygote:
             case KillJob(job_id):
                 if job_id in self._pids:
                     _kill_group(self._pids[job_id])
+            case KeepTemplates():
+                self._keep_templates(fds)
         return True
+
+    def _keep_templates(self, fds: list[int]) -> None:
+        # Imported with torch, as in `_fork`.
+        from retraced_server.passes.decompose.shared_templates import SHARED
+
+        try:
+            with open(fds[0], "rb", closefd=False) as file:
+                SHARED.replace(decode_templates(file.read()).items())
+        finally:
+            close_fds(fds)
+        # The spare worker has those from before. It ends when nothing can come any more, and another takes its place.
+        if self._spare is not None:
+            self._spare.control.close()
+            self._spare = None
 
     def _start(self, job_id: int, command: bytes, fds: list[int]) -> None:
         try:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import fx
 
 from retraced_server.analysis.graphs import walk_graphs
-from retraced_server.torch_compat.decompositions import stride_order
+from retraced_server.torch_compat.decompositions import Decompositions, TableChoice, decompositions, stride_order
 
 _aten = torch.ops.aten
 _FLASH = _aten._scaled_dot_product_flash_attention_for_cpu.default
@@ -21,15 +20,19 @@ def has_attention(module: fx.GraphModule) -> bool:
     return any(node.target in _OPERATORS for _, graph in walk_graphs(module) for node in graph.graph.nodes)
 
 
-# Torch's decomposition tables are mappings from operators of several types.
-def keep_strides(table: Any) -> None:
-    """Make a decomposition table decompose attention to a result with the strides of the operator's own.
+def table_of(choice: TableChoice) -> Decompositions:
+    """Return a decomposition table, which may decompose attention to a result with the strides of the operator's own.
 
     Torch's decomposition (torch/_decomp/decompositions.py) gives the result a fixed order of dimensions, so that a view of it in the
     program may be none any more.
+
+    Raises:
+        ValueError: There is no operator of a name.
     """
-    if _FLASH in table:
-        table[_FLASH] = _flash_attention
+    table = decompositions(choice)
+    if choice.keeps_strides and _FLASH in table.python:
+        table.python[_FLASH] = _flash_attention
+    return table
 
 
 def keeps_strides_remark(error: Exception) -> str:

@@ -10,30 +10,34 @@ from torch.export import ExportedProgram
 from retraced_server.analysis.graphs import node_key, walk_graphs
 from retraced_server.passes.base import ProgramPassResult, kept_names
 from retraced_server.passes.dce import erase_dead_code
+from retraced_server.passes.decompose.attention import table_of
 from retraced_server.passes.decompose.local import LocalDecomposition, obstacle, rewritten_targets
 from retraced_server.passes.decompose.merge_sizes import merge_sizes
 from retraced_server.passes.decompose.naming import is_as_it_was
-from retraced_server.passes.decompose.templates import NotLocalError, Templates
+from retraced_server.passes.decompose.shared_templates import SHARED
+from retraced_server.passes.decompose.template import NotLocalError
+from retraced_server.passes.decompose.templates import Templates
 from retraced_server.passes.decompose.written_values import WrittenTogether
 from retraced_server.retrace import PassContext, RetraceOutcome
 from retraced_server.retrace.build_program import build_program
 from retraced_server.retrace.pass_state import state_of
 from retraced_server.retrace.program_edit import ProgramEdit
 from retraced_server.retrace.session import find_fake_mode
-from retraced_server.torch_compat.decompositions import Decompositions
+from retraced_server.torch_compat.decompositions import TableChoice
 
 
-def decompose_by_calls(program: ExportedProgram, table: Decompositions) -> ProgramPassResult:
+def decompose_by_calls(program: ExportedProgram, choice: TableChoice) -> ProgramPassResult:
     """Decompose a program call by call: what torch makes of each is found by tracing it alone, once for calls that are alike.
 
     Args:
         program: The program.
-        table: The decompositions.
+        choice: The decompositions.
 
     Raises:
         NotLocalError: Something in it needs the program as a whole.
         PassError: A call could not be decomposed by itself.
     """
+    table = table_of(choice)
     targets = rewritten_targets(program, table)
     written = WrittenTogether(program.graph_module)
     targets |= written.targets()
@@ -46,7 +50,7 @@ def decompose_by_calls(program: ExportedProgram, table: Decompositions) -> Progr
         raise NotLocalError("nothing is recorded of its values")
     context, edit = PassContext(), ProgramEdit(program)
     try:
-        with Templates(table, fake_mode) as templates, context:
+        with Templates(table, fake_mode, SHARED) as templates, context:
             decomposition = _visiting(targets)(templates, program, written)
             result = decomposition(program.graph_module)
         outcome = state_of(decomposition).outcome

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from torch.export.graph_signature import ConstantArgument, ExportGraphSignature,
 
 from retraced_server.analysis.graphs import node_key, walk_graphs
 from retraced_server.passes.base import ProgramPassResult
-from retraced_server.passes.decompose.attention import has_attention, keep_strides, keeps_strides_remark
+from retraced_server.passes.decompose.attention import has_attention, keeps_strides_remark, table_of
 from retraced_server.passes.decompose.correspondence import Correspondence
 from retraced_server.passes.decompose.naming import adopt, origins
 from retraced_server.passes.decompose.rebinding import rebind
@@ -26,7 +26,7 @@ from retraced_server.passes.decompose.shared_state import separate_shared_state,
 from retraced_server.passes.decompose.working_copy import TAG, working_copy
 from retraced_server.retrace.errors import ExportPassError, place_of
 from retraced_server.retrace.own_guards import add_own_guards
-from retraced_server.torch_compat.decompositions import Decompositions, TableName, run_decompositions
+from retraced_server.torch_compat.decompositions import Decompositions, TableChoice, run_decompositions
 from retraced_server.torch_compat.graphs import get_current_meta
 from retraced_server.torch_compat.programs import assemble_program, export_graph_module, guards_code, guards_of_shape_env
 from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
@@ -43,13 +43,12 @@ from retraced_server.torch_compat.symbolic_shapes import (
 _T = TypeVar("_T")
 
 
-def decompose_by_torch(program: ExportedProgram, table: TableName, choose: Callable[[], Decompositions]) -> ProgramPassResult:
+def decompose_by_torch(program: ExportedProgram, choice: TableChoice) -> ProgramPassResult:
     """Decompose a program as `ExportedProgram.run_decompositions` does, which traces it as a whole.
 
     Args:
         program: The program.
-        table: The name of the table.
-        choose: Makes the table's decompositions, which may be changed.
+        choice: The decompositions.
 
     Raises:
         Exception: Whatever torch raises.
@@ -60,7 +59,7 @@ def decompose_by_torch(program: ExportedProgram, table: TableName, choose: Calla
         with transaction.recording_guards(asserts=True), transaction.attributing(partial(_traced_place, program)):
             known = set() if env is None else set(ranges_of(env))
             with only_fresh_renamed(env):
-                traced, remarks = _trace(program, table, choose, transaction)
+                traced, remarks = _trace(program, choice, transaction)
             correspondence = Correspondence(program.graph_module, traced.graph_module, _placeholders(program, traced), known)
             if correspondence.identical:
                 transaction.roll_back()
@@ -86,19 +85,17 @@ def decompose_by_torch(program: ExportedProgram, table: TableName, choose: Calla
 
 
 def _trace(
-    program: ExportedProgram, name: TableName, choose: Callable[[], Decompositions], transaction: ShapeEnvTransaction
+    program: ExportedProgram, choice: TableChoice, transaction: ShapeEnvTransaction
 ) -> tuple[ExportedProgram, list[str]]:
     try:
-        return _run_decompositions(program, choose()), []
+        return _run_decompositions(program, table_of(choice)), []
     # Torch raises what it likes.
     except Exception as error:
-        if name != "core-aten" or not has_attention(program.graph_module):
+        if choice.name != "core-aten" or not has_attention(program.graph_module):
             raise
         transaction.roll_back()
-        table = choose()
-        keep_strides(table.python)
         try:
-            traced = _run_decompositions(program, table)
+            traced = _run_decompositions(program, table_of(dataclasses.replace(choice, keeps_strides=True)))
         except Exception:  # noqa: BLE001 - the error of torch's own table says more
             raise error from None
         return traced, [keeps_strides_remark(error)]

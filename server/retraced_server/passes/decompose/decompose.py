@@ -9,15 +9,15 @@ from torch.export import ExportedProgram
 
 from retraced_server.analysis.equivalence import differences
 from retraced_server.passes.base import ProgramPass, ProgramPassResult
-from retraced_server.passes.decompose.attention import has_attention, keep_strides, keeps_strides_remark
+from retraced_server.passes.decompose.attention import has_attention, keeps_strides_remark
 from retraced_server.passes.decompose.by_calls import decompose_by_calls
 from retraced_server.passes.decompose.by_torch import decompose_by_torch
 from retraced_server.passes.decompose.stated_differences import unexplained
-from retraced_server.passes.decompose.templates import NotLocalError
+from retraced_server.passes.decompose.template import NotLocalError
 from retraced_server.passes.registry import Option, register_pass
 from retraced_server.pipeline.catalogue import IrLevel
 from retraced_server.retrace import ExportPassError, PassError
-from retraced_server.torch_compat.decompositions import Decompositions, TableName, decompositions, operators_named
+from retraced_server.torch_compat.decompositions import TableChoice, operators_named, table_names
 from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
 from retraced_server.torch_compat.symbolic_shapes import shape_env_of
 
@@ -42,12 +42,13 @@ class Decompose(ProgramPass):
     of the new value of an input; `by=check` does both and fails where they differ in any other.
 
     Tables: `core-aten` leaves operators of the Core ATen set (torch/export/decomp_utils.py); `aten` rewrites only operators that are
-    composite in ATen, such as `linear`; `none` rewrites none and only makes the program functional.
+    composite in ATen, such as `linear`; `none` rewrites none and only makes the program functional. A plugin adds its own with
+    `register_decomposition_table`.
     """
 
     def __init__(
         self,
-        table: Annotated[TableName, Option("Which operators to rewrite.")] = "core-aten",
+        table: Annotated[str, Option("Which operators to rewrite: `core-aten`, `aten`, `none`, or a plugin's.")] = "core-aten",
         preserve: Annotated[str, Option("Operators to leave as they are, with spaces between: `aten.linear.default`.")] = "",
         only: Annotated[str, Option("The operators of the table to rewrite, and no others, with spaces between.")] = "",
         by: Annotated[
@@ -55,10 +56,13 @@ class Decompose(ProgramPass):
             Option("Decompose each call by itself where that can be done, trace the whole program, or do both and compare."),
         ] = "local",
     ) -> None:
-        self._table = table
-        self._preserved, self._only = operators_named(preserve), operators_named(only)
+        if table not in table_names():
+            raise ValueError(f"there is no decomposition table `{table}`; there are {', '.join(table_names())}")
+        for names in (preserve, only):
+            operators_named(names)
+        self._choice = TableChoice(table, preserve, only)
         self._by = by
-        rewrites_all = table == "core-aten" and not (self._preserved or self._only)
+        rewrites_all = self._choice == TableChoice("core-aten")
         self.gives = IrLevel.CORE_ATEN if rewrites_all else IrLevel.FUNCTIONAL
 
     def run(self, program: ExportedProgram) -> ProgramPassResult:
@@ -85,18 +89,16 @@ class Decompose(ProgramPass):
         return replace(result, remarks=(f"decomposed by torch: {reason}", *result.remarks)) if result.modified else result
 
     def _by_torch(self, program: ExportedProgram) -> ProgramPassResult:
-        return decompose_by_torch(program, self._table, self._decompositions)
+        return decompose_by_torch(program, self._choice)
 
     def _by_calls(self, program: ExportedProgram) -> ProgramPassResult:
         try:
-            return decompose_by_calls(program, self._decompositions())
+            return decompose_by_calls(program, self._choice)
         except PassError as error:
             is_of_strides = error.target in _VIEWS and has_attention(program.graph_module)
-            if self._table != "core-aten" or not is_of_strides:
+            if self._choice.name != "core-aten" or not is_of_strides:
                 raise
-            table = self._decompositions()
-            keep_strides(table.python)
-            result = decompose_by_calls(program, table)
+            result = decompose_by_calls(program, replace(self._choice, keeps_strides=True))
             return replace(result, remarks=(keeps_strides_remark(error), *result.remarks))
 
     def _check(self, program: ExportedProgram, result: ProgramPassResult) -> None:
@@ -109,6 +111,3 @@ class Decompose(ProgramPass):
         if found:
             more = f", and {len(found) - 1} more" if len(found) > 1 else ""
             raise ExportPassError(f"torch decomposes the program otherwise than call by call: {found[0]}{more}")
-
-    def _decompositions(self) -> Decompositions:
-        return decompositions(self._table, preserved=self._preserved, only=self._only)

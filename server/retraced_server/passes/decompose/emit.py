@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import fx
 
-from retraced_server.passes.decompose.templates import Emitted
+from retraced_server.passes.decompose.template import Emitted
 from retraced_server.retrace import NodeMetadata
 from retraced_server.retrace.tracer import ExportTracer
 from retraced_server.retrace.values import SYMBOLIC

@@ -17,7 +17,8 @@ from retraced_server.analysis.graphs import walk_graphs
 from retraced_server.analysis.targets import SIZE_OPERATORS, SYM_OPERATORS, acts_on_regions, overload_of
 from retraced_server.passes.base import MUTATIONS
 from retraced_server.passes.decompose.emit import Emitter
-from retraced_server.passes.decompose.templates import NotLocalError, Templates
+from retraced_server.passes.decompose.template import NotLocalError
+from retraced_server.passes.decompose.templates import Templates
 from retraced_server.passes.decompose.working_copy import runs_without_gradients
 from retraced_server.passes.decompose.written_values import WrittenTogether, WrittenValues
 from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue, pass_context

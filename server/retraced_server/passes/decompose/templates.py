@@ -3,48 +3,26 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Container, Hashable, Iterable
+from collections.abc import Container, Hashable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-import torch
 from torch import fx
 
 from retraced_server.analysis.value_numbers import UnkeyedError, call_key
+from retraced_server.passes.decompose.call_codec import UnsharedError
+from retraced_server.passes.decompose.shared_templates import SharedCall, SharedTemplates
+from retraced_server.passes.decompose.template import NotLocalError, Template, datum, map_inputs
 from retraced_server.retrace.arguments import Argument
 from retraced_server.retrace.descriptions import Descriptions
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.values import SYMBOLIC
 from retraced_server.torch_compat.decompositions import Decompositions
-from retraced_server.torch_compat.fake_tensors import FakeTensor, FakeTensorMode
+from retraced_server.torch_compat.fake_tensors import FakeTensorMode
 from retraced_server.torch_compat.functional_trace import FunctionalTrace, Number, decomposing
 from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
-
-# What a node of a trace has become: a value, a constant, or a container of these.
-Emitted = dict[fx.Node, Any]
-
-
-class NotLocalError(Exception):
-    """A call cannot be decomposed without the program around it; the message says why."""
-
-
-@dataclass(frozen=True)
-class Template:
-    """What a call decomposes to.
-
-    Attributes:
-        inputs: Placeholders, one for each distinct tensor among the arguments, in order of appearance.
-        nodes: The calls that have to be made, in order: those that the results are made of, and those with an effect.
-        results: Nodes, constants and containers of these, in the place of the call's results.
-        is_identity: Whether that is the call itself.
-    """
-
-    inputs: tuple[fx.Node, ...]
-    nodes: tuple[fx.Node, ...]
-    results: Any
-    is_identity: bool = False
 
 
 class Templates:
@@ -53,14 +31,16 @@ class Templates:
     Args:
         table: The decompositions.
         fake_mode: The program's fake mode.
+        shared: Templates of other programs.
 
     Attributes:
         fake_mode: The program's fake mode.
     """
 
-    def __init__(self, table: Decompositions, fake_mode: FakeTensorMode) -> None:
+    def __init__(self, table: Decompositions, fake_mode: FakeTensorMode, shared: SharedTemplates | None = None) -> None:
         self.fake_mode = fake_mode
         self._table = table
+        self._shared = shared
         self._descriptions = Descriptions()
         self._templates: dict[Hashable, Template] = {}
         self._modes = ExitStack()
@@ -111,15 +91,27 @@ class Templates:
         key = None if described is None else (described, tuple(pattern))
         template = None if key is None else self._templates.get(key)
         if template is None:
-            known = transaction.symbol_count()
-            template = self._traced(target, args, kwargs, given, pattern)
-            made = transaction.symbols_since(known)
-            transaction.forget(made)
-            if made and len(template.nodes) > 1:
-                raise NotLocalError(f"the decomposition of {target} makes symbols")
+            template = None if key is None else self._of_others(target, args, kwargs, given, pattern)
+            if template is None:
+                known = transaction.symbol_count()
+                template = self._traced(target, args, kwargs, given, pattern)
+                made = transaction.symbols_since(known)
+                transaction.forget(made)
+                if made and len(template.nodes) > 1:
+                    raise NotLocalError(f"the decomposition of {target} makes symbols")
             if key is not None:
                 self._templates[key] = template
         return template, given
+
+    def _of_others(self, target: Any, args: Any, kwargs: Any, given: list[Any], pattern: list[int]) -> Template | None:
+        if self._shared is None or not self._shared.is_used:
+            return None
+        try:
+            call = SharedCall(self._table.choice, target, args, kwargs, given, pattern, self.fake_mode)
+        except UnsharedError:
+            return None
+        found = self._shared.find(call.key)
+        return None if found is None else call.read(found)
 
     def _traced(self, target: Any, args: Any, kwargs: Any, given: list[Any], pattern: list[int]) -> Template:
         trace = self.trace()
@@ -133,20 +125,6 @@ class Templates:
             raise NotLocalError(f"the decomposition of {target} makes a constant")
         template = Template(placeholders, nodes, results)
         return replace(template, is_identity=_is_identity(template, target, args, kwargs, pattern))
-
-
-def map_inputs(value: Argument, change: Callable[[Any], Any]) -> Any:
-    """Rebuild arguments with every tensor changed, which is a `ProxyValue` or an attribute, and numbers as they are."""
-    if isinstance(value, ProxyValue):
-        return change(value) if isinstance(value.data, torch.Tensor) else value.data
-    if isinstance(value, torch.Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: map_inputs(item, change) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        items = [map_inputs(item, change) for item in value]
-        return items if isinstance(value, list) else tuple(items)
-    return value
 
 
 def needed(results: Any, known: Container[fx.Node], effects: Iterable[fx.Node] = ()) -> list[fx.Node]:
@@ -206,12 +184,3 @@ def _leaf(value: Any) -> Hashable | None:
     if isinstance(number, SYMBOLIC):
         return "number", number.node.expr
     return value if isinstance(value, fx.Node) else None
-
-
-# Values are whatever an operator takes.
-def datum(value: Any, fake_mode: FakeTensorMode) -> Any:
-    """Return what an operator is executed on, a constant tensor as what it says to operators."""
-    data = value.data if isinstance(value, ProxyValue) else value
-    if isinstance(data, FakeTensor) or not isinstance(data, torch.Tensor):
-        return data
-    return fake_mode.from_tensor(data, static_shapes=True)

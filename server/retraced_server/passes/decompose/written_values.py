@@ -13,15 +13,8 @@ from retraced_server.analysis.alias_sets import holds_tensor
 from retraced_server.analysis.effects import written_arguments
 from retraced_server.analysis.storages import WriteSets, storages
 from retraced_server.passes.decompose.emit import Emitter
-from retraced_server.passes.decompose.templates import (
-    Emitted,
-    NotLocalError,
-    Templates,
-    datum,
-    effects_after,
-    map_inputs,
-    needed,
-)
+from retraced_server.passes.decompose.template import Emitted, NotLocalError, datum, map_inputs
+from retraced_server.passes.decompose.templates import Templates, effects_after, needed
 from retraced_server.passes.decompose.working_copy import SETS_GRADIENTS
 from retraced_server.retrace import NodeMetadata, ProxyValue
 from retraced_server.torch_compat.functional_trace import FunctionalTensor, FunctionalTrace
