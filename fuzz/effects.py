@@ -11,6 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+import sympy.physics.units  # noqa: F401 - sympy imports it while it solves, and makes its symbols of texts
+
 _FORBIDDEN: Final = (
     *(
         "os.",
@@ -44,6 +46,8 @@ _HARMLESS_FILES: Final = ("/proc/self/pagemap",)
 _COMPILERS: Final = frozenset(
     (
         *(("inspect", "_signature_fromstr"), ("msgspec._utils", "get_class_annotations")),
+        # sympy writes functions for monomials of as many variables as there are.
+        ("sympy.polys.monomials", "_build"),
         ("traceback", "_extract_caret_anchors_from_line_segment"),
     )
 )
