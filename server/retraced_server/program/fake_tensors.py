@@ -98,7 +98,8 @@ class FakeTensors:
         template = self._templates.get(key)
         if template is not None and described.symbolic and described.layout is torch.strided:
             return copy_with_own_storage(template)
-        made = self._templates[key] = _meta(described)
+        size, stride, offset = described.size, described.stride, described.offset
+        made = self._templates[key] = meta_tensor(described.dtype, size, stride, offset, layout=described.layout)
         return made
 
     def _view(self, base: FakeTensor, described: Description) -> torch.Tensor | None:
@@ -148,24 +149,35 @@ def _check_work(size: Sequence[Size], stride: Sequence[Size]) -> None:
             raise program_unsupported(f"the sizes of a value have {excess} when they are multiplied", field="sizes")
 
 
-def _meta(described: Description) -> torch.Tensor:
-    size, stride, offset = described.size, described.stride, described.offset
+def meta_tensor(
+    dtype: torch.dtype,
+    size: Sequence[Size],
+    stride: Sequence[Size],
+    offset: Size,
+    *,
+    layout: torch.layout = torch.strided,
+) -> torch.Tensor:
+    """Return a meta tensor with a storage of its own.
+
+    Raises:
+        RetracedError: PROGRAM_INVALID: no tensor can have these sizes and strides.
+    """
     try:
-        if described.layout is torch.sparse_coo:
-            return empty_coo(len(size), size, described.dtype)
+        if layout is torch.sparse_coo:
+            return empty_coo(len(size), size, dtype)
         if not isinstance(offset, torch.SymInt) and offset == 0:
-            return torch.empty_strided(size, stride, dtype=described.dtype, device="meta")
-        whole = torch.empty_strided((_extent(described),), (1,), dtype=described.dtype, device="meta")
+            return torch.empty_strided(size, stride, dtype=dtype, device="meta")
+        whole = torch.empty_strided((_extent(size, stride, offset),), (1,), dtype=dtype, device="meta")
         return cast(torch.Tensor, as_strided(whole, size, stride, offset))
     # What torch makes of sizes whose product is too large for it.
     except (RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise program_invalid(f"no tensor can have the sizes and strides of a recorded value: {cause(error)}") from error
 
 
-def _extent(described: Description) -> Size:
+def _extent(sizes: Sequence[Size], strides: Sequence[Size], offset: Size) -> Size:
     """How many elements the storage has, at least."""
-    extent: Size = described.offset + 1
-    for size, stride in zip(described.size, described.stride, strict=True):
+    extent: Size = offset + 1
+    for size, stride in zip(sizes, strides, strict=True):
         extent = extent + (size - 1) * stride
-    concrete = [size for size in described.size if not isinstance(size, torch.SymInt)]
-    return described.offset if 0 in concrete else extent
+    concrete = [size for size in sizes if not isinstance(size, torch.SymInt)]
+    return offset if 0 in concrete else extent

@@ -30,7 +30,7 @@ _MOST = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class _Fresh:
+class Fresh:
     """A tensor with a storage of its own: like a meta tensor, whose sizes torch has looked at already."""
 
     template: torch.Tensor
@@ -38,7 +38,7 @@ class _Fresh:
 
 
 @dataclass(frozen=True, slots=True)
-class _View:
+class View:
     """A tensor with the storage of an argument, with other sizes, strides or offset."""
 
     argument: int
@@ -48,22 +48,29 @@ class _View:
 
 
 @dataclass(frozen=True, slots=True)
-class _Alias:
+class Alias:
     """A tensor that says what an argument says, with its storage."""
 
     argument: int
 
 
-_Part = _Fresh | _View | _Alias | None
+Part = Fresh | View | Alias | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Result:
+class FakeResult:
+    """What an operator gives for arguments of a description.
+
+    Attributes:
+        kind: `tuple` or `list` where it gives several values; else of no meaning.
+        parts: The values.
+    """
+
     kind: type[Any]
-    parts: tuple[_Part, ...]
+    parts: tuple[Part, ...]
 
 
-_OF_MODES: WeakKeyDictionary[FakeTensorMode, dict[Hashable, _Result]] = WeakKeyDictionary()
+_OF_MODES: WeakKeyDictionary[FakeTensorMode, dict[Hashable, FakeResult]] = WeakKeyDictionary()
 
 
 class FakeResultCache:
@@ -112,13 +119,33 @@ class FakeResultCache:
         if found is not None:
             return self._make(found, tensors)
         value = self._execute(execute)
-        if key[-1] == self._transaction.mark() and free_symbols(value).keys() <= free_symbols((args, kwargs)).keys():
-            result = self._described(value, tensors)
-            if result is not None:
-                if len(self._known) >= _MOST:
-                    self._known.clear()
-                self._known[key] = result
+        if key[-1] == self._transaction.mark():
+            self._learn(key, self._result(value, (args, kwargs), tensors))
         return value
+
+    # As are those of a call that was executed elsewhere.
+    def describe(self, target: Any, args: Any, kwargs: Any, value: Any) -> FakeResult | None:
+        """Return what an operator gave for arguments; None for what is not memoized."""
+        tensors: list[FakeTensor] = []
+        key = None if self._bypassed else self._key(target, args, kwargs, tensors)
+        return None if key is None else self._result(value, (args, kwargs), tensors)
+
+    def expect(self, target: Any, args: Any, kwargs: Any, result: FakeResult) -> None:
+        """Have an operator give a result for arguments of these descriptions, unless it is known what it gives."""
+        key = None if self._bypassed else self._key(target, args, kwargs, [])
+        if key is not None and key not in self._known:
+            self._learn(key, result)
+
+    def _learn(self, key: Hashable, result: FakeResult | None) -> None:
+        if result is not None:
+            if len(self._known) >= _MOST:
+                self._known.clear()
+            self._known[key] = result
+
+    def _result(self, value: Any, arguments: Any, tensors: list[FakeTensor]) -> FakeResult | None:
+        if not free_symbols(value).keys() <= free_symbols(arguments).keys():
+            return None
+        return self._described(value, tensors)
 
     def _execute(self, execute: Callable[[], Any]) -> Any:
         # What torch's cache asks may make guards that the operator does not need, in one mode and not in the other.
@@ -141,7 +168,7 @@ class FakeResultCache:
             return None
         return call, torch.get_default_dtype(), self._transaction.mark()
 
-    def _described(self, value: Any, tensors: list[FakeTensor]) -> _Result | None:
+    def _described(self, value: Any, tensors: list[FakeTensor]) -> FakeResult | None:
         kind = type(value)
         values = value if kind in (tuple, list) else (value,)
         given: dict[int, int] = {}
@@ -149,7 +176,7 @@ class FakeResultCache:
             (storage,) = storages(tensor)
             # Of two arguments with one storage, another call may be given two with two.
             given[storage] = position if storage not in given else -1
-        parts: list[_Part] = []
+        parts: list[Part] = []
         made: set[int] = set()
         for each in values:
             if each is None:
@@ -163,29 +190,29 @@ class FakeResultCache:
                 return None
             if argument is None:
                 made.add(storage)
-                parts.append(_Fresh(copy_with_own_storage(each), each.device))
+                parts.append(Fresh(copy_with_own_storage(each), each.device))
             elif self._says_the_same(each, tensors[argument]):
-                parts.append(_Alias(argument))
+                parts.append(Alias(argument))
             elif _reads_otherwise(each, tensors[argument]):
                 return None
             else:
-                parts.append(_View(argument, tuple(each.shape), tuple(each.stride()), each.storage_offset()))
-        return _Result(kind, tuple(parts))
+                parts.append(View(argument, tuple(each.shape), tuple(each.stride()), each.storage_offset()))
+        return FakeResult(kind, tuple(parts))
 
     def _says_the_same(self, value: FakeTensor, argument: FakeTensor) -> bool:
         return self._descriptions.describe(value) == self._descriptions.describe(argument)
 
-    def _make(self, result: _Result, tensors: list[FakeTensor]) -> Any:
+    def _make(self, result: FakeResult, tensors: list[FakeTensor]) -> Any:
         values = [self._tensor(part, tensors) for part in result.parts]
         return result.kind(values) if result.kind in (tuple, list) else values[0]
 
-    def _tensor(self, part: _Part, tensors: list[FakeTensor]) -> FakeTensor | None:
+    def _tensor(self, part: Part, tensors: list[FakeTensor]) -> FakeTensor | None:
         if part is None:
             return None
-        if isinstance(part, _Alias):
+        if isinstance(part, Alias):
             return alias_of(tensors[part.argument])
         mode = self._fake_mode
-        if isinstance(part, _Fresh):
+        if isinstance(part, Fresh):
             return FakeTensor(mode, copy_with_own_storage(part.template), part.device)
         return view_of(tensors[part.argument], part.size, part.stride, part.offset)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -16,7 +16,10 @@ from torch import fx
 from retraced_pt2.program_schema import RangeConstraint
 from retraced_pt2.schema import TensorMeta
 from retraced_server.program.expressions import parse_expression
+from retraced_server.program.fake_tensors import meta_tensor
 from retraced_server.program.operators import Operators, operator_name
+from retraced_server.retrace.fake_result_cache import Alias, FakeResult, Fresh, Part, View
+from retraced_server.retrace.values import expression
 from retraced_server.torch_compat.decompositions import TableChoice
 from retraced_server.torch_compat.functional_trace import Number
 from retraced_server.torch_compat.operators import OpOverload, is_builtin
@@ -70,6 +73,14 @@ class Items(msgspec.Struct, frozen=True, tag="items"):
 Value: TypeAlias = "bool | int | Annotated[str, Meta(max_length=64)] | Real | Named | Symbolic | Placed | Items | None"
 
 
+class _Extents(msgspec.Struct, frozen=True):
+    """Sizes, strides and offset of a tensor."""
+
+    size: Annotated[tuple[Value, ...], Meta(max_length=64)]
+    stride: Annotated[tuple[Value, ...], Meta(max_length=64)]
+    offset: Value
+
+
 class Call(msgspec.Struct, frozen=True):
     """A call of an operator, named as archives name it."""
 
@@ -94,10 +105,36 @@ class CallKey(msgspec.Struct, frozen=True):
     call: Call
 
 
+class OwnStorage(msgspec.Struct, frozen=True, tag="own"):
+    """A tensor with a storage of its own."""
+
+    dtype: Value
+    device: Value
+    layout: _Extents
+
+
+class OfArgument(msgspec.Struct, frozen=True, tag="argument"):
+    """A tensor with the storage of an argument; without sizes and strides of its own, like the argument."""
+
+    argument: _Place
+    layout: _Extents | None
+
+
+_Part: TypeAlias = OwnStorage | OfArgument | None
+
+
+class SharedResult(msgspec.Struct, frozen=True):
+    """What a call gives, in the symbols of a key."""
+
+    kind: Literal["one", "tuple", "list"]
+    parts: Annotated[tuple[_Part, ...], Meta(max_length=_MOST_ITEMS)]
+
+
 class SharedTemplate(msgspec.Struct, frozen=True):
-    """What a call decomposes to, in the symbols of its key."""
+    """What a call decomposes to, in the symbols of its key: calls, what each gives as far as that is known, and results."""
 
     calls: Annotated[tuple[Call, ...], Meta(max_length=_MOST_CALLS)]
+    gives: Annotated[tuple[SharedResult | None, ...], Meta(max_length=_MOST_CALLS)]
     results: Value
     is_identity: bool
 
@@ -151,6 +188,34 @@ class Encoder:
             return Placed(self._place(value))
         raise UnsharedError
 
+    def result(self, result: FakeResult | None) -> SharedResult | None:
+        """Encode what a call gives.
+
+        Raises:
+            UnsharedError: It holds what is not shared.
+        """
+        if result is None:
+            return None
+        kind: Any = result.kind.__name__ if result.kind in (tuple, list) else "one"
+        return SharedResult(kind, tuple(map(self._part, result.parts)))
+
+    def _part(self, part: Part) -> _Part:
+        if part is None:
+            return None
+        if isinstance(part, Fresh):
+            meta = part.template
+            extents = self._extents(meta.shape, meta.stride(), meta.storage_offset())
+            return OwnStorage(self.value(meta.dtype), self.value(part.device), extents)
+        of_view = self._extents(part.size, part.stride, part.offset) if isinstance(part, View) else None
+        return OfArgument(part.argument, of_view)
+
+    def _extents(self, size: Sequence[Any], stride: Sequence[Any], offset: Any) -> _Extents:
+        return _Extents(tuple(map(self.value, size)), tuple(map(self.value, stride)), self.value(offset))
+
+
+MetaTensors: TypeAlias = dict[Hashable, torch.Tensor]
+"""Meta tensors by dtype, sizes, strides and offset: torch looks at symbolic sizes when it makes one."""
+
 
 class Decoder:
     """Decodes the arguments of calls.
@@ -158,12 +223,14 @@ class Decoder:
     Args:
         number: Makes a symbolic number of its kind and its expression.
         at: Returns the tensor or node of a place.
+        meta: Meta tensors that were made for other results.
     """
 
     # Expressions have no types, and values are of many.
-    def __init__(self, number: Callable[[str, Any], Any], at: Callable[[int], Any]) -> None:
+    def __init__(self, number: Callable[[str, Any], Any], at: Callable[[int], Any], meta: MetaTensors) -> None:
         self._number = number
         self._at = at
+        self._meta = meta
         self._operators = Operators(frozenset())
 
     def call(self, call: Call) -> tuple[Any, list[Any], dict[str, Any]]:
@@ -202,6 +269,32 @@ class Decoder:
                 items = [self.value(item) for item in value.values]
                 return tuple(items) if value.is_tuple else items
         return value
+
+    def result(self, result: SharedResult | None) -> FakeResult | None:
+        """Decode what a call gives. Raises what `call` does."""
+        if result is None:
+            return None
+        kind: type[Any] = {"tuple": tuple, "list": list}.get(result.kind, torch.Tensor)
+        return FakeResult(kind, tuple(map(self._part, result.parts)))
+
+    def _part(self, part: _Part) -> Part:
+        match part:
+            case OwnStorage():
+                size, stride, offset = self._extents(part.layout)
+                return Fresh(self._made(self.value(part.dtype), size, stride, offset), self.value(part.device))
+            case OfArgument():
+                return Alias(part.argument) if part.layout is None else View(part.argument, *self._extents(part.layout))
+        return None
+
+    def _extents(self, extents: _Extents) -> tuple[tuple[Any, ...], tuple[Any, ...], Any]:
+        size, stride = (tuple(map(self.value, numbers)) for numbers in (extents.size, extents.stride))
+        return size, stride, self.value(extents.offset)
+
+    def _made(self, dtype: torch.dtype, size: tuple[Any, ...], stride: tuple[Any, ...], offset: Any) -> torch.Tensor:
+        key = dtype, *(tuple(map(expression, numbers)) for numbers in (size, stride, (offset,)))
+        if key not in self._meta:
+            self._meta[key] = meta_tensor(dtype, size, stride, offset)
+        return self._meta[key]
 
 
 def is_usual(number: float) -> bool:

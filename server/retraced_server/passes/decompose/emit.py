@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from torch import fx
 
 from retraced_server.passes.decompose.template import Emitted
 from retraced_server.retrace import NodeMetadata
+from retraced_server.retrace.fake_result_cache import FakeResult
 from retraced_server.retrace.tracer import ExportTracer
 from retraced_server.retrace.values import SYMBOLIC
 from retraced_server.torch_compat.functional_trace import Number
@@ -21,6 +22,10 @@ class MakesCalls(Protocol):
     tracer: ExportTracer
 
     # Targets and arguments are whatever a graph has.
+    def expect(self, target: Any, args: Any, kwargs: Any, value: FakeResult) -> None:
+        """Take what a call gives, so that it need not be executed."""
+
+    # As here.
     def emit_call(self, target: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> Any:
         """Make a call."""
 
@@ -38,7 +43,14 @@ class Emitter:
     def __init__(self, callback: MakesCalls) -> None:
         self._callback = callback
 
-    def emit(self, emitted: Emitted, nodes: Iterable[fx.Node], results: Any, meta: NodeMetadata) -> Any:
+    def emit(
+        self,
+        emitted: Emitted,
+        nodes: Sequence[fx.Node],
+        results: Any,
+        meta: NodeMetadata,
+        values: Sequence[FakeResult | None] = (),
+    ) -> Any:
         """Make calls, and return what stands for the results.
 
         Args:
@@ -46,15 +58,18 @@ class Emitter:
             nodes: The calls, in order.
             results: Nodes, constants and containers of these.
             meta: The metadata of the node that is visited.
+            values: What each of the calls gives, as far as that is known.
         """
-        for node in nodes:
-            emitted[node] = self._call(emitted, node, meta)
+        for node, value in zip(nodes, values or (None,) * len(nodes), strict=True):
+            emitted[node] = self._call(emitted, node, meta, value)
         return self._values(emitted, results)
 
-    def _call(self, emitted: Emitted, node: fx.Node, meta: NodeMetadata) -> Any:
+    def _call(self, emitted: Emitted, node: fx.Node, meta: NodeMetadata, value: FakeResult | None) -> Any:
         args, kwargs = self._values(emitted, (node.args, node.kwargs))
         if node.target is operator.getitem and isinstance(args[0], (tuple, list)):
             return args[0][args[1]]
+        if value is not None:
+            self._callback.expect(node.target, args, kwargs, value)
         return self._callback.emit_call(node.target, args, kwargs, meta)
 
     # Arguments are whatever a graph has.

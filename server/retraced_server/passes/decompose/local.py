@@ -22,8 +22,9 @@ from retraced_server.passes.decompose.templates import Templates
 from retraced_server.passes.decompose.working_copy import runs_without_gradients
 from retraced_server.passes.decompose.written_values import WrittenTogether, WrittenValues
 from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue, pass_context
-from retraced_server.retrace.arguments import Argument
+from retraced_server.retrace.arguments import Argument, map_leaves
 from retraced_server.retrace.edited_run import reads_only
+from retraced_server.retrace.fake_result_cache import FakeResult
 from retraced_server.retrace.pass_state import state_of
 from retraced_server.torch_compat.decompositions import Decompositions, is_preserved
 from retraced_server.torch_compat.operators import (
@@ -213,11 +214,13 @@ class LocalDecomposition(ExportPass):
     # -- what calls become -----------------------------------------------------------------------------------------------------------
 
     def _decomposed(self, op: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata) -> Any:
-        template, given = self._templates.find(op, args, kwargs, state_of(self).running.session.transaction)
+        session = state_of(self).running.session
+        template, given = self._templates.find(op, args, kwargs, session.transaction, session.fake_result_cache)
         if template.is_identity:
             return super().call_operator(op, args, kwargs, meta)
         self.rewrites += 1
-        return self._emitter.emit(dict(zip(template.inputs, given, strict=True)), template.nodes, template.results, meta)
+        inputs = dict(zip(template.inputs, given, strict=True))
+        return self._emitter.emit(inputs, template.nodes, template.results, meta, template.values)
 
     # The subgraph returns a tuple of whatever its nodes compute.
     def _inlined(self, subgraph: fx.GraphModule, operands: tuple[Argument, ...]) -> Any:
@@ -241,6 +244,11 @@ class LocalDecomposition(ExportPass):
         if target in SYM_OPERATORS:
             return self.call_sym(target, args, meta)
         raise NotLocalError(f"a subgraph without gradients calls {target}")
+
+    def expect(self, target: Any, args: Any, kwargs: Any, value: FakeResult) -> None:
+        """Take what a call gives, so that it need not be executed."""
+        args, kwargs = map_leaves((args, kwargs), ProxyValue, lambda proxy: proxy.data)
+        state_of(self).running.session.fake_result_cache.expect(target, args, kwargs, value)
 
     def emit_call(self, target: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> Any:
         """Make a call of what a call has become, which is not decomposed again."""

@@ -15,6 +15,8 @@ from retraced_server.passes.decompose.shared_templates import encode_template, s
 from retraced_server.passes.decompose.templates import Templates
 from retraced_server.program.fake_tensors import FakeTensors
 from retraced_server.program.symbols import Symbols
+from retraced_server.retrace.descriptions import Descriptions
+from retraced_server.retrace.fake_result_cache import FakeResultCache
 from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
 
 # What sizes are taken to be while a call is traced. What depends on that is not shared, so they have little in common.
@@ -48,12 +50,13 @@ def _made(key: CallKey, hint: int) -> bytes:
         symbols.sym_int(msgspec.Raw(_encode(SymInt(as_expr=SymExpr(text, SymExprHint(as_int=value))))))
     tensors = FakeTensors(symbols)
     inputs = [tensors.make(msgspec.Raw(_encode(meta))) for meta in key.inputs]
-    target, args, kwargs = Decoder(_number(symbols), inputs.__getitem__).call(key.call)
+    target, args, kwargs = Decoder(_number(symbols), inputs.__getitem__, {}).call(key.call)
     transaction = ShapeEnvTransaction(symbols.shape_env)
     before = transaction.mark()
     # As while a pass runs: an operator without tensors makes a fake one too.
     with Templates(table_of(key.table), symbols.mode) as templates, symbols.mode:
-        template, _ = templates.find(target, tuple(args), kwargs, transaction)
+        fake_results = FakeResultCache(symbols.mode, transaction, Descriptions(), bypassed=False)
+        template, _ = templates.find(target, tuple(args), kwargs, transaction, fake_results)
     # What it has asked of sizes, their ranges alone have answered.
     if transaction.mark() != before:
         raise UnsharedError

@@ -22,6 +22,7 @@ from retraced_server.passes.decompose.call_codec import (
     CallKey,
     Decoder,
     Encoder,
+    MetaTensors,
     SharedTemplate,
     UnsharedError,
     canonical,
@@ -136,8 +137,16 @@ class SharedCall:
         symbols = tuple((sympy.srepr(shared), self._range(symbol)) for symbol, shared in self._symbols.items())
         self.key = msgspec.json.encode(CallKey(choice, symbols, inputs, call), order="deterministic")
 
-    def read(self, shared: SharedTemplate) -> Template:
-        """Return a template in the symbols of this call."""
+    def read(self, shared: SharedTemplate, meta: MetaTensors) -> Template:
+        """Return a template in the symbols of this call.
+
+        Args:
+            shared: The template.
+            meta: Meta tensors that were made for other templates of the program.
+
+        Raises:
+            What `read_template` does.
+        """
         own = {canonical_symbol: symbol for symbol, canonical_symbol in self._symbols.items()}
 
         # Expressions have no types, and numbers are of three.
@@ -148,7 +157,7 @@ class SharedCall:
                 raise ValueError("a template has symbols that its key does not have")
             return symbolic_number(self._env, kind, expression.xreplace(own))
 
-        return read_template(shared, self._count, number)
+        return read_template(shared, self._count, number, meta)
 
     def _input(self, tensor: FakeTensor) -> TensorMeta:
         if type(tensor) is not FakeTensor or tensor.layout is not torch.strided or tensor.is_quantized:
@@ -199,20 +208,22 @@ def encode_template(template: Template) -> bytes:
     places = {node: at for at, node in enumerate((*template.inputs, *template.nodes))}
     encoder = Encoder(lambda expression: str(sympy.srepr(expression)), places.__getitem__)
     calls = tuple(encoder.call(node.target, node.args, node.kwargs) for node in template.nodes)
-    data = _encode(SharedTemplate(calls, encoder.value(template.results), template.is_identity))
+    gives = tuple(map(encoder.result, template.values)) or (None,) * len(calls)
+    data = _encode(SharedTemplate(calls, gives, encoder.value(template.results), template.is_identity))
     if len(data) > LARGEST_TEMPLATE:
         raise UnsharedError
     return data
 
 
 # Numbers are symbolic ones of three types.
-def read_template(shared: SharedTemplate, inputs: int, number: Callable[[str, Any], Any]) -> Template:
+def read_template(shared: SharedTemplate, inputs: int, number: Callable[[str, Any], Any], meta: MetaTensors) -> Template:
     """Decode a template.
 
     Args:
         shared: The template.
         inputs: How many inputs it has.
         number: Makes a symbolic number of its kind and its expression.
+        meta: Meta tensors that were made for other results.
 
     Raises:
         RetracedError: PROGRAM_INVALID or PROGRAM_UNSUPPORTED: programs cannot hold an operator of it.
@@ -221,12 +232,16 @@ def read_template(shared: SharedTemplate, inputs: int, number: Callable[[str, An
     """
     graph = fx.Graph()
     places = [graph.placeholder(f"arg{at}") for at in range(inputs)]
-    in_arguments = Decoder(lambda kind, expression: _as_argument(number(kind, expression)), places.__getitem__)
+    in_arguments = Decoder(lambda kind, expression: _as_argument(number(kind, expression)), places.__getitem__, meta)
     for call in shared.calls:
         target, args, kwargs = in_arguments.call(call)
         places.append(graph.call_function(target, tuple(args), kwargs))
-    results = Decoder(number, places.__getitem__).value(shared.results)
-    return Template(tuple(places[:inputs]), tuple(places[inputs:]), results, shared.is_identity)
+    decoder = Decoder(number, places.__getitem__, meta)
+    values = () if shared.is_identity else tuple(map(decoder.result, shared.gives))
+    if len(values) not in (0, len(shared.calls)):
+        raise ValueError("a template says of other calls what they give than it has")
+    results = decoder.value(shared.results)
+    return Template(tuple(places[:inputs]), tuple(places[inputs:]), results, shared.is_identity, values)
 
 
 # A number is of any of three types that share no base.

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from retraced_server.retrace.arguments import Argument
+from retraced_server.retrace.fake_result_cache import FakeResult
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.torch_compat.fake_tensors import FakeTensor, FakeTensorMode
 
@@ -29,6 +30,7 @@ class Template:
         inputs: Placeholders, one for each distinct tensor among the arguments, in order of appearance.
         nodes: The calls that have to be made, in order: those that the results are made of, and those with an effect.
         results: Nodes, constants and containers of these, in the place of the call's results.
+        values: What each of the nodes gives, as far as that is known; empty where nothing is.
         is_identity: Whether that is the call itself.
     """
 
@@ -36,6 +38,7 @@ class Template:
     nodes: tuple[fx.Node, ...]
     results: Any
     is_identity: bool = False
+    values: tuple[FakeResult | None, ...] = ()
 
 
 def map_inputs(value: Argument, change: Callable[[Any], Any]) -> Any:

@@ -12,11 +12,13 @@ from typing import Any, Self
 from torch import fx
 
 from retraced_server.analysis.value_numbers import UnkeyedError, call_key
-from retraced_server.passes.decompose.call_codec import UnsharedError
+from retraced_server.errors import RetracedError
+from retraced_server.passes.decompose.call_codec import MetaTensors, UnsharedError
 from retraced_server.passes.decompose.shared_templates import SharedCall, SharedTemplates
 from retraced_server.passes.decompose.template import NotLocalError, Template, datum, map_inputs
 from retraced_server.retrace.arguments import Argument
 from retraced_server.retrace.descriptions import Descriptions
+from retraced_server.retrace.fake_result_cache import FakeResult, FakeResultCache
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.values import SYMBOLIC
 from retraced_server.torch_compat.decompositions import Decompositions
@@ -43,6 +45,8 @@ class Templates:
         self._shared = shared
         self._descriptions = Descriptions()
         self._templates: dict[Hashable, Template] = {}
+        # Of the results of shared templates.
+        self._meta: MetaTensors = {}
         self._modes = ExitStack()
 
     def __enter__(self) -> Self:
@@ -58,7 +62,12 @@ class Templates:
 
     # Operators are of several unrelated types in torch.
     def find(
-        self, target: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], transaction: ShapeEnvTransaction
+        self,
+        target: Any,
+        args: tuple[Argument, ...],
+        kwargs: dict[str, Argument],
+        transaction: ShapeEnvTransaction,
+        fake_results: FakeResultCache,
     ) -> tuple[Template, list[Any]]:
         """Find what a call decomposes to.
 
@@ -67,6 +76,7 @@ class Templates:
             args: What its hook was given.
             kwargs: As well.
             transaction: What happens to the program's shape environment, in which tracing leaves no symbol behind.
+            fake_results: Describes what the operators of a trace give.
 
         Returns:
             The template, and what stands for its inputs.
@@ -93,8 +103,11 @@ class Templates:
         if template is None:
             template = None if key is None else self._of_others(target, args, kwargs, given, pattern)
             if template is None:
-                known = transaction.symbol_count()
+                known, mark = transaction.symbol_count(), transaction.mark()
                 template = self._traced(target, args, kwargs, given, pattern)
+                if transaction.mark() == mark:
+                    values = tuple(_value(node, fake_results) for node in template.nodes)
+                    template = replace(template, values=values)
                 made = transaction.symbols_since(known)
                 transaction.forget(made)
                 if made and len(template.nodes) > 1:
@@ -111,7 +124,11 @@ class Templates:
         except UnsharedError:
             return None
         found = self._shared.find(call.key)
-        return None if found is None else call.read(found)
+        try:
+            return None if found is None else call.read(found, self._meta)
+        # It is none: the worker that made it was broken. This job does without.
+        except (RetracedError, ValueError, LookupError, TypeError):
+            return None
 
     def _traced(self, target: Any, args: Any, kwargs: Any, given: list[Any], pattern: list[int]) -> Template:
         trace = self.trace()
@@ -155,6 +172,18 @@ def effects_after(graph: fx.Graph, last: fx.Node | None) -> list[fx.Node]:
         if node.op == "call_function" and node.is_impure():
             found.append(node)
     return found[::-1]
+
+
+def _value(node: fx.Node, fake_results: FakeResultCache) -> FakeResult | None:
+    """Return what a node of a trace gives, as it was executed there."""
+
+    def datum_of(leaf: Any) -> Any:
+        if isinstance(leaf, fx.Node):
+            return leaf.meta.get("val")
+        return leaf.value if isinstance(leaf, Number) else leaf
+
+    args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), datum_of)
+    return fake_results.describe(node.target, args, kwargs, node.meta.get("val"))
 
 
 def _is_identity(template: Template, target: Any, args: Any, kwargs: Any, pattern: list[int]) -> bool:
