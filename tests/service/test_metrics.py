@@ -89,12 +89,13 @@ async def test_stages_of_a_request_that_fails_in_its_upload_are_those_that_it_ha
 
 
 def test_the_engine_is_asked_when_the_metrics_are_read(engine: FakeEngine, metrics: Metrics) -> None:
-    engine.counts = EngineCounts(slots=4, forks=9, kills={"JOB_TIMED_OUT": 2, "CALLER_GONE": 1}, restarts=3)
+    engine.counts = EngineCounts(slots=4, forks=9, kills={"JOB_TIMED_OUT": 2, "CALLER_GONE": 1}, restarts=3, templates=7)
     names = ("ready", "requests_waiting", "workers_running", "workers_limit", "worker_memory_bytes", "worker_forks_total")
     found = [_values(metrics.registry, f"retraced_{name}").get(()) for name in names]
     assert found == [1, 2, 1, 4, 7 << 20, 9]
     assert _values(metrics.registry, "retraced_worker_kills_total") == {("JOB_TIMED_OUT",): 2, ("CALLER_GONE",): 1}
     assert _values(metrics.registry, "retraced_zygote_restarts_total") == {(): 3}
+    assert _values(metrics.registry, "retraced_templates") == {(): 7}
     engine.ready = False
     assert _values(metrics.registry, "retraced_ready") == {}
 

@@ -19,6 +19,7 @@ import torch
 from torch.fx import GraphModule
 
 from retraced_server.passes import Option, ProgramPass, ProgramPassResult, register_pass
+from retraced_server.passes.decompose.shared_templates import SHARED
 from retraced_server.retrace import PassResult, pass_context
 
 # More than a worker has.
@@ -310,3 +311,11 @@ class Verbose:
         if self._fail:
             raise ValueError("y" * (1 << 24))
         return PassResult(module, False)
+
+
+@register_pass("tell-templates")
+class TellTemplates(ProgramPass):
+    """Remark what this process knows of other jobs' calls: keys and templates, as a worker that was taken over would read them."""
+
+    def run(self, program: torch.export.ExportedProgram) -> ProgramPassResult:
+        return ProgramPassResult(program, modified=False, remarks=(repr(vars(SHARED)),))

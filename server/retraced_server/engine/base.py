@@ -50,12 +50,14 @@ class EngineCounts:
         forks: Workers that were given a job.
         kills: Workers that ended before they had answered, by cause: a reason of `errors.Reason`, or CALLER_GONE.
         restarts: How often what runs the jobs had ended and was replaced.
+        templates: Templates of decompositions that jobs share now.
     """
 
     slots: int
     forks: int = 0
     kills: Mapping[str, int] = field(default_factory=dict)
     restarts: int = 0
+    templates: int = 0
 
 
 @dataclass

@@ -166,7 +166,8 @@ class LocalEngine:
     @property
     def counts(self) -> EngineCounts:
         """What it has done so far."""
-        return EngineCounts(self._admission.slots, self._forks, dict(self._kills), self.supervisor.restarts)
+        counts = EngineCounts(self._admission.slots, self._forks, dict(self._kills), self.supervisor.restarts)
+        return replace(counts, templates=self.templates.count)
 
     def worker_memory(self) -> int:
         """Memory of all workers that run now, in bytes, without what they share. May be called from any thread."""

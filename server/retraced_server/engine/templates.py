@@ -51,12 +51,17 @@ class TemplateKeeper:
         """How many templates there are."""
         return sum(map(bool, self._made.values()))
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether none is being made."""
+        return self._making is None or self._making.done()
+
     def want(self, keys: Iterable[bytes]) -> None:
         """Have the templates of keys made, as far as there is room."""
         for key in keys:
             if key not in self._made and len(self._wanted) < _MOST_WANTED:
                 self._wanted[key] = None
-        if self._wanted and self.shares and not self._closed and (self._making is None or self._making.done()):
+        if self._wanted and self.shares and not self._closed and self.is_idle:
             self._making = asyncio.create_task(self._make_wanted(), name="templates")
 
     def give(self) -> None:

@@ -125,3 +125,4 @@ class _EngineMetrics(Collector):
             "How often the process that workers are forked from was replaced.",
             counts.restarts,
         )
+        yield GaugeMetricFamily("retraced_templates", "Templates of decompositions that jobs share.", counts.templates)

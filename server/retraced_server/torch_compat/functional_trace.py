@@ -24,6 +24,7 @@ from torch.export._trace import (  # type: ignore[attr-defined]  # torch imports
     _ignore_backend_decomps,
 )
 from torch.export.exported_program import _override_composite_implicit_decomp
+from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.proxy_tensor import (
     ProxyTorchDispatchMode,
     PythonKeyTracer,
@@ -117,9 +118,21 @@ def decomposing(table: Decompositions, fake_mode: FakeTensorMode) -> Iterator[No
         torch.no_grad(),
         tracing(TracingContext(fake_mode)),
         _composite_kernels(table).in_place(),
+        _no_tensor_metadata(),
         disable_fake_tensor_cache(fake_mode),
     ):
         yield
+
+
+@contextmanager
+def _no_tensor_metadata() -> Iterator[None]:
+    """Have torch not describe each value of a trace once more, which nobody reads: it asks of sizes what no operator does, and makes guards."""
+    described = proxy_tensor._extract_tensor_metadata  # type: ignore[attr-defined]  # imported there
+    vars(proxy_tensor)["_extract_tensor_metadata"] = lambda _: None
+    try:
+        yield
+    finally:
+        vars(proxy_tensor)["_extract_tensor_metadata"] = described
 
 
 class _CompositeKernels:

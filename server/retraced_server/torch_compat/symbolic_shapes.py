@@ -160,10 +160,14 @@ def replacements_of(shape_env: ShapeEnv) -> Mapping[sympy.Symbol, sympy.Expr]:
 
 
 def has_facts_about(shape_env: ShapeEnv, symbol: sympy.Symbol) -> bool:
-    """Whether more is known of a backed symbol than its range and its hint: a guard, a divisor, an assertion."""
+    """Whether more is known of a backed size than its range, its hint, and that it is at least 2: a guard, a divisor, an assertion."""
     facts = (*(guard.expr for guard in shape_env.guards), *shape_env.divisible, *shape_env.axioms)
     asserted = (check.expr for checks in shape_env.deferred_runtime_asserts.values() for check in checks)
-    return any(symbol in fact.free_symbols for fact in (*facts, *asserted)) or symbol in shape_env.var_to_hint_override
+    at_least_2 = sympy.Dummy(integer=True, nonnegative=True) + 2
+    return symbol in shape_env.var_to_hint_override or any(
+        symbol in fact.free_symbols and fact.xreplace({symbol: at_least_2}) not in (sympy.true, sympy.false)
+        for fact in (*facts, *asserted)
+    )
 
 
 def is_known(shape_env: ShapeEnv, guard: sympy.Basic) -> bool:

@@ -185,7 +185,7 @@ class SharedCall:
     def _text(self, expression: sympy.Expr) -> str:
         for symbol in sorted(expression.free_symbols - self._symbols.keys(), key=str):
             env = self._env
-            is_size = symbol_is_type(symbol, SymT.SIZE) and env is not None and symbol in backed_values(env)
+            is_size = symbol_is_type(symbol, SymT.SIZE) and env is not None and backed_values(env).get(symbol, 0) >= 2
             # What is known of it beyond its range decides what a decomposition asks.
             if not is_size or env is None or has_facts_about(env, symbol):
                 raise UnsharedError
@@ -195,8 +195,8 @@ class SharedCall:
     def _range(self, symbol: sympy.Symbol) -> RangeConstraint:
         assert self._env is not None
         bounds = ranges_of(self._env)[symbol]
-        lower, upper = (None if bound in (int_oo, -int_oo) else int(bound) for bound in (bounds.lower, bounds.upper))
-        return RangeConstraint(lower, upper)
+        # torch.export presumes of every size that is 2 or more that it always is, and records the range without.
+        return RangeConstraint(max(int(bounds.lower), 2), None if bounds.upper is int_oo else int(bounds.upper))
 
 
 def encode_template(template: Template) -> bytes:
