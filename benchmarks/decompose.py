@@ -10,11 +10,14 @@ import functools
 import inspect
 import io
 import statistics
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 
@@ -24,10 +27,11 @@ from benchmarks.measure import best_of, seconds
 from benchmarks.passes import NO_OP, SERVER_ARGUMENTS
 from benchmarks.request import request
 from benchmarks.results import Cell, Comparison, Comparisons, Figure, Grid, Section, at_least, at_most, compared
-from benchmarks.setup import Setup, Subject
+from benchmarks.setup import Setup, Subject, make_subject
 from retraced import Client, EmbeddedServer
 from retraced_server.passes import run_pipeline
 from tests.support.case import ProgramCase
+from tests.support.models import DEEP_ARCHITECTURES, LLAMA_LIKE
 
 _PIPELINE = "decompose,cse,dce"
 IN_PROCESS, IN_NEW_PROCESS, COLD, WARM = "in process", "first of a process", "request, cold", "request, warm"
@@ -35,10 +39,13 @@ _BOUNDS = {IN_PROCESS: (10, 5), IN_NEW_PROCESS: (10, 5), COLD: (8, None), WARM: 
 _LAYERS, _MOST_OF_TORCH, _QUICK_LAYERS = (8, 32, 64, 128, 256, 512), 64, (1, 2)
 # What takes long is measured less often than other things.
 _FEW_ROUNDS = 2
+_SETTLED_SECONDS = 2.0
 
 
 def measure(setup: Setup) -> Section:
-    """Measure all of it on every program."""
+    """Measure all of it on every program, with as many layers as networks have."""
+    subjects = {subject.name: subject for subject in (_deep(subject, setup.folder) for subject in setup.subjects)}
+    setup = replace(setup, subjects=tuple(subjects.values()))
     entries: list[Comparison] = []
     again: list[list[Cell]] = []
     memory: list[list[Cell]] = []
@@ -62,6 +69,11 @@ def measure(setup: Setup) -> Section:
         growth,
     ]
     return Section(DECOMPOSE, [table], grids, [*_figures(setup, table, again, memory), *exponents])
+
+
+def _deep(subject: Subject, folder: Path) -> Subject:
+    name = f"deep_{'llama' if subject.name == LLAMA_LIKE.name else subject.name}"
+    return make_subject(name, folder) if any(case.name == name for case in DEEP_ARCHITECTURES) else subject
 
 
 def _figures(setup: Setup, table: Comparisons, again: list[list[Cell]], memory: list[list[Cell]]) -> Iterator[Figure]:
@@ -110,9 +122,19 @@ def _requests(setup: Setup, subject: Subject) -> Iterator[Comparison]:
             # The channel connects before anything is measured, as a pipeline's has when its server is up.
             client.info()
             cold.append(seconds(lambda: request(client, subject.path, _PIPELINE, out)))
+            _settled(server)
             warm.append(seconds(lambda: request(client, other, _PIPELINE, out)))
     for task, times in ((COLD, cold), (WARM, warm)):
         yield compared(subject.name, subject.nodes, task, (min(stock), min(times)), counted=counted)
+
+
+def _settled(server: EmbeddedServer) -> None:
+    """Wait until a server's workers have had nothing to do for a while: it has made the templates that jobs have missed."""
+    assert server.pid is not None
+    processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    before = -1.0
+    while before < (before := sum(sum(process.cpu_times()) for process in processes if process.is_running())):
+        time.sleep(_SETTLED_SECONDS)
 
 
 def _stock(path: Path, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -71,13 +72,13 @@ class _Vision(Tuples):
         return self.model(pixel_values, return_dict=False)
 
 
-def _bert() -> nn.Module:
+def _bert(layers: int = 2) -> nn.Module:
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
         vocab_size=VOCABULARY,
         hidden_size=_HIDDEN,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         intermediate_size=96,
         max_position_embeddings=40,
@@ -85,13 +86,13 @@ def _bert() -> nn.Module:
     return _Encoder(BertModel(config))
 
 
-def _gpt2() -> nn.Module:
+def _gpt2(layers: int = 2) -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
         vocab_size=VOCABULARY,
         n_embd=_HIDDEN,
-        n_layer=2,
+        n_layer=layers,
         n_head=4,
         n_positions=40,
         bos_token_id=1,
@@ -115,19 +116,27 @@ def _llama(layers: int = 2) -> nn.Module:
     return _Decoder(LlamaForCausalLM(config))
 
 
-def _t5() -> nn.Module:
+def _t5(layers: int = 2) -> nn.Module:
     from transformers import T5Config, T5Model
 
-    config = T5Config(vocab_size=VOCABULARY, d_model=_HIDDEN, d_kv=16, d_ff=96, num_layers=1, num_decoder_layers=2, num_heads=4)
+    config = T5Config(
+        vocab_size=VOCABULARY,
+        d_model=_HIDDEN,
+        d_kv=16,
+        d_ff=96,
+        num_layers=layers - 1,
+        num_decoder_layers=layers,
+        num_heads=4,
+    )
     return _EncoderDecoder(T5Model(config))
 
 
-def _vit() -> nn.Module:
+def _vit(layers: int = 2) -> nn.Module:
     from transformers import ViTConfig, ViTModel
 
     config = ViTConfig(
         hidden_size=_HIDDEN,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         intermediate_size=96,
         image_size=16,
@@ -136,14 +145,14 @@ def _vit() -> nn.Module:
     return _Vision(ViTModel(config))
 
 
-def _whisper() -> nn.Module:
+def _whisper(layers: int = 1) -> nn.Module:
     from transformers import WhisperConfig, WhisperModel
 
     config = WhisperConfig(
         vocab_size=VOCABULARY,
         d_model=_HIDDEN,
-        encoder_layers=1,
-        decoder_layers=1,
+        encoder_layers=layers,
+        decoder_layers=layers,
         encoder_attention_heads=4,
         decoder_attention_heads=4,
         encoder_ffn_dim=96,
@@ -178,10 +187,10 @@ class _Block(nn.Module):
 class ResidualNet(nn.Module):
     """A small ResNet: convolutions, batch norms, in-place additions and activations, pooling."""
 
-    def __init__(self) -> None:
+    def __init__(self, blocks: int = 2) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
-        self.blocks = nn.Sequential(_Block(8, 8, 1), _Block(8, 16, 2))
+        self.blocks = nn.Sequential(_Block(8, 8, 1), _Block(8, 16, 2), *(_Block(16, 16, 1) for _ in range(2, blocks)))
         self.head = nn.Linear(16, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -189,8 +198,8 @@ class ResidualNet(nn.Module):
         return self.head(functional.adaptive_avg_pool2d(self.blocks(x), 1).flatten(1))
 
 
-def _residual(train: bool) -> nn.Module:
-    net = ResidualNet()
+def _residual(train: bool, blocks: int = 2) -> nn.Module:
+    net = ResidualNet(blocks)
     generator = torch.Generator().manual_seed(7)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -253,4 +262,20 @@ ARCHITECTURES: tuple[ProgramCase, ...] = (
 #: About 640 nodes: for benchmarks and for what must not grow faster than the program.
 LLAMA_LIKE = ProgramCase(
     "llama_like", functools.partial(_llama, 8), of_sizes(_causal, *_SIZES), _CAUSAL_SHAPES, tags=frozenset({"benchmark"})
+)
+
+_DEEP = {
+    "bert": functools.partial(_bert, 4),
+    "gpt2": functools.partial(_gpt2, 6),
+    "llama": functools.partial(_llama, 8),
+    "t5": functools.partial(_t5, 3),
+    "vit": functools.partial(_vit, 6),
+    "whisper": functools.partial(_whisper, 4),
+    "residual_net": functools.partial(_residual, False, 12),
+}
+#: The same with 214 to 640 nodes, for benchmarks: networks have more than two layers.
+DEEP_ARCHITECTURES: tuple[ProgramCase, ...] = tuple(
+    dataclasses.replace(case, name=f"deep_{case.name}", module=_DEEP[case.name], tags=frozenset({"benchmark"}))
+    for case in ARCHITECTURES
+    if case.name in _DEEP
 )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from .architectures import ARCHITECTURES, LLAMA_LIKE
+from .architectures import ARCHITECTURES, DEEP_ARCHITECTURES, LLAMA_LIKE
 from .case import Inputs, ProgramCase
 from .control_flow import CONTROL_FLOW
 from .programs import PROGRAMS
 
-__all__ = ["ALL_CASES", "LLAMA_LIKE", "Inputs", "ProgramCase", "by_name", "by_tag"]
+__all__ = ["ALL_CASES", "DEEP_ARCHITECTURES", "LLAMA_LIKE", "Inputs", "ProgramCase", "by_name", "by_tag"]
 
-#: Every program but the benchmark-sized one.
+#: Every program but the benchmark-sized ones.
 ALL_CASES: tuple[ProgramCase, ...] = (*PROGRAMS, *CONTROL_FLOW, *ARCHITECTURES)
 
-_BY_NAME = {case.name: case for case in (*ALL_CASES, LLAMA_LIKE)}
+_BY_NAME = {case.name: case for case in (*ALL_CASES, *DEEP_ARCHITECTURES, LLAMA_LIKE)}
 
 
 def by_name(name: str) -> ProgramCase:

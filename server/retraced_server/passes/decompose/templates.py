@@ -113,7 +113,8 @@ class Templates:
                 if made and len(template.nodes) > 1:
                     raise NotLocalError(f"the decomposition of {target} makes symbols")
             if key is not None:
-                self._templates[key] = template
+                # What its calls give is the same each time, and expected once.
+                self._templates[key] = replace(template, values=())
         return template, given
 
     def _of_others(self, target: Any, args: Any, kwargs: Any, given: list[Any], pattern: list[int]) -> Template | None:
