@@ -60,7 +60,7 @@ def _is_listed(op: OpOverload) -> bool:
     # Small namespaces, of Python kernels or with meta kernels throughout.
     if op.namespace != "aten":
         return True
-    if _is_made_for_out(op) or op._opname.startswith("_test_"):
+    if _is_made_for_out(op) or _fills_a_list(op) or op._opname.startswith("_test_"):
         return False
     is_of_kind = op._opname.startswith("_foreach_") or torch.Tag.view_copy in op.tags or op in WITHIN_OPERATORS
     # Functionalization makes the first of the second.
@@ -96,6 +96,11 @@ def _named_in(places: Iterable[str], pattern: re.Pattern[str]) -> Iterator[str]:
 def _is_made_for_out(op: OpOverload) -> bool:
     """Whether torch's build generates an operator only so that there is one with `out=`: no function of Python calls it."""
     return torch.Tag.generated in op.tags and any(argument.is_out for argument in op._schema.arguments)
+
+
+def _fills_a_list(op: OpOverload) -> bool:
+    """Whether an operator has a list for `out=`: functionalization reads as many results as the list is long, be there so many or not."""
+    return any(argument.is_out and argument.type.kind() == "ListType" for argument in op._schema.arguments)
 
 
 def _is_harmless(op: OpOverload) -> bool:

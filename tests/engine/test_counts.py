@@ -108,6 +108,7 @@ async def test_names_that_a_worker_makes_up_are_no_passes(engine: LocalEngine) -
         JobStats((Period("reading", 0.0, float("inf")),)),
         JobStats((Period("reading", 0.0, 1.0),) * 17),
         JobStats(passes=(Period("retrace", 0.0, 1.0),) * 1001),
+        JobStats(passes=(Period("r" * 300, 0.0, 1.0),)),
     ],
 )
 def test_what_no_job_can_have_taken_is_no_message(stats: JobStats) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from retraced_server.engine.job import Job
 from retraced_server.errors import Reason, RetracedError
-from retraced_server.pipeline.domain import JobStats
+from retraced_server.pipeline.domain import JobStats, Period
 from retraced_server.worker.frames import encode_frame
 from retraced_server.worker.job_messages import JobDone, encode_job_event
 from retraced_server.worker.messages import WorkerEnded
@@ -66,3 +66,12 @@ async def test_worker_that_sends_what_is_neither_a_response_nor_an_event_is_kill
 async def test_stats_come_once() -> None:
     with pytest.raises(RetracedError, match="twice"):
         await _answers(JobStats(), JobStats(), JobDone())
+
+
+@pytest.mark.parametrize(
+    "stats", [JobStats((Period("reading", 0.0, 9e8),)), JobStats(passes=(Period("retrace", 9e8, 0.0),))], ids=["stage", "pass"]
+)
+async def test_a_job_takes_no_longer_than_it_is_there(stats: JobStats) -> None:
+    with pytest.raises(RetracedError, match="longer than it is there") as caught:
+        await _answers(stats, JobDone())
+    assert caught.value.reason is Reason.INTERNAL

@@ -46,6 +46,16 @@ async def test_flood_is_read_and_cut_short_with_a_word() -> None:
     assert lines == ["x" * 100, "(it writes more than is logged)"]
 
 
+async def test_short_lines_without_end_are_cut_short_too() -> None:
+    lines: list[str] = []
+    pipe = LogPipe(lines.append, max_bytes=1000, max_lines=3)
+    for _ in range(5):
+        os.write(pipe.fileno(), b"x\n" * 100)
+        await settle()
+    pipe.close()
+    assert lines == ["x"] * 3 + ["(it writes more than is logged)"]
+
+
 async def test_line_without_an_end_is_logged_in_pieces() -> None:
     lines: list[str] = []
     pipe = LogPipe(lines.append)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from fuzz.__main__ import main as fuzzers
 from retraced import errors
 from retraced._status import _BY_REASON
 from retraced.cli.failure import exit_code
@@ -126,11 +127,17 @@ def test_every_page_is_one_that_is_read() -> None:
     }
 
 
-def test_the_files_and_folders_of_the_architecture_are_there() -> None:
-    named = re.findall(r"(?<![\w/])((?:\w+/)+(?:\w+\.py)?|\w+\.py)(?![\w/])", page("architecture"))
-    assert len(named) > 50
+@pytest.mark.parametrize("document", [DOCS / "architecture.md", ROOT / "SECURITY.md"], ids=lambda path: path.name)
+def test_the_files_and_folders_that_are_named_are_there(document: Path) -> None:
+    named = re.findall(r"(?<![\w/])((?:\w+/)+(?:\w+\.py)?|\w+\.py)(?![\w/])", document.read_text())
+    assert len(named) > 40
     roots = (ROOT, *PACKAGES, *(package.parent for package in PACKAGES))
     assert [name for name in named if not any((root / name).exists() for root in roots)] == []
+
+
+def test_the_fuzzers_that_hold_a_promise_are_those_that_there_are() -> None:
+    rows = re.findall(r"^\|.*\| ([^|]*) \|$", (ROOT / "SECURITY.md").read_text().split("\n## How\n")[0], re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(fuzzers.commands) - {"replay", "soak"}
 
 
 def test_the_classes_and_functions_of_the_architecture_are_there() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,16 +44,49 @@ def _names_exception(annotation: ast.expr, exceptions: set[str]) -> bool:
     return bool(names & exceptions)
 
 
+def _makes_exception(value: ast.expr | None, exceptions: set[str]) -> bool:
+    return isinstance(value, ast.Call) and ast.unparse(value.func).split(".")[-1] in exceptions
+
+
+def _kept(node: ast.AST, exceptions: set[str]) -> Iterator[int]:
+    """Yield the lines where what outlives a call holds an exception: an attribute, a field of a class, a name of a module, a future."""
+    match node:
+        case ast.Raise(exc=raised) if _is_attribute(raised):
+            yield node.lineno
+        case ast.AnnAssign(target=ast.Attribute(), annotation=annotation) if _names_exception(annotation, exceptions):
+            yield node.lineno
+        case ast.Assign(targets=[*targets], value=value) if any(not isinstance(target, ast.Name) for target in targets):
+            if _makes_exception(value, exceptions):
+                yield node.lineno
+        case ast.Call(func=ast.Attribute(attr="set_exception")):
+            yield node.lineno
+        case ast.Module(body=body) | ast.ClassDef(body=body):
+            for statement in body:
+                match statement:
+                    case ast.Assign(targets=[ast.Name()], value=made) if _makes_exception(made, exceptions):
+                        yield statement.lineno
+                    case ast.AnnAssign(annotation=annotation, value=made):
+                        if _makes_exception(made, exceptions) or _names_exception(annotation, exceptions):
+                            yield statement.lineno
+        case ast.ExceptHandler(name=str(name), body=body):
+            # What was caught is given to something that is not the handler's own.
+            for inner in (inner for statement in body for inner in ast.walk(statement)):
+                match inner:
+                    case ast.Assign(targets=[*targets], value=ast.Name(id=given)) if given == name:
+                        if any(not isinstance(target, ast.Name) for target in targets):
+                            yield inner.lineno
+                    case ast.Call(func=ast.Attribute(attr="append" | "add" | "put" | "put_nowait"), args=[ast.Name(id=given)]):
+                        if given == name:
+                            yield inner.lineno
+
+
 def kept_exceptions(source: str, exceptions: set[str]) -> Iterator[int]:
-    """Yield the lines where an attribute holds an exception, or is raised."""
+    """Yield the lines where something that outlives a call holds an exception, or where an attribute is raised."""
     for node in ast.walk(ast.parse(source)):
-        match node:
-            case ast.Raise(exc=raised) if _is_attribute(raised):
-                yield node.lineno
-            case ast.AnnAssign(target=ast.Attribute(), annotation=annotation) if _names_exception(annotation, exceptions):
-                yield node.lineno
+        yield from _kept(node, exceptions)
 
 
+@functools.cache
 def _exceptions() -> set[str]:
     found = set(_BUILT_IN)
     classes = {
@@ -66,7 +100,7 @@ def _exceptions() -> set[str]:
     return found
 
 
-def test_no_attribute_holds_an_exception_or_is_raised() -> None:
+def test_nothing_that_outlives_a_call_holds_an_exception() -> None:
     exceptions = _exceptions()
     found = [f"{path.relative_to(_ROOT)}:{line}" for path in _SOURCES for line in kept_exceptions(path.read_text(), exceptions)]
     assert found == []
@@ -83,3 +117,35 @@ def test_no_attribute_holds_an_exception_or_is_raised() -> None:
 )
 def test_kept_exceptions_are_found(body: str) -> None:
     assert list(kept_exceptions(f"def method(self, e):\n    {body}\n", _exceptions())) == [2]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "_GONE = RetracedError(1, 'gone')",
+        "_GONE: Final = errors.RetracedError(1, 'gone')",
+        "class Outcome:\n    error: RetracedError | None = None",
+        "class Place:\n    gone = OSError()",
+        "self._failure = RetracedError(1, 'gone')",
+        "self._failures[name] = RetracedError(1, 'gone')",
+        "try:\n    pass\nexcept OSError as error:\n    self._error = error",
+        "try:\n    pass\nexcept OSError as error:\n    self._errors.append(error)",
+        "waiter.set_exception(RetracedError(1, 'gone'))",
+    ],
+)
+def test_whatever_way_exceptions_are_kept_is_found(source: str) -> None:
+    assert list(kept_exceptions(source, _exceptions())) == [len(source.splitlines())]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f():\n    error = RetracedError(1, 'no')\n    raise error",
+        "try:\n    pass\nexcept OSError as error:\n    text = str(error)\n    lines.append(text)",
+        "self._failure = Failure(1, 'gone')",
+        "self._class: type[OSError] = OSError",
+        "class Reason(Enum):\n    GONE = 1",
+    ],
+)
+def test_what_holds_none_is_not_found(source: str) -> None:
+    assert list(kept_exceptions(source, _exceptions())) == []

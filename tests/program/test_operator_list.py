@@ -58,6 +58,17 @@ def test_what_no_rule_lists_is_not_on_the_list(name: str) -> None:
     assert name not in listed_operators()
 
 
+def test_no_operator_on_the_list_fills_a_list() -> None:
+    # Functionalized, it is given as many results as it has, and reads as many as the list is long: it ends the process.
+    filling = {
+        f"{schema.name.replace('::', '.')}.{schema.overload_name or 'default'}"
+        for schema in torch._C._jit_get_all_schemas()
+        if any(argument.is_out and argument.type.kind() == "ListType" for argument in schema.arguments)
+    }
+    assert "aten.split_with_sizes_copy.out" in filling
+    assert filling.isdisjoint(listed_operators())
+
+
 def test_operators_of_the_default_namespaces_are_found_where_they_are_listed_and_only_there() -> None:
     operators, found = Operators(frozenset()), set()
     for name in torch._C._dispatch_get_all_op_names():

@@ -101,15 +101,18 @@ _LOGGING = """
 import logging, structlog
 from retraced_server.service import logs
 logs.configure({format!r}, "info")
+class Odd:
+    def __repr__(self):
+        return "odd\\n[info] forged" + "x" * 5000
 with structlog.contextvars.bound_contextvars(request_id="mine"):
     structlog.stdlib.get_logger("retraced").info("ended", pipeline="a\\n[info] forged\\x1b[2J")
     logging.getLogger("grpc").warning("of a library: %s", "broken")
     structlog.stdlib.get_logger("retraced").debug("not to be seen")
     try:
-        raise ValueError("what went wrong")
+        raise ValueError("x" * 5000 + "\\ny" * 50_000 + "\\n[info] forged\x1b[2J")
     except ValueError:
         structlog.stdlib.get_logger("retraced").exception("failed")
-    structlog.stdlib.get_logger("retraced").info("last", **{{"a key\\n[info] audit": "x" * 5000}})
+    structlog.stdlib.get_logger("retraced").info("last", odd=Odd(), **{{"a key\\n[info] audit": "x" * 5000}})
 """
 
 
@@ -125,9 +128,11 @@ def test_json_logs_are_one_object_a_line_for_our_own_lines_and_for_libraries() -
     assert (own["event"], own["request_id"], own["level"], own["logger"]) == ("ended", "mine", "info", "retraced")
     assert own["pipeline"] == "a\n[info] forged\x1b[2J"
     assert (library["event"], library["request_id"], library["level"]) == ("of a library: broken", "mine", "warning")
-    assert "ValueError: what went wrong" in failed["exception"]
+    assert failed["exception"].endswith("\ny" * 100 + "\n[info] forged\x1b[2J")
+    assert len(failed["exception"]) < 20_100
     assert own["timestamp"].endswith("Z")
     assert last["a key\n[info] audit"] == "x" * 2000 + "..."
+    assert len(last["odd"]) < 2100
 
 
 def test_text_logs_let_nobody_forge_a_line_or_command_the_terminal() -> None:
@@ -136,10 +141,13 @@ def test_text_logs_let_nobody_forge_a_line_or_command_the_terminal() -> None:
     assert "mine" in own
     assert "of a library: broken" in library
     assert "failed" in failed
-    assert trace[-1] == "ValueError: what went wrong"
-    assert "\x1b" not in own
+    assert trace[-2:] == ["    y", r"    [info] forged\x1b[2J"]
+    # No line begins at its first column but those of the log.
+    assert all(line.startswith("    ") for line in trace)
     assert "audit" in last
-    assert len(last) < 2200
+    assert max(map(len, (own, library, failed, *trace))) < 2200
+    assert len(last) < 4400
+    assert "\x1b" not in _logged("text")
 
 
 async def test_a_second_request_has_ids_of_its_own_in_the_log(channel: grpc.aio.Channel, log: list[Any]) -> None:

@@ -29,11 +29,14 @@ from retraced_server.worker.messages import MessageError
 # What is read ahead for a caller that is slower than its worker.
 _READ_AHEAD_BYTES = 1 << 20
 _LOGGED_BYTES = 1 << 16
+_LOGGED_LINES = 1000
 # How long the zygote may take to fork, a worker that has closed its socket to end, and a killed one to be reaped.
 _FORK_SECONDS = 60.0
 _END_SECONDS = 1.0
 _KILL_SECONDS = 10.0
 _RETRY_SECONDS = 2.0
+# How far a worker's clock, which it starts itself, may be ahead.
+_CLOCK_SECONDS = 1.0
 # What a worker may send of messages that carry little: two for each of the most passes that a pipeline may have, and progress, several times
 # over. Those that carry data are bounded by what their caller takes.
 _LITTLE_BYTES = 4096
@@ -92,7 +95,7 @@ class Job:
         """
         try:
             with archive.reader() as read_only, contextlib.ExitStack() as opened:
-                log = LogPipe(lambda line: _log.info("%s", line), _LOGGED_BYTES)
+                log = LogPipe(lambda line: _log.info("%s", line), _LOGGED_BYTES, _LOGGED_LINES)
                 opened.callback(log.close)
                 ours, theirs = socket.socketpair()
                 with theirs:
@@ -160,9 +163,7 @@ class Job:
                 self._count(frame)
                 event = decode_job_event(frame)
                 if isinstance(event, JobStats):
-                    if self.stats is not None:
-                        raise MessageError("the worker says twice what its job took")
-                    self.stats = event
+                    self._take_stats(event)
                     continue
                 if isinstance(event, bytes):
                     yield event
@@ -192,6 +193,19 @@ class Job:
         self._writer.close()
         if not self.worker.ended.done():
             self._expect_end()
+
+    def _take_stats(self, stats: JobStats) -> None:
+        """Note what the worker says that its job took, for metrics that add it up.
+
+        Raises:
+            MessageError: It has said so before, or there was not that much time.
+        """
+        if self.stats is not None:
+            raise MessageError("the worker says twice what its job took")
+        seconds = asyncio.get_running_loop().time() - self._began + _CLOCK_SECONDS
+        if any(period.start + period.seconds > seconds for period in (*stats.stages, *stats.passes)):
+            raise MessageError("the worker says that its job took longer than it is there")
+        self.stats = stats
 
     def _count(self, frame: bytes) -> None:
         """Check that a worker does not flood this process with messages.

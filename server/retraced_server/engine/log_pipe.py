@@ -18,11 +18,13 @@ class LogPipe:
     Args:
         log: Takes each line.
         max_bytes: How much is logged; what comes after is read and dropped. 0 is no limit.
+        max_lines: The same in lines: a log writes more around a short one than it has.
     """
 
-    def __init__(self, log: Callable[[str], None], max_bytes: int = 0) -> None:
+    def __init__(self, log: Callable[[str], None], max_bytes: int = 0, max_lines: int = 0) -> None:
         self._log = log
         self._left = max_bytes or None
+        self._lines_left = max_lines or None
         self._pending = b""
         self._loop = asyncio.get_running_loop()
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
@@ -59,9 +61,9 @@ class LogPipe:
         return bool(data)
 
     def _take(self, data: bytes) -> None:
+        if self._left == 0 or self._lines_left == 0:
+            return
         if self._left is not None:
-            if self._left == 0:
-                return
             data = data[: self._left]
             self._left -= len(data)
         *lines, self._pending = (self._pending + data).split(b"\n")
@@ -71,7 +73,11 @@ class LogPipe:
             self._flush()
         if self._left == 0:
             self._flush()
-            self._log("(it writes more than is logged)")
+            if self._lines_left != 0:
+                self._cut_short()
+
+    def _cut_short(self) -> None:
+        self._log("(it writes more than is logged)")
 
     def _flush(self) -> None:
         if self._pending:
@@ -81,9 +87,13 @@ class LogPipe:
     def _line(self, line: bytes) -> None:
         for start in range(0, len(line), _LONGEST_LINE):
             text = line[start : start + _LONGEST_LINE].decode(errors="backslashreplace").rstrip()
-            if text:
+            if text and self._lines_left != 0:
                 self.tail.append(text)
                 self._log(text)
+                if self._lines_left is not None:
+                    self._lines_left -= 1
+                    if self._lines_left == 0:
+                        self._cut_short()
 
     def _close(self) -> None:
         if self._read_fd >= 0:

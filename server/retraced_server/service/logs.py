@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TypeVar
 
 import structlog
 from google.protobuf.message import DecodeError
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 _LONGEST = 2000
+_LONGEST_TRACEBACK = 20_000
 _GRPC = "grpc._cython.cygrpc"
+
+_Value = TypeVar("_Value")
 
 
 def configure(log_format: str, level: str) -> None:
@@ -29,12 +33,13 @@ def configure(log_format: str, level: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    render: list[Processor]
+    # Before all that bounds and escapes: an exception says what it was given, and that may be a caller's.
+    render: list[Processor] = [structlog.processors.format_exc_info, _bounded]
     if log_format == "json":
-        render = [_bounded, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        render.append(structlog.processors.JSONRenderer())
     else:
         plain = structlog.dev.plain_traceback
-        render = [_bounded, _on_one_line, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+        render += [_on_one_line, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -72,11 +77,13 @@ def _without_callers_bytes(record: logging.LogRecord) -> bool:
 
 
 def _bounded(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
-    # What a caller or a worker named, and what libraries say of it, has no bound of its own. Tracebacks are the server's.
-    for key, value in event.items():
-        if isinstance(value, str) and len(value) > _LONGEST and key != "exception":
-            event[key] = f"{value[:_LONGEST]}..."
-    return event
+    # What a caller or a worker named, and what libraries say of it, has no bound of its own.
+    made = {_cut(key): _cut(_plain(value)) for key, value in event.items()}
+    if isinstance(traceback := event.get("exception"), str):
+        lines = "\n".join(map(_cut, traceback.split("\n")))
+        # The end says what went wrong.
+        made["exception"] = lines if len(lines) <= _LONGEST_TRACEBACK else f"...{lines[-_LONGEST_TRACEBACK:]}"
+    return made
 
 
 def _on_one_line(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
@@ -86,6 +93,15 @@ def _on_one_line(_logger: WrappedLogger, _name: str, event: EventDict) -> EventD
         # Its lines do begin lines, none of which looks like one of the log.
         made["exception"] = "\n".join(f"    {_printable(line)}" for line in traceback.rstrip().split("\n"))
     return made
+
+
+def _plain(value: object) -> str | int | float | None:
+    # What else there is writes itself as it likes.
+    return value if value is None or isinstance(value, str | int | float) else repr(value)
+
+
+def _cut(value: _Value) -> _Value | str:
+    return f"{value[:_LONGEST]}..." if isinstance(value, str) and len(value) > _LONGEST else value
 
 
 def _printable(text: str) -> str:

@@ -32,6 +32,7 @@ from retraced_server.worker.v1 import messages_pb2
 _LONGEST_SECONDS = 1e9
 _STAGES = {"reading", "running", "describing", "writing"}
 _MOST_STAGES = 16
+_LONGEST_NAME = 256
 # What is bounded when it is encoded is bounded when it is decoded too: a worker that was taken over encodes what it likes.
 _LONGEST_ENCODED = LONGEST_TEXT + len("...")
 _MOST_METADATA, _MOST_VIOLATIONS = 64, 64
@@ -237,6 +238,8 @@ def _decode_stats(message: messages_pb2.JobStats) -> JobStats:
     names = {period.name for period in message.stages}
     if not names <= _STAGES or len(message.stages) > _MOST_STAGES or len(message.passes) > MAX_PASSES:
         raise MessageError("the worker names stages or passes that there are not")
+    if any(len(period.name) > _LONGEST_NAME for period in message.passes):
+        raise MessageError("the worker names a pass by a longer name than a pass may have")
     if len(message.output_sha256) not in (0, _SHA256_BYTES):
         raise MessageError(f"the worker names a sha256 of {len(message.output_sha256)} bytes")
     return JobStats(
