@@ -37,12 +37,12 @@ def test_worker_that_dies_is_that_requests_error_with_its_cause(client: Client, 
     assert not client.transform(by_name("input_and_id").archive, "retrace").modified
 
 
-def test_job_that_hangs_is_ended_after_the_time_it_is_allowed() -> None:
-    with EmbeddedServer(server_arguments("--job-timeout", "2")) as server, Client(server.address) as client:
+def test_job_that_hangs_is_ended_after_the_time_it_is_allowed(narrow: EmbeddedServer) -> None:
+    with Client(narrow.address) as client:
         with pytest.raises(errors.JobTimedOut):
             client.transform(by_name("input_and_id").archive, "wait{seconds=1000.0}")
-        assert server.pid is not None
-        observed = Observed(server.pid)
+        assert narrow.pid is not None
+        observed = Observed(narrow.pid)
         eventually(observed.at_rest, "the worker is gone")
         assert not client.transform(by_name("input_and_id").archive, "retrace").modified
 
@@ -61,15 +61,13 @@ async def test_deadline_and_cancel_kill_the_worker(server: EmbeddedServer, obser
         await asyncio.to_thread(eventually, observed.at_rest, "the worker is gone after the cancel")
 
 
-def test_full_queue_is_answered_at_once_with_the_time_to_retry() -> None:
+def test_full_queue_is_answered_at_once_with_the_time_to_retry(narrow: EmbeddedServer) -> None:
     async def run(address: str) -> list[BaseException | TransformResult]:
         async with AsyncClient(address, attempts=1) as client:
             calls = (client.transform(by_name("input_and_id").archive, "wait{seconds=2.0}") for _ in range(8))
             return await asyncio.gather(*calls, return_exceptions=True)
 
-    arguments = ["--workers", "1", "--max-queued", "2", "--import", "tests.support.served_passes"]
-    with EmbeddedServer(arguments) as server:
-        outcomes = asyncio.run(run(server.address))
+    outcomes = asyncio.run(run(narrow.address))
     refused = [outcome for outcome in outcomes if isinstance(outcome, errors.QueueFull)]
     answered = [outcome for outcome in outcomes if isinstance(outcome, TransformResult)]
     assert len(refused) + len(answered) == 8
