@@ -37,7 +37,7 @@ def test_caller_that_is_killed_leaves_nothing(on_disk: EmbeddedServer, archive: 
     with Client(on_disk.address) as client:
         client.transform(by_name("input_and_id").archive, "retrace")
     eventually(observed.at_rest, "the first worker is gone")
-    eventually(lambda: not _connections(observed), "the first caller is gone")
+    eventually(lambda: observed.connections() == 0, "the first caller is gone")
     descriptors = observed.descriptors()
     for _ in range(_TIMES):
         command = [sys.executable, "-m", "tests.e2e.leaver", on_disk.address, stage, str(archive)]
@@ -49,12 +49,9 @@ def test_caller_that_is_killed_leaves_nothing(on_disk: EmbeddedServer, archive: 
                 leaver.kill()
     eventually(observed.at_rest, "no worker is left")
     eventually(lambda: observed.deleted_files() == [], "no archive is left")
+    eventually(lambda: observed.connections() == 0, "no connection is left")
     eventually(lambda: observed.descriptors() == descriptors, "no descriptor is left")
     with Client(on_disk.address) as client:
         info = client.info()
         assert (info.running, info.queued) == (0, 0)
         assert not client.transform(by_name("input_and_id").archive, "retrace").modified
-
-
-def _connections(observed: Observed) -> list[object]:
-    return [one for one in observed.front_end.net_connections("tcp") if one.status == "ESTABLISHED"]
