@@ -11,7 +11,6 @@ import psutil
 import pytest
 
 from retraced import AsyncClient, Client, EmbeddedServer, TransformResult, errors
-from tests.e2e.conftest import server_arguments
 from tests.e2e.processes import Observed
 from tests.support.compare import assert_same_results, loaded
 from tests.support.models import by_name
@@ -130,21 +129,20 @@ async def _wait(client: AsyncClient, count: int) -> bool:
     return (await client.info()).queued == count
 
 
-async def test_zygote_that_dies_is_replaced_and_requests_that_wait_are_not_lost() -> None:
+async def test_zygote_that_dies_is_replaced_and_requests_that_wait_are_not_lost(
+    server: EmbeddedServer, observed: Observed
+) -> None:
     archive = by_name("input_and_id").archive
-    with EmbeddedServer(server_arguments()) as server:
-        assert server.pid is not None
-        observed = Observed(server.pid)
-        before = observed.zygote
-        async with AsyncClient(server.address) as client:
-            running = [asyncio.create_task(client.transform(archive, "wait{seconds=1000.0}")) for _ in range(2)]
-            await asyncio.to_thread(eventually, lambda: len(observed.workers()) == 2, "both workers are busy")
-            waiting = [asyncio.create_task(client.transform(archive, "decompose,dce")) for _ in range(4)]
-            await until(partial(_wait, client, len(waiting)), "the others wait")
-            before.kill()
-            for outcome in await asyncio.gather(*running, return_exceptions=True):
-                assert isinstance(outcome, errors.WorkerKilled)
-            late = asyncio.create_task(client.transform(archive, "decompose,dce"))
-            outputs = {result.to_bytes() for result in await asyncio.gather(*waiting, late)}
-            assert len(outputs) == 1
-        assert observed.zygote.pid != before.pid
+    before = observed.zygote
+    async with AsyncClient(server.address) as client:
+        running = [asyncio.create_task(client.transform(archive, "wait{seconds=1000.0}")) for _ in range(2)]
+        await asyncio.to_thread(eventually, lambda: len(observed.workers()) == 2, "both workers are busy")
+        waiting = [asyncio.create_task(client.transform(archive, "decompose,dce")) for _ in range(4)]
+        await until(partial(_wait, client, len(waiting)), "the others wait")
+        before.kill()
+        for outcome in await asyncio.gather(*running, return_exceptions=True):
+            assert isinstance(outcome, errors.WorkerKilled)
+        late = asyncio.create_task(client.transform(archive, "decompose,dce"))
+        outputs = {result.to_bytes() for result in await asyncio.gather(*waiting, late)}
+        assert len(outputs) == 1
+    assert observed.zygote.pid != before.pid
