@@ -81,9 +81,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _leave_out_other_programs(config: pytest.Config, items: list[pytest.Item]) -> None:
-    from tests.support.models import ALL_CASES
+    from tests.support.models import ALL_CASES, LLAMA_LIKE
 
-    others = {case.name for case in ALL_CASES} - _EIGHT
+    others = {case.name for case in (*ALL_CASES, LLAMA_LIKE)} - _EIGHT
     left_out = [item for item in items if _parameters(item) & others]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if not _parameters(item) & others]

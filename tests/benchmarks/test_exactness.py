@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from benchmarks.exactness import judge as judging
+from benchmarks.exactness.__main__ import main
 from benchmarks.exactness.judge import Route, apart, judge, route_of
 from benchmarks.exactness.run import Item, judge_all
 from benchmarks.exactness.sources import evenly
 from retraced_server.passes.decompose.stated_differences import unexplained
 from tests.support.models import by_name
-
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_other_decompositions_are_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,10 +113,12 @@ def test_process_that_ends_is_a_failure_and_the_others_are_judged() -> None:
 @pytest.mark.slow
 def test_run_goes_on_where_it_was(tmp_path: Path) -> None:
     file = tmp_path / "verdicts.jsonl"
-    command = [sys.executable, "-m", "benchmarks.exactness", "--source", "random", "--jobs", "1", "--file", str(file)]
 
     def run(*arguments: str) -> str:
-        return subprocess.run([*command, *arguments], cwd=_ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+        command = ["--source", "random", "--jobs", "1", "--file", str(file), *arguments]
+        result = CliRunner().invoke(main, command, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.stdout
 
     run("--most", "1")
     (first,) = file.read_text().splitlines()

@@ -36,9 +36,13 @@ class Observed:
             return False
         return len(processes) == 1 and waits_for_a_job(processes[0])
 
+    def connections(self) -> int:
+        """How many callers are connected to the front end."""
+        return sum(one.status == psutil.CONN_ESTABLISHED for one in self.front_end.net_connections("tcp"))
+
     def descriptors(self) -> tuple[int, int]:
-        """How many descriptors the front end and the zygote hold."""
-        return self.front_end.num_fds(), self.zygote.num_fds()
+        """How many descriptors the front end and the zygote hold, but for connections: the server closes those that idle."""
+        return self.front_end.num_fds() - self.connections(), self.zygote.num_fds()
 
     def private_bytes(self) -> int:
         """Memory that the front end and the zygote do not share with others."""

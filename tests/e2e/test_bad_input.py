@@ -15,7 +15,6 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from retraced import Client, EmbeddedServer, errors
 from retraced.v1 import graph_transform_pb2 as pb
 from retraced.v1.graph_transform_pb2_grpc import GraphTransformServiceStub
-from tests.e2e.conftest import server_arguments
 from tests.support.models import by_name
 
 
@@ -113,8 +112,8 @@ def test_pass_that_raises_is_named_with_node_and_source_line(client: Client) -> 
 
 
 @pytest.mark.slow
-def test_program_over_the_size_limit_is_refused_before_the_upload() -> None:
-    with EmbeddedServer(server_arguments("--max-archive-size", "1000000")) as server, Client(server.address) as client:
+def test_program_over_the_size_limit_is_refused_before_the_upload(narrow: EmbeddedServer) -> None:
+    with Client(narrow.address) as client:
         with pytest.raises(errors.ProgramTooLarge) as raised:
             client.transform(bytes(1_000_001), "retrace")
         assert "1000000" in "".join([raised.value.message.replace(",", ""), *raised.value.metadata.values()])

@@ -16,12 +16,8 @@ _INPUT_AND_ID = by_name("input_and_id")
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    limits = ("--worker-memory", "512MiB", "--job-timeout", "5", "--workers", "1")
-    with (
-        EmbeddedServer([*limits, "--import", "tests.support.fault_passes"]) as server,
-        Client(server.address) as connected,
-    ):
+def client(narrow: EmbeddedServer) -> Iterator[Client]:
+    with Client(narrow.address) as connected:
         yield connected
 
 

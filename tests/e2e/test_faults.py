@@ -11,7 +11,6 @@ import psutil
 import pytest
 
 from retraced import AsyncClient, Client, EmbeddedServer, TransformResult, errors
-from tests.e2e.conftest import server_arguments
 from tests.e2e.processes import Observed
 from tests.support.compare import assert_same_results, loaded
 from tests.support.models import by_name
@@ -37,12 +36,12 @@ def test_worker_that_dies_is_that_requests_error_with_its_cause(client: Client, 
     assert not client.transform(by_name("input_and_id").archive, "retrace").modified
 
 
-def test_job_that_hangs_is_ended_after_the_time_it_is_allowed() -> None:
-    with EmbeddedServer(server_arguments("--job-timeout", "2")) as server, Client(server.address) as client:
+def test_job_that_hangs_is_ended_after_the_time_it_is_allowed(narrow: EmbeddedServer) -> None:
+    with Client(narrow.address) as client:
         with pytest.raises(errors.JobTimedOut):
             client.transform(by_name("input_and_id").archive, "wait{seconds=1000.0}")
-        assert server.pid is not None
-        observed = Observed(server.pid)
+        assert narrow.pid is not None
+        observed = Observed(narrow.pid)
         eventually(observed.at_rest, "the worker is gone")
         assert not client.transform(by_name("input_and_id").archive, "retrace").modified
 
@@ -61,15 +60,13 @@ async def test_deadline_and_cancel_kill_the_worker(server: EmbeddedServer, obser
         await asyncio.to_thread(eventually, observed.at_rest, "the worker is gone after the cancel")
 
 
-def test_full_queue_is_answered_at_once_with_the_time_to_retry() -> None:
+def test_full_queue_is_answered_at_once_with_the_time_to_retry(narrow: EmbeddedServer) -> None:
     async def run(address: str) -> list[BaseException | TransformResult]:
         async with AsyncClient(address, attempts=1) as client:
             calls = (client.transform(by_name("input_and_id").archive, "wait{seconds=2.0}") for _ in range(8))
             return await asyncio.gather(*calls, return_exceptions=True)
 
-    arguments = ["--workers", "1", "--max-queued", "2", "--import", "tests.support.served_passes"]
-    with EmbeddedServer(arguments) as server:
-        outcomes = asyncio.run(run(server.address))
+    outcomes = asyncio.run(run(narrow.address))
     refused = [outcome for outcome in outcomes if isinstance(outcome, errors.QueueFull)]
     answered = [outcome for outcome in outcomes if isinstance(outcome, TransformResult)]
     assert len(refused) + len(answered) == 8
@@ -132,21 +129,20 @@ async def _wait(client: AsyncClient, count: int) -> bool:
     return (await client.info()).queued == count
 
 
-async def test_zygote_that_dies_is_replaced_and_requests_that_wait_are_not_lost() -> None:
+async def test_zygote_that_dies_is_replaced_and_requests_that_wait_are_not_lost(
+    server: EmbeddedServer, observed: Observed
+) -> None:
     archive = by_name("input_and_id").archive
-    with EmbeddedServer(server_arguments()) as server:
-        assert server.pid is not None
-        observed = Observed(server.pid)
-        before = observed.zygote
-        async with AsyncClient(server.address) as client:
-            running = [asyncio.create_task(client.transform(archive, "wait{seconds=1000.0}")) for _ in range(2)]
-            await asyncio.to_thread(eventually, lambda: len(observed.workers()) == 2, "both workers are busy")
-            waiting = [asyncio.create_task(client.transform(archive, "decompose,dce")) for _ in range(4)]
-            await until(partial(_wait, client, len(waiting)), "the others wait")
-            before.kill()
-            for outcome in await asyncio.gather(*running, return_exceptions=True):
-                assert isinstance(outcome, errors.WorkerKilled)
-            late = asyncio.create_task(client.transform(archive, "decompose,dce"))
-            outputs = {result.to_bytes() for result in await asyncio.gather(*waiting, late)}
-            assert len(outputs) == 1
-        assert observed.zygote.pid != before.pid
+    before = observed.zygote
+    async with AsyncClient(server.address) as client:
+        running = [asyncio.create_task(client.transform(archive, "wait{seconds=1000.0}")) for _ in range(2)]
+        await asyncio.to_thread(eventually, lambda: len(observed.workers()) == 2, "both workers are busy")
+        waiting = [asyncio.create_task(client.transform(archive, "decompose,dce")) for _ in range(4)]
+        await until(partial(_wait, client, len(waiting)), "the others wait")
+        before.kill()
+        for outcome in await asyncio.gather(*running, return_exceptions=True):
+            assert isinstance(outcome, errors.WorkerKilled)
+        late = asyncio.create_task(client.transform(archive, "decompose,dce"))
+        outputs = {result.to_bytes() for result in await asyncio.gather(*waiting, late)}
+        assert len(outputs) == 1
+    assert observed.zygote.pid != before.pid

@@ -6,7 +6,6 @@ import pytest
 from torch._export.serde.schema import SCHEMA_VERSION
 
 from retraced import Client, EmbeddedServer, errors
-from tests.e2e.conftest import server_arguments
 from tests.program.archives import edited
 from tests.support.models import by_name
 
@@ -22,8 +21,8 @@ def test_newer_minor_version_is_refused_with_the_option_that_reads_it(client: Cl
         client.transform(_newer(), "retrace")
 
 
-def test_server_that_accepts_newer_minor_versions_reads_them_as_far_as_it_knows_every_field() -> None:
-    with EmbeddedServer(server_arguments("--accept-newer-schema")) as server, Client(server.address) as client:
+def test_server_that_accepts_newer_minor_versions_reads_them_as_far_as_it_knows_every_field(allowing: EmbeddedServer) -> None:
+    with Client(allowing.address) as client:
         newer = _newer()
         assert client.transform(newer, "retrace").to_bytes() == newer
         with pytest.raises(errors.ProgramUnsupported, match="unknown field"):

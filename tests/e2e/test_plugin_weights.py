@@ -24,13 +24,12 @@ class _Model(nn.Module):
         return result
 
 
-def test_plugin_folds_a_factor_into_weights_that_come_back() -> None:
+def test_plugin_folds_a_factor_into_weights_that_come_back(allowing: EmbeddedServer) -> None:
     torch.manual_seed(0)
     program = torch.export.export(_Model(), (torch.randn(3, 8),))
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
-    arguments = ["--workers", "1", "--import", "tests.passes.fold_scale_plugin"]
-    with EmbeddedServer(arguments) as server, Client(server.address) as client:
+    with Client(allowing.address) as client:
         (fold,) = [one for one in client.passes() if one.name == "fold-scale"]
         assert fold.needs_weights
         result = client.transform(buffer.getvalue(), "fold-scale,dce")

@@ -55,12 +55,11 @@ def test_a_server_that_starts_is_waited_for_and_then_takes_requests() -> None:
         process.wait()
 
 
-def test_a_full_queue_is_come_back_to() -> None:
+def test_a_full_queue_is_come_back_to(narrow: EmbeddedServer) -> None:
     told: list[events.Event] = []
-    with EmbeddedServer([*_SERVED, "--max-queued", "1"]) as server, Client(server.address) as client:
-        with ThreadPoolExecutor(4) as threads:
-            results = threads.map(
-                lambda _: client.transform(by_name("input_and_id").archive, "wait{seconds=0.5}", told.append), range(4)
-            )
+    with Client(narrow.address) as client, ThreadPoolExecutor(4) as threads:
+        results = threads.map(
+            lambda _: client.transform(by_name("input_and_id").archive, "wait{seconds=0.5}", told.append), range(4)
+        )
         assert [result.modified for result in results] == [False] * 4
     assert {event.reason for event in told if isinstance(event, events.Retrying)} == {"QUEUE_FULL"}

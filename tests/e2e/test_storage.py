@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from retraced import AsyncClient, Client, EmbeddedServer, errors
-from tests.e2e.conftest import server_arguments
+from tests.e2e.conftest import server_arguments, spooling_arguments
 from tests.e2e.processes import Observed
 from tests.support.disks import mounted_disk
 from tests.support.models import by_name
@@ -24,11 +24,6 @@ pytestmark = pytest.mark.slow
 
 _RESIDUAL_NET = by_name("residual_net")
 _MIB = 1 << 20
-
-
-def _on_disk(folder: Path) -> list[str]:
-    """The arguments of a server that keeps every archive there."""
-    return server_arguments("--spool-dir", str(folder), "--spool-memory", "0")
 
 
 @pytest.fixture
@@ -44,7 +39,7 @@ def _free(folder: Path) -> int:
 
 
 def test_disk_that_is_full_is_that_requests_error_and_leaves_nothing_on_it(small_disk: Path) -> None:
-    with EmbeddedServer(_on_disk(small_disk)) as server, Client(server.address, attempts=1) as client:
+    with EmbeddedServer(spooling_arguments(small_disk)) as server, Client(server.address, attempts=1) as client:
         assert server.pid is not None
         observed = Observed(server.pid)
         client.transform(_RESIDUAL_NET.archive, "retrace")
@@ -81,11 +76,11 @@ def _is_spool(path: Path, size: int) -> bool:
 
 @pytest.mark.parametrize(("record", "pipeline"), [("models/model.json", "retrace"), ("weights/weight_0", "decompose")])
 async def test_archive_that_changes_while_it_waits_is_a_fault_of_the_server(
-    one_worker: EmbeddedServer, record: str, pipeline: str
+    on_disk: EmbeddedServer, record: str, pipeline: str
 ) -> None:
-    assert one_worker.pid is not None
-    observed = Observed(one_worker.pid)
-    async with AsyncClient(one_worker.address) as client:
+    assert on_disk.pid is not None
+    observed = Observed(on_disk.pid)
+    async with AsyncClient(on_disk.address) as client:
         running = asyncio.create_task(client.transform(by_name("input_and_id").archive, "wait{seconds=1000.0}"))
         await asyncio.to_thread(eventually, lambda: len(observed.workers()) == 1, "the only worker is busy")
         waiting = asyncio.create_task(client.transform(_RESIDUAL_NET.archive, pipeline))
@@ -107,30 +102,25 @@ def _offset(record: str) -> int:
         return _RESIDUAL_NET.archive.index(archive.read(name))
 
 
-@pytest.fixture(scope="module")
-def one_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """A server with one worker, which keeps every archive on disk."""
-    arguments = _on_disk(tmp_path_factory.mktemp("spool"))
-    with EmbeddedServer([*arguments, "--workers", "1"]) as server:
-        yield server
-
-
-def test_what_a_killed_server_left_goes_with_the_next_start_and_no_other_servers(tmp_path: Path) -> None:
-    arguments = server_arguments("--spool-dir", str(tmp_path))
-    with EmbeddedServer(arguments) as living, EmbeddedServer(arguments) as killed:
-        (theirs,) = {path for path in tmp_path.iterdir() if not _belongs_to(killed, path)}
+def test_what_a_killed_server_left_goes_with_the_next_start_and_no_other_servers(
+    on_disk: EmbeddedServer, spool_folder: Path
+) -> None:
+    arguments = server_arguments("--spool-dir", str(spool_folder))
+    with EmbeddedServer(arguments) as killed:
+        (theirs,) = {path for path in spool_folder.iterdir() if not _belongs_to(killed, path)}
         assert killed.pid is not None
         os.kill(killed.pid, signal.SIGKILL)
         killed.stop()
-        assert len(list(tmp_path.iterdir())) == 2
+        assert len(list(spool_folder.iterdir())) == 2
         with EmbeddedServer(arguments) as third:
-            left = set(tmp_path.iterdir())
+            left = set(spool_folder.iterdir())
             assert len(left) == 2
             assert theirs in left
-            for server in (living, third):
+            for server in (on_disk, third):
                 with Client(server.address) as client:
                     assert not client.transform(_RESIDUAL_NET.archive, "retrace").modified
-    assert list(tmp_path.iterdir()) == []
+    # One that is stopped leaves nothing.
+    assert list(spool_folder.iterdir()) == [theirs]
 
 
 def _belongs_to(server: EmbeddedServer, folder: Path) -> bool:

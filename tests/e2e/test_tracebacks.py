@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from retraced import Client, EmbeddedServer, errors
-from tests.e2e.conftest import server_arguments
 from tests.support.models import by_name
 
 pytestmark = pytest.mark.slow
@@ -28,12 +27,11 @@ def test_a_failing_pass_is_told_by_its_exception_and_its_own_line(client: Client
     assert "traceback" not in metadata
 
 
-def test_a_traceback_is_one_event_of_the_log_and_comes_back_where_the_operator_lets_it() -> None:
-    arguments = server_arguments("--workers", "1", "--send-tracebacks", "--log-format", "json")
-    with EmbeddedServer(arguments) as server, Client(server.address) as client:
+def test_a_traceback_is_one_event_of_the_log_and_comes_back_where_the_operator_lets_it(allowing: EmbeddedServer) -> None:
+    with Client(allowing.address) as client:
         with pytest.raises(errors.PassFailed) as raised:
             client.transform(_INPUT_AND_ID.archive, "raise-at", request_id="mine")
-        logged = [json.loads(line) for line in server.log.splitlines()]
+        logged = [json.loads(line) for line in allowing.log.splitlines()]
     told = raised.value.metadata["traceback"]
     assert told.endswith("ValueError: the pass gave up\n")
     assert f'File "{_PASSES}"' in told

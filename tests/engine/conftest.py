@@ -24,10 +24,30 @@ def _zygotes_find_the_tests() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def readable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the operator lets the workers of `engine` read."""
+    return tmp_path_factory.mktemp("readable")
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def _engine(_zygotes_find_the_tests: None) -> AsyncIterator[LocalEngine]:
-    async with running_engine(workers=2, max_queued=100, worker_memory_bytes=512 << 20, job_timeout=60.0) as started:
+async def _engine(_zygotes_find_the_tests: None, readable: Path) -> AsyncIterator[LocalEngine]:
+    limits = {"max_queued": 100, "worker_memory_bytes": 512 << 20, "job_timeout": 60.0}
+    async with running_engine(workers=2, read_paths=(readable,), **limits) as started:
         yield started
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def _impatient(_zygotes_find_the_tests: None) -> AsyncIterator[LocalEngine]:
+    async with running_engine(workers=1, job_timeout=0.5) as started:
+        yield started
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def impatient(_impatient: LocalEngine) -> LocalEngine:
+    """An engine with one worker, which gives jobs half a second; ready and with nothing to do."""
+    await idle(_impatient)
+    return _impatient
 
 
 @pytest_asyncio.fixture(loop_scope="session")

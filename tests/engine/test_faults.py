@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 
 from retraced_server.engine.local import LocalEngine
 from retraced_server.errors import Reason, RetracedError
@@ -55,23 +58,33 @@ async def test_pass_that_takes_the_standard_streams_away_is_answered(engine: Loc
     assert b"".join(response.output_chunk for response in answer) == EVERYTHING.archive
 
 
-async def test_job_that_takes_too_long_is_killed() -> None:
-    async with running_engine(workers=1, job_timeout=0.5) as engine:
-        with pytest.raises(RetracedError) as caught:
-            await transform(engine, EVERYTHING.archive, "fault-hang")
-        assert caught.value.reason is Reason.JOB_TIMED_OUT
-        assert caught.value.metadata["job_timeout_seconds"] == "0.5"
-        assert await transform(engine, EVERYTHING.archive, "retrace", validate_only=True)
+async def test_job_that_takes_too_long_is_killed(impatient: LocalEngine) -> None:
+    with pytest.raises(RetracedError) as caught:
+        await transform(impatient, EVERYTHING.archive, "fault-hang")
+    assert caught.value.reason is Reason.JOB_TIMED_OUT
+    assert caught.value.metadata["job_timeout_seconds"] == "0.5"
+    assert await transform(impatient, EVERYTHING.archive, "retrace", validate_only=True)
+
+
+@functools.cache
+def _long() -> bytes:
+    """A program of 3,000 calls, made once."""
+    return saved(as_program(deep_chain(3_000)))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def hasty(_zygotes_find_the_tests: None) -> AsyncIterator[LocalEngine]:
+    """An engine that gives programs a tenth of a second to be read."""
+    async with running_engine(workers=1, read_timeout=0.1) as started:
+        yield started
 
 
 @pytest.mark.parametrize("validate_only", [False, True])
-async def test_program_that_takes_too_long_to_read_ends_its_own_request(validate_only: bool) -> None:
-    long = saved(as_program(deep_chain(3_000)))
-    async with running_engine(workers=1, read_timeout=0.1) as engine:
-        with pytest.raises(RetracedError) as caught:
-            await transform(engine, long, "retrace", validate_only=validate_only)
-        assert caught.value.reason is Reason.CPU_LIMIT_EXCEEDED
-        assert caught.value.metadata["read_timeout_seconds"] == "0.1"
+async def test_program_that_takes_too_long_to_read_ends_its_own_request(hasty: LocalEngine, validate_only: bool) -> None:
+    with pytest.raises(RetracedError) as caught:
+        await transform(hasty, _long(), "retrace", validate_only=validate_only)
+    assert caught.value.reason is Reason.CPU_LIMIT_EXCEEDED
+    assert caught.value.metadata["read_timeout_seconds"] == "0.1"
 
 
 async def test_caller_that_leaves_takes_its_worker_along(engine: LocalEngine) -> None:

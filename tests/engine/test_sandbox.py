@@ -57,10 +57,9 @@ async def test_large_archive_gives_its_job_no_more_memory() -> None:
     assert caught.value.reason is Reason.WORKER_OUT_OF_MEMORY
 
 
-async def test_loop_ends_with_the_jobs_time(engine: LocalEngine) -> None:
-    async with running_engine(workers=1, job_timeout=0.5) as short:
-        with pytest.raises(RetracedError) as caught:
-            await transform(short, EVERYTHING.archive, "fault-spin")
+async def test_loop_ends_with_the_jobs_time(impatient: LocalEngine) -> None:
+    with pytest.raises(RetracedError) as caught:
+        await transform(impatient, EVERYTHING.archive, "fault-spin")
     assert caught.value.reason is Reason.JOB_TIMED_OUT
 
 
@@ -79,10 +78,9 @@ async def test_secret_of_the_server_on_disk_is_not_read(engine: LocalEngine, tmp
     assert caught.value.metadata["path"] == str(secret)
 
 
-async def test_path_that_the_operator_names_is_read(tmp_path: Path) -> None:
-    (tmp_path / "data").write_text("x")
-    async with running_engine(workers=1, read_paths=(tmp_path,)) as engine:
-        assert await transform(engine, EVERYTHING.archive, f'fault-read{{path="{tmp_path / "data"}"}}')
+async def test_path_that_the_operator_names_is_read(engine: LocalEngine, readable: Path) -> None:
+    (readable / "data").write_text("x")
+    assert await transform(engine, EVERYTHING.archive, f'fault-read{{path="{readable / "data"}"}}')
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become other users")

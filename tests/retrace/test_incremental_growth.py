@@ -21,7 +21,7 @@ from tests.support.large_graphs import as_program, deep_chain, many_expressions,
 pytestmark = pytest.mark.slow
 
 aten = torch.ops.aten
-_SIZES = (250, 2000)
+_SIZES = (200, 1600)
 
 
 class Rewrites(ExportPass):

@@ -23,7 +23,9 @@ _FIRST = (
         "tests/fuzz/test_runs.py",
         "tests/benchmarks/test_benchmarks.py",
     ),
-    *("tests/packaging/test_readme.py", "tests/packaging/test_install.py", "tests/program/hostile/", "bert", "gpt2", "vit"),
+    *("tests/packaging/test_snippets.py", "tests/packaging/test_install.py", "tests/program/hostile/", "bert", "gpt2", "vit"),
+    *("tests/worker/sandbox/", "tests/worker/test_zygote_start.py", "tests/retrace/test_incremental_growth.py"),
+    *("tests/worker/test_symbolic_caches.py", "tests/worker/test_zygote.py"),
 )
 
 _PROGRAM = re.compile(rf"[\[-]({'|'.join(_PROGRAMS)})(?=[\]-])")
