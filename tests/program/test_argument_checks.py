@@ -81,6 +81,18 @@ def test_argument_that_an_operator_takes_apart_has_a_most(
     assert caught.value.reason is Reason.PROGRAM_UNSUPPORTED
 
 
+@pytest.mark.parametrize("decimals", [401, -401, 2**62])
+@pytest.mark.parametrize(
+    "op", [_aten.round.decimals, _aten.round.decimals_out, _aten.round_.decimals, _aten.special_round.default]
+)
+def test_decimals_that_no_number_has_are_refused(op: torch._ops.OpOverload, decimals: int) -> None:
+    """torch raised 10 to them, with all of its digits: a program of one call never ended."""
+    check_arguments(op, (_empty(4),), {"decimals": 400}, lambda size: size)
+    with pytest.raises(RetracedError, match=f"`decimals` is {decimals}") as caught:
+        check_arguments(op, (_empty(4),), {"decimals": decimals}, lambda size: size)
+    assert caught.value.reason is Reason.PROGRAM_UNSUPPORTED
+
+
 @pytest.mark.parametrize(
     ("call", "argument"),
     [

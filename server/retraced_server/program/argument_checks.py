@@ -29,6 +29,10 @@ _TAKEN_APART: Final[Mapping[OpOverloadPacket, tuple[str, int]]] = {
     **dict.fromkeys((_aten.rnn_tanh, _aten.rnn_relu, _aten.gru, _aten.lstm), ("hx", 0)),
     _aten.histogramdd: ("self", -1),
 }
+# Integers that torch raises numbers to, with all of their digits (torch/_refs), and how large they may be: no float has more decimals.
+_EXPONENTS: Final[Mapping[OpOverloadPacket, tuple[str, int]]] = dict.fromkeys(
+    (_aten.round, _aten.round_, _aten.special_round), ("decimals", 400)
+)
 # Of these torch takes numbers too, and looks them up in tables without asking how long these are.
 _ENUMERATIONS: Final[Mapping[str, type]] = {
     "ScalarTypeType": torch.dtype,
@@ -49,7 +53,7 @@ def check_arguments(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str
 
     Raises:
         RetracedError: PROGRAM_INVALID: a dtype, a layout or a memory format is something else. PROGRAM_UNSUPPORTED: the call gives more
-            than `MOST_ITEMS` tensors, or takes one into more apart.
+            than `MOST_ITEMS` tensors, or takes one into more apart, or raises a number to an integer without bound.
     """
     for position, name, kind in _enumerations(target):
         value = args[position] if position < len(args) else kwargs.get(name)
@@ -59,6 +63,11 @@ def check_arguments(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str
         given = {name: _known(value, typical) for name, value in _by_name(target, args, kwargs).items()}
         if (count := _count(given)) > MOST_ITEMS:
             raise program_unsupported(f"the operator gives {count} tensors, and {MOST_ITEMS} are the most of one call")
+    if (exponent := _EXPONENTS.get(target.overloadpacket)) is not None:
+        name, most = exponent
+        number = _known(_by_name(target, args, kwargs).get(name, 0), typical)
+        if isinstance(number, int) and abs(number) > most:
+            raise program_unsupported(f"the operator's `{name}` is {number}, and {most} is the most")
     if (apart := _TAKEN_APART.get(target.overloadpacket)) is not None:
         name, dim = apart
         value = _by_name(target, args, kwargs).get(name)
