@@ -118,6 +118,8 @@ class _Makes:
         self.keys.append(key)
         if key == b"fails":
             raise RetracedError(Reason.WORKER_CRASHED, "it crashed")
+        if key == b"unlucky":
+            raise RetracedError(Reason.WORKERS_UNAVAILABLE, "there is no worker")
         return b"" if key == b"unshared" else b"template of " + key
 
     def give(self, fd: int) -> None:
@@ -141,6 +143,14 @@ async def test_key_is_tried_once_whatever_comes_of_it() -> None:
     assert makes.keys == [b"a", b"fails", b"unshared"]
     assert keeper.count == 1
     assert makes.given == [{b"a": b"template of a"}]
+
+
+async def test_key_is_tried_again_after_a_failure_that_was_not_its_own() -> None:
+    keeper, makes = _keeper(8)
+    for _ in range(2):
+        keeper.want([b"unlucky", b"a"])
+        await until(_is_idle(keeper), "all are made")
+    assert makes.keys == [b"unlucky", b"a", b"unlucky"]
 
 
 async def test_oldest_make_room_for_the_newest() -> None:

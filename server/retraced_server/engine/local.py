@@ -14,6 +14,7 @@ from pathlib import Path
 from retraced_server.engine.admission import Admission, Place
 from retraced_server.engine.base import EngineCounts, JobReport, Load, ProgramSource, WorkerFacts
 from retraced_server.engine.budget import jobs_at_a_time
+from retraced_server.engine.endings import zygote_gone
 from retraced_server.engine.job import Job
 from retraced_server.engine.scratch import remove_abandoned
 from retraced_server.engine.spool import Spool
@@ -244,9 +245,10 @@ class LocalEngine:
                 )
             finally:
                 nothing.close()
-            if await job.started(_TEMPLATE_SECONDS):
-                async for _ in job.responses():
-                    pass
+            if not await job.started(_TEMPLATE_SECONDS):
+                raise zygote_gone().error()
+            async for _ in job.responses():
+                pass
             return job.template
         finally:
             if job is None:

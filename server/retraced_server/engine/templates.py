@@ -11,12 +11,20 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable
 
-from retraced_server.errors import RetracedError
+from retraced_server.errors import Reason, RetracedError
 from retraced_server.worker.messages import encode_templates
 
 _MOST_WANTED = 4096
 # Templates that are made before those that were are given to the zygote: each time, it replaces the worker that waits.
 _MOST_HELD = 64
+
+# Why a worker fails that would fail again. For other reasons a key may be wanted again.
+_OF_THE_CALL = frozenset(
+    (
+        *(Reason.WORKER_CRASHED, Reason.WORKER_EXITED, Reason.WORKER_OUT_OF_MEMORY, Reason.SANDBOX_OPERATION_DENIED),
+        *(Reason.JOB_TIMED_OUT, Reason.CPU_LIMIT_EXCEEDED, Reason.INTERNAL),
+    )
+)
 
 _log = logging.getLogger("retraced.templates")
 
@@ -89,13 +97,14 @@ class TemplateKeeper:
     async def _make_wanted(self) -> None:
         while self._wanted:
             key = next(iter(self._wanted))
+            del self._wanted[key]
             try:
                 template = await self._make(key)
-            # Its worker failed, or there is none; the next zygote may fare no better with the same call.
             except RetracedError as error:
                 _log.info("a template could not be made: %s", error.message)
+                if error.reason not in _OF_THE_CALL:
+                    continue
                 template = b""
-            del self._wanted[key]
             self._made[key] = template
             self._held += bool(template)
             while len(self._made) > self._most:

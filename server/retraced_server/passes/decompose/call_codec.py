@@ -30,6 +30,8 @@ _NAMED = {torch.dtype: "dtype", torch.layout: "layout", torch.memory_format: "me
 _GETITEM = operator_name(operator.getitem)
 _MOST_CALLS, _MOST_INPUTS, _MOST_ITEMS = 1024, 256, 4096
 
+_LARGEST = 1 << 63
+
 _Place = Annotated[int, Meta(ge=0, lt=_MOST_CALLS + _MOST_INPUTS)]
 
 
@@ -169,7 +171,11 @@ class Encoder:
         Raises:
             UnsharedError: It holds what is not shared.
         """
-        if value is None or isinstance(value, (bool, int, str)):
+        if value is None or isinstance(value, (bool, str)):
+            return value
+        if isinstance(value, int):
+            if not -_LARGEST <= value < _LARGEST:
+                raise UnsharedError
             return value
         if isinstance(value, float):
             return Real(repr(value))
