@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import psutil
 
 from tests.support.processes import waits_for_a_job
+
+_WHILE = 0.2
 
 
 class Observed:
@@ -28,13 +32,21 @@ class Observed:
         return [process for process in self.zygote.children(recursive=True) if not waits_for_a_job(process)]
 
     def at_rest(self) -> bool:
-        """Whether no job runs, and a worker waits for the next."""
+        """Whether no job runs, and a worker waits for the next: for a while, since templates are made one after the other."""
+        waiting = self._waiting()
+        if waiting is None:
+            return False
+        time.sleep(_WHILE)
+        return self._waiting() == waiting
+
+    def _waiting(self) -> psutil.Process | None:
+        """Return the worker that waits for a job, where there is no other."""
         try:
             processes = self.zygote.children(recursive=True)
         # The zygote has died, and is being replaced.
         except (psutil.NoSuchProcess, ValueError):
-            return False
-        return len(processes) == 1 and waits_for_a_job(processes[0])
+            return None
+        return processes[0] if len(processes) == 1 and waits_for_a_job(processes[0]) else None
 
     def connections(self) -> int:
         """How many callers are connected to the front end."""
