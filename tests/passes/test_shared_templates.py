@@ -144,6 +144,20 @@ def test_template_that_depends_on_a_hint_is_not_shared_whatever_the_bounds_of_th
     assert [make_template(key) for key in keys if b"aten.gelu.default" in key] == [b""]
 
 
+class Outer(nn.Module):
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (x.unsqueeze(1) * y.unsqueeze(0)).reshape(-1, 8)
+
+
+def test_program_with_a_derived_size_is_the_same_with_templates_of_others() -> None:
+    size = Dim("size", max=40)
+    inputs = torch.randn(7, 8), torch.randn(6, 8)
+    archive = saved(torch.export.export(Outer(), inputs, dynamic_shapes=({0: size + 1}, {0: size})))
+    alone = run_pipeline(_read(archive), "decompose").program
+    assert _share(_read(archive)) > 0
+    assert describe_program(run_pipeline(_read(archive), "decompose").program) == describe_program(alone)
+
+
 class Gelu(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return nn.functional.gelu(x)
