@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -169,3 +170,20 @@ async def test_nothing_is_made_where_nothing_is_shared_nor_after_the_end() -> No
     closed.want([b"a"])
     await asyncio.sleep(0.01)
     assert makes.keys == others.keys == []
+
+
+async def test_templates_that_cannot_be_given_are_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper, makes = _keeper(8)
+
+    def no_descriptors(*_: object) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "memfd_create", no_descriptors)
+        keeper.want([b"a"])
+        await until(_is_idle(keeper), "all are made")
+        # As the supervisor does, which would end.
+        keeper.give()
+    assert makes.given == []
+    keeper.give()
+    assert makes.given == [{b"a": b"template of a"}]

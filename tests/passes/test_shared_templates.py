@@ -127,8 +127,48 @@ def _by_hint(x: torch.Tensor, approximate: str = "none") -> torch.Tensor:
     return x * (size if isinstance(size, int) else size.node.hint)
 
 
+def _by_order(x: torch.Tensor, approximate: str = "none") -> torch.Tensor:
+    rows, columns = x.shape
+    return x * (2 if rows.node.hint < columns.node.hint else 3)  # type: ignore[attr-defined]  # they are symbolic
+
+
 register_decomposition_table("shared-by-size", lambda: {**dict(default_decompositions()), aten.gelu.default: _by_size})
 register_decomposition_table("shared-by-hint", lambda: {**dict(default_decompositions()), aten.gelu.default: _by_hint})
+register_decomposition_table("shared-by-order", lambda: {**dict(default_decompositions()), aten.gelu.default: _by_order})
+
+
+@pytest.mark.parametrize("largest", [3, 4, 13, 80, 159, 949, None])
+def test_template_that_depends_on_a_hint_is_not_shared_whatever_the_bounds_of_the_size(largest: int | None) -> None:
+    program = _program(Layer(), 3, Dim("batch", min=2, max=largest))
+    keys = _missed(program, "decompose{table=shared-by-hint,only=aten.gelu.default}")
+    assert [make_template(key) for key in keys if b"aten.gelu.default" in key] == [b""]
+
+
+class Outer(nn.Module):
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (x.unsqueeze(1) * y.unsqueeze(0)).reshape(-1, 8)
+
+
+def test_program_with_a_derived_size_is_the_same_with_templates_of_others() -> None:
+    size = Dim("size", max=40)
+    inputs = torch.randn(7, 8), torch.randn(6, 8)
+    archive = saved(torch.export.export(Outer(), inputs, dynamic_shapes=({0: size + 1}, {0: size})))
+    alone = run_pipeline(_read(archive), "decompose").program
+    assert _share(_read(archive)) > 0
+    assert describe_program(run_pipeline(_read(archive), "decompose").program) == describe_program(alone)
+
+
+class Gelu(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.gelu(x)
+
+
+@pytest.mark.parametrize("largest", [64, 90, None])
+def test_template_that_depends_on_which_size_is_the_larger_is_not_shared(largest: int | None) -> None:
+    sizes = {0: Dim("rows", max=largest), 1: Dim("columns", max=largest)}
+    program = _read(saved(torch.export.export(Gelu(), (torch.randn(5, 9),), dynamic_shapes=(sizes,))))
+    (key,) = _missed(program, "decompose{table=shared-by-order}")
+    assert make_template(key) == b""
 
 
 @pytest.mark.parametrize("table", ["shared-by-size", "shared-by-hint"])
@@ -170,6 +210,20 @@ def test_template_that_is_none_is_made_anew(rubbish: bytes) -> None:
     alone = run_pipeline(program, "decompose").program
     SHARED.replace([(key, rubbish) for key in _missed(program)])
     assert describe_program(run_pipeline(program, "decompose").program) == describe_program(alone)
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.rsub(x, x.shape[0] * self.factor)
+
+
+@pytest.mark.parametrize(("factor", "is_shared"), [(0.123456789, False), (987654321, False), (0.5, True)])
+def test_call_is_not_shared_whose_symbolic_number_holds_one_of_the_program(factor: float, is_shared: bool) -> None:
+    assert bool(_missed(_program(Scaled(factor), 5, Dim("batch", max=64)))) == is_shared
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,12 @@ class TemplateKeeper:
         templates = {key: template for key, template in self._made.items() if template}
         if not templates:
             return
-        fd = os.memfd_create("retraced-templates", os.MFD_CLOEXEC)
+        try:
+            fd = os.memfd_create("retraced-templates", os.MFD_CLOEXEC)
+        # Workers do without. Who supervises the zygote calls this, and must not end of it.
+        except OSError as error:
+            _log.warning("templates cannot be given to the zygote: %s", error)
+            return
         try:
             with open(fd, "wb", closefd=False) as file:
                 file.write(encode_templates(templates))

@@ -334,7 +334,8 @@ def _presume_sizes(env: ShapeEnv, program: fx.GraphModule) -> None:
         value = node.meta.get("val")
         for size in value.shape if isinstance(value, FakeTensor) else ():
             symbol = size.node.expr if isinstance(size, torch.SymInt) else None
-            if symbol not in env.backed_var_to_val or env.backed_var_to_val[symbol] < 2:
+            # Torch keeps hints of derived sizes too, such as `s0 + 1`, which have no range of their own.
+            if symbol not in env.var_to_range or env.backed_var_to_val.get(symbol, 0) < 2:
                 continue
             interval = env.var_to_range[symbol]
             if interval.lower < 2 <= interval.upper:

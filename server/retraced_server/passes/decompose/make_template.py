@@ -19,8 +19,6 @@ from retraced_server.retrace.descriptions import Descriptions
 from retraced_server.retrace.fake_result_cache import FakeResultCache
 from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
 
-# What sizes are taken to be while a call is traced. What depends on that is not shared, so they have little in common.
-_HINTS = (1009, 61)
 _encode = msgspec.json.encode
 _KEY = msgspec.json.Decoder(CallKey)
 
@@ -37,16 +35,16 @@ def make_template(key: bytes) -> bytes:
     """
     call = _KEY.decode(key)
     try:
-        made = [_made(call, hint) for hint in _HINTS[: 2 if call.symbols else 1]]
+        made = [_made(call, attempt) for attempt in range(2 if call.symbols else 1)]
     except UnsharedError:
         return b""
     return made[0] if made[0] == made[-1] else b""
 
 
-def _made(key: CallKey, hint: int) -> bytes:
+def _made(key: CallKey, attempt: int) -> bytes:
     symbols = Symbols({f"s{place}": bounds for place, (_, bounds) in enumerate(key.symbols)})
     for place, (text, bounds) in enumerate(key.symbols):
-        value = _between(hint + 2 * place, bounds)
+        value = _hints(place, bounds)[attempt]
         symbols.sym_int(msgspec.Raw(_encode(SymInt(as_expr=SymExpr(text, SymExprHint(as_int=value))))))
     tensors = FakeTensors(symbols)
     inputs = [tensors.make(msgspec.Raw(_encode(meta))) for meta in key.inputs]
@@ -68,7 +66,15 @@ def _number(symbols: Symbols) -> Callable[[str, Any], Any]:
     return lambda kind, expression: symbolic_number(symbols.shape_env, kind, expression)
 
 
-def _between(wanted: int, bounds: RangeConstraint) -> int:
-    """Return a number within bounds."""
+def _hints(place: int, bounds: RangeConstraint) -> tuple[int, int]:
+    """Return what a size is taken to be while a call is traced, and while it is traced again.
+
+    What depends on that is not shared: the two differ wherever the bounds allow it, and of two sizes with the same bounds the other is larger.
+    """
     lower = max(bounds.min_val or 0, 0)
-    return lower + (wanted if bounds.max_val is None else wanted % (bounds.max_val - lower + 1))
+    if bounds.max_val is None:
+        return lower + 1009 + 2 * place, lower + 571 - 2 * place
+    last = bounds.max_val - lower
+    first = (1009 + 2 * place) % (last + 1)
+    second = last - first
+    return lower + first, lower + (second if second != first else max(second - 1, 0))

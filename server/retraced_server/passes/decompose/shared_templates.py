@@ -275,12 +275,17 @@ def _check_constants(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
             if isinstance(leaf, str) and leaf not in _WORDS:
                 raise UnsharedError
             # Others are sizes, dimensions and places.
-            if (
-                kind.kind() in ("NumberType", "FloatType", "ComplexType")
-                and isinstance(leaf, (int, float))
-                and not is_usual(leaf)
-            ):
+            if kind.kind() in ("NumberType", "FloatType", "ComplexType") and not all(map(is_usual, _constants(leaf))):
                 raise UnsharedError
+
+
+# Leaves are of many types.
+def _constants(leaf: Any) -> list[float]:
+    """Return the numbers that an argument holds: itself, or those in the expression of a symbolic one."""
+    number = leaf.value if isinstance(leaf, Number) else leaf
+    if isinstance(number, SYMBOLIC):
+        return [float(constant) for constant in number.node.expr.atoms(sympy.Number)]
+    return [number] if isinstance(number, (int, float)) else []
 
 
 def _placeholders(count: int) -> list[fx.Node]:
