@@ -92,8 +92,9 @@ async def until_load(engine: LocalEngine, running: int, queued: int) -> None:
 
 
 async def idle(engine: LocalEngine) -> None:
-    """Waits until every request was given back and every worker reaped."""
+    """Waits until every request was given back and every worker reaped, and the templates are made that jobs have missed."""
     await until_load(engine, 0, 0)
+    await until(lambda: engine.templates.is_idle, "no template is wanted any more")
     # What is closed in callbacks of the last worker's end.
     await asyncio.sleep(0.01)
 

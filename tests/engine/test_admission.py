@@ -147,3 +147,42 @@ async def test_refusals_share_no_exception_whose_traceback_would_keep_their_call
             await anext(place.slot())
         refused.append(caught.value)
     assert len({id(error) for error in refused}) == len(refused)
+
+
+async def test_slot_that_is_borrowed_is_reclaimed_for_a_place_and_counts_as_none() -> None:
+    admission = Admission(1, 0)
+    reclaimed: list[bool] = []
+    await admission.borrow(lambda: reclaimed.append(True))
+    assert (admission.running, admission.waiting) == (0, 0)
+    # It is no place: the queue is as long as before.
+    waiter = Waiter(admission.enter())
+    await settle()
+    assert reclaimed == [True]
+    assert not waiter.has_slot
+    admission.give_back()
+    await settle()
+    assert waiter.has_slot
+    # Another waits until no place is left.
+    borrowing = asyncio.create_task(admission.borrow(lambda: None))
+    await settle()
+    assert not borrowing.done()
+    waiter.place.leave()
+    await settle()
+    assert borrowing.done()
+
+
+async def test_slot_that_is_borrowed_is_not_reclaimed_while_there_is_another() -> None:
+    admission = Admission(2, 0)
+    reclaimed: list[bool] = []
+    await admission.borrow(lambda: reclaimed.append(True))
+    first = Waiter(admission.enter())
+    await settle()
+    assert first.has_slot
+    assert reclaimed == []
+    second = Waiter(admission.enter())
+    await settle()
+    assert reclaimed == [True]
+    assert not second.has_slot
+    admission.give_back()
+    await settle()
+    assert second.has_slot

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import signal
+import tempfile
 from collections.abc import Callable
 
 import pytest
@@ -17,6 +18,9 @@ from retraced.v1 import graph_transform_pb2 as pb
 from retraced_server.engine.local import LocalEngine
 from retraced_server.engine.templates import TemplateKeeper
 from retraced_server.errors import Reason, RetracedError
+from retraced_server.passes import run_pipeline
+from retraced_server.passes.decompose.shared_templates import SHARED
+from retraced_server.program import read_program
 from retraced_server.worker.messages import decode_templates
 from tests.program.archives import saved
 from tests.support.waiting import until
@@ -51,7 +55,6 @@ def _archive(name: str, factor: float, rows: int = 5) -> bytes:
 
 async def _made(engine: LocalEngine) -> int:
     """Wait until the engine has made what jobs have missed, and return how many templates there are."""
-    await until(lambda: engine.templates.is_idle, "no template is wanted any more")
     await idle(engine)
     return engine.counts.templates
 
@@ -102,6 +105,41 @@ async def test_drain_does_not_wait_for_templates() -> None:
         engine.templates.want([b"{}", b"[]"])
         await engine.drain(0.0)
         assert engine.templates.is_idle
+
+
+def _slow_keys(count: int) -> list[bytes]:
+    """Return keys of calls that torch takes many seconds to trace: of an LSTM, each step apart."""
+    program = torch.export.export(nn.LSTM(8, 8, batch_first=True).eval(), (torch.randn(1, 40, 8),))
+    SHARED.collects = True
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(saved(program))
+            file.seek(0)
+            run_pipeline(read_program(file).program, "decompose")
+        (key,) = [key for key in SHARED.take_missed() if b"aten.lstm" in key]
+    finally:
+        SHARED.collects = False
+    longer = [key]
+    for steps in range(20_000, 20_000 + count):
+        rows, elements = (b'"as_int":%d}' % number for number in (steps, 8 * steps))
+        longer.append(key.replace(b'"as_int":40}', rows).replace(b'"as_int":320}', elements))
+    return longer[1:]
+
+
+async def test_request_takes_the_worker_from_a_template_and_is_not_refused_for_one() -> None:
+    async with running_engine(workers=1, max_queued=0) as engine:
+        slow = _slow_keys(3)
+        assert len(set(slow)) == 3
+        engine.templates.want(slow)
+        for _ in range(2):
+            # A template is being made by now.
+            await asyncio.sleep(0.5)
+            assert not engine.templates.is_idle
+            assert (engine.load.running, engine.load.queued) == (0, 0)
+            await transform(engine, _archive("other", 0.5), "dce")
+        # The third is made, or the processor time of the third is at an end.
+        assert await _made(engine) == 0
+        assert engine.counts.kills == {}
 
 
 # -- which are made --------------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from retraced_server.errors import Failure, Reason, RetracedError
 
@@ -32,6 +32,8 @@ class Admission:
         self._empty, self._free = asyncio.Event(), asyncio.Event()
         self._empty.set()
         self._free.set()
+        # What to do when the slot that was lent is wanted.
+        self._reclaim: Callable[[], None] | None = None
 
     @property
     def slots(self) -> int:
@@ -67,8 +69,7 @@ class Admission:
         place = Place(self, max(0, len(self._places) - self._slots + 1))
         self._places[place] = None
         self._empty.clear()
-        if len(self._places) >= self._slots:
-            self._free.clear()
+        self._note_free()
         return place
 
     def close(self, failure: Failure) -> None:
@@ -86,9 +87,28 @@ class Admission:
         """Wait until every place is given back."""
         await self._empty.wait()
 
-    async def freed(self) -> None:
-        """Wait until there are fewer places than slots: another would not wait, nor have others wait longer than it runs."""
-        await self._free.wait()
+    async def borrow(self, reclaim: Callable[[], None]) -> None:
+        """Wait until there are fewer places than slots, and borrow a slot, which counts as no place.
+
+        Args:
+            reclaim: Called once a place wants the slot, which is then to be given back before long.
+        """
+        while not self._free.is_set():
+            await self._free.wait()
+        self._reclaim = reclaim
+        self._note_free()
+
+    def give_back(self) -> None:
+        """Return the slot that was borrowed. Twice is once."""
+        self._reclaim = None
+        self._note_free()
+        self._grant()
+
+    def _note_free(self) -> None:
+        if self._reclaim is None and len(self._places) < self._slots:
+            self._free.set()
+        else:
+            self._free.clear()
 
     def request(self, place: Place) -> None:
         """Put a place in line for a slot."""
@@ -114,12 +134,14 @@ class Admission:
             self._mean_seconds += _WEIGHT * (seconds - self._mean_seconds)
         if not self._places:
             self._empty.set()
-        if len(self._places) < self._slots:
-            self._free.set()
+        self._note_free()
         self._grant()
 
     def _grant(self) -> None:
-        while self._ready and len(self._running) < self._slots:
+        lent = self._reclaim is not None
+        if self._reclaim is not None and self._ready and len(self._running) + len(self._ready) >= self._slots:
+            self._reclaim()
+        while self._ready and len(self._running) + lent < self._slots:
             place = next(iter(self._ready))
             del self._ready[place]
             self._running.add(place)

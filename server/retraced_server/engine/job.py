@@ -64,6 +64,7 @@ class Job:
         self._read_seconds = read_seconds
         self.stats: JobStats | None = None
         self.missed: tuple[bytes, ...] = ()
+        self._has_missed = False
         self.template = b""
         self._reader = reader
         self._writer = writer
@@ -169,9 +170,9 @@ class Job:
                     yield event
                     continue
                 if isinstance(event, TemplatesMissed):
-                    if self.missed:
+                    if self._has_missed:
                         raise MessageError("the worker says twice what templates its job missed")
-                    self.missed = event.keys
+                    self._has_missed, self.missed = True, event.keys
                     continue
                 if isinstance(event, TemplateMade):
                     self.template = event.template

@@ -32,8 +32,8 @@ from retraced_server.worker.sandbox import SandboxConfig
 
 _DRAIN_RETRY_SECONDS = 5.0
 _CPU_EXTRA_SECONDS = 5
-# What making a template may take.
-_TEMPLATE_SECONDS = 10
+# What making a template may take: by the clock, and of the processor.
+_TEMPLATE_SECONDS, _TEMPLATE_CPU_SECONDS = 10.0, 2
 # What the kernel counts in nanoseconds has to fit in 64 bits.
 _MOST_CPU_SECONDS = 1 << 32
 
@@ -230,21 +230,27 @@ class LocalEngine:
         Raises:
             RetracedError: It failed, or there is none.
         """
-        await self._admission.freed()
-        place = self._admission.enter()
-        job = None
+        wanted = Failure(Reason.WORKERS_UNAVAILABLE, "a request wants the worker")
+        job: Job | None = None
+        reclaimed = asyncio.Event()
+
+        def reclaim() -> None:
+            reclaimed.set()
+            if job is not None:
+                job.kill(wanted)
+
+        await self._admission.borrow(reclaim)
         try:
-            async for _ in place.slot():
-                pass
             zygote = await self.supervisor.zygote()
-            request = JobRequest("template", Pipeline(()), template_key=key)
             nothing = Spool(self.config.spool_dir, 0)
             try:
-                job = await Job.start(
-                    zygote, request, nothing, self.config.worker_memory_bytes, _TEMPLATE_SECONDS, _TEMPLATE_SECONDS
-                )
+                request = JobRequest("template", Pipeline(()), template_key=key)
+                memory = self.config.worker_memory_bytes
+                job = await Job.start(zygote, request, nothing, memory, _TEMPLATE_CPU_SECONDS, _TEMPLATE_CPU_SECONDS)
             finally:
                 nothing.close()
+            if reclaimed.is_set():
+                job.kill(wanted)
             if not await job.started(_TEMPLATE_SECONDS):
                 raise zygote_gone().error()
             async for _ in job.responses():
@@ -252,9 +258,9 @@ class LocalEngine:
             return job.template
         finally:
             if job is None:
-                place.leave()
+                self._admission.give_back()
             else:
-                job.worker.ended.add_done_callback(lambda _: place.leave())
+                job.worker.ended.add_done_callback(lambda _: self._admission.give_back())
                 job.close()
 
     def _give_templates(self, fd: int) -> None:
@@ -324,7 +330,8 @@ class LocalTicket:
             return
         self._job.worker.ended.add_done_callback(self._worker_gone)
         self._job.close()
-        self._engine.templates.want(self._job.missed)
+        if self._job.killed_by is None:
+            self._engine.templates.want(self._job.missed)
         self.report.stats = self._known_passes(self._job.stats)
         self.report.ended_at = time.monotonic()
 

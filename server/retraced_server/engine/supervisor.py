@@ -22,7 +22,7 @@ class Supervisor:
 
     Args:
         config: How it is set up.
-        on_replaced: Called when there is another.
+        on_replaced: Called when there is another. It does not raise.
 
     Attributes:
         restarts: How often the zygote was replaced.

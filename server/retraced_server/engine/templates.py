@@ -1,12 +1,14 @@
 """Templates of decompositions that jobs share: which are wanted, and which there are.
 
 A job says of which calls it found no template. Each of these is traced again in a worker of its own, which is told nothing else, while no
-request wants that worker. What a job itself has traced is given to no other: a worker that was taken over would decide what others compute.
+request wants that worker: it is taken from the template as soon as one does. What a job itself has traced is given to no other: a worker that
+was taken over would decide what others compute.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable
@@ -14,7 +16,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.worker.messages import encode_templates
 
-_MOST_WANTED = 4096
+# Bytes of keys that wait, and of all keys and templates: the zygote reads them at one go, and forks no worker meanwhile.
+_MOST_WANTED_BYTES, _MOST_BYTES = 4 << 20, 8 << 20
+_MOST_UNSHARED = 1 << 16
 # Templates that are made before those that were are given to the zygote: each time, it replaces the worker that waits.
 _MOST_HELD = 64
 
@@ -42,9 +46,12 @@ class TemplateKeeper:
         self._most = most
         self._make = make
         self._give = give
-        # Keys of which no template can be shared too, with nothing for it: they are not tried again.
         self._made: dict[bytes, bytes] = {}
+        self._bytes = 0
+        # Digests of the keys of which no template can be shared. They are not tried again.
+        self._unshared: dict[bytes, None] = {}
         self._wanted: dict[bytes, None] = {}
+        self._wanted_bytes = 0
         self._held = 0
         self._making: asyncio.Task[None] | None = None
         self._closed = False
@@ -57,7 +64,7 @@ class TemplateKeeper:
     @property
     def count(self) -> int:
         """How many templates there are."""
-        return sum(map(bool, self._made.values()))
+        return len(self._made)
 
     @property
     def is_idle(self) -> bool:
@@ -67,30 +74,26 @@ class TemplateKeeper:
     def want(self, keys: Iterable[bytes]) -> None:
         """Have the templates of keys made, as far as there is room."""
         for key in keys:
-            if key not in self._made and len(self._wanted) < _MOST_WANTED:
+            is_new = key not in self._made and key not in self._wanted and _digest(key) not in self._unshared
+            if is_new and self._wanted_bytes + len(key) <= _MOST_WANTED_BYTES:
                 self._wanted[key] = None
+                self._wanted_bytes += len(key)
         if self._wanted and self.shares and not self._closed and self.is_idle:
             self._making = asyncio.create_task(self._make_wanted(), name="templates")
 
     def give(self) -> None:
         """Give all to a zygote that may have others."""
         self._held = 0
-        templates = {key: template for key, template in self._made.items() if template}
-        if not templates:
+        if not self._made:
             return
         try:
-            fd = os.memfd_create("retraced-templates", os.MFD_CLOEXEC)
-        # Workers do without. Who supervises the zygote calls this, and must not end of it.
+            with open(os.memfd_create("retraced-templates", os.MFD_CLOEXEC), "wb") as file:
+                file.write(encode_templates(self._made))
+                file.seek(0)
+                self._give(file.fileno())
+        # Workers do without.
         except OSError as error:
             _log.warning("templates cannot be given to the zygote: %s", error)
-            return
-        try:
-            with open(fd, "wb", closefd=False) as file:
-                file.write(encode_templates(templates))
-            os.lseek(fd, 0, os.SEEK_SET)
-            self._give(fd)
-        finally:
-            os.close(fd)
 
     async def close(self) -> None:
         """Make no more."""
@@ -103,6 +106,7 @@ class TemplateKeeper:
         while self._wanted:
             key = next(iter(self._wanted))
             del self._wanted[key]
+            self._wanted_bytes -= len(key)
             try:
                 template = await self._make(key)
             except RetracedError as error:
@@ -110,11 +114,25 @@ class TemplateKeeper:
                 if error.reason not in _OF_THE_CALL:
                     continue
                 template = b""
-            self._made[key] = template
-            self._held += bool(template)
-            while len(self._made) > self._most:
-                del self._made[next(iter(self._made))]
+            if template:
+                self._keep(key, template)
+            else:
+                self._unshared[_digest(key)] = None
+                if len(self._unshared) > _MOST_UNSHARED:
+                    del self._unshared[next(iter(self._unshared))]
             if self._held >= _MOST_HELD:
                 self.give()
         if self._held:
             self.give()
+
+    def _keep(self, key: bytes, template: bytes) -> None:
+        self._made[key] = template
+        self._bytes += len(key) + len(template)
+        self._held += 1
+        while len(self._made) > self._most or self._bytes > _MOST_BYTES:
+            oldest = next(iter(self._made))
+            self._bytes -= len(oldest) + len(self._made.pop(oldest))
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

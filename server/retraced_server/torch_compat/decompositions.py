@@ -141,7 +141,7 @@ def register_decomposition_table(name: str, make: Callable[[], Mapping[Any, Call
     Args:
         name: Its name: lower-case letters, digits and hyphens.
         make: Returns the table, from operators to what stands in for a call, as `torch.export.default_decompositions` does. It is called when
-            the table is first asked for.
+            the table is first asked for. What its functions make of a call is used again for others: they depend on their arguments alone.
 
     Raises:
         ValueError: The name is none, or is taken.

@@ -134,9 +134,10 @@ class Zygote:
                 SHARED.replace(decode_templates(file.read()).items())
         finally:
             close_fds(fds)
-        # The spare worker has those from before. It ends when nothing can come any more, and another takes its place.
+        # The spare worker has those from before. Another takes its place.
         if self._spare is not None:
             self._spare.control.close()
+            self._end(self._spare)
             self._spare = None
 
     def _start(self, job_id: int, command: bytes, fds: list[int]) -> None:
@@ -158,14 +159,18 @@ class Zygote:
             with spare.control, contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 socket.send_fds(spare.control, [job], fds)
                 return spare
-            # It is gone, and was not reaped yet. Its place, and so its user, is free for the other.
-            _kill_group(spare.pid)
-            os.waitpid(spare.pid, 0)
-            del self._slots[spare.pid]
+            # It is gone, and was not reaped yet.
+            self._end(spare)
         worker = self._fork()
         with worker.control:
             socket.send_fds(worker.control, [job], fds)
         return worker
+
+    def _end(self, spare: _Worker) -> None:
+        """End a worker that has no job, so that its place, and so its user, is free for another."""
+        _kill_group(spare.pid)
+        os.waitpid(spare.pid, 0)
+        del self._slots[spare.pid]
 
     def _fork(self) -> _Worker:
         # Imported with torch, long before; named here so that this module can say that torch is missing.

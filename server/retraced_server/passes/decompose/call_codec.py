@@ -309,8 +309,10 @@ def is_usual(number: float) -> bool:
     Usual are small integers and their inverses, roots and inverse roots, numbers of two significant digits, infinities, and what masks are
     filled with.
     """
-    if not math.isfinite(number) or abs(number) in _LIMITS:
+    if abs(number) in _LIMITS or (isinstance(number, float) and not math.isfinite(number)):
         return True
+    if abs(number) >= _LARGEST:
+        return False
     if float(f"{number:.1e}") == number:
         return True
     candidates = [abs(number), number * number]

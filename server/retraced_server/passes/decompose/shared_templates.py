@@ -2,7 +2,8 @@
 
 A job never gives what it has traced to another: it gives the *keys* of calls that it found no template for, and each is traced again
 (`make_template`) in a process that knows nothing but that key. What a key holds is all that a decomposition depends on: operator, arguments,
-the metadata of tensors, and symbols that are named by their order, with their ranges. It has no names, constants or hints of a program.
+the metadata of tensors, and symbols that are named by their order, with their ranges. It has no names, hints, texts or values of a program, and
+no numbers but usual ones (`is_usual`) and those that are sizes, dimensions, places and offsets.
 """
 
 from __future__ import annotations
