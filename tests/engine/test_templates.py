@@ -126,6 +126,7 @@ def _slow_keys(count: int) -> list[bytes]:
     return longer[1:]
 
 
+@pytest.mark.filterwarnings("ignore:The tensor attributes")  # nn.LSTM while it is exported
 async def test_request_takes_the_worker_from_a_template_and_is_not_refused_for_one() -> None:
     async with running_engine(workers=1, max_queued=0) as engine:
         slow = _slow_keys(3)
