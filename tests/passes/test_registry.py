@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import pytest
+import torch
 from torch.fx import GraphModule
 
 from retraced_server.errors import Reason, RetracedError
@@ -31,6 +32,7 @@ from retraced_server.pipeline.catalogue import IrLevel, OptionInfo, OptionType, 
 from retraced_server.pipeline.parse import PassCall, parse_pipeline
 from retraced_server.retrace import ExportPass, PassResult
 from tests.support.models import by_name
+from tests.support.tables import registered_table
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +69,15 @@ def test_built_in_passes_are_described() -> None:
     assert table == OptionInfo(
         "table", "Which operators to rewrite.", OptionType.CHOICE, "core-aten", ("core-aten", "aten", "none")
     )
+
+
+def test_choices_of_an_option_are_those_that_plugins_have_added_by_now() -> None:
+    with registered_table("my-backend", torch.ops.aten.gelu.default, torch.nn.functional.gelu):
+        table, *_ = catalogue()["decompose"].options
+        assert table.choices == ("core-aten", "aten", "none", "my-backend")
+        assert str(parse_pipeline("decompose{table=my-backend}", catalogue())) == "decompose{table=my-backend}"
+    with pytest.raises(RetracedError, match="my-backend"):
+        parse_pipeline("decompose{table=my-backend}", catalogue())
 
 
 def test_description_is_the_docstring() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -11,9 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.export import Dim, ExportedProgram, default_decompositions
+from torch.export import Dim, ExportedProgram
 
-from retraced_server.passes import register_decomposition_table, run_pipeline
+from retraced_server.passes import run_pipeline
 from retraced_server.passes.decompose.call_codec import is_usual
 from retraced_server.passes.decompose.make_template import make_template
 from retraced_server.passes.decompose.shared_templates import SHARED
@@ -23,6 +24,7 @@ from tests.program.archives import saved
 from tests.support.case import ProgramCase
 from tests.support.describe import describe_program
 from tests.support.models import by_name
+from tests.support.tables import registered_table
 
 aten = torch.ops.aten
 _PROGRAMS = ("bert", "llama", "vit", "t5", "gpt2", "residual_net", "everything", "cond")
@@ -132,9 +134,12 @@ def _by_order(x: torch.Tensor, approximate: str = "none") -> torch.Tensor:
     return x * (2 if rows.node.hint < columns.node.hint else 3)  # type: ignore[attr-defined]  # they are symbolic
 
 
-register_decomposition_table("shared-by-size", lambda: {**dict(default_decompositions()), aten.gelu.default: _by_size})
-register_decomposition_table("shared-by-hint", lambda: {**dict(default_decompositions()), aten.gelu.default: _by_hint})
-register_decomposition_table("shared-by-order", lambda: {**dict(default_decompositions()), aten.gelu.default: _by_order})
+@pytest.fixture(scope="module", autouse=True)
+def _tables() -> Iterator[None]:
+    with ExitStack() as tables:
+        for name, function in (("by-size", _by_size), ("by-hint", _by_hint), ("by-order", _by_order)):
+            tables.enter_context(registered_table(f"shared-{name}", aten.gelu.default, function))
+        yield
 
 
 @pytest.mark.parametrize("largest", [3, 4, 13, 80, 159, 949, None])

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.export import Dim, ExportedProgram, default_decompositions
+from torch.export import Dim, ExportedProgram
 
 from retraced_server.errors import Reason, RetracedError
-from retraced_server.passes import register_decomposition_table, run_pipeline
+from retraced_server.passes import run_pipeline
 from retraced_server.retrace import ExportPass, ProxyValue
 from tests.passes.support import export
 from tests.program.archives import read_bytes, saved
+from tests.support.tables import registered_table
 
 aten = torch.ops.aten
 MODES = ["incremental", "full"]
@@ -155,9 +156,13 @@ def _gelu_of_four_rows(x: torch.Tensor, approximate: str = "none") -> torch.Tens
     return x + torch.zeros(4, x.shape[1])
 
 
-register_decomposition_table("four-rows", lambda: {**dict(default_decompositions()), aten.gelu.default: _gelu_of_four_rows})
+@pytest.fixture
+def _four_rows() -> Iterator[None]:
+    with registered_table("four-rows", aten.gelu.default, _gelu_of_four_rows):
+        yield
 
 
+@pytest.mark.usefixtures("_four_rows")
 def test_decomposition_that_narrows_is_refused_as_any_pass(tmp_path: Path) -> None:
     program = _sent(Block(), Dim("batch", max=64), tmp_path)
     (report,) = run_pipeline(program, "decompose{table=four-rows}").reports

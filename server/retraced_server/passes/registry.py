@@ -38,9 +38,15 @@ class RegistrationError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """The one-line summary of an option, given with its type: `fuse: Annotated[bool, Option("Fuse into the producer.")] = True`."""
+    """The one-line summary of an option, given with its type: `fuse: Annotated[bool, Option("Fuse into the producer.")] = True`.
+
+    Attributes:
+        summary: The summary.
+        choices: Returns the strings that the option takes, where these are known only once every plugin is loaded.
+    """
 
     summary: str
+    choices: Callable[[], tuple[str, ...]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +55,18 @@ class _Entry:
     factory: type
     # The name of an option in a pipeline -> the name of the constructor's parameter.
     parameters: Mapping[str, str]
+    # The options whose choices plugins add to.
+    choices: Mapping[str, Callable[[], tuple[str, ...]]]
+
+    def described(self) -> PassInfo:
+        """Return the description, with the choices that there are now."""
+        if not self.choices:
+            return self.info
+        options = tuple(
+            dataclasses.replace(option, choices=self.choices[option.name]()) if option.name in self.choices else option
+            for option in self.info.options
+        )
+        return dataclasses.replace(self.info, options=options)
 
 
 _entries: dict[str, _Entry] = {}
@@ -98,7 +116,7 @@ def register_pass(
                 f"so {pass_class.__module__}.{pass_class.__qualname__} needs another"
             )
         first, rest = _documentation(pass_class)
-        options, parameters = _options(pass_class, where)
+        options, parameters, choices = _options(pass_class, where)
         info = PassInfo(
             name=name,
             summary=summary or first,
@@ -110,7 +128,7 @@ def register_pass(
         )
         if not info.summary:
             raise RegistrationError(f"{where}: it needs a summary, or a docstring whose first line is one")
-        _entries[name] = _Entry(info, pass_class, parameters)
+        _entries[name] = _Entry(info, pass_class, parameters, choices)
         return pass_class
 
     return register
@@ -118,12 +136,12 @@ def register_pass(
 
 def catalogue() -> dict[str, PassInfo]:
     """Return the descriptions of the registered passes, sorted by name."""
-    return {name: _entries[name].info for name in sorted(_entries)}
+    return {name: _entries[name].described() for name in sorted(_entries)}
 
 
 def info_of(instance: GraphPass | ProgramPass) -> PassInfo | None:
     """Return what is registered of a pass's class; None where nothing is."""
-    return next((entry.info for entry in _entries.values() if type(instance) is entry.factory), None)
+    return next((entry.described() for entry in _entries.values() if type(instance) is entry.factory), None)
 
 
 def create_pass(call: PassCall) -> GraphPass | ProgramPass:
@@ -178,22 +196,34 @@ def _documentation(pass_class: type) -> tuple[str, str]:
     return first.strip(), _SECTIONS_OF_CODE.sub("", rest).strip()
 
 
-def _options(pass_class: type, where: str) -> tuple[tuple[OptionInfo, ...], dict[str, str]]:
+def _options(
+    pass_class: type, where: str
+) -> tuple[tuple[OptionInfo, ...], dict[str, str], dict[str, Callable[[], tuple[str, ...]]]]:
     # The constructor's signature covers dataclasses too: their fields are its parameters.
     constructor: Any = next(found for base in pass_class.__mro__ if (found := vars(base).get("__init__")) is not None)
     if constructor is object.__init__:
-        return (), {}
+        return (), {}, {}
     parameters = list(inspect.signature(constructor).parameters.values())[1:]
     # A dataclass's generated constructor has no module of its own to look names up in.
     hints = _hints(pass_class if dataclasses.is_dataclass(pass_class) else constructor, pass_class, where)
-    options, names = [], {}
+    options, names, choices = [], {}, {}
     for parameter in parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        option = _option(parameter, hints.get(parameter.name), where)
+        annotation = hints.get(parameter.name)
+        option = _option(parameter, annotation, where)
         options.append(option)
         names[option.name] = parameter.name
-    return tuple(options), names
+        if (told := _told(annotation)) is not None and told.choices is not None:
+            choices[option.name] = told.choices
+    return tuple(options), names, choices
+
+
+# An annotation is whatever a parameter has.
+def _told(annotation: Any) -> Option | None:
+    if get_origin(annotation) is not Annotated:
+        return None
+    return next((extra for extra in get_args(annotation)[1:] if isinstance(extra, Option)), None)
 
 
 def _hints(annotated: Any, pass_class: type, where: str) -> dict[str, Any]:
@@ -212,12 +242,14 @@ def _option(parameter: inspect.Parameter, annotation: Any, where: str) -> Option
         raise RegistrationError(
             f"{place}: an option is a parameter that can be given by name, in lower-case letters and digits"
         )
-    help_text = ""
+    told = _told(annotation)
+    help_text = "" if told is None else told.summary
     if get_origin(annotation) is Annotated:
-        annotation, *extras = get_args(annotation)
-        help_text = next((extra.summary for extra in extras if isinstance(extra, Option)), "")
+        annotation = get_args(annotation)[0]
     choices: tuple[str, ...] = ()
-    if get_origin(annotation) is Literal and all(isinstance(choice, str) for choice in get_args(annotation)):
+    if told is not None and told.choices is not None and annotation is str:
+        option_type, choices = OptionType.CHOICE, told.choices()
+    elif get_origin(annotation) is Literal and all(isinstance(choice, str) for choice in get_args(annotation)):
         option_type, choices = OptionType.CHOICE, get_args(annotation)
     elif annotation in _TYPES:
         option_type = _TYPES[annotation]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from retraced.errors import OutputUnsafe
 from tests.client.archives import Change, archive, changed, packed, records, transformed, with_records
 from tests.client.checks.hostile import HOSTILE
 from tests.client.fake_server import FakeServer, answers
+
+_OF_GRPC = re.compile(r"WARNING: All log messages before absl::|[IWE]\d{4} ")
 
 
 def taken(output: bytes, sent: bytes, *namespaces: str) -> bool:
@@ -59,7 +62,9 @@ def test_the_command_ends_with_1_and_leaves_no_file(tmp_path: Path, capfd: pytes
     with FakeServer(answers(HOSTILE["an evil guard"])) as server:
         arguments = ["transform", str(source), "-p", "cse", "-o", str(out), "--metadata", str(nodes)]
         assert run([*arguments, "--server", server.address]) == 1
-    assert capfd.readouterr().err.startswith("retraced: OUTPUT_UNSAFE: ")
+    # Where a process of the tests has forked before, gRPC says something too.
+    said = [line for line in capfd.readouterr().err.splitlines() if not _OF_GRPC.match(line)]
+    assert said[0].startswith("retraced: OUTPUT_UNSAFE: ")
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
 
 

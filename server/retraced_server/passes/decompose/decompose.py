@@ -48,7 +48,7 @@ class Decompose(ProgramPass):
 
     def __init__(
         self,
-        table: Annotated[str, Option("Which operators to rewrite: `core-aten`, `aten`, `none`, or a plugin's.")] = "core-aten",
+        table: Annotated[str, Option("Which operators to rewrite.", choices=table_names)] = "core-aten",
         preserve: Annotated[str, Option("Operators to leave as they are, with spaces between: `aten.linear.default`.")] = "",
         only: Annotated[str, Option("The operators of the table to rewrite, and no others, with spaces between.")] = "",
         by: Annotated[
