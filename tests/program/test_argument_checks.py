@@ -81,6 +81,17 @@ def test_argument_that_an_operator_takes_apart_has_a_most(
     assert caught.value.reason is Reason.PROGRAM_UNSUPPORTED
 
 
+@pytest.mark.parametrize("shape", [(), (3,)])
+@pytest.mark.parametrize("op", [_aten.batch_norm.default, _aten.instance_norm.default])
+def test_tensor_without_channels_is_not_normalized(op: torch._ops.OpOverload, shape: tuple[int, ...]) -> None:
+    """torch read a size that is not there, and crashed for some of what lay in its place."""
+    rest = None, None, None, None, True, 0.1, 1e-5, True
+    check_arguments(op, (_empty(2, 3), *rest), {}, lambda size: size)
+    with pytest.raises(RetracedError, match=f"`input` has {len(shape)} dimensions") as caught:
+        check_arguments(op, (_empty(*shape), *rest), {}, lambda size: size)
+    assert caught.value.reason is Reason.PROGRAM_INVALID
+
+
 @pytest.mark.parametrize("decimals", [401, -401, 2**62])
 @pytest.mark.parametrize(
     "op", [_aten.round.decimals, _aten.round.decimals_out, _aten.round_.decimals, _aten.special_round.default]

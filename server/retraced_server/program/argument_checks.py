@@ -33,6 +33,8 @@ _TAKEN_APART: Final[Mapping[OpOverloadPacket, tuple[str, int]]] = {
 _EXPONENTS: Final[Mapping[OpOverloadPacket, tuple[str, int]]] = dict.fromkeys(
     (_aten.round, _aten.round_, _aten.special_round), ("decimals", 400)
 )
+# Operators whose native code reads the size of the second dimension, whether there is one or not.
+_OF_CHANNELS: Final = frozenset((_aten.batch_norm, _aten.instance_norm))
 # Of these torch takes numbers too, and looks them up in tables without asking how long these are.
 _ENUMERATIONS: Final[Mapping[str, type]] = {
     "ScalarTypeType": torch.dtype,
@@ -52,8 +54,9 @@ def check_arguments(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str
         typical: Gives a number for a symbolic one.
 
     Raises:
-        RetracedError: PROGRAM_INVALID: a dtype, a layout or a memory format is something else. PROGRAM_UNSUPPORTED: the call gives more
-            than `MOST_ITEMS` tensors, or takes one into more apart, or raises a number to an integer without bound.
+        RetracedError: PROGRAM_INVALID: a dtype, a layout or a memory format is something else, or a tensor has no channels.
+            PROGRAM_UNSUPPORTED: the call gives more than `MOST_ITEMS` tensors, or takes one into more apart, or raises a number to an
+            integer without bound.
     """
     for position, name, kind in _enumerations(target):
         value = args[position] if position < len(args) else kwargs.get(name)
@@ -63,6 +66,12 @@ def check_arguments(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str
         given = {name: _known(value, typical) for name, value in _by_name(target, args, kwargs).items()}
         if (count := _count(given)) > MOST_ITEMS:
             raise program_unsupported(f"the operator gives {count} tensors, and {MOST_ITEMS} are the most of one call")
+    if target.overloadpacket in _OF_CHANNELS:
+        shape = _known(_by_name(target, args, kwargs).get("input"), typical)
+        if isinstance(shape, tuple) and len(shape) < 2:
+            raise program_invalid(
+                f"`input` has {len(shape)} dimensions, and the operator normalizes channels, which are the second"
+            )
     if (exponent := _EXPONENTS.get(target.overloadpacket)) is not None:
         name, most = exponent
         number = _known(_by_name(target, args, kwargs).get(name, 0), typical)
