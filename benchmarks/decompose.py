@@ -31,7 +31,7 @@ from benchmarks.setup import Setup, Subject, make_subject
 from retraced import Client, EmbeddedServer
 from retraced_server.passes import run_pipeline
 from tests.support.case import ProgramCase
-from tests.support.models import DEEP_ARCHITECTURES, LLAMA_LIKE
+from tests.support.models import DEEP_ARCHITECTURES
 
 _PIPELINE = "decompose,cse,dce"
 IN_PROCESS, IN_NEW_PROCESS, COLD, WARM = "in process", "first of a process", "request, cold", "request, warm"
@@ -72,8 +72,8 @@ def measure(setup: Setup) -> Section:
 
 
 def _deep(subject: Subject, folder: Path) -> Subject:
-    name = f"deep_{'llama' if subject.name == LLAMA_LIKE.name else subject.name}"
-    return make_subject(name, folder) if any(case.name == name for case in DEEP_ARCHITECTURES) else subject
+    deep = DEEP_ARCHITECTURES.get(subject.name)
+    return subject if deep is None else make_subject(deep.name, folder)
 
 
 def _figures(setup: Setup, table: Comparisons, again: list[list[Cell]], memory: list[list[Cell]]) -> Iterator[Figure]:

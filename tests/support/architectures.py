@@ -267,15 +267,14 @@ LLAMA_LIKE = ProgramCase(
 _DEEP = {
     "bert": functools.partial(_bert, 4),
     "gpt2": functools.partial(_gpt2, 6),
-    "llama": functools.partial(_llama, 8),
     "t5": functools.partial(_t5, 3),
     "vit": functools.partial(_vit, 6),
     "whisper": functools.partial(_whisper, 4),
     "residual_net": functools.partial(_residual, False, 12),
 }
-#: The same with 214 to 640 nodes, for benchmarks: networks have more than two layers.
-DEEP_ARCHITECTURES: tuple[ProgramCase, ...] = tuple(
-    dataclasses.replace(case, name=f"deep_{case.name}", module=_DEEP[case.name], tags=frozenset({"benchmark"}))
+#: By the architectures' names the same with 214 to 640 nodes, for benchmarks: networks have more than two layers.
+DEEP_ARCHITECTURES: dict[str, ProgramCase] = {
+    case.name: dataclasses.replace(case, name=f"deep_{case.name}", module=_DEEP[case.name], tags=frozenset({"benchmark"}))
     for case in ARCHITECTURES
     if case.name in _DEEP
-)
+} | {"llama": LLAMA_LIKE}

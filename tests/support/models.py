@@ -12,7 +12,7 @@ __all__ = ["ALL_CASES", "DEEP_ARCHITECTURES", "LLAMA_LIKE", "Inputs", "ProgramCa
 #: Every program but the benchmark-sized ones.
 ALL_CASES: tuple[ProgramCase, ...] = (*PROGRAMS, *CONTROL_FLOW, *ARCHITECTURES)
 
-_BY_NAME = {case.name: case for case in (*ALL_CASES, *DEEP_ARCHITECTURES, LLAMA_LIKE)}
+_BY_NAME = {case.name: case for case in (*ALL_CASES, *DEEP_ARCHITECTURES.values())}
 
 
 def by_name(name: str) -> ProgramCase:

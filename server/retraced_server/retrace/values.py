@@ -11,7 +11,7 @@ import torch
 from retraced_server.torch_compat.fake_tensors import FakeTensor, view_of
 from retraced_server.torch_compat.functorch import is_functorch_wrapped_tensor, unwrapped
 from retraced_server.torch_compat.pytree import pytree
-from retraced_server.torch_compat.symbolic_shapes import ShapeEnv
+from retraced_server.torch_compat.symbolic_shapes import ShapeEnv, python_type, symbolic_number
 
 SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
@@ -131,12 +131,7 @@ def rename_symbols(value: Any, renaming: dict[sympy.Symbol, sympy.Expr], env: Sh
     def number(old: Any) -> Any:
         if not isinstance(old, SYMBOLIC) or not (old.node.expr.free_symbols & renaming.keys()):
             return old
-        new = old.node.expr.xreplace(renaming)
-        if isinstance(old, torch.SymInt):
-            return env.create_symintnode(new, hint=None)
-        if isinstance(old, torch.SymFloat):
-            return env.create_symfloatnode(new, hint=None)
-        return env.create_symboolnode(new)
+        return symbolic_number(env, python_type(old), old.node.expr.xreplace(renaming))
 
     def leaf(old: Any) -> Any:
         if not isinstance(old, FakeTensor):

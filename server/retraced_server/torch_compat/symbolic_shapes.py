@@ -63,6 +63,7 @@ __all__ = [
     "shape_env_of",
     "shape_env_of_value",
     "symbol_is_type",
+    "symbolic_number",
     "sympy_functions",
     "unbacked_bindings",
 ]
@@ -110,15 +111,20 @@ def python_type(value: Symbolic) -> type[int] | type[float] | type[bool]:
     return result
 
 
-# The three types of symbolic numbers share no base.
+# The three types of symbolic numbers share no base, and expressions have no types.
+def symbolic_number(env: ShapeEnv, kind: type[int] | type[float] | type[bool], number: Any, hint: Any = None) -> Any:
+    """Return a symbolic number of a Python type and an expression."""
+    if kind is int:
+        return env.create_symintnode(number, hint=hint)
+    if kind is float:
+        return env.create_symfloatnode(number, hint=hint)
+    return env.create_symboolnode(number)
+
+
+# As there.
 def rebuilt(value: Any, env: ShapeEnv) -> Any:
     """Return a symbolic number made anew of its expression, with the replacements of a shape environment, and its hint."""
-    node = value.node
-    if isinstance(value, torch.SymInt):
-        return env.create_symintnode(node.expr, hint=node._hint)
-    if isinstance(value, torch.SymFloat):
-        return env.create_symfloatnode(node.expr, hint=node._hint)
-    return env.create_symboolnode(node.expr)
+    return symbolic_number(env, python_type(value), value.node.expr, value.node._hint)
 
 
 # -- shape environments --------------------------------------------------------------------------------------------------------------

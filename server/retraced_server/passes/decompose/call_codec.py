@@ -23,10 +23,13 @@ from retraced_server.retrace.values import expression
 from retraced_server.torch_compat.decompositions import TableChoice
 from retraced_server.torch_compat.functional_trace import Number
 from retraced_server.torch_compat.operators import OpOverload, is_builtin
-from retraced_server.torch_compat.symbolic_shapes import SYMBOLIC
+from retraced_server.torch_compat.symbolic_shapes import SYMBOLIC, python_type
 
-_KINDS = {torch.SymInt: "int", torch.SymFloat: "float", torch.SymBool: "bool"}
+NumberType: TypeAlias = type[int] | type[float] | type[bool]
+_TYPES: dict[str, NumberType] = {"int": int, "float": float, "bool": bool}
 _NAMED = {torch.dtype: "dtype", torch.layout: "layout", torch.memory_format: "memory_format"}
+# It remembers what it has found, for all templates.
+_OPERATORS = Operators(frozenset())
 _GETITEM = operator_name(operator.getitem)
 _MOST_CALLS, _MOST_INPUTS, _MOST_ITEMS = 1024, 256, 4096
 
@@ -183,7 +186,8 @@ class Encoder:
             return Items(tuple(map(self.value, value)), isinstance(value, tuple))
         number = value.value if isinstance(value, Number) else value
         if isinstance(number, SYMBOLIC):
-            return Symbolic(_KINDS[type(number)], self._text(number.node.expr))  # type: ignore[arg-type]  # the three kinds
+            kind: Any = python_type(number).__name__
+            return Symbolic(kind, self._text(number.node.expr))
         if isinstance(number, (bool, int, float)):
             return self.value(number)
         if isinstance(value, torch.device):
@@ -227,17 +231,16 @@ class Decoder:
     """Decodes the arguments of calls.
 
     Args:
-        number: Makes a symbolic number of its kind and its expression.
+        number: Makes a symbolic number of its Python type and its expression.
         at: Returns the tensor or node of a place.
         meta: Meta tensors that were made for other results.
     """
 
     # Expressions have no types, and values are of many.
-    def __init__(self, number: Callable[[str, Any], Any], at: Callable[[int], Any], meta: MetaTensors) -> None:
+    def __init__(self, number: Callable[[NumberType, Any], Any], at: Callable[[int], Any], meta: MetaTensors) -> None:
         self._number = number
         self._at = at
         self._meta = meta
-        self._operators = Operators(frozenset())
 
     def call(self, call: Call) -> tuple[Any, list[Any], dict[str, Any]]:
         """Decode a call: its target, arguments and keyword arguments.
@@ -249,7 +252,7 @@ class Decoder:
         """
         target: Any = operator.getitem
         if call.target != _GETITEM:
-            target = self._operators.find(call.target)
+            target = _OPERATORS.find(call.target)
             if not isinstance(target, OpOverload):
                 raise ValueError(f"`{call.target}` is not shared")
         kwargs = {name: self.value(value) for name, value in call.kwargs.items()}
@@ -268,7 +271,7 @@ class Decoder:
                     raise ValueError(f"there is no {value.kind} `{value.name[:64]}`")
                 return found
             case Symbolic():
-                return self._number(value.kind, parse_expression(value.text))
+                return self._number(_TYPES[value.kind], parse_expression(value.text))
             case Placed():
                 return self._at(value.at)
             case Items():

@@ -10,14 +10,15 @@ import msgspec
 from retraced_pt2.program_schema import RangeConstraint
 from retraced_pt2.schema import SymExpr, SymExprHint, SymInt
 from retraced_server.passes.decompose.attention import table_of
-from retraced_server.passes.decompose.call_codec import CallKey, Decoder, UnsharedError
-from retraced_server.passes.decompose.shared_templates import encode_template, symbolic_number
+from retraced_server.passes.decompose.call_codec import CallKey, Decoder, NumberType, UnsharedError
+from retraced_server.passes.decompose.shared_templates import encode_template
 from retraced_server.passes.decompose.templates import Templates
 from retraced_server.program.fake_tensors import FakeTensors
 from retraced_server.program.symbols import Symbols
 from retraced_server.retrace.descriptions import Descriptions
 from retraced_server.retrace.fake_result_cache import FakeResultCache
 from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
+from retraced_server.torch_compat.symbolic_shapes import symbolic_number
 
 _encode = msgspec.json.encode
 _KEY = msgspec.json.Decoder(CallKey)
@@ -62,7 +63,7 @@ def _made(key: CallKey, attempt: int) -> bytes:
 
 
 # Expressions have no types, and numbers are of three.
-def _number(symbols: Symbols) -> Callable[[str, Any], Any]:
+def _number(symbols: Symbols) -> Callable[[NumberType, Any], Any]:
     return lambda kind, expression: symbolic_number(symbols.shape_env, kind, expression)
 
 

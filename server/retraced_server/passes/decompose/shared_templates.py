@@ -24,6 +24,7 @@ from retraced_server.passes.decompose.call_codec import (
     Decoder,
     Encoder,
     MetaTensors,
+    NumberType,
     SharedTemplate,
     UnsharedError,
     canonical,
@@ -39,13 +40,13 @@ from retraced_server.torch_compat.functional_trace import Number
 from retraced_server.torch_compat.operators import is_builtin
 from retraced_server.torch_compat.symbolic_shapes import (
     SYMBOLIC,
-    ShapeEnv,
     SymT,
     backed_values,
     has_facts_about,
     int_oo,
     ranges_of,
     symbol_is_type,
+    symbolic_number,
 )
 
 _LARGEST_SIZE = 1 << 48
@@ -151,9 +152,9 @@ class SharedCall:
         own = {canonical_symbol: symbol for symbol, canonical_symbol in self._symbols.items()}
 
         # Expressions have no types, and numbers are of three.
-        def number(kind: str, expression: Any) -> Any:
+        def number(kind: NumberType, expression: Any) -> Any:
             if expression.is_number:
-                return {"int": int, "float": float, "bool": bool}[kind](expression)
+                return kind(expression)
             if self._env is None or not expression.free_symbols <= own.keys():
                 raise ValueError("a template has symbols that its key does not have")
             return symbolic_number(self._env, kind, expression.xreplace(own))
@@ -217,13 +218,13 @@ def encode_template(template: Template) -> bytes:
 
 
 # Numbers are symbolic ones of three types.
-def read_template(shared: SharedTemplate, inputs: int, number: Callable[[str, Any], Any], meta: MetaTensors) -> Template:
+def read_template(shared: SharedTemplate, inputs: int, number: Callable[[NumberType, Any], Any], meta: MetaTensors) -> Template:
     """Decode a template.
 
     Args:
         shared: The template.
         inputs: How many inputs it has.
-        number: Makes a symbolic number of its kind and its expression.
+        number: Makes a symbolic number of its Python type and its expression.
         meta: Meta tensors that were made for other results.
 
     Raises:
@@ -248,16 +249,6 @@ def read_template(shared: SharedTemplate, inputs: int, number: Callable[[str, An
 # A number is of any of three types that share no base.
 def _as_argument(number: Any) -> Any:
     return Number(number) if isinstance(number, SYMBOLIC) else number
-
-
-# As are the numbers that it makes.
-def symbolic_number(env: ShapeEnv, kind: str, expression: Any) -> Any:
-    """Return a symbolic number of a kind, `int`, `float` or `bool`."""
-    if kind == "int":
-        return env.create_symintnode(expression, hint=None)
-    if kind == "float":
-        return env.create_symfloatnode(expression, hint=None)
-    return env.create_symboolnode(expression)
 
 
 # Arguments are whatever a graph has.
