@@ -43,7 +43,7 @@ from retraced_server.torch_compat.fake_tensors import (
 from retraced_server.torch_compat.pytree import pytree
 from retraced_server.torch_compat.symbolic_shapes import SYMBOLIC
 
-__all__ = ["FunctionalTensor", "FunctionalTrace", "Number", "decomposing"]
+__all__ = ["FunctionalTensor", "FunctionalTrace", "Number", "decomposing", "read_number"]
 
 
 class Number:
@@ -100,6 +100,12 @@ class _Proxies(ProxyTorchDispatchMode):
 
 
 # A symbolic number is of any of three types that share no base.
+def read_number(graph: fx.Graph, number: Any) -> Any:
+    """Return the last node of a trace that computes a symbolic number, and where there is none the number."""
+    return next((node for node in reversed(graph.nodes) if _computes(node, number)), number)
+
+
+# As here.
 def _computes(node: fx.Node, number: Any) -> bool:
     value = node.meta.get("val")
     return isinstance(value, SYMBOLIC) and value.node.expr == number.node.expr
@@ -238,9 +244,7 @@ class FunctionalTrace:
             plain: Any = from_fun(leaf)
             slot: Any = get_proxy_slot(plain, self._tracer, None)
             return plain if slot is None else slot.proxy.node
-        if isinstance(leaf, SYMBOLIC):
-            return next((node for node in reversed(self.graph.nodes) if _computes(node, leaf)), leaf)
-        return leaf
+        return read_number(self.graph, leaf) if isinstance(leaf, SYMBOLIC) else leaf
 
     @contextmanager
     def _modes(self) -> Iterator[None]:

@@ -24,7 +24,11 @@ from retraced_server.retrace.values import SYMBOLIC
 from retraced_server.torch_compat.decompositions import Decompositions
 from retraced_server.torch_compat.fake_tensors import FakeTensorMode
 from retraced_server.torch_compat.functional_trace import FunctionalTrace, Number, decomposing
+from retraced_server.torch_compat.plain_trace import NotPlainError, PlainTrace
 from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
+
+# What needs functionalization, as a trace without it found.
+_NOT_PLAIN: set[Any] = set()
 
 
 class Templates:
@@ -132,7 +136,16 @@ class Templates:
             return None
 
     def _traced(self, target: Any, args: Any, kwargs: Any, given: list[Any], pattern: list[int]) -> Template:
-        trace = self.trace()
+        if target not in _NOT_PLAIN:
+            try:
+                return self._traced_by(PlainTrace(self._table), target, args, kwargs, given, pattern)
+            except NotPlainError:
+                _NOT_PLAIN.add(target)
+        return self._traced_by(self.trace(), target, args, kwargs, given, pattern)
+
+    def _traced_by(
+        self, trace: FunctionalTrace | PlainTrace, target: Any, args: Any, kwargs: Any, given: list[Any], pattern: list[int]
+    ) -> Template:
         inputs = [trace.input(datum(value, self.fake_mode)) for value in given]
         placeholders = tuple(placeholder for _, placeholder in inputs)
         order = iter(pattern)
