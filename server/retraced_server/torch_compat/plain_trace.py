@@ -117,7 +117,7 @@ class PlainTrace(ProxyTorchDispatchMode):
             yield func.decompose
 
     def _recorded(self, func: OpOverload, args: Any, kwargs: Any) -> Any:
-        nodes = fx.node.map_aggregate((args, kwargs), self._argument)
+        nodes = fx.node.map_aggregate((_without_defaults(func, args), kwargs), self._argument)
         node = self.graph.call_function(func, *nodes)
         results = func(*args, **kwargs)
         self._track(results, node)
@@ -159,6 +159,22 @@ def _is_plain(func: Any) -> bool:
         and not any(tag in func.tags for tag in _SPECIAL_TAGS)
         and not has_effects(func)
     )
+
+
+def _without_defaults(func: OpOverload, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Leave out last arguments that are the defaults, as the dispatcher does where no undefined tensor of a kernel is among them."""
+    if not args or args[-1] is not None:
+        return args
+    places = len(args)
+    for value, argument in zip(reversed(args), reversed(func._schema.arguments[:places]), strict=True):
+        if (
+            not argument.has_default_value()
+            or type(value) is not type(argument.default_value)
+            or value != argument.default_value
+        ):
+            break
+        places -= 1
+    return args[:places]
 
 
 @cache
