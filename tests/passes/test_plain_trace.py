@@ -35,7 +35,7 @@ _SAMPLES = (
         "where/0/dynamic",
     ),
     *("nn.functional.max_pool2d/0/dynamic", "repeat_interleave/0/static", "logaddexp/0/dynamic", "cdist/0/dynamic"),
-    *("nn.functional.embedding_bag/1/static",),
+    *("nn.functional.embedding_bag/1/static", "fft.hfft/0/static"),
 )
 
 

@@ -29,7 +29,12 @@ from retraced_server.torch_compat.symbolic_shapes import SYMBOLIC
 _METADATA = FunctionalTensor.metadata_fns
 _DEVICE = torch.ops.prim.device.default
 # What functionalization or the tracer makes something else of, and what makes symbols or reads values.
-_SPECIAL = frozenset(("aten::is_nonzero", "aten::lift", "aten::lift_fresh", "aten::lift_fresh_copy"))
+_SPECIAL = frozenset(
+    (
+        *("aten::_conj", "aten::_neg_view", "aten::is_nonzero"),
+        *("aten::lift", "aten::lift_fresh", "aten::lift_fresh_copy"),
+    )
+)
 _SPECIAL_TAGS = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 
 
