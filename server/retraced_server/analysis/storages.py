@@ -108,7 +108,7 @@ class WriteSets:
         for at, node in enumerate(nodes):
             joined = [self._first.setdefault(storage, node) for storage in held[node]]
             if callable(node.target) and held[node] and may_return_alias(node.target):
-                joined.extend(value for value in node.all_input_nodes if held[value])
+                joined.extend(value for value in _always_aliased(node) or node.all_input_nodes if held[value])
             roots = {first(at), *(first(positions[other]) for other in joined)}
             earliest = min(roots)
             for root in roots:

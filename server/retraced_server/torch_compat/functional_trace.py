@@ -231,11 +231,11 @@ class FunctionalTrace:
         with self._modes():
             return pytree.tree_map(self._read, value)
 
-    def is_written(self, value: FunctionalTensor) -> bool:
+    def is_written(self, value: torch.Tensor) -> bool:
         """Whether an input was written to, through whatever view."""
         return has_data_mutation(value)
 
-    def is_resized(self, value: FunctionalTensor, given: torch.Tensor) -> bool:
+    def is_resized(self, value: torch.Tensor, given: torch.Tensor) -> bool:
         """Whether an input has other sizes, strides or another storage than it was given with."""
         return bool(has_metadata_mutation(value, given, check_only_storage_mutation=False))
 

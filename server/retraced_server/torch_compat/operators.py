@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any, cast
@@ -27,6 +28,7 @@ __all__ = [
     "check_schema",
     "executorch_call_delegate",
     "function_named",
+    "functional_variant",
     "has_effects",
     "held_operator",
     "is_builtin",
@@ -53,6 +55,31 @@ def function_named(name: str) -> Callable[..., Any]:
     module, _, attribute = name.rpartition(".")
     found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     return found
+
+
+@functools.cache
+def functional_variant(op: object) -> OpOverload | None:
+    """Return the operator whose result functionalization puts in the place of the tensor that another writes to and returns.
+
+    That is `aten.add.Tensor` for `aten.add_.Tensor`. There is none where functionalization does anything else.
+    """
+    if not isinstance(op, OpOverload) or op.namespace != "aten" or not op._schema.is_mutable:
+        return None
+    packet = getattr(torch.ops.aten, op._opname.removesuffix("_"), None) if op._opname.endswith("_") else None
+    found = getattr(packet, op._overloadname, None)
+    if found is None or not torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "Functionalize"):
+        return None
+    arguments, others = op._schema.arguments, found._schema.arguments
+    named = [(argument.name, str(argument.type)) for argument in arguments] == [
+        (other.name, str(other.type)) for other in others
+    ]
+    writes_first = arguments[0].is_write and not any(argument.is_write for argument in arguments[1:])
+    is_view = torch.Tag.inplace_view in op.tags
+    return (
+        found
+        if named and writes_first and not is_view and not found._schema.is_mutable and len(op._schema.returns) == 1
+        else None
+    )
 
 
 def schema_of(op: OpOverload) -> torch.FunctionSchema:

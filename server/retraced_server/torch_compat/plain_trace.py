@@ -88,6 +88,14 @@ class PlainTrace(ProxyTorchDispatchMode):
         """Return what a result is: nodes of the graph in the place of tensors, and of numbers that operators returned."""
         return pytree.tree_map(self._read, value)
 
+    def is_written(self, value: torch.Tensor) -> bool:
+        """Whether an input was written to: never."""
+        return False
+
+    def is_resized(self, value: torch.Tensor, given: torch.Tensor) -> bool:
+        """Whether an input has other sizes, strides or another storage than it was given with: never."""
+        return False
+
     # Methods of torch.
     def __sym_dispatch__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         return func(*args, **kwargs)

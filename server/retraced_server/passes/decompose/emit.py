@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import fx
 
-from retraced_server.passes.decompose.template import Emitted
+from retraced_server.passes.decompose.template import Emitted, Template
 from retraced_server.retrace import NodeMetadata
 from retraced_server.retrace.fake_result_cache import FakeResult
 from retraced_server.retrace.tracer import ExportTracer
@@ -42,6 +42,18 @@ class Emitter:
 
     def __init__(self, callback: MakesCalls) -> None:
         self._callback = callback
+
+    def emit_template(self, template: Template, given: Sequence[Any], meta: NodeMetadata) -> tuple[Any, Sequence[Any]]:
+        """Make the calls of a template, and return what stands for its results, and what each input becomes that it writes to.
+
+        Args:
+            template: The template.
+            given: What stands for its inputs.
+            meta: The metadata of the node that is visited.
+        """
+        inputs = dict(zip(template.inputs, given, strict=True))
+        results, written = self.emit(inputs, template.nodes, template.results, meta, template.values)
+        return results, written
 
     def emit(
         self,

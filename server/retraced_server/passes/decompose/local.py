@@ -17,7 +17,7 @@ from retraced_server.analysis.graphs import walk_graphs
 from retraced_server.analysis.targets import SIZE_OPERATORS, SYM_OPERATORS, acts_on_regions, overload_of
 from retraced_server.passes.base import MUTATIONS
 from retraced_server.passes.decompose.emit import Emitter
-from retraced_server.passes.decompose.template import NotLocalError
+from retraced_server.passes.decompose.template import NotLocalError, Template
 from retraced_server.passes.decompose.templates import Templates
 from retraced_server.passes.decompose.working_copy import runs_without_gradients
 from retraced_server.passes.decompose.written_values import WrittenTogether, WrittenValues
@@ -171,7 +171,7 @@ class LocalDecomposition(ExportPass):
         self._emitter = Emitter(self)
         inputs = program.graph.find_nodes(op="placeholder")
         self._input_specs = dict(zip(inputs, program.graph_signature.input_specs, strict=True))
-        self.values = WrittenValues(written, templates, self._emitter, lambda: state_of(self).retrace.results)
+        self.values = WrittenValues(written, templates, self._emitter, self._find, lambda: state_of(self).retrace.results)
 
     # -- hooks -----------------------------------------------------------------------------------------------------------------------
 
@@ -214,13 +214,18 @@ class LocalDecomposition(ExportPass):
     # -- what calls become -----------------------------------------------------------------------------------------------------------
 
     def _decomposed(self, op: Any, args: tuple[Argument, ...], kwargs: dict[str, Argument], meta: NodeMetadata) -> Any:
-        session = state_of(self).running.session
-        template, given = self._templates.find(op, args, kwargs, session.transaction, session.fake_result_cache)
+        template, given = self._find(op, args, kwargs)
         if template.is_identity:
             return super().call_operator(op, args, kwargs, meta)
         self.rewrites += 1
-        inputs = dict(zip(template.inputs, given, strict=True))
-        return self._emitter.emit(inputs, template.nodes, template.results, meta, template.values)
+        results, written = self._emitter.emit_template(template, given, meta)
+        if any(value is not None for value in written):
+            raise NotLocalError(f"{op} writes to its arguments")
+        return results
+
+    def _find(self, op: Any, args: Any, kwargs: Any) -> tuple[Template, list[Any]]:
+        session = state_of(self).running.session
+        return self._templates.find(op, args, kwargs, session.transaction, session.fake_result_cache)
 
     # The subgraph returns a tuple of whatever its nodes compute.
     def _inlined(self, subgraph: fx.GraphModule, operands: tuple[Argument, ...]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,10 @@ class NotLocalError(Exception):
     """A call cannot be decomposed without the program around it; the message says why."""
 
 
+class NotReplacedError(Exception):
+    """A call does not put a new tensor of the same dtype, sizes and strides in the place of an argument that it writes to."""
+
+
 @dataclass(frozen=True)
 class Template:
     """What a call decomposes to.
@@ -29,14 +33,15 @@ class Template:
     Attributes:
         inputs: Placeholders, one for each distinct tensor among the arguments, in order of appearance.
         nodes: The calls that have to be made, in order: those that the results are made of, and those with an effect.
-        results: Nodes, constants and containers of these, in the place of the call's results.
+        results: Nodes, constants and containers of these, in the place of the call's results; and what each input becomes, None where the
+            call does not write to it.
         values: What each of the nodes gives, as far as that is known; empty where nothing is.
         is_identity: Whether that is the call itself.
     """
 
     inputs: tuple[fx.Node, ...]
     nodes: tuple[fx.Node, ...]
-    results: Any
+    results: tuple[Any, Sequence[Any]]
     is_identity: bool = False
     values: tuple[FakeResult | None, ...] = ()
 
@@ -56,6 +61,12 @@ def map_inputs(value: Argument, change: Callable[[Any], Any]) -> Any:
 
 
 # Values are whatever an operator takes.
+def identity_of(value: Any) -> Hashable:
+    """Return what values have in common that stand for one input of a template."""
+    return (value.pending or value.node) if isinstance(value, ProxyValue) else id(value)
+
+
+# As here.
 def datum(value: Any, fake_mode: FakeTensorMode) -> Any:
     """Return what an operator is executed on, a constant tensor as what it says to operators."""
     data = value.data if isinstance(value, ProxyValue) else value

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Container, Hashable, Iterable
+from collections.abc import Container, Hashable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from torch import fx
 
+from retraced_server.analysis.targets import overload_of
 from retraced_server.analysis.value_numbers import UnkeyedError, call_key
 from retraced_server.errors import RetracedError
 from retraced_server.passes.decompose.call_codec import MetaTensors, UnsharedError
 from retraced_server.passes.decompose.shared_templates import SharedCall, SharedTemplates
-from retraced_server.passes.decompose.template import NotLocalError, Template, datum, map_inputs
+from retraced_server.passes.decompose.template import NotLocalError, NotReplacedError, Template, datum, identity_of, map_inputs
 from retraced_server.retrace.arguments import Argument
-from retraced_server.retrace.descriptions import Descriptions
+from retraced_server.retrace.descriptions import Descriptions, UnknownError
 from retraced_server.retrace.fake_result_cache import FakeResult, FakeResultCache
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.values import SYMBOLIC
 from retraced_server.torch_compat.decompositions import Decompositions
 from retraced_server.torch_compat.fake_tensors import FakeTensorMode
 from retraced_server.torch_compat.functional_trace import FunctionalTrace, Number, decomposing
+from retraced_server.torch_compat.operators import functional_variant, schema_of
 from retraced_server.torch_compat.plain_trace import NotPlainError, PlainTrace
 from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
 
@@ -87,13 +90,14 @@ class Templates:
 
         Raises:
             NotLocalError: It makes symbols or constants of its own.
+            NotReplacedError: It writes to an argument and puts no new tensor of the same layout in its place.
         """
         given: list[Any] = []
         positions: dict[Hashable, int] = {}
         pattern: list[int] = []
 
         def note(leaf: Any) -> Any:
-            key = (leaf.pending or leaf.node) if isinstance(leaf, ProxyValue) else id(leaf)
+            key = identity_of(leaf)
             if key not in positions:
                 positions[key] = len(given)
                 given.append(leaf)
@@ -101,8 +105,7 @@ class Templates:
             return leaf.data if isinstance(leaf, ProxyValue) else leaf
 
         data = map_inputs((args, kwargs), note)
-        described = self._descriptions.call(target, *data)
-        key = None if described is None else (described, tuple(pattern))
+        key = self._key(target, data, pattern)
         template = None if key is None else self._templates.get(key)
         if template is None:
             template = None if key is None else self._of_others(target, args, kwargs, given, pattern)
@@ -121,6 +124,17 @@ class Templates:
                 self._templates[key] = replace(template, values=())
         return template, given
 
+    # As here.
+    def _key(self, target: Any, data: Any, pattern: list[int]) -> Hashable | None:
+        op = overload_of(target)
+        if op is None or not schema_of(op).returns:
+            return None
+        try:
+            # An operator that writes does so to functional tensors: those that are described stay as they are.
+            return op, self._descriptions.describe(data), tuple(pattern)
+        except UnknownError:
+            return None
+
     def _of_others(self, target: Any, args: Any, kwargs: Any, given: list[Any], pattern: list[int]) -> Template | None:
         if self._shared is None or not self._shared.is_used:
             return None
@@ -136,6 +150,12 @@ class Templates:
             return None
 
     def _traced(self, target: Any, args: Any, kwargs: Any, given: list[Any], pattern: list[int]) -> Template:
+        if (functional := functional_variant(target)) is not None:
+            template = self._traced(functional, args, kwargs, given, pattern)
+            new, _ = template.results
+            written = tuple(new if place == pattern[0] else None for place in range(len(given)))
+            _check_replaced(template.inputs, written)
+            return replace(template, results=(new, written), is_identity=False)
         if target not in _NOT_PLAIN:
             try:
                 return self._traced_by(PlainTrace(self._table), target, args, kwargs, given, pattern)
@@ -151,10 +171,14 @@ class Templates:
         order = iter(pattern)
         traced_args, traced_kwargs = map_inputs((args, kwargs), lambda _: inputs[next(order)][0])
         results = trace.read(trace.call(target, traced_args, traced_kwargs))
-        nodes = tuple(needed(results, placeholders, effects_after(trace.graph, None)))
+        written = tuple(trace.read(value) if trace.is_written(value) else None for value, _ in inputs)
+        _check_replaced(placeholders, written)
+        if any(trace.is_resized(value, placeholder.meta["val"]) for value, placeholder in inputs):
+            raise NotReplacedError
+        nodes = tuple(needed((results, written), placeholders, effects_after(trace.graph, None)))
         if any(node.op == "get_attr" for node in nodes):
             raise NotLocalError(f"the decomposition of {target} makes a constant")
-        template = Template(placeholders, nodes, results)
+        template = Template(placeholders, nodes, (results, written))
         return replace(template, is_identity=_is_identity(template, target, args, kwargs, pattern))
 
 
@@ -203,7 +227,8 @@ def _value(node: fx.Node, fake_results: FakeResultCache) -> FakeResult | None:
 def _is_identity(template: Template, target: Any, args: Any, kwargs: Any, pattern: list[int]) -> bool:
     """Whether a template is nothing but the call and the items of its result."""
     calls = [node for node in template.nodes if node.target is not operator.getitem]
-    if len(calls) != 1 or calls[0].target is not target or not _is_result(calls[0], template.results):
+    results, written = template.results
+    if len(calls) != 1 or calls[0].target is not target or not _is_result(calls[0], results) or any(written):
         return False
     order = iter(pattern)
     given_args, given_kwargs = map_inputs((args, kwargs), lambda _: template.inputs[next(order)])
@@ -211,6 +236,23 @@ def _is_identity(template: Template, target: Any, args: Any, kwargs: Any, patter
         return call_key(target, calls[0].args, calls[0].kwargs, _leaf) == call_key(target, given_args, given_kwargs, _leaf)
     except UnkeyedError:
         return False
+
+
+def _check_replaced(inputs: Sequence[fx.Node], written: Sequence[Any]) -> None:
+    """Check that what inputs become are new tensors of the same dtype, sizes and strides, whatever values the symbols have.
+
+    Raises:
+        NotReplacedError: One is not.
+    """
+
+    def layout(node: fx.Node) -> Hashable:
+        tensor = node.meta["val"]
+        numbers = (*tensor.shape, *tensor.stride())
+        return tensor.dtype, *(number.node.expr if isinstance(number, torch.SymInt) else number for number in numbers)
+
+    for before, new in zip(inputs, written, strict=True):
+        if new is not None and not (isinstance(new, fx.Node) and new not in inputs and layout(new) == layout(before)):
+            raise NotReplacedError
 
 
 def _is_result(call: fx.Node, results: Any) -> bool:

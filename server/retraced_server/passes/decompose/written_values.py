@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
 from retraced_server.analysis.alias_sets import holds_tensor
-from retraced_server.analysis.effects import written_arguments
+from retraced_server.analysis.effects import arguments_by_name, written_arguments
 from retraced_server.analysis.storages import WriteSets, storages
+from retraced_server.analysis.targets import overload_of
 from retraced_server.passes.decompose.emit import Emitter
-from retraced_server.passes.decompose.template import Emitted, NotLocalError, datum, map_inputs
+from retraced_server.passes.decompose.template import (
+    Emitted,
+    NotLocalError,
+    NotReplacedError,
+    Template,
+    datum,
+    identity_of,
+    map_inputs,
+)
 from retraced_server.passes.decompose.templates import Templates, effects_after, needed
 from retraced_server.passes.decompose.working_copy import SETS_GRADIENTS
 from retraced_server.retrace import NodeMetadata, ProxyValue
 from retraced_server.torch_compat.functional_trace import FunctionalTensor, FunctionalTrace
-from retraced_server.torch_compat.operators import HigherOrderOperator
+from retraced_server.torch_compat.operators import HigherOrderOperator, schema_of
 
 
 class WrittenTogether:
@@ -29,6 +38,7 @@ class WrittenTogether:
 
     Attributes:
         placeholders: Those that are inputs.
+        whole: The nodes whose value is one tensor, of which there is no view, each with the first node that has it.
 
     Raises:
         NotLocalError: Two inputs share storage that is written to, or results of a subgraph that is to be inlined do.
@@ -37,13 +47,15 @@ class WrittenTogether:
     def __init__(self, module: fx.GraphModule) -> None:
         writes = {node: values for node in module.graph.nodes if (values := written_arguments(module, node))}
         written = [value for values in writes.values() for value in values]
-        self._nodes: frozenset[fx.Node] = frozenset()
+        members: dict[fx.Node, list[fx.Node]] = {}
         if written:
             sets = WriteSets(module.graph)
-            together = {sets.written_with(value) for value in written}
-            self._nodes = frozenset(
-                node for node in module.graph.nodes if sets.written_with(node) in together and _has_tensor(node)
-            )
+            members = {sets.written_with(value): [] for value in written}
+            for node in module.graph.nodes:
+                if sets.written_with(node) in members and _has_tensor(node):
+                    members[sets.written_with(node)].append(node)
+        self._nodes = frozenset(node for nodes in members.values() for node in nodes)
+        self.whole = {node: nodes[0] for nodes in members.values() if nodes and _are_one(nodes) for node in nodes}
         self.placeholders = [node for node in module.graph.find_nodes(op="placeholder") if node in self._nodes]
         for node in self._nodes:
             if node.target is SETS_GRADIENTS:
@@ -51,7 +63,7 @@ class WrittenTogether:
         held = [storage for node in self.placeholders for storage in storages(node.meta["val"])]
         if len(set(held)) < len(held):
             raise NotLocalError("the program writes to an input that shares storage with another")
-        self._writers = writes.keys()
+        self._writes = writes
         # What makes, takes or returns such a value.
         self._concerned = self._nodes | {user for node in self._nodes for user in node.users}
 
@@ -64,7 +76,11 @@ class WrittenTogether:
 
     def writes(self, node: fx.Node) -> bool:
         """Whether a node writes to such a value."""
-        return node in self._writers
+        return node in self._writes
+
+    def written_by(self, node: fx.Node) -> list[fx.Node]:
+        """Return the values that a node writes to."""
+        return self._writes.get(node, [])
 
     def targets(self) -> set[Any]:
         """Return what the nodes call that these values concern."""
@@ -74,23 +90,33 @@ class WrittenTogether:
 class WrittenValues:
     """What the values of a graph are, at each point of the program, that share storage with one that is written to.
 
-    Each call that takes a view of such a value or writes to one is executed on functional tensors, and what functionalization makes of it
-    stands in the program in its place. Other calls are given what the values are at that point.
+    A call that writes to a tensor of which there is no view becomes what its template has. Each other call that takes a view of such a value
+    or writes to one is executed on functional tensors, and what functionalization makes of it stands in the program in its place. Calls that
+    do neither are given what the values are at that point.
 
     Args:
         written: The values.
         templates: Begins the trace.
         emitter: Makes calls.
+        find: Finds the template of a call, as `Templates.find` does.
         results: Returns what the pass has for each node of the graph that was visited.
     """
 
     def __init__(
-        self, written: WrittenTogether, templates: Templates, emitter: Emitter, results: Callable[[], Mapping[fx.Node, Any]]
+        self,
+        written: WrittenTogether,
+        templates: Templates,
+        emitter: Emitter,
+        find: Callable[[Any, Any, Any], tuple[Template, list[Any]]],
+        results: Callable[[], Mapping[fx.Node, Any]],
     ) -> None:
         self._templates = templates
         self._emitter = emitter
+        self._find = find
         self._results = results
         self._written = written
+        # What a tensor without views is now that was written to, by the first node that has it.
+        self._current: dict[fx.Node, Any] = {}
         self._trace: FunctionalTrace | None = None
         # Of nodes of the graph: functional tensors, and containers of these.
         self._functional: dict[fx.Node, Any] = {}
@@ -125,19 +151,46 @@ class WrittenValues:
             if not isinstance(leaf, fx.Node):
                 return leaf
             # A container of new values has nothing written to it: its items do.
+            first = self._written.whole.get(leaf)
+            if first is not None and first not in self._functional:
+                return self._current[first] if first in self._current else results[first]
+            leaf = first or leaf
             may_differ = leaf in self._written and (leaf in self._functional or isinstance(leaf.meta.get("val"), torch.Tensor))
             return self._emit(self._functional_value(leaf), meta) if may_differ else results[leaf]
 
         return fx.node.map_aggregate(arguments, value)
 
     def call(self, node: fx.Node, meta: NodeMetadata) -> Any:
-        """Execute a call on functional tensors, and return what its value is at this point."""
+        """Make what a call becomes that takes a view or writes, and return what its value is at this point."""
+        if self._takes_no_views(node):
+            try:
+                return self._call_by_template(node, meta)
+            except NotReplacedError:
+                # A functional tensor goes on whatever it was written.
+                pass
         args, kwargs = fx.node.map_aggregate(
             (node.args, node.kwargs), lambda leaf: self._functional_value(leaf) if isinstance(leaf, fx.Node) else leaf
         )
         assert callable(node.target)
-        value = self._functional[node] = self._tracing().call(node.target, args, kwargs)
+        value = self._functional[self._written.whole.get(node, node)] = self._tracing().call(node.target, args, kwargs)
         return self._emit(value, meta)
+
+    def _takes_no_views(self, node: fx.Node) -> bool:
+        """Whether what a call takes and gives of these values are tensors without views, of which none was executed on yet."""
+        concerned = [value for value in (node, *node.all_input_nodes) if value in self._written]
+        firsts = [self._written.whole.get(value) for value in concerned]
+        return overload_of(node.target) is not None and all(first and first not in self._functional for first in firsts)
+
+    def _call_by_template(self, node: fx.Node, meta: NodeMetadata) -> Any:
+        args, kwargs = self.current((node.args, node.kwargs), meta)
+        template, given = self._find(node.target, args, kwargs)
+        results, written = self._emitter.emit_template(template, given, meta)
+        places = {identity_of(value): place for place, value in enumerate(given)}
+        for value in self._written.written_by(node):
+            new = written[places[identity_of(self.current(value, meta))]]
+            if new is not None:
+                self._current[self._written.whole[value]] = new
+        return results
 
     def written_inputs(self, meta: NodeMetadata) -> Iterator[tuple[fx.Node, Any]]:
         """Yield the inputs that were written to, each with its value at the end.
@@ -148,10 +201,12 @@ class WrittenValues:
         for node in self._written.placeholders:
             functional, trace = self._functional.get(node), self._trace
             if not isinstance(functional, FunctionalTensor) or trace is None:
+                if node in self._current:
+                    yield node, self._current[node]
                 continue
             if trace.is_resized(functional, datum(self._results()[node], self._templates.fake_mode)):
                 raise NotLocalError(f"the program changes the sizes or strides of its input '{node.name}'")
-            if trace.is_written(functional):
+            if trace.is_written(functional) or node in self._current:
                 yield node, self._emit(functional, meta)
 
     def _tracing(self) -> FunctionalTrace:
@@ -160,6 +215,7 @@ class WrittenValues:
         return self._trace
 
     def _functional_value(self, node: fx.Node) -> Any:
+        node = self._written.whole.get(node, node)
         if node in self._functional:
             return self._functional[node]
         if node.target is operator.getitem:
@@ -167,7 +223,7 @@ class WrittenValues:
             first = self._items.setdefault(node.args, node)
             if first is not node:
                 return self._functional_value(first)
-        value = map_inputs(self._results()[node], self._input)
+        value = map_inputs(self._current[node] if node in self._current else self._results()[node], self._input)
         if node in self._written:
             self._functional[node] = value
         return value
@@ -185,6 +241,24 @@ class WrittenValues:
         nodes = needed(results, self._emitted, effects_after(trace.graph, self._last))
         self._last = next(reversed(trace.graph.nodes))
         return self._emitter.emit(self._emitted, nodes, results, meta)
+
+
+def _are_one(nodes: Sequence[fx.Node]) -> bool:
+    """Whether the values of nodes that share storage are one tensor: a new one, and what operators return that have written to it."""
+    first, *others = nodes
+    is_new = isinstance(first.meta.get("val"), torch.Tensor) and first.target is not operator.getitem
+    return is_new and all(_returned_argument(node) in nodes for node in others)
+
+
+def _returned_argument(node: fx.Node) -> Any:
+    """Return the argument that an operator writes to and returns, if it returns nothing else."""
+    op = overload_of(node.target)
+    results = [] if op is None else [result.alias_info for result in schema_of(op).returns]
+    if op is None or len(results) != 1 or results[0] is None or not results[0].is_write:
+        return None
+    given = arguments_by_name(op, node.args, node.kwargs)
+    arguments = ((argument.name, argument.alias_info) for argument in schema_of(op).arguments)
+    return next((given.get(name) for name, info in arguments if info and info.before_set == results[0].before_set), None)
 
 
 def _has_tensor(node: fx.Node) -> bool:
