@@ -41,6 +41,7 @@ from retraced_server.torch_compat.fake_tensors import (
     disable_fake_tensor_cache,
 )
 from retraced_server.torch_compat.pytree import pytree
+from retraced_server.torch_compat.symbolic_arithmetic import remembered_arithmetic
 from retraced_server.torch_compat.symbolic_shapes import SYMBOLIC
 
 __all__ = ["FunctionalTensor", "FunctionalTrace", "Number", "decomposing", "read_number"]
@@ -126,6 +127,7 @@ def decomposing(table: Decompositions, fake_mode: FakeTensorMode) -> Iterator[No
         _composite_kernels(table).in_place(),
         _no_tensor_metadata(),
         disable_fake_tensor_cache(fake_mode),
+        remembered_arithmetic(fake_mode.shape_env),
     ):
         yield
 
