@@ -243,6 +243,31 @@ def test_each_size_is_computed_once() -> None:
 # -- options --------------------------------------------------------------------------------------------------------------------------
 
 
+class _Fixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.register_buffer("scale", torch.ones(9, 1))
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        projected = self.linear(x)
+        return torch.nn.functional.pad(y, (0, 0, 1, 1))[:, : projected.shape[1]] + projected * self.scale
+
+
+def test_size_that_export_has_found_to_be_static_is_a_number() -> None:
+    inputs = (torch.randn(3, 9, 4), torch.randn(3, 9, 4))
+    program = torch.export.export(
+        _Fixed(), inputs, dynamic_shapes=({0: Dim.DYNAMIC, 1: Dim.AUTO}, {0: Dim.DYNAMIC, 1: Dim.AUTO})
+    )
+    result = run_pipeline(program, "decompose").program
+
+    def sizes(of: ExportedProgram) -> int:
+        return sum(node.target is torch.ops.aten.sym_size.int for node in of.graph.nodes)
+
+    assert sizes(result) == sizes(program.run_decompositions())
+    torch.testing.assert_close(result.module()(*inputs), program.module()(*inputs))
+
+
 def _activated() -> ExportedProgram:
     return export(nn.Sequential(nn.Linear(4, 4), nn.SiLU(), nn.LayerNorm(4)), torch.randn(2, 4))
 

@@ -15,6 +15,7 @@ _SAMPLES = (
     *("nn.functional.scaled_dot_product_attention/0/static", "nn.functional.batch_norm/0/static", "addcmul/0/dynamic"),
     *("nn.functional.cross_entropy/0/static", "var_mean/0/dynamic", "index_fill/0/static", "tril/1/dynamic"),
     *("split/0/static", "fill/0/dynamic", "nn.functional.pad.reflect/0/dynamic", "bernoulli/0/static"),
+    *("fft.fftshift/0/dynamic", "tensor_split/1/dynamic", "diag/1/dynamic", "nn.functional.fractional_max_pool3d/0/dynamic"),
 )
 
 

@@ -63,6 +63,12 @@ def _written_input(module: Any, x: torch.Tensor, y: torch.Tensor) -> Any:
     return x + y.exp()
 
 
+def _written_view_of_a_decomposition(module: Any, x: torch.Tensor, y: torch.Tensor) -> Any:
+    z = nn.functional.linear(x.unsqueeze(0), torch.eye(4))
+    z.add_(y)
+    return y + nn.functional.dropout(z, 0.1, training=False)
+
+
 def _other_dtype(module: Any, x: torch.Tensor, y: torch.Tensor) -> Any:
     z = x.to(torch.float16)
     z.add_(y).mul_(2)
@@ -97,7 +103,7 @@ def _masked(module: Any, x: torch.Tensor, y: torch.Tensor) -> Any:
 
 _FUNCTIONS = (
     *(_activations, _twice_the_same, _read_between, _statistics, _copied, _written_input, _other_dtype, _other_layout),
-    *(_other_layout_of_input, _view_beside, _masked),
+    *(_other_layout_of_input, _view_beside, _masked, _written_view_of_a_decomposition),
 )
 
 

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterator
 from typing import Any, Final
 
+import sympy
 from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
@@ -24,8 +25,9 @@ def differences(ours: ExportedProgram, theirs: ExportedProgram) -> list[str]:
     Compared are the calls with their arguments and how often each stands there, the subgraphs of higher-order operators, what is recorded of
     each value (dtype, device, layout, shape, strides, storage offset), the outputs, and the signature. Not compared are names, the order of
     nodes that do not depend on one another, whether an argument is given by its name or is a default that is written out, the messages of
-    assertions, and by which nodes sizes are computed: a size that is an argument is compared as an expression, of symbols that are named by
-    where they come from. Ours may not have more nodes that compute sizes than theirs, and each has to record what it computes.
+    assertions, views that the next one undoes, and by which nodes sizes are computed: a size that is an argument is compared as an expression,
+    of symbols that are named by where they come from. Ours may not have more nodes that compute sizes than theirs, and each has to record what
+    it computes.
 
     Takes time linear in the sizes of the programs where they are the same, and so for each of at most 32 rounds where they are not.
 
@@ -164,6 +166,8 @@ def _apart(graph: NumberedGraph, other: NumberedGraph) -> dict[fx.Node, None]:
     known = set(other.nodes.values())
     apart: dict[fx.Node, None] = {}
     for node in graph.module.graph.nodes:
+        if node in graph.undone:
+            continue
         if any(value in apart for value in node.all_input_nodes) if node in graph.sizes else graph.nodes.get(node) not in known:
             apart[node] = None
     return apart
@@ -271,11 +275,23 @@ def _parted(ours: Any, theirs: Any) -> str:
 
 def _sizes(pair: _Pair) -> Iterator[str]:
     """Tell of too many nodes that compute sizes, and of those that record something that they do not compute."""
-    if len(pair.ours.sizes) > len(pair.theirs.sizes):
-        yield (f"ours computes sizes by {len(pair.ours.sizes)} nodes{_of_graph(pair.ours)}, theirs by {len(pair.theirs.sizes)}")
+    ours, theirs = len(pair.ours.sizes), len(pair.theirs.sizes)
+    if ours > theirs:
+        unused = "; the others are known, or nothing uses them" if _used_sizes(pair.ours) <= theirs else ""
+        yield f"ours computes sizes by {ours} nodes{_of_graph(pair.ours)}, theirs by {theirs}{unused}"
     for node in pair.ours.sizes:
         if not size_is_right(node):
             yield f"{_shown(pair.ours, node)} does not come to what it records, {node.meta['val']}"
+
+
+def _used_sizes(graph: NumberedGraph) -> int:
+    """Count the nodes that compute sizes with symbols, of which something is made."""
+    used: set[fx.Node] = set()
+    for node, (_, expression) in reversed(graph.sizes.items()):
+        has_symbols = isinstance(expression, sympy.Basic) and bool(expression.free_symbols)
+        if has_symbols and any(user not in graph.sizes or user in used for user in node.users):
+            used.add(node)
+    return len(used)
 
 
 def _returned(pair: _Pair) -> Iterator[str]:

@@ -38,6 +38,7 @@ SIZE_ARITHMETIC: Final = (
 
 _NUMBERS = (bool, int, float, *SYMBOLIC)
 _LARGEST_CONSTANT: Final = 1 << 12
+_VIEW = torch.ops.aten.view.default
 _ASSERT_SCALAR = torch.ops.aten._assert_scalar.default
 
 
@@ -89,7 +90,7 @@ class CanonicalSymbols:
         return found
 
     # A number is of any of six types that share no base.
-    def number(self, value: Any) -> Hashable:
+    def number(self, value: Any) -> tuple[str, Hashable]:
         """Return a key of a number; a symbolic one that is known is the same as the number."""
         expression = value.node.expr if isinstance(value, SYMBOLIC) else value
         if isinstance(value, (bool, torch.SymBool)):
@@ -133,15 +134,17 @@ class NumberedGraph:
         sizes: The nodes that compute sizes, with their keys.
         outputs: The keys of what it returns.
         subgraphs: The graphs that its `get_attr` nodes stand for.
+        undone: The nodes that undo the view that they are of, with what that is of; neither they nor the view are among the nodes.
     """
 
     path: str
     module: fx.GraphModule
     nodes: dict[fx.Node, int] = dataclasses.field(default_factory=dict)
     descriptions: dict[fx.Node, Hashable] = dataclasses.field(default_factory=dict)
-    sizes: dict[fx.Node, Hashable] = dataclasses.field(default_factory=dict)
+    sizes: dict[fx.Node, tuple[str, Hashable]] = dataclasses.field(default_factory=dict)
     outputs: list[Hashable] = dataclasses.field(default_factory=list)
     subgraphs: dict[fx.Node, NumberedGraph] = dataclasses.field(default_factory=dict)
+    undone: dict[fx.Node, fx.Node] = dataclasses.field(default_factory=dict)
 
     def by_number(self) -> dict[int, list[fx.Node]]:
         """Return the nodes of each number, in order."""
@@ -206,9 +209,22 @@ class _Numbering:
                 self._note(graph, node, self._attribute(graph, node))
             elif computes_size(node):
                 graph.sizes[node] = self._symbols.number(node.meta["val"])
+            elif (viewed := self._undone(graph, node)) is not None:
+                graph.undone[node] = graph.undone.get(viewed, viewed)
             else:
                 self._note(graph, node, self._call(graph, node, order))
+        for view in {node.args[0] for node in graph.undone}:
+            if isinstance(view, fx.Node) and all(user in graph.undone for user in view.users):
+                graph.nodes.pop(view, None)
         return graph
+
+    def _undone(self, graph: NumberedGraph, node: fx.Node) -> fx.Node | None:
+        """Return what the view is of that a node undoes: functionalization takes a view back, and again, to write through it."""
+        view = node.args[0] if node.target is _VIEW else None
+        viewed = view.args[0] if isinstance(view, fx.Node) and view.target is _VIEW else None
+        if not isinstance(viewed, fx.Node) or viewed not in graph.descriptions:
+            return None
+        return viewed if self._symbols.description(node.meta.get("val")) == graph.descriptions[viewed] else None
 
     def _note(self, graph: NumberedGraph, node: fx.Node, key: Hashable) -> None:
         number = self._given.get(node)
@@ -244,7 +260,7 @@ class _Numbering:
             recorded = value.meta.get("val")
             if isinstance(recorded, _NUMBERS):
                 return self._symbols.number(recorded)
-            return "value", graph.nodes[value]
+            return "value", graph.nodes[graph.undone.get(value, value)]
         if isinstance(value, _NUMBERS):
             return self._symbols.number(value)
         plain = (list, tuple, dict, slice, str, torch.dtype, torch.layout, torch.memory_format, torch.device, OpOverload)

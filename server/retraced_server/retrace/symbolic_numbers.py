@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +31,8 @@ _FUNCTIONS: dict[type, Callable[..., Any]] = {
     sympy_functions.Max: torch.sym_max,
     sympy_functions.Min: torch.sym_min,
 }
+# How many of the numbers that were made last a sum may be made of.
+_LOOKED_AT = 16
 
 
 class SymbolicNumbers:
@@ -88,8 +91,24 @@ class SymbolicNumbers:
                 f"the symbolic number {number} was given as an argument, but no node computes {expression}: give the ProxyValue instead of "
                 "its data, or compute it with call_operator and call_sym"
             )
+        if isinstance(expression, sympy.Add):
+            return self._sum(expression, number)
         arguments = [self._made(argument, number) for argument in expression.args]
         return functools.reduce(lambda a, b: self._called(function, (a, b)), arguments)
+
+    def _sum(self, expression: sympy.Add, number: Any) -> Any:
+        """Make a sum: of two numbers that are there already if it is, else of its terms, those that are negative subtracted."""
+        if not all(term.is_Integer or term in self._nodes for term in expression.args):
+            for known in itertools.islice(reversed(self._nodes), _LOOKED_AT):
+                rest = expression - known
+                if rest.is_Integer or rest in self._nodes:
+                    return self._called(operator.add, (self._made(known, number), self._made(rest, number)))
+        negative = [term for term in expression.args if term.is_Mul and term.args[0] == -1]
+        added = [self._made(term, number) for term in expression.args if term not in negative]
+        if not added:
+            added, negative = [self._made(negative[0], number)], negative[1:]
+        total = functools.reduce(lambda a, b: self._called(operator.add, (a, b)), added)
+        return functools.reduce(lambda a, b: self._called(operator.sub, (a, self._made(-b, number))), negative, total)
 
     def _called(self, target: Callable[..., Any], args: tuple[Any, ...]) -> ProxyValue[Any]:
         return self._callback._fx("call_function", target, args, {}, NodeMetadata({}))

@@ -39,7 +39,7 @@ REASONS: tuple[Reason, ...] = (
         "offset that torch's cache loses",
         "`copy` of a view has the view's storage offset when it is executed; torch's cache of fake results makes tensors without one, and it "
         "traces a program a second time, with what is in the cache.",
-        re.compile(r"= aten\.copy\.default\(.*\) is recorded with storage offset \d+, and with 0 in theirs"),
+        re.compile(r"= aten\.copy\.default\(.*\) is recorded with storage offset .+, and with 0 in theirs"),
     ),
     Reason(
         "order of what is lifted",
@@ -51,13 +51,22 @@ REASONS: tuple[Reason, ...] = (
     ),
     Reason(
         "strides of a view",
-        "Torch writes a stride as the least of two where a size may be 0; ours keeps what the program has recorded, which holds otherwise.",
-        re.compile(r"is recorded with strides \(.*\), and with \(.*\bMin\(.*\) in theirs"),
+        "Torch writes a stride as the least of two where a size may be 0, or not, as it traces; ours keeps what the program has recorded.",
+        re.compile(r"is recorded with strides \(.*\bMin\(.*\) in theirs"),
     ),
     Reason(
-        "item that nothing uses",
-        "A program with nothing to decompose comes back as it was, items of results that nothing uses included; torch drops them.",
-        re.compile(r"^ours has `[\w.:]+` = <built-in function getitem>\(.*\), which theirs has not; nothing uses it$"),
+        "size that torch fixes",
+        "The second of torch's traces asks whether sizes are equal, or a certain number, to find strides, and a dynamic size of the program "
+        "becomes that one; ours stays as dynamic as the program was.",
+        re.compile(r" = placeholder is recorded with shape .*\bvalue[\d.]+.*, and with .* in theirs"),
+    ),
+    Reason(
+        "item or size that nothing uses",
+        "A program with nothing to decompose comes back as it was, items of results and sizes that nothing needs included; torch drops them.",
+        re.compile(
+            r"^ours has `[\w.:]+` = <built-in function getitem>\(.*\), which theirs has not; nothing uses it$"
+            r"|^ours computes sizes by .*; the others are known, or nothing uses them$"
+        ),
     ),
     Reason(
         "offset that export recorded",
