@@ -51,6 +51,11 @@ def _statistics(module: Any, x: torch.Tensor, y: torch.Tensor) -> Any:
     return normalised + module.seen
 
 
+def _one_statistic(module: Any, x: torch.Tensor, y: torch.Tensor) -> Any:
+    statistic = y.sum(0)
+    return nn.functional.batch_norm(x, statistic, statistic, training=True) + statistic
+
+
 def _copied(module: Any, x: torch.Tensor, y: torch.Tensor) -> Any:
     z, w = x.sin(), y.cos()
     z.copy_(w)
@@ -102,7 +107,17 @@ def _masked(module: Any, x: torch.Tensor, y: torch.Tensor) -> Any:
 
 
 _FUNCTIONS = (
-    *(_activations, _twice_the_same, _read_between, _statistics, _copied, _written_input, _other_dtype, _other_layout),
+    *(
+        _activations,
+        _twice_the_same,
+        _read_between,
+        _statistics,
+        _one_statistic,
+        _copied,
+        _written_input,
+        _other_dtype,
+        _other_layout,
+    ),
     *(_other_layout_of_input, _view_beside, _masked, _written_view_of_a_decomposition),
 )
 

@@ -150,11 +150,11 @@ class WrittenValues:
         def value(leaf: Any) -> Any:
             if not isinstance(leaf, fx.Node):
                 return leaf
-            # A container of new values has nothing written to it: its items do.
             first = self._written.whole.get(leaf)
             if first is not None and first not in self._functional:
                 return self._current[first] if first in self._current else results[first]
             leaf = first or leaf
+            # A container of new values has nothing written to it: its items do.
             may_differ = leaf in self._written and (leaf in self._functional or isinstance(leaf.meta.get("val"), torch.Tensor))
             return self._emit(self._functional_value(leaf), meta) if may_differ else results[leaf]
 
@@ -184,12 +184,11 @@ class WrittenValues:
     def _call_by_template(self, node: fx.Node, meta: NodeMetadata) -> Any:
         args, kwargs = self.current((node.args, node.kwargs), meta)
         template, given = self._find(node.target, args, kwargs)
-        results, written = self._emitter.emit_template(template, given, meta)
         places = {identity_of(value): place for place, value in enumerate(given)}
-        for value in self._written.written_by(node):
-            new = written[places[identity_of(self.current(value, meta))]]
-            if new is not None:
-                self._current[self._written.whole[value]] = new
+        firsts = {self._written.whole[value] for value in self._written.written_by(node)}
+        written_at = {first: places[identity_of(self.current(first, meta))] for first in firsts}
+        results, written = self._emitter.emit_template(template, given, meta)
+        self._current |= {first: written[place] for first, place in written_at.items() if written[place] is not None}
         return results
 
     def written_inputs(self, meta: NodeMetadata) -> Iterator[tuple[fx.Node, Any]]:
