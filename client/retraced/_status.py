@@ -11,51 +11,20 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 
 from retraced import errors
 from retraced._options import is_request_id
+from retraced.v1 import graph_transform_pb2 as pb
 
 _M = TypeVar("_M", bound=Message)
 
 _DOMAIN = "retraced.dev"
 # Of google.protobuf.Duration, by its definition: 10,000 years.
 _LONGEST_DURATION = 315_576_000_000
+# Reasons of this package's own are no server's to give.
 _BY_REASON: dict[str, type[errors.RetracedError]] = {
     kind.reason: kind
-    for kind in (
-        errors.ProtocolViolation,
-        errors.ArchiveMismatch,
-        errors.ArchiveInvalid,
-        errors.ProgramTooLarge,
-        errors.ProgramMissing,
-        errors.ProgramInvalid,
-        errors.ProgramUnsupported,
-        errors.SchemaUnsupported,
-        errors.PipelineSyntax,
-        errors.PassUnknown,
-        errors.OptionUnknown,
-        errors.OptionInvalid,
-        errors.PassFailed,
-        errors.PassOutputInvalid,
-        errors.NewGuards,
-        errors.QueueFull,
-        errors.ServerDraining,
-        errors.WorkersUnavailable,
-        errors.WorkerCrashed,
-        errors.WorkerExited,
-        errors.WorkerKilled,
-        errors.WorkerOutOfMemory,
-        errors.JobTimedOut,
-        errors.SandboxReadDenied,
-        errors.SandboxWriteDenied,
-        errors.SandboxNetworkDenied,
-        errors.SandboxOperationDenied,
-        errors.SandboxLimitExceeded,
-        errors.CpuLimitExceeded,
-        errors.Unauthenticated,
-        errors.CallerLimitExceeded,
-        errors.DownloadStalled,
-        errors.StorageFull,
-        errors.StorageCorrupt,
-        errors.InternalError,
-    )
+    for kind in vars(errors).values()
+    if isinstance(kind, type)
+    and issubclass(kind, errors.RetracedError)
+    and f"ERROR_REASON_{kind.reason}" in pb.ErrorReason.keys()  # noqa: SIM118 - it is an enumeration, not a dict
 }
 
 

@@ -42,6 +42,11 @@ class RetracedError(Exception):
     status: ClassVar[str | None] = None
     reason: str = "ERROR"
 
+    def __init_subclass__(cls, *, reason: str | None = None, status: str | None = None) -> None:
+        super().__init_subclass__()
+        if reason is not None:
+            cls.reason, cls.status = reason, status
+
     def __init__(
         self,
         message: str,
@@ -75,273 +80,166 @@ class LocalError(RetracedError):
     """Something on this machine is at fault."""
 
 
-class ProtocolViolation(RequestInvalid):
+class ProtocolViolation(RequestInvalid, reason="PROTOCOL_VIOLATION", status="INVALID_ARGUMENT"):
     """The stream broke the protocol. INVALID_ARGUMENT."""
 
-    status = "INVALID_ARGUMENT"
-    reason = "PROTOCOL_VIOLATION"
 
-
-class ArchiveMismatch(RequestInvalid):
+class ArchiveMismatch(RequestInvalid, reason="ARCHIVE_MISMATCH", status="INVALID_ARGUMENT"):
     """The archive's size or sha256 is not what was announced. INVALID_ARGUMENT."""
 
-    status = "INVALID_ARGUMENT"
-    reason = "ARCHIVE_MISMATCH"
 
-
-class ArchiveInvalid(RequestInvalid):
+class ArchiveInvalid(RequestInvalid, reason="ARCHIVE_INVALID", status="INVALID_ARGUMENT"):
     """The archive is empty, not a zip, truncated or damaged. INVALID_ARGUMENT, or raised by `retraced.archive`."""
 
-    status = "INVALID_ARGUMENT"
-    reason = "ARCHIVE_INVALID"
 
-
-class ProgramTooLarge(RequestInvalid):
+class ProgramTooLarge(RequestInvalid, reason="PROGRAM_TOO_LARGE", status="INVALID_ARGUMENT"):
     """The archive is larger than the server takes. INVALID_ARGUMENT."""
 
-    status = "INVALID_ARGUMENT"
-    reason = "PROGRAM_TOO_LARGE"
 
-
-class ProgramMissing(RequestInvalid):
+class ProgramMissing(RequestInvalid, reason="PROGRAM_MISSING", status="INVALID_ARGUMENT"):
     """The archive holds no exported program. INVALID_ARGUMENT, or raised by `retraced.archive`."""
 
-    status = "INVALID_ARGUMENT"
-    reason = "PROGRAM_MISSING"
 
-
-class ProgramInvalid(RequestInvalid):
+class ProgramInvalid(RequestInvalid, reason="PROGRAM_INVALID", status="INVALID_ARGUMENT"):
     """The program cannot be read, or is not valid. INVALID_ARGUMENT, or raised by `retraced.inspection`."""
 
-    status = "INVALID_ARGUMENT"
-    reason = "PROGRAM_INVALID"
 
-
-class ProgramUnsupported(RequestInvalid):
+class ProgramUnsupported(RequestInvalid, reason="PROGRAM_UNSUPPORTED", status="FAILED_PRECONDITION"):
     """The program is valid, and holds what the server does not take; `docs/unsupported.md` lists it. FAILED_PRECONDITION."""
 
-    status = "FAILED_PRECONDITION"
-    reason = "PROGRAM_UNSUPPORTED"
 
-
-class SchemaUnsupported(RequestInvalid):
+class SchemaUnsupported(RequestInvalid, reason="SCHEMA_UNSUPPORTED", status="FAILED_PRECONDITION"):
     """The program is in a schema version that the server does not read. FAILED_PRECONDITION."""
 
-    status = "FAILED_PRECONDITION"
-    reason = "SCHEMA_UNSUPPORTED"
 
-
-class PipelineSyntax(RequestInvalid):
+class PipelineSyntax(RequestInvalid, reason="PIPELINE_SYNTAX", status="INVALID_ARGUMENT"):
     """The pipeline's text cannot be parsed. INVALID_ARGUMENT."""
 
-    status = "INVALID_ARGUMENT"
-    reason = "PIPELINE_SYNTAX"
 
-
-class PassUnknown(RequestInvalid):
+class PassUnknown(RequestInvalid, reason="PASS_UNKNOWN", status="INVALID_ARGUMENT"):
     """The pipeline names a pass that the server does not have. INVALID_ARGUMENT."""
 
-    status = "INVALID_ARGUMENT"
-    reason = "PASS_UNKNOWN"
 
-
-class OptionUnknown(RequestInvalid):
+class OptionUnknown(RequestInvalid, reason="OPTION_UNKNOWN", status="INVALID_ARGUMENT"):
     """The pipeline gives an option that the pass does not have. INVALID_ARGUMENT."""
 
-    status = "INVALID_ARGUMENT"
-    reason = "OPTION_UNKNOWN"
 
-
-class OptionInvalid(RequestInvalid):
+class OptionInvalid(RequestInvalid, reason="OPTION_INVALID", status="INVALID_ARGUMENT"):
     """An option's value is missing or not of its type. INVALID_ARGUMENT."""
 
-    status = "INVALID_ARGUMENT"
-    reason = "OPTION_INVALID"
 
-
-class PassFailed(TransformFailed):
+class PassFailed(TransformFailed, reason="PASS_FAILED", status="FAILED_PRECONDITION"):
     """A pass raised an error. FAILED_PRECONDITION.
 
     `metadata` says where: pass, pass_index, node, target, source, remaining_pipeline.
     """
 
-    status = "FAILED_PRECONDITION"
-    reason = "PASS_FAILED"
 
-
-class PassOutputInvalid(TransformFailed):
+class PassOutputInvalid(TransformFailed, reason="PASS_OUTPUT_INVALID", status="FAILED_PRECONDITION"):
     """A pass made a program that is not valid. FAILED_PRECONDITION. `metadata` is as for `PassFailed`."""
 
-    status = "FAILED_PRECONDITION"
-    reason = "PASS_OUTPUT_INVALID"
 
-
-class NewGuards(TransformFailed):
+class NewGuards(TransformFailed, reason="NEW_GUARDS", status="FAILED_PRECONDITION"):
     """A pass added guards, and the caller refuses them. FAILED_PRECONDITION."""
 
-    status = "FAILED_PRECONDITION"
-    reason = "NEW_GUARDS"
 
-
-class QueueFull(ServerUnavailable):
+class QueueFull(ServerUnavailable, reason="QUEUE_FULL", status="RESOURCE_EXHAUSTED"):
     """The server's queue is full. RESOURCE_EXHAUSTED, with `retry_after`."""
 
-    status = "RESOURCE_EXHAUSTED"
-    reason = "QUEUE_FULL"
 
-
-class ServerDraining(ServerUnavailable):
+class ServerDraining(ServerUnavailable, reason="SERVER_DRAINING", status="UNAVAILABLE"):
     """The server is shutting down. UNAVAILABLE, with `retry_after`."""
 
-    status = "UNAVAILABLE"
-    reason = "SERVER_DRAINING"
 
-
-class WorkersUnavailable(ServerUnavailable):
+class WorkersUnavailable(ServerUnavailable, reason="WORKERS_UNAVAILABLE", status="UNAVAILABLE"):
     """The server cannot start a worker at present. UNAVAILABLE, with `retry_after`."""
 
-    status = "UNAVAILABLE"
-    reason = "WORKERS_UNAVAILABLE"
 
-
-class WorkerCrashed(TransformFailed):
+class WorkerCrashed(TransformFailed, reason="WORKER_CRASHED", status="INTERNAL"):
     """The worker was ended by a fault of its own, such as SIGSEGV. INTERNAL."""
 
-    status = "INTERNAL"
-    reason = "WORKER_CRASHED"
 
-
-class WorkerExited(TransformFailed):
+class WorkerExited(TransformFailed, reason="WORKER_EXITED", status="INTERNAL"):
     """The worker ended without an answer. INTERNAL."""
 
-    status = "INTERNAL"
-    reason = "WORKER_EXITED"
 
-
-class WorkerKilled(TransformFailed):
+class WorkerKilled(TransformFailed, reason="WORKER_KILLED", status="INTERNAL"):
     """The worker was killed from outside. INTERNAL."""
 
-    status = "INTERNAL"
-    reason = "WORKER_KILLED"
 
-
-class WorkerOutOfMemory(TransformFailed):
+class WorkerOutOfMemory(TransformFailed, reason="WORKER_OUT_OF_MEMORY", status="RESOURCE_EXHAUSTED"):
     """The worker ran out of memory. RESOURCE_EXHAUSTED."""
 
-    status = "RESOURCE_EXHAUSTED"
-    reason = "WORKER_OUT_OF_MEMORY"
 
-
-class JobTimedOut(TransformFailed):
+class JobTimedOut(TransformFailed, reason="JOB_TIMED_OUT", status="DEADLINE_EXCEEDED"):
     """The job took longer than the server allows. DEADLINE_EXCEEDED."""
 
-    status = "DEADLINE_EXCEEDED"
-    reason = "JOB_TIMED_OUT"
 
-
-class SandboxReadDenied(TransformFailed):
+class SandboxReadDenied(TransformFailed, reason="SANDBOX_READ_DENIED", status="FAILED_PRECONDITION"):
     """The server's sandbox kept a job from opening a file that is none of Python's packages. FAILED_PRECONDITION.
 
     `metadata` says where, as for `PassFailed`, and which: path.
     """
 
-    status = "FAILED_PRECONDITION"
-    reason = "SANDBOX_READ_DENIED"
 
-
-class SandboxWriteDenied(TransformFailed):
+class SandboxWriteDenied(TransformFailed, reason="SANDBOX_WRITE_DENIED", status="FAILED_PRECONDITION"):
     """The server's sandbox kept a job from writing, making or removing a file. FAILED_PRECONDITION.
 
     `metadata` says where, as for `PassFailed`, and which: path.
     """
 
-    status = "FAILED_PRECONDITION"
-    reason = "SANDBOX_WRITE_DENIED"
 
-
-class SandboxNetworkDenied(TransformFailed):
+class SandboxNetworkDenied(TransformFailed, reason="SANDBOX_NETWORK_DENIED", status="FAILED_PRECONDITION"):
     """The server's sandbox kept a job from the network. FAILED_PRECONDITION.
 
     `metadata` says where, as for `PassFailed`.
     """
 
-    status = "FAILED_PRECONDITION"
-    reason = "SANDBOX_NETWORK_DENIED"
 
-
-class SandboxOperationDenied(TransformFailed):
+class SandboxOperationDenied(TransformFailed, reason="SANDBOX_OPERATION_DENIED", status="FAILED_PRECONDITION"):
     """The server's sandbox kept a job from an operation, such as starting a process. FAILED_PRECONDITION.
 
     `metadata` says where, as for `PassFailed`.
     """
 
-    status = "FAILED_PRECONDITION"
-    reason = "SANDBOX_OPERATION_DENIED"
 
-
-class SandboxLimitExceeded(TransformFailed):
+class SandboxLimitExceeded(TransformFailed, reason="SANDBOX_LIMIT_EXCEEDED", status="FAILED_PRECONDITION"):
     """A job passed a limit of the server's sandbox on threads or files. FAILED_PRECONDITION.
 
     `metadata` says where, as for `PassFailed`.
     """
 
-    status = "FAILED_PRECONDITION"
-    reason = "SANDBOX_LIMIT_EXCEEDED"
 
-
-class CpuLimitExceeded(TransformFailed):
+class CpuLimitExceeded(TransformFailed, reason="CPU_LIMIT_EXCEEDED", status="RESOURCE_EXHAUSTED"):
     """The job used more processor time than the server allows. RESOURCE_EXHAUSTED."""
 
-    status = "RESOURCE_EXHAUSTED"
-    reason = "CPU_LIMIT_EXCEEDED"
 
-
-class Unauthenticated(RequestInvalid):
+class Unauthenticated(RequestInvalid, reason="UNAUTHENTICATED", status="UNAUTHENTICATED"):
     """The server does not know the caller: it wants a token, or a client certificate. UNAUTHENTICATED."""
 
-    status = "UNAUTHENTICATED"
-    reason = "UNAUTHENTICATED"
 
-
-class CallerLimitExceeded(ServerUnavailable):
+class CallerLimitExceeded(ServerUnavailable, reason="CALLER_LIMIT_EXCEEDED", status="RESOURCE_EXHAUSTED"):
     """The caller has as many calls, or as much on the server, as it may have. RESOURCE_EXHAUSTED, with `retry_after`."""
 
-    status = "RESOURCE_EXHAUSTED"
-    reason = "CALLER_LIMIT_EXCEEDED"
 
-
-class DownloadStalled(TransformFailed):
+class DownloadStalled(TransformFailed, reason="DOWNLOAD_STALLED", status="DEADLINE_EXCEEDED"):
     """The answer was not read for longer than the server allows. DEADLINE_EXCEEDED."""
 
-    status = "DEADLINE_EXCEEDED"
-    reason = "DOWNLOAD_STALLED"
 
-
-class StorageFull(ServerUnavailable):
+class StorageFull(ServerUnavailable, reason="STORAGE_FULL", status="RESOURCE_EXHAUSTED"):
     """The server cannot store the archive: its disk is full. RESOURCE_EXHAUSTED, with `retry_after`."""
 
-    status = "RESOURCE_EXHAUSTED"
-    reason = "STORAGE_FULL"
 
-
-class StorageCorrupt(ServerUnavailable):
+class StorageCorrupt(ServerUnavailable, reason="STORAGE_CORRUPT", status="DATA_LOSS"):
     """The archive changed on the server after it was uploaded: its disk is at fault. DATA_LOSS."""
 
-    status = "DATA_LOSS"
-    reason = "STORAGE_CORRUPT"
 
-
-class InternalError(TransformFailed):
+class InternalError(TransformFailed, reason="INTERNAL", status="INTERNAL"):
     """A fault of the server. INTERNAL."""
 
-    status = "INTERNAL"
-    reason = "INTERNAL"
 
-
-class ServerError(TransformFailed):
+class ServerError(TransformFailed, reason="UNKNOWN"):
     """A status that this version of the client does not know. `reason` is the server's, or else the status code's name."""
-
-    reason = "UNKNOWN"
 
     def __init__(
         self,
@@ -357,88 +255,57 @@ class ServerError(TransformFailed):
         self.reason = reason
 
 
-class ServerUnreachable(ServerUnavailable):
+class ServerUnreachable(ServerUnavailable, reason="SERVER_UNREACHABLE", status="UNAVAILABLE"):
     """No connection to the server, or it was lost. UNAVAILABLE without details."""
 
-    status = "UNAVAILABLE"
-    reason = "SERVER_UNREACHABLE"
 
-
-class ServerNotReady(ServerUnavailable):
+class ServerNotReady(ServerUnavailable, reason="SERVER_NOT_READY"):
     """The server was not ready within the time that `wait_ready` was given."""
 
-    reason = "SERVER_NOT_READY"
 
-
-class AddressMissing(ServerUnavailable):
+class AddressMissing(ServerUnavailable, reason="ADDRESS_MISSING"):
     """No address was given, and the environment variable RETRACED_SERVER is not set."""
 
-    reason = "ADDRESS_MISSING"
 
-
-class EmbeddedServerFailed(ServerUnavailable):
+class EmbeddedServerFailed(ServerUnavailable, reason="EMBEDDED_SERVER_FAILED"):
     """A server on this machine did not start. `metadata` has the end of its log."""
 
-    reason = "EMBEDDED_SERVER_FAILED"
 
-
-class DeadlineExceeded(TransformFailed):
+class DeadlineExceeded(TransformFailed, reason="DEADLINE_EXCEEDED", status="DEADLINE_EXCEEDED"):
     """The call took longer than its `timeout`. DEADLINE_EXCEEDED without details."""
 
-    status = "DEADLINE_EXCEEDED"
-    reason = "DEADLINE_EXCEEDED"
 
-
-class Cancelled(TransformFailed):
+class Cancelled(TransformFailed, reason="CANCELLED", status="CANCELLED"):
     """The call was cancelled, for example by closing the client. CANCELLED."""
 
-    status = "CANCELLED"
-    reason = "CANCELLED"
 
-
-class ResponseInvalid(TransformFailed):
+class ResponseInvalid(TransformFailed, reason="RESPONSE_INVALID"):
     """The server's answer is incomplete or contradicts itself: no summary, a wrong sha256, an index that points nowhere."""
 
-    reason = "RESPONSE_INVALID"
 
-
-class OutputUnsafe(TransformFailed):
+class OutputUnsafe(TransformFailed, reason="OUTPUT_UNSAFE"):
     """The server's output is not a plain program made from the one sent: torch could run code from it. It is given to nobody."""
 
-    reason = "OUTPUT_UNSAFE"
 
-
-class SourceNotReadable(LocalError):
+class SourceNotReadable(LocalError, reason="SOURCE_NOT_READABLE"):
     """The source cannot be read, or changed while it was read."""
 
-    reason = "SOURCE_NOT_READABLE"
 
-
-class OutputNotWritable(LocalError):
+class OutputNotWritable(LocalError, reason="OUTPUT_NOT_WRITABLE"):
     """The output cannot be written. Nothing is left at the path that was not there before."""
 
-    reason = "OUTPUT_NOT_WRITABLE"
 
-
-class OutputMissing(LocalError):
+class OutputMissing(LocalError, reason="OUTPUT_MISSING"):
     """The result has no output: it was only validated, or the output was not wanted, or the result is closed."""
 
-    reason = "OUTPUT_MISSING"
 
-
-class AddressInvalid(LocalError):
+class AddressInvalid(LocalError, reason="ADDRESS_INVALID"):
     """The server's address cannot be used: it has no port, one that is out of range, or a scheme that gRPC does not know."""
 
-    reason = "ADDRESS_INVALID"
 
-
-class CredentialsInvalid(LocalError):
+class CredentialsInvalid(LocalError, reason="CREDENTIALS_INVALID"):
     """A token or a certificate cannot be used: its file cannot be read, or it would go over the network in plain text."""
 
-    reason = "CREDENTIALS_INVALID"
 
-
-class TorchMissing(LocalError):
+class TorchMissing(LocalError, reason="TORCH_MISSING"):
     """The call needs torch, which is not installed."""
-
-    reason = "TORCH_MISSING"
