@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from retraced_server.analysis.attributes import MISSING, delete_attribute, find_attribute, set_attribute
+from retraced_server.analysis.attributes import MISSING, delete_attribute, find_attribute, get_attribute, set_attribute
 from retraced_server.retrace.tracer import ExportTracer
 
 
@@ -26,6 +26,10 @@ class AttributeTable:
         self._tracer = tracer
 
     # An attribute is whatever a `get_attr` node reads.
+    def get(self, target: object) -> Any:
+        """Return an attribute of the new graph."""
+        return get_attribute(self._tracer.root, target)
+
     def add(self, target: object, value: Any) -> None:
         """Add an attribute that an old node reads. Several nodes may read one subgraph, which may have been replaced since the first."""
         if find_attribute(self._tracer.root, target, MISSING) is MISSING:

@@ -27,12 +27,10 @@ from retraced_server.retrace.unbacked import UnbackedSymbols
 from retraced_server.retrace.values import logical
 from retraced_server.torch_compat.functorch import is_any_autocast_enabled
 from retraced_server.torch_compat.operators import HigherOrderOperator
-from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
 
 
 # Targets, arguments and values are whatever a graph has.
 def executed_in_levels(
-    transaction: ShapeEnvTransaction,
     unbacked: UnbackedSymbols,
     batched: BatchedValues,
     target: Any,
@@ -43,8 +41,7 @@ def executed_in_levels(
     """Return what a call gives in the levels of functorch that it is in, as a logical value.
 
     Args:
-        transaction: What happens to the program's shape environment.
-        unbacked: Its unbacked symbols.
+        unbacked: The program's unbacked symbols.
         batched: Tells which levels these are, and at which of them values are batched.
         target: What is called.
         arguments: Its arguments, with ProxyValues.
@@ -59,17 +56,14 @@ def executed_in_levels(
     value = None if isinstance(target, HigherOrderOperator) else execute_logically()
     if value is not None and not batched.of(arguments):
         return value
-    before = unbacked.pending()
     try:
-        with transaction.suppressing_guards(asserts=False), entered_regions() as called:
+        with unbacked.trial(), entered_regions() as called:
             for level in batched.levels:
                 called(level.target, call_in_region(level.target, fx.node.map_arg((level.args, level.kwargs), _recorded)))
             args, kwargs = map_leaves(arguments, ProxyValue, lambda proxy: batched.batch(datum(proxy), batched.of(proxy)))
             result = map_leaves(execute(target, args, kwargs).value, torch.Tensor, lambda tensor: fresh(logical(tensor)))
     except Exception as error:
         raise ExportPassError(f"it cannot be executed in its region as it is now: {text_of(error)}") from error
-    finally:
-        unbacked.drop(unbacked.pending() - before)
     if value is None:
         return result
     dtypes: list[torch.dtype] = []

@@ -12,10 +12,12 @@ from retraced_server.analysis.targets import acts_on_regions
 from retraced_server.retrace.arguments import map_leaves
 from retraced_server.retrace.batched_execution import executed_in_levels
 from retraced_server.retrace.batched_values import BatchedValues
+from retraced_server.retrace.deferred_asserts import DeferredAsserts
 from retraced_server.retrace.execute import execute
+from retraced_server.retrace.fake_result_cache import FakeResultCache
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.regions import RegionExecutor
-from retraced_server.retrace.session import Session
+from retraced_server.retrace.unbacked import UnbackedSymbols
 from retraced_server.retrace.values import logical
 
 
@@ -23,13 +25,24 @@ class Executor:
     """Executes operators on the data of values. Recorded values stay as they are, so what is changed in place is kept here.
 
     Args:
-        session: What the graphs of one call of a pass share.
+        cache: The results of operators by the descriptions of their arguments.
+        asserts: The program's assertions about symbols.
+        unbacked: Its unbacked symbols.
         regions: Executes calls that mean something in their region only.
         batched: Tells at which levels values are batched.
     """
 
-    def __init__(self, session: Session, regions: RegionExecutor, batched: BatchedValues) -> None:
-        self._session = session
+    def __init__(
+        self,
+        cache: FakeResultCache,
+        asserts: DeferredAsserts,
+        unbacked: UnbackedSymbols,
+        regions: RegionExecutor,
+        batched: BatchedValues,
+    ) -> None:
+        self._cache = cache
+        self._asserts = asserts
+        self._unbacked = unbacked
         self._regions = regions
         self._batched = batched
         # Values whose sizes or strides an operator has changed in place, as later operators see them.
@@ -52,31 +65,28 @@ class Executor:
         """As `execute`, but what the operator gave for arguments of the same description may be given again."""
         self._settle()
         data = self._data((args, kwargs))
-        known = self._session.fake_result_cache
         return self._value(
-            target, (args, kwargs), lambda: known.get(target, *data, lambda: self._run(target, (args, kwargs), data))
+            target, (args, kwargs), lambda: self._cache.get(target, *data, lambda: self._run(target, (args, kwargs), data))
         )
 
     def _value(self, target: Any, arguments: tuple[Any, Any], execute: Callable[[], Any]) -> Any:
         with self._regions.state(target):
             if not self._batched.levels:
                 return execute()
-            return executed_in_levels(
-                self._session.transaction, self._session.unbacked, self._batched, target, arguments, self._datum, execute
-            )
+            return executed_in_levels(self._unbacked, self._batched, target, arguments, self._datum, execute)
 
     def _settle(self) -> None:
-        self._session.asserts.flush()
+        self._asserts.flush()
         if self._unwritten:
             unwritten, self._unwritten = self._unwritten, []
             for target, args, kwargs in unwritten:
-                with self._session.transaction.suppressing_guards(asserts=False):
+                with self._unbacked.trial():
                     self._run(target, (args, kwargs), self._data((args, kwargs)))
 
     def _run(self, target: Any, arguments: tuple[Any, Any], data: tuple[Any, Any]) -> Any:
         if acts_on_regions(target):
             return self._regions.execute(target, map_leaves(arguments, ProxyValue, lambda proxy: proxy.node), data)
-        execution = execute(target, *data, self._session.fake_result_cache.get)
+        execution = execute(target, *data, self._cache.get)
         if execution.written:
             self._note_written(execution.written, arguments)
         return execution.value

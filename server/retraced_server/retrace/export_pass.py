@@ -211,8 +211,7 @@ class ExportPass(PassBase):
         batched: BatchedValues,
     ) -> PassResult:
         tracer = self.ExportTracer(self, codegen_of(graph_module.graph))
-        tracer.reserve(graph_module)
-        tracer.fake_tensor_mode = run.session.fake_mode
+        tracer.rebuild(graph_module, run.session.fake_mode, run.session.descriptions)
         path = subgraph_path(graph_module, run.retrace)
         retrace = GraphRetrace(run.session, graph_module, path, tracer, autocast, batched)
         outer = self.tracer

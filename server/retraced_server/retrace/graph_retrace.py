@@ -13,19 +13,19 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from retraced_server.analysis.attributes import get_attribute
 from retraced_server.analysis.effects import written_by_operator
 from retraced_server.analysis.graphs import subgraph_names
 from retraced_server.analysis.targets import acts_on_regions, overload_of
-from retraced_server.retrace.arguments import Argument, data_of, item_alone, map_leaves, positions, same_arguments
+from retraced_server.retrace.arguments import Argument, data_of, item_alone, map_leaves, positions
 from retraced_server.retrace.batched_values import BatchedValues
 from retraced_server.retrace.edits import Edits, symbols_bound
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.execute import changes_metadata, has_result, is_plain, is_symbolic_assert, resolve_packet
 from retraced_server.retrace.executor import Executor
 from retraced_server.retrace.given_graph import GivenGraph
+from retraced_server.retrace.green_nodes import GreenNodes
 from retraced_server.retrace.node_builder import NodeBuilder
 from retraced_server.retrace.node_correspondence import NodeCorrespondence
 from retraced_server.retrace.node_metadata import NodeMetadata
@@ -41,8 +41,6 @@ from retraced_server.retrace.values import free_symbols, keeps_symbols, same_met
 from retraced_server.torch_compat.fake_tensors import FakeTensor
 from retraced_server.torch_compat.graphs import LazyGraphModule
 from retraced_server.torch_compat.operators import OpOverloadPacket
-
-_CONTAINERS = frozenset({immutable_list, immutable_dict, list, dict})
 
 
 class GraphRetrace:
@@ -88,14 +86,12 @@ class GraphRetrace:
         self._tracer = tracer
         self._outer_autocast = autocast
         self._edits = session.edits
-        self._is_disturbed = False
         if isinstance(self._edits, Edits):
-            self._is_disturbed = self._edits.is_disturbed(module.graph)
             self._edits.put_back_values(module.graph)
         self._modified = False
         self._reuse = Reuse(module.graph)
         self._regions = RegionExecutor(lambda target: get_attribute(tracer.root, target), batched)
-        self._executor = Executor(session, self._regions, batched)
+        self._executor = Executor(session.fake_result_cache, session.asserts, session.unbacked, self._regions, batched)
         self._verifier = RecomputeVerifier(
             session.transaction, session.unbacked, session.asserts, session.descriptions, session.differences
         )
@@ -103,9 +99,10 @@ class GraphRetrace:
         # What is executed, or edited by hand, needs nodes of its own.
         at_once = session.mode == "full" or isinstance(self._edits, Edits) or bool(batched.callers)
         self._builder = NodeBuilder(module, tracer, self._regions, self._reuse, given, at_once=at_once)
-        self._returned = ReturnedValues(session, module, tracer, self._builder, self._reuse, batched, self.results)
-        # Whether the call that is looked at has inputs that only stand for the recorded ones: see `Reuse.same`.
-        self._has_stand_ins = False
+        self._returned = ReturnedValues(
+            session.asserts, session.unbacked, self._edits, self._builder, self._reuse, batched, self.results
+        )
+        self._green = GreenNodes(self._edits, self._builder, self._reuse, self._regions, autocast, self.results)
         self._hook_outputs: Argument = None
 
     @property
@@ -136,7 +133,7 @@ class GraphRetrace:
     @property
     def autocast(self) -> AutocastState:
         """What the next node is under."""
-        return self._outer_autocast + self.region_autocast
+        return self._green.autocast
 
     # -- visiting old nodes ------------------------------------------------------------------------------------------------------
 
@@ -255,7 +252,7 @@ class GraphRetrace:
             proxy: ProxyValue[Any] = ProxyValue(value, builder.copy(old, (), {}, meta))
             if not builder.is_pending:
                 builder.placeholders[proxy.node] = old
-            if self._is_dirty(old):
+            if self._green.is_dirty(old):
                 self._reuse.doubt(old, proxy.node)
             return proxy
         node = builder.make_placeholder(name, arg, meta)
@@ -272,8 +269,7 @@ class GraphRetrace:
         if old is None or old.op != "output":
             raise ExportPassError("output() can only be called while the output node is visited")
         data = data_of(results)
-        is_green = same_arguments(results, old.args[0], self._stands_for) and not self._has_stand_ins
-        if not self._builder.made and not self._builder.copied and is_green:
+        if not self._builder.made and not self._builder.copied and self._green.is_green_output(old, results):
             return ProxyValue(data, self._builder.copy(old, (results,), {}, meta))
         node = self._builder.make_output(results, meta)
         self.outputs = positions(results, self._hook_outputs)
@@ -294,8 +290,8 @@ class GraphRetrace:
             old is not None
             and target is old.target
             and not self._builder.copied
-            and not self._is_dirty(old)
-            and self._is_green(old, args, kwargs)
+            and not self._green.is_dirty(old)
+            and self._green.is_green(old, args, kwargs, self.loaded[0])
         ):
             if self._session.mode == "full":
                 return self._repeat(old, args, kwargs, meta)
@@ -304,71 +300,16 @@ class GraphRetrace:
 
     def reuse_without_hook(self, old: fx.Node) -> ProxyValue[Any] | None:
         """Copy the node that is visited, without a hook, where nothing that it reads has changed; return None where it must be called."""
-        if self._session.mode == "full" or self._is_dirty(old) or not all(map(self._is_kept, old.all_input_nodes)):
+        if self._session.mode == "full" or not self._green.is_untouched(old):
             return None
-        if self._reuse.is_written(old, self.results):
-            return None
-        self._has_stand_ins = False
         loaded = map_leaves((old.args, old.kwargs), fx.Node, self.results.__getitem__)
         return self._reuse_recorded(old, loaded[0], loaded[1], None)
 
-    def _is_kept(self, value: fx.Node) -> bool:
-        result = self.results[value]
-        # What a hook returned for a node may be a constant or a tuple, though it made the node's copy.
-        if value.op == "get_attr":
-            return not self._is_dirty(value)
-        return isinstance(result, ProxyValue) and self._holds_recorded(result, value)
-
     def is_recorded(self, value: Argument) -> bool:
         """Whether a value says what the program has recorded for the old node that it stands for."""
-        if not isinstance(value, ProxyValue):
-            return True
-        if self._builder.is_pending:
-            return (old := value.pending) is not None and old.graph is self.module.graph
-        old = self._reuse.recorded.get(value.node)
-        return old is not None and not (isinstance(self._edits, Edits) and self._edits.is_stated(old))
+        return self._green.is_recorded(value)
 
-    # -- green and dirty ---------------------------------------------------------------------------------------------------------
-
-    def _is_dirty(self, old: fx.Node) -> bool:
-        """Whether an old node was edited by hand, so that what is recorded for it need not be its value."""
-        if self._edits is None:
-            return False
-        if self._is_disturbed and old.op == "call_function":
-            return True
-        return not self._edits.holds(old, self.results.get(old), self.autocast)
-
-    def _is_green(self, old: fx.Node, args: Any, kwargs: Any) -> bool:
-        self._has_stand_ins = False
-        if self._builder.is_pending and args is self.loaded[0] and not kwargs and not old.kwargs and _is_flat(old.args):
-            # All that was visited so far stands as it was, and so do these.
-            return True
-        return (
-            same_arguments(args, old.args, self._stands_for)
-            and same_arguments(kwargs, old.kwargs, self._stands_for)
-            and not (self._has_stand_ins and not self._reuse.ignores_aliases(old))
-            and not self._reuse.is_written(old, self.results)
-        )
-
-    def _stands_for(self, new: Argument, old: fx.Node) -> bool:
-        if not isinstance(new, ProxyValue):
-            return (
-                old.op == "get_attr"
-                and new is self.results.get(old)
-                and not self._is_dirty(old)
-                # What a subgraph became for another call may have taken its place.
-                and (self._builder.is_pending or get_attribute(self._tracer.root, old.target) is new)
-            )
-        if self._holds_recorded(new, old):
-            return True
-        if self._builder.is_pending:
-            return False
-        self._has_stand_ins |= (stands := self._reuse.same.get(old) is new.node)
-        return stands
-
-    def _holds_recorded(self, value: ProxyValue[Any], old: fx.Node) -> bool:
-        """Whether a value is that of an old node, as it is recorded."""
-        return value.pending is old if self._builder.is_pending else self._reuse.kept.get(old) is value.node
+    # -- calls ---------------------------------------------------------------------------------------------------------------------
 
     def _reuse_recorded(self, old: fx.Node, args: Any, kwargs: Any, meta: NodeMetadata | None) -> ProxyValue[Any]:
         recorded = old.meta.get("val")
@@ -376,7 +317,7 @@ class GraphRetrace:
             return self._repeat(old, args, kwargs, meta)
         if not is_plain(old.target):
             self._defer(old.target, args, kwargs)
-        return ProxyValue(recorded, self._builder.copy(old, args, kwargs, meta, has_stand_ins=self._has_stand_ins))
+        return ProxyValue(recorded, self._builder.copy(old, args, kwargs, meta, has_stand_ins=self._green.has_stand_ins))
 
     def _defer(self, target: Any, args: Any, kwargs: Any) -> None:
         """Keep a call that later ones depend on until one of them is executed."""
@@ -396,7 +337,7 @@ class GraphRetrace:
         if "val" not in old.meta and executed is not None:
             return self._make(old.target, args, kwargs, meta or NodeMetadata(old.meta))
         recorded = old.meta.get("val")
-        copy = self._builder.copy(old, args, kwargs, meta, has_stand_ins=self._has_stand_ins)
+        copy = self._builder.copy(old, args, kwargs, meta, has_stand_ins=self._green.has_stand_ins)
         return ProxyValue(executed if recorded is None else recorded, copy)
 
     def _make(self, target: Any, args: Any, kwargs: Any, meta: NodeMetadata) -> ProxyValue[Any]:
@@ -426,13 +367,6 @@ class GraphRetrace:
 
     def _value(self, data: Any, node: fx.Node) -> ProxyValue[Any]:
         return ProxyValue(data, fx.Proxy(node, self._tracer))
-
-
-def _is_flat(args: tuple[Any, ...]) -> bool:
-    """Whether arguments hold no container, which a hook could have changed, and no attribute, which may have been replaced."""
-    return not any(
-        type(argument) in _CONTAINERS or (type(argument) is fx.Node and argument.op == "get_attr") for argument in args
-    )
 
 
 def _is_recorded(arg: Argument, old: fx.Node) -> bool:

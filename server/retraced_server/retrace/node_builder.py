@@ -39,13 +39,13 @@ class NodeBuilder:
 
     Attributes:
         is_pending: Whether there is no new graph yet.
+        module: The old graph module.
         modified: Whether a copy is not what the old node was.
         current: The old node that is visited.
         made: The nodes that were made while it is.
         copied: Whether a copy of it was made, or is pending.
         correspondence: What each node of the new graph is.
         placeholders: The new graph's inputs, with the old placeholder that each stands for.
-        unnamed: New nodes that have a name of their own making; the name of an old node is theirs when they stand for it.
         attributes: The new graph's attributes.
     """
 
@@ -66,13 +66,14 @@ class NodeBuilder:
         self.copied = False
         self.correspondence = NodeCorrespondence()
         self.placeholders: dict[fx.Node, fx.Node | None] = {}
-        self.unnamed: dict[fx.Node, str] = {}
         self.attributes = AttributeTable(module, tracer)
-        self._module = module
+        self.module = module
         self._tracer = tracer
         self._regions = regions
         self._reuse = reuse
         self._given = given
+        # New nodes that have a name of their own making; the name of an old node is theirs when they stand for it.
+        self._unnamed: dict[fx.Node, str] = {}
         # Old nodes whose copies are pending, in order.
         self._waiting: list[fx.Node] = []
         self._proxies: dict[fx.Node, fx.Proxy] = {}
@@ -93,18 +94,18 @@ class NodeBuilder:
             return
         self.is_pending = False
         self._tracer.before_use = None
-        reserve_names(self._tracer.graph, self._module.graph.nodes)
+        reserve_names(self._tracer.graph, self.module.graph.nodes)
         for old in self._waiting:
             # As they were when they were visited: a hook may have edited the given nodes since.
             given = None if self._given is None else self._given.as_given(old)
             target, args, kwargs = (old.target, old.args, old.kwargs) if given is None else given[:3]
             if old.op == "get_attr":
-                self.attributes.add(target, get_attribute(self._module, target))
+                self.attributes.add(target, get_attribute(self.module, target))
             node = self._copy(old, *self._kept(args, kwargs), given)
             if old.op == "placeholder":
                 self.placeholders[node] = old
             elif old.op == "get_attr":
-                self.attributes.add_reader(node, get_attribute(self._module, target))
+                self.attributes.add_reader(node, get_attribute(self.module, target))
             if old is self.current:
                 self.made.append(node)
         self._waiting.clear()
@@ -113,6 +114,17 @@ class NodeBuilder:
         """Return the proxy of an old node's copy, which is made where it is pending."""
         self.materialize()
         return self._proxies[old]
+
+    def take_name(self, node: fx.Node, old: fx.Node) -> None:
+        """Give an old node's name to a node that stands for it, unless that has one that was asked for."""
+        if node.name != self._unnamed.pop(node, None):
+            return
+        # The hook may have built on what the old node computes: then the copy gets a name of its own.
+        for made in self.made:
+            if self.correspondence.is_copy(made) and made.name == old.name:
+                made.name = self._tracer.fresh_name(old.name)
+                self.correspondence.forget_copy(made)
+        node.name = old.name
 
     # -- copies ------------------------------------------------------------------------------------------------------------------
 
@@ -245,14 +257,14 @@ class NodeBuilder:
         tracer.set_metadata(node, value)
         self._regions.visit(node)
         self._track(node)
-        self.unnamed[node] = node.name
+        self._unnamed[node] = node.name
         return node
 
     def _with_subgraph_nodes(self, args: Argument, old_args: Any) -> Argument:
         """Put nodes in the place of subgraphs where the old node had its own node for the subgraph, since several may read one subgraph."""
         if isinstance(args, torch.nn.Module) and isinstance(old_args, fx.Node) and old_args.op == "get_attr":
             node = self._reuse.kept[old_args]
-            return node if get_attribute(self._tracer.root, node.target) is args else args
+            return node if self.attributes.get(node.target) is args else args
         if type(args) in (tuple, list) and isinstance(old_args, (tuple, list)) and len(args) == len(old_args):
             return type(args)(self._with_subgraph_nodes(a, b) for a, b in zip(args, old_args, strict=True))
         return args

@@ -80,16 +80,13 @@ class RecomputeVerifier:
         return executed
 
     def _compared(self, recorded: Any, arguments: Any, execute: Callable[[], Any]) -> tuple[Any, bool, Comparison]:
-        transaction, unbacked = self._transaction, self._unbacked
-        pending = unbacked.pending()
         self._asserts.flush()
-        with transaction.suppressing_guards(asserts=False):
+        with self._unbacked.trial() as before:
             executed = execute()
-            fresh = unbacked.pending() - pending
-            comparison = Comparison(transaction.env, fresh)
+            fresh = self._unbacked.pending() - before
+            comparison = Comparison(self._unbacked.env, fresh)
             if recorded is not None:
                 comparison.compare(recorded, executed)
-        unbacked.drop(fresh)
         makes_symbols = bool(fresh) or not free_symbols(executed).keys() <= free_symbols(arguments).keys()
         return executed, not makes_symbols, comparison
 

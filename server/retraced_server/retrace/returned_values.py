@@ -13,13 +13,14 @@ from retraced_server.analysis.targets import acts_on_regions
 from retraced_server.retrace.arguments import item_alone, map_leaves
 from retraced_server.retrace.batched_values import BatchedValues
 from retraced_server.retrace.compare import Comparison
-from retraced_server.retrace.edits import RecordedCall
+from retraced_server.retrace.deferred_asserts import DeferredAsserts
+from retraced_server.retrace.edits import Edits, RecordedCall
 from retraced_server.retrace.execute import execute
+from retraced_server.retrace.given_graph import GivenGraph
 from retraced_server.retrace.node_builder import NodeBuilder
 from retraced_server.retrace.proxy_value import ProxyValue
 from retraced_server.retrace.reuse import Reuse, same_constants
-from retraced_server.retrace.session import Session
-from retraced_server.retrace.tracer import ExportTracer
+from retraced_server.retrace.unbacked import UnbackedSymbols
 from retraced_server.retrace.values import logical, rename_symbols, same_metadata
 from retraced_server.torch_compat.graphs import is_erased
 
@@ -28,10 +29,10 @@ class ReturnedValues:
     """Adopts the values that hooks return for the nodes of one graph.
 
     Args:
-        session: What the graphs of one call of a pass share.
-        module: The old graph module.
-        tracer: What builds the new graph.
-        builder: Makes its nodes.
+        asserts: The program's assertions about symbols.
+        unbacked: Its unbacked symbols.
+        edits: Tells what was edited by hand; None where nothing can have been.
+        builder: Makes the new graph's nodes.
         reuse: Tells which recorded values hold.
         batched: Tells which levels the next node is in.
         results: What the hook returned for each old node.
@@ -42,19 +43,18 @@ class ReturnedValues:
 
     def __init__(
         self,
-        session: Session,
-        module: fx.GraphModule,
-        tracer: ExportTracer,
+        asserts: DeferredAsserts,
+        unbacked: UnbackedSymbols,
+        edits: Edits | GivenGraph | None,
         builder: NodeBuilder,
         reuse: Reuse,
         batched: BatchedValues,
         results: dict[fx.Node, Any],
     ) -> None:
         self.symbols_taken: set[sympy.Symbol] = set()
-        self._session = session
-        self._edits = session.edits
-        self._module = module
-        self._tracer = tracer
+        self._asserts = asserts
+        self._unbacked = unbacked
+        self._edits = edits
         self._builder = builder
         self._reuse = reuse
         self._batched = batched
@@ -62,7 +62,7 @@ class ReturnedValues:
 
     def counterpart(self, old: fx.Node) -> fx.Node | None:
         """Return the node that has the value of an old node; a node of another graph is its own."""
-        if old.graph is not self._module.graph:
+        if old.graph is not self._builder.module.graph:
             return old
         result = self._results.get(old)
         if isinstance(result, ProxyValue):
@@ -84,10 +84,7 @@ class ReturnedValues:
             self._builder.correspondence.stands_for(new, node)
         if node.op == "placeholder" and new.op == "placeholder":
             self._builder.placeholders[new] = node
-        own_name = self._builder.unnamed.pop(new, None)
-        if own_name is not None and new.name == own_name:
-            self._give_up_name(node)
-            new.name = node.name
+        self._builder.take_name(new, node)
         recorded = node.meta.get("val")
         if self._edits is not None and not self._edits.knows(node):
             # Inserted by hand: what is recorded, if anything, may be that of the node that it was made in place of.
@@ -141,13 +138,6 @@ class ReturnedValues:
         held = storages(new.meta["val"]) - storages(recorded)
         return any(storages(made.meta.get("val")) & held for made in self._builder.made if made is not new)
 
-    def _give_up_name(self, node: fx.Node) -> None:
-        # The hook may have built on what the old node computes: then the copy gets a name of its own.
-        for made in self._builder.made:
-            if self._builder.correspondence.is_copy(made) and made.name == node.name:
-                made.name = self._tracer.fresh_name(node.name)
-                self._builder.correspondence.forget_copy(made)
-
     def _says_what_is_recorded(self, node: fx.Node, result: ProxyValue[Any], recorded: Any) -> bool:
         if same_metadata(result.data, recorded):
             return same_constants(result.data, recorded)
@@ -155,24 +145,22 @@ class ReturnedValues:
         call = self.recorded_call(node)
         if self._batched.levels and self._is_called_as_before(node, result.node):
             # Values of one example have strides of their own: what they are computed from says no more than their sizes.
-            comparison = Comparison(self._session.transaction.env, set())
+            comparison = Comparison(self._unbacked.env, set())
             comparison.compare(recorded, result.data)
             return comparison.error is None
         if call is None or result.node.target is not call.target or result.node not in self._builder.made:
             return False
         if acts_on_regions(node.target):
             return False
-        comparison = Comparison(self._session.transaction.env, set())
-        with self._session.transaction.suppressing_guards(asserts=False):
+        comparison = Comparison(self._unbacked.env, set())
+        with self._unbacked.trial():
             comparison.compare(recorded, result.data)
             if comparison.error is not None or not comparison.remarks:
                 return False
-            self._session.asserts.flush()
-            pending = self._session.unbacked.pending()
+            self._asserts.flush()
             args, kwargs = (fx.node.map_arg(a, self._recorded_data) for a in (call.args, call.kwargs))
             args, kwargs = map_leaves((item_alone(call.target, args), kwargs), torch.Tensor, logical)
             before = execute(call.target, tuple(args), dict(kwargs)).value  # type: ignore[arg-type]
-        self._session.unbacked.drop(self._session.unbacked.pending() - pending)
         return same_metadata(result.data, before)
 
     def _is_called_as_before(self, old: fx.Node, new: fx.Node) -> bool:
@@ -200,8 +188,8 @@ class ReturnedValues:
         if not fresh or self._builder.correspondence.is_copy(result.node):
             return result
         is_written = self._reuse.is_written(node, self._results)
-        _, kept, renaming = self._session.unbacked.rebind(node, result.data, fresh, self.symbols_taken, only_own=is_written)
-        env = self._session.transaction.env
+        _, kept, renaming = self._unbacked.rebind(node, result.data, fresh, self.symbols_taken, only_own=is_written)
+        env = self._unbacked.env
         if not renaming or env is None:
             return result
         for made in self._builder.made:

@@ -109,9 +109,15 @@ class ExportTracer(fx.Tracer):
         if self.before_use is not None:
             self.before_use()
 
-    def reserve(self, module: fx.GraphModule) -> None:
-        """Keep the names of a module's attributes for these attributes."""
-        self._attributes = module
+    def rebuild(self, module: fx.GraphModule, fake_tensor_mode: FakeTensorMode, descriptions: Descriptions) -> None:
+        """Get ready to build the graph of a module anew; its attributes' names are kept for these attributes.
+
+        Args:
+            module: The module.
+            fake_tensor_mode: The program's fake mode.
+            descriptions: What values say to operators.
+        """
+        self._attributes, self.fake_tensor_mode, self._descriptions = module, fake_tensor_mode, descriptions
 
     def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
         """Refuse: nodes are made by `create_proxy` and `create_node`."""

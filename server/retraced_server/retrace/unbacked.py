@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import sympy
@@ -12,7 +14,7 @@ from retraced_server.retrace.values import match_symbols, rename_symbols
 from retraced_server.torch_compat.fake_tensors import FakeTensorMode
 from retraced_server.torch_compat.operators import base_name
 from retraced_server.torch_compat.shape_env_transaction import ShapeEnvTransaction
-from retraced_server.torch_compat.symbolic_shapes import backed_values, compute_unbacked_bindings
+from retraced_server.torch_compat.symbolic_shapes import ShapeEnv, backed_values, compute_unbacked_bindings
 
 _ITEM = frozenset({"item", "_local_scalar_dense"})
 
@@ -37,6 +39,24 @@ class UnbackedSymbols:
         self._transaction = transaction
         self._fake_mode = fake_mode
 
+    @property
+    def env(self) -> ShapeEnv | None:
+        """The program's shape environment."""
+        return self._transaction.env
+
+    @contextmanager
+    def trial(self) -> Iterator[set[sympy.Symbol]]:
+        """Execute operators only to see what they give: with guards suppressed; symbols that they make are forgotten afterwards.
+
+        Gives the symbols that were pending before.
+        """
+        before = self.pending()
+        try:
+            with self._transaction.suppressing_guards(asserts=False):
+                yield before
+        finally:
+            self.drop(self.pending() - before)
+
     def pending(self) -> set[sympy.Symbol]:
         """Return the symbols that were made and not bound yet."""
         return set(self._transaction.pending())
@@ -49,7 +69,7 @@ class UnbackedSymbols:
 
     def bindings(self, value: Any) -> dict[sympy.Symbol, Any]:
         """Where in a value the pending symbols are found; they are pending no longer."""
-        env = self._transaction.env
+        env = self.env
         if env is None or not self._transaction.pending():
             return {}
         self._fake_mode.epoch += 1
@@ -77,7 +97,7 @@ class UnbackedSymbols:
         Returns:
             The value, its bindings, and the renaming.
         """
-        env = self._transaction.env
+        env = self.env
         recorded = old.meta.get("val")
         if env is None or not bindings or recorded is None:
             return value, bindings, {}
