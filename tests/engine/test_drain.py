@@ -25,7 +25,7 @@ async def test_what_was_admitted_is_served_and_no_more_is_admitted(tmp_path: Pat
         await asyncio.sleep(0)
         draining = asyncio.create_task(engine.drain(60.0))
         await asyncio.sleep(0)
-        assert not engine.ready
+        assert engine.obstacle
         with pytest.raises(RetracedError) as caught:
             engine.admit("late")
         assert caught.value.reason is Reason.SERVER_DRAINING

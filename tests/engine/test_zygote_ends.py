@@ -44,11 +44,11 @@ async def test_zygote_that_is_killed_is_replaced_and_only_what_ran_fails(engine:
         with pytest.raises(RetracedError) as caught:
             await killed
         assert caught.value.reason is Reason.WORKER_KILLED
-    assert not engine.ready
+    assert engine.obstacle
     late = asyncio.create_task(transform(engine, EVERYTHING.archive, "retrace"))
     for task in (waiting, late):
         assert b"".join(response.output_chunk for response in await task) == EVERYTHING.archive
-    assert engine.ready
+    assert not engine.obstacle
 
 
 @shared_loop
@@ -73,7 +73,7 @@ async def test_worker_that_the_zygote_does_not_kill_is_killed_with_it(
     task.cancel()
     await asyncio.wait({task})
     await until(lambda: worker not in children_of(), "the worker is gone")
-    await until(lambda: engine.ready, "the engine is ready")
+    await until(lambda: not engine.obstacle, "the engine is ready")
 
 
 async def test_engine_without_a_zygote_says_so_and_recovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ async def test_engine_without_a_zygote_says_so_and_recovers(tmp_path: Path, monk
             engine.admit("late")
         assert caught.value.retry_after is not None
         (tmp_path / "elsewhere.py").rename(module)
-        await until(lambda: engine.ready, "the engine is ready")
+        await until(lambda: not engine.obstacle, "the engine is ready")
         assert await transform(engine, EVERYTHING.archive, "retrace")
 
 
@@ -112,7 +112,7 @@ async def test_zygote_that_cannot_be_started_for_want_of_descriptors_is_started_
             with pytest.raises(RetracedError, match="Too many open files") as caught:
                 await waiting
         assert caught.value.reason is Reason.WORKERS_UNAVAILABLE
-        await until(lambda: engine.ready, "the engine is ready")
+        await until(lambda: not engine.obstacle, "the engine is ready")
         assert await transform(engine, EVERYTHING.archive, "retrace")
 
 
@@ -137,7 +137,7 @@ async def test_engine_that_cannot_start_says_what_the_zygote_said_and_leaves_not
     with pytest.raises(RetracedError, match="`no_such_module` cannot be imported") as caught:
         await engine.start()
     assert caught.value.reason is Reason.WORKERS_UNAVAILABLE
-    assert not engine.ready
+    assert engine.obstacle
     with pytest.raises(RetracedError):
         engine.admit("id")
     await engine.drain(0.0)

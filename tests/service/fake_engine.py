@@ -10,13 +10,15 @@ from collections.abc import AsyncIterator, Callable
 from typing import Self
 
 from retraced.v1 import program_pb2
-from retraced_server.engine.base import EngineCounts, ImportedModule, JobReport, Load, ProgramSource, WorkerFacts
+from retraced.v1.graph_transform_pb2 import Timings
+from retraced_server.engine.base import EngineCounts, JobReport, Load, ProgramSource
 from retraced_server.engine.spool import Spool
 from retraced_server.errors import RetracedError
 from retraced_server.pipeline.catalogue import IrLevel, OptionInfo, OptionType, PassInfo, WeightsNeed
 from retraced_server.pipeline.domain import JobStats, TransformOptions, TransformRequest
 from retraced_server.pipeline.parse import Pipeline
 from retraced_server.worker import responses
+from retraced_server.worker.messages import WorkerFacts
 from retraced_server.worker.sandbox import Layer, SandboxReport, State
 
 Job = Callable[[TransformRequest, Spool], AsyncIterator[bytes]]
@@ -38,7 +40,7 @@ FACTS = WorkerFacts(
     torch_version="2.13.0",
     python_version="3.11.9",
     schema_version=(8, 20),
-    imports=(ImportedModule("my_ops", "1.2"),),
+    imports=(("my_ops", "1.2"),),
     sandbox=SandboxReport((Layer("landlock", State.MISSING, "the kernel has none"),)),
 )
 
@@ -123,7 +125,7 @@ async def succeeds(request: TransformRequest, archive: Spool) -> AsyncIterator[b
 async def changes_nothing(request: TransformRequest, archive: Spool) -> AsyncIterator[bytes]:
     """A job whose output is what it was given, and is not sent."""
     program = program_pb2.ProgramInfo(node_count=4)
-    yield responses.summary(responses.Summary(False, program, program, 0, b"", "retrace", responses.Timings(), remarks=()))
+    yield responses.summary("retrace", program, program, Timings(), modified=False)
 
 
 def summary() -> bytes:
@@ -131,7 +133,7 @@ def summary() -> bytes:
     program = program_pb2.ProgramInfo(node_count=4)
     digest = hashlib.sha256(b"output").digest()
     return responses.summary(
-        responses.Summary(True, program, program, len(b"output"), digest, "retrace", responses.Timings(), remarks=())
+        "retrace", program, program, Timings(), modified=True, output_size=len(b"output"), output_sha256=digest
     )
 
 

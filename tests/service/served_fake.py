@@ -10,8 +10,9 @@ import sys
 
 from retraced_server import __main__
 from retraced_server.engine import local
-from retraced_server.engine.base import EngineCounts, WorkerFacts
+from retraced_server.engine.base import EngineCounts
 from retraced_server.errors import Reason, RetracedError
+from retraced_server.worker.messages import WorkerFacts
 from tests.service.fake_engine import FakeEngine
 
 _HOW = sys.argv.pop(1)

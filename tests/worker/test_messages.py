@@ -25,9 +25,9 @@ from retraced_server.worker.messages import (
     MessageError,
     StartJob,
     WorkerEnded,
+    WorkerFacts,
     WorkerStarted,
     ZygoteFailed,
-    ZygoteReady,
     decode_command,
     decode_event,
     encode_command,
@@ -38,7 +38,7 @@ from retraced_server.worker.texts import LONGEST_TEXT
 from retraced_server.worker.v1 import messages_pb2
 
 _SANDBOX = SandboxReport(tuple(Layer(state.name, state, "why", required) for state in State for required in (True, False)))
-_READY = ZygoteReady(catalogue(), "2.13.0", "3.11.7", (8, 20), (("operators", "1.0"), ("passes", "")), _SANDBOX)
+_READY = WorkerFacts(catalogue(), "2.13.0", "3.11.7", (8, 20), (("operators", "1.0"), ("passes", "")), _SANDBOX)
 
 
 @pytest.mark.parametrize("command", [StartJob(1, 1 << 33, 605, 0.5), KillJob(7)])

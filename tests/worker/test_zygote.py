@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from retraced_server.worker.job_messages import JobDone
-from retraced_server.worker.messages import WorkerEnded, ZygoteReady
+from retraced_server.worker.messages import WorkerEnded, WorkerFacts
 from tests.support.models import by_name
 from tests.support.processes import is_alive
 from tests.support.waiting import eventually
@@ -27,21 +27,21 @@ FAULTS = "tests.support.fault_passes"
 
 
 @pytest.fixture(scope="module")
-def ready() -> Iterator[tuple[RunningZygote, ZygoteReady]]:
+def ready() -> Iterator[tuple[RunningZygote, WorkerFacts]]:
     with zygote(FAULTS) as running:
         event = running.event()
-        assert isinstance(event, ZygoteReady)
+        assert isinstance(event, WorkerFacts)
         yield running, event
 
 
-def test_ready_zygote_says_what_it_is(ready: tuple[RunningZygote, ZygoteReady]) -> None:
+def test_ready_zygote_says_what_it_is(ready: tuple[RunningZygote, WorkerFacts]) -> None:
     _, event = ready
     assert {"retrace", "decompose", "fault-hang"} <= event.catalogue.keys()
     assert event.torch_version == torch.__version__
     assert event.imports == ((FAULTS, ""),)
 
 
-def test_job_runs_in_a_process_of_its_own(ready: tuple[RunningZygote, ZygoteReady]) -> None:
+def test_job_runs_in_a_process_of_its_own(ready: tuple[RunningZygote, WorkerFacts]) -> None:
     running, _ = ready
     job = running.start(EVERYTHING.archive, "retrace")
     assert job.pid not in (os.getpid(), running.process.pid)
@@ -50,14 +50,14 @@ def test_job_runs_in_a_process_of_its_own(ready: tuple[RunningZygote, ZygoteRead
     assert not is_alive(job.pid)
 
 
-def test_killed_job_ends_by_the_signal(ready: tuple[RunningZygote, ZygoteReady]) -> None:
+def test_killed_job_ends_by_the_signal(ready: tuple[RunningZygote, WorkerFacts]) -> None:
     running, _ = ready
     job = running.start(EVERYTHING.archive, "fault-hang")
     running.kill(job)
     assert running.ended(job) == WorkerEnded(job.id, signal=signal.SIGKILL)
 
 
-def test_killing_a_job_that_has_ended_does_nothing(ready: tuple[RunningZygote, ZygoteReady]) -> None:
+def test_killing_a_job_that_has_ended_does_nothing(ready: tuple[RunningZygote, WorkerFacts]) -> None:
     running, _ = ready
     first = running.start(EVERYTHING.archive, "retrace")
     first.events()
@@ -68,7 +68,7 @@ def test_killing_a_job_that_has_ended_does_nothing(ready: tuple[RunningZygote, Z
     running.ended(second)
 
 
-def test_worker_whose_caller_is_gone_before_it_has_begun_ends(ready: tuple[RunningZygote, ZygoteReady]) -> None:
+def test_worker_whose_caller_is_gone_before_it_has_begun_ends(ready: tuple[RunningZygote, WorkerFacts]) -> None:
     running, _ = ready
     job = running.start(EVERYTHING.archive, "retrace,fault-sleep,retrace")
     job.socket.close()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from retraced_server.worker.messages import ZygoteFailed, ZygoteReady
+from retraced_server.worker.messages import WorkerFacts, ZygoteFailed
 
 from .zygotes import zygote
 
@@ -57,5 +57,5 @@ def test_installed_plugins_are_among_the_imports_of_a_zygote_that_is_ready(tmp_p
     (info / "entry_points.txt").write_text("[retraced.passes]\nacme = plugin_under_test\n")
     with zygote(path=tmp_path) as running:
         event = running.event()
-    assert isinstance(event, ZygoteReady)
+    assert isinstance(event, WorkerFacts)
     assert event.imports == (("plugin_under_test", "1.5"),)

@@ -20,9 +20,9 @@ from retraced_server.worker.messages import (
     KillJob,
     StartJob,
     WorkerEnded,
+    WorkerFacts,
     WorkerStarted,
     ZygoteEvent,
-    ZygoteReady,
     decode_event,
     encode_command,
 )
@@ -73,7 +73,7 @@ class RunningZygote:
     def event(self) -> ZygoteEvent | None:
         frame = receive_frame(self.control)
         event = None if frame is None else decode_event(frame)
-        if isinstance(event, ZygoteReady):
+        if isinstance(event, WorkerFacts):
             self.catalogue = event.catalogue
         return event
 

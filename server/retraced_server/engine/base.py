@@ -7,30 +7,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from retraced_server.engine.spool import Spool
-from retraced_server.pipeline.catalogue import Catalogue
 from retraced_server.pipeline.domain import JobStats, TransformOptions
 from retraced_server.pipeline.parse import Pipeline
-from retraced_server.worker.sandbox import SandboxReport
-
-
-@dataclass(frozen=True)
-class ImportedModule:
-    """A module that the operator loaded into the workers. `version` is empty where it has none."""
-
-    name: str
-    version: str
-
-
-@dataclass(frozen=True)
-class WorkerFacts:
-    """What the workers are."""
-
-    catalogue: Catalogue
-    torch_version: str
-    python_version: str
-    schema_version: tuple[int, int]
-    imports: tuple[ImportedModule, ...]
-    sandbox: SandboxReport
+from retraced_server.worker.messages import WorkerFacts
 
 
 @dataclass(frozen=True)

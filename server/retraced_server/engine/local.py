@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from retraced_server.engine.admission import Admission, Place
-from retraced_server.engine.base import EngineCounts, JobReport, Load, ProgramSource, WorkerFacts
+from retraced_server.engine.base import EngineCounts, JobReport, Load, ProgramSource
 from retraced_server.engine.budget import jobs_at_a_time
 from retraced_server.engine.endings import zygote_gone
 from retraced_server.engine.job import Job
@@ -26,7 +26,7 @@ from retraced_server.errors import Failure, Reason
 from retraced_server.pipeline.domain import JobStats, TransformOptions
 from retraced_server.pipeline.parse import Pipeline
 from retraced_server.worker.job_messages import JobRequest
-from retraced_server.worker.messages import KeepTemplates
+from retraced_server.worker.messages import KeepTemplates, WorkerFacts
 from retraced_server.worker.responses import Stage, progress
 from retraced_server.worker.sandbox import SandboxConfig
 
@@ -144,11 +144,6 @@ class LocalEngine:
             return ""
         failure = self.supervisor.failure
         return "the zygote is gone and is started anew" if failure is None else failure.message
-
-    @property
-    def ready(self) -> bool:
-        """Whether a job can run now."""
-        return not self.obstacle
 
     @property
     def facts(self) -> WorkerFacts:

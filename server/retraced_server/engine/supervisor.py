@@ -7,10 +7,9 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
-from retraced_server.engine.base import WorkerFacts
 from retraced_server.engine.zygote import Zygote, ZygoteConfig
 from retraced_server.errors import Failure, Reason, RetracedError
-from retraced_server.worker.messages import ZygoteCommand
+from retraced_server.worker.messages import WorkerFacts, ZygoteCommand
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from retraced_server.engine.base import ImportedModule, WorkerFacts
 from retraced_server.engine.environment import zygote_environment
 from retraced_server.engine.log_pipe import LogPipe
 from retraced_server.engine.scratch import ScratchFolder
@@ -25,11 +24,11 @@ from retraced_server.worker.messages import (
     MessageError,
     StartJob,
     WorkerEnded,
+    WorkerFacts,
     WorkerStarted,
     ZygoteCommand,
     ZygoteEvent,
     ZygoteFailed,
-    ZygoteReady,
     decode_event,
     encode_command,
 )
@@ -268,11 +267,8 @@ class Zygote:
         except (FrameError, MessageError, OSError) as error:
             raise _unavailable(f"the zygote does not speak as it should: {error}") from error
         match event:
-            case ZygoteReady():
-                imports = tuple(ImportedModule(name, version) for name, version in event.imports)
-                self.facts = WorkerFacts(
-                    event.catalogue, event.torch_version, event.python_version, event.schema_version, imports, event.sandbox
-                )
+            case WorkerFacts():
+                self.facts = event
                 self.ended = asyncio.create_task(self._listen(), name="zygote")
             case ZygoteFailed(message, traceback):
                 raise _unavailable(message, traceback)

@@ -130,7 +130,7 @@ def server_info(info: ServerInfo) -> bytes:
         torch_version=info.facts.torch_version,
         python_version=info.facts.python_version,
         schema_version=program_pb2.SchemaVersion(major=major, minor=minor),
-        imports=[pb.ImportedModule(name=module.name, version=module.version) for module in info.facts.imports],
+        imports=[pb.ImportedModule(name=name, version=version) for name, version in info.facts.imports],
         limits=pb.Limits(
             max_archive_bytes=limits.max_archive_bytes,
             max_queued=limits.max_queued,

@@ -7,13 +7,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from retraced_server.engine.base import Engine, Load, Ticket, WorkerFacts
+from retraced_server.engine.base import Engine, Load, Ticket
 from retraced_server.errors import FieldViolation, Reason, RetracedError
 from retraced_server.pipeline.domain import TransformRequest
 from retraced_server.pipeline.parse import Pipeline, parse_pipeline
 from retraced_server.service.readiness import spool_obstacle
 from retraced_server.service.record import CallRecord
 from retraced_server.service.upload import Read, Upload
+from retraced_server.worker.messages import WorkerFacts
 
 _SHA256_BYTES = 32
 _START_SECONDS = 2.0

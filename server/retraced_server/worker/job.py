@@ -30,7 +30,7 @@ from retraced_server.worker.job_messages import JobDone, JobEvent, JobRequest, T
 from retraced_server.worker.output import OutputStream
 from retraced_server.worker.process import processor_time
 from retraced_server.worker.progress import JobProgress
-from retraced_server.worker.responses import Stage, Summary
+from retraced_server.worker.responses import Stage
 from retraced_server.worker.sandbox import Violation
 from retraced_server.worker.source import ArchiveFile
 from retraced_server.worker.stopwatch import Stopwatch
@@ -164,7 +164,7 @@ class _Job:
             if self._asked.validate_only:
                 check_pipeline(read.program, steps)
         if self._asked.validate_only:
-            self._emit(_summary(Summary(False, given, None, 0, b"", pipeline, self._watch.timings, ())))
+            self._emit(_fitting_summary(responses.summary(pipeline, given, None, self._watch.timings, modified=False)))
             return
         with self._watch.stage("running"):
             result = run_pipeline(
@@ -177,7 +177,17 @@ class _Job:
         made = self._describe(result, given)
         size, digest = self._output(read, result)
         remarks = (*result.remarks, *self._remarks, *not_loadable(result.program))
-        self._emit(_summary(Summary(result.modified, given, made, size, digest, pipeline, self._watch.timings, remarks)))
+        summary = responses.summary(
+            pipeline,
+            given,
+            made,
+            self._watch.timings,
+            modified=result.modified,
+            output_size=size,
+            output_sha256=digest,
+            remarks=remarks,
+        )
+        self._emit(_fitting_summary(summary))
 
     def _read(self) -> ReadProgram:
         # What the passes have not declared to read stays on the disk.
@@ -260,8 +270,8 @@ class _Observer:
         self._emit(responses.pass_finished(index, report))
 
 
-def _summary(summary: Summary) -> bytes:
-    return _fitting(responses.summary(summary), "what the summary says of the program", "guards (`keep_at_home`)")
+def _fitting_summary(summary: bytes) -> bytes:
+    return _fitting(summary, "what the summary says of the program", "guards (`keep_at_home`)")
 
 
 def _fitting(response: bytes, what: str, without: str) -> bytes:

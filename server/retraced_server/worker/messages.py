@@ -50,11 +50,11 @@ class KillJob:
 
 
 @dataclass(frozen=True)
-class ZygoteReady:
-    """Torch is imported and warm.
+class WorkerFacts:
+    """What the workers are. A zygote says it when torch is imported and warm.
 
     Attributes:
-        imports: Names and versions of the operator's modules and of the plugins.
+        imports: Names of the operator's modules and of the plugins, with their versions, which are empty where they have none.
         sandbox: What workers run in.
     """
 
@@ -97,7 +97,7 @@ class KeepTemplates:
 
 
 ZygoteCommand = StartJob | KillJob | KeepTemplates
-ZygoteEvent = ZygoteReady | ZygoteFailed | WorkerStarted | WorkerEnded
+ZygoteEvent = WorkerFacts | ZygoteFailed | WorkerStarted | WorkerEnded
 
 
 def encode_command(command: ZygoteCommand) -> bytes:
@@ -153,7 +153,7 @@ def decode_templates(data: bytes) -> dict[bytes, bytes]:
 def encode_event(event: ZygoteEvent) -> bytes:
     """Serialize an event from the zygote."""
     match event:
-        case ZygoteReady():
+        case WorkerFacts():
             major, minor = event.schema_version
             ready = messages_pb2.ZygoteReady(
                 passes=[encode_pass(info) for info in event.catalogue.values()],
@@ -187,7 +187,7 @@ def decode_event(data: bytes) -> ZygoteEvent:
     match message.WhichOneof("event"):
         case "ready":
             ready = message.ready
-            return ZygoteReady(
+            return WorkerFacts(
                 catalogue={info.name: info for info in map(_decode_pass, ready.passes)},
                 torch_version=ready.torch_version,
                 python_version=ready.python_version,

@@ -30,7 +30,7 @@ from retraced_server.torch_compat.small_constants import keep_constants_small
 # Named here though the zygote uses it later: what a worker runs is to be imported before the first fork.
 from retraced_server.worker import child, sandbox  # noqa: F401
 from retraced_server.worker.huge_pages import collapse_memory
-from retraced_server.worker.messages import ZygoteReady
+from retraced_server.worker.messages import WorkerFacts
 from retraced_server.worker.prepared import Prepared
 from retraced_server.worker.sandbox import SandboxConfig, SandboxError
 from retraced_server.worker.symbolic_caches import prewarm_symbolic_caches
@@ -100,14 +100,14 @@ def prepare(
             raise PrepareError(str(error)) from error
         # A plugin may be imported by name too.
         imported = tuple(dict.fromkeys((*loaded, *plugins.values())))
-        ready = ZygoteReady(catalogue(), TORCH_VERSION, platform.python_version(), SCHEMA_VERSION, imported, prepared.report)
+        facts = WorkerFacts(catalogue(), TORCH_VERSION, platform.python_version(), SCHEMA_VERSION, imported, prepared.report)
         gc.collect()
         # Collections in a worker then leave alone what it shares; touching it would copy it.
         gc.freeze()
         gc.set_threshold(_COLLECTED_AFTER)
         collapse_memory()
         written = WrittenPages(partial(warm_up, sample, "retrace"))
-    return Prepared(ready, options, prepared, written)
+    return Prepared(facts, options, prepared, written)
 
 
 def _namespaces(before: frozenset[str], allowed: Sequence[str]) -> frozenset[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 from retraced.v1 import graph_transform_pb2, node_metadata_pb2, passes_pb2, program_pb2
@@ -21,31 +20,6 @@ class Stage(Enum):
     READING = "READING"
     RUNNING = "RUNNING"
     WRITING = "WRITING"
-
-
-@dataclass
-class Timings:
-    """How long the stages of a request took, in seconds of wall time."""
-
-    queued: float = 0.0
-    reading: float = 0.0
-    running: float = 0.0
-    describing: float = 0.0
-    writing: float = 0.0
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What came out. `output` is None when only validating; `output_size` is 0 where there is no output archive."""
-
-    modified: bool
-    input: program_pb2.ProgramInfo
-    output: program_pb2.ProgramInfo | None
-    output_size: int
-    output_sha256: bytes
-    pipeline: str
-    timings: Timings
-    remarks: Sequence[str]
 
 
 def progress(stage: Stage, done: int, total: int = 0) -> bytes:
@@ -89,24 +63,27 @@ def output_chunk(data: bytes) -> bytes:
     return graph_transform_pb2.TransformGraphResponse(output_chunk=data).SerializeToString()
 
 
-def summary(result: Summary) -> bytes:
-    """Return the message of what came out."""
-    timings = result.timings
+def summary(
+    pipeline: str,
+    given: program_pb2.ProgramInfo,
+    made: program_pb2.ProgramInfo | None,
+    timings: graph_transform_pb2.Timings,
+    *,
+    modified: bool,
+    output_size: int = 0,
+    output_sha256: bytes = b"",
+    remarks: Sequence[str] = (),
+) -> bytes:
+    """Return the message of what came out; `made` is None when only validating."""
     message = graph_transform_pb2.Summary(
-        modified=result.modified,
-        input=result.input,
-        output=result.output,
-        output_size=result.output_size,
-        output_sha256=result.output_sha256,
-        pipeline=result.pipeline,
-        timings=graph_transform_pb2.Timings(
-            queued=timings.queued,
-            reading=timings.reading,
-            running=timings.running,
-            describing=timings.describing,
-            writing=timings.writing,
-        ),
-        remarks=_texts(result.remarks),
+        modified=modified,
+        input=given,
+        output=made,
+        output_size=output_size,
+        output_sha256=output_sha256,
+        pipeline=pipeline,
+        timings=timings,
+        remarks=_texts(remarks),
     )
     return graph_transform_pb2.TransformGraphResponse(summary=message).SerializeToString()
 

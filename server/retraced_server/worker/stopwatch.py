@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from retraced.v1.graph_transform_pb2 import Timings
 from retraced_server.pipeline.domain import JobStats, Period
-from retraced_server.worker.responses import Timings
 
 
 class Stopwatch:

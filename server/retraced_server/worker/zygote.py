@@ -273,7 +273,7 @@ def _main(arguments: list[str]) -> int:
         text = "".join(traceback.format_exception(error.__cause__ or error))
         send_frame(control, encode_event(ZygoteFailed(text_of(error), text)))
         return 1
-    send_frame(control, encode_event(prepared.ready))
+    send_frame(control, encode_event(prepared.facts))
     try:
         Zygote(control, prepared, options.uids).serve()
     except FrameError:
