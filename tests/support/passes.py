@@ -14,6 +14,7 @@ from torch import fx
 from torch._export.pass_base import _ExportPassBaseDeprecatedDoNotUse
 
 from retraced_server import retrace
+from retraced_server.retrace import ExportPass, NodeMetadata, ProxyValue, pass_context
 
 aten = torch.ops.aten
 
@@ -209,3 +210,19 @@ def _target(node: fx.Node) -> str:
 
 def _attribute(module: fx.GraphModule, node: fx.Node) -> Any:
     return operator.attrgetter(str(node.target))(module) if node.op == "get_attr" else None
+
+
+class Hooked(ExportPass):
+    """Hands the call of the operator of one node, by name, to a function, with the pass's own `call_operator`."""
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__()
+        self.changes = changes
+
+    def call_operator(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], meta: NodeMetadata) -> ProxyValue[Any]:
+        visited = pass_context().node
+        assert visited is not None
+        change = self.changes.get(visited.name)
+        call = super().call_operator
+        result: ProxyValue[Any] = call(op, args, kwargs, meta) if change is None else change(call, op, args, kwargs, meta)
+        return result
