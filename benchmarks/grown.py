@@ -22,7 +22,7 @@ from retraced_server.passes import run_pipeline
 from retraced_server.pipeline.domain import NodeSelection
 from retraced_server.program import read_program, write_program
 from retraced_server.retrace import ExportPass
-from retraced_server.worker.describe import describe_nodes
+from retraced_server.worker.describe_nodes import describe_nodes
 from tests.support.large_graphs import (
     as_program,
     deep_chain,

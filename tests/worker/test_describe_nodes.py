@@ -15,8 +15,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from retraced.v1 import node_metadata_pb2 as pb
 from retraced_server.pipeline.domain import NodeSelection, Provenance
-from retraced_server.worker.describe import describe_nodes
-from retraced_server.worker.describe_nodes import MAX_BATCH_BYTES
+from retraced_server.worker.describe_nodes import MAX_BATCH_BYTES, describe_nodes
 from tests.support.case import ProgramCase
 from tests.support.describe import graphs, values
 from tests.support.models import by_name

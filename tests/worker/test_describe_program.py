@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from retraced.v1 import program_pb2 as pb
-from retraced_server.worker.describe import describe_program
+from retraced_server.worker.describe_program import describe_program
 from tests.support.case import ProgramCase
 from tests.support.describe import graphs
 from tests.support.models import by_name

@@ -9,10 +9,10 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from retraced.v1 import node_metadata_pb2 as pb
+from retraced_server.analysis.graphs import walk_graphs
 from retraced_server.pipeline.domain import NodeSelection, Provenance
 from retraced_server.torch_compat.pytree import keystr
 from retraced_server.worker.describe_arguments import write_argument, write_value
-from retraced_server.worker.describe_graphs import graphs
 from retraced_server.worker.describe_tables import Tables
 from retraced_server.worker.describe_text import json_text
 
@@ -70,7 +70,7 @@ def describe_nodes(
         return
     tables = Tables(program.range_constraints)
     node_bytes = 0
-    for path, module in graphs(program):
+    for path, module in walk_graphs(program.graph_module):
         prefix = f"{path}:" if path else ""
         for node in module.graph.nodes:
             origin = provenance[prefix + node.name]

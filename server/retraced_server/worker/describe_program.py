@@ -10,10 +10,10 @@ from torch.export.graph_signature import ConstantArgument, ExportGraphSignature,
 from torch.fx import GraphModule
 
 from retraced.v1 import program_pb2 as pb
+from retraced_server.analysis.graphs import walk_graphs
 from retraced_server.torch_compat.fake_tensors import FakeTensor
 from retraced_server.torch_compat.programs import guards_code
 from retraced_server.torch_compat.symbolic_shapes import ShapeEnv, backed_values, shape_env_of_value
-from retraced_server.worker.describe_graphs import graphs
 from retraced_server.worker.describe_symbols import Ranges, bound_text, hint
 from retraced_server.worker.describe_text import constant_text, target_text
 from retraced_server.worker.texts import utf8
@@ -46,7 +46,7 @@ def describe_program(program: ExportedProgram, *, schema_version: tuple[int, int
         schema_version: Major and minor of the schema that its archive is written in; None where it was not written.
         torch_version: The torch that wrote its archive; empty where that is not known.
     """
-    modules = [module for _, module in graphs(program)]
+    modules = [module for _, module in walk_graphs(program.graph_module)]
     info = pb.ProgramInfo(
         signature=_signature(program.graph_signature),
         symbols=_symbols(program.range_constraints, _shape_env(modules)),

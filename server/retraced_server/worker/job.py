@@ -24,7 +24,8 @@ from retraced_server.program import (
     write_program,
 )
 from retraced_server.worker import responses
-from retraced_server.worker.describe import describe_nodes, describe_program
+from retraced_server.worker.describe_nodes import describe_nodes
+from retraced_server.worker.describe_program import describe_program
 from retraced_server.worker.frames import MAX_FRAME_BYTES
 from retraced_server.worker.job_messages import JobDone, JobEvent, JobRequest, TemplatesMissed
 from retraced_server.worker.output import OutputStream
