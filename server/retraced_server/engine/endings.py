@@ -44,37 +44,22 @@ def _signalled(number: int, out_of_memory: bool, read_seconds: float) -> Failure
         name = signal.Signals(number).name
     except ValueError:
         name = f"signal {number}"
+    metadata = {"signal": name}
     if number == signal.SIGKILL and out_of_memory:
-        return Failure(
-            Reason.WORKER_OUT_OF_MEMORY, "the kernel killed the worker for lack of memory", metadata={"signal": name}
-        )
-    if number == signal.SIGXCPU:
-        return Failure(
-            Reason.CPU_LIMIT_EXCEEDED,
-            "the job used more processor time than this server allows; several threads use it faster than time passes",
-            metadata={"signal": name},
-        )
-    if number == signal.SIGPROF:
-        return Failure(
-            Reason.CPU_LIMIT_EXCEEDED,
-            f"reading the program took more than the {read_seconds:g} seconds of processor time that this server allows "
-            "(`serve --read-timeout`)",
-            metadata={"read_timeout_seconds": f"{read_seconds:g}", "signal": name},
-        )
-    if number == signal.SIGSYS:
-        return Failure(
-            Reason.SANDBOX_OPERATION_DENIED,
-            "the sandbox ended the worker for a system call that workers may not make",
-            metadata={"signal": name},
-        )
-    if number in _FROM_OUTSIDE:
-        return Failure(
-            Reason.WORKER_KILLED,
-            f"the worker was killed from outside ({name}) before it had answered",
-            metadata={"signal": name},
-        )
-    return Failure(
-        Reason.WORKER_CRASHED,
-        f"the worker crashed ({name}) before it had answered; the pass that ran, or an operator that it called, is at fault",
-        metadata={"signal": name},
-    )
+        reason, message = Reason.WORKER_OUT_OF_MEMORY, "the kernel killed the worker for lack of memory"
+    elif number == signal.SIGXCPU:
+        reason = Reason.CPU_LIMIT_EXCEEDED
+        message = "the job used more processor time than this server allows; several threads use it faster than time passes"
+    elif number == signal.SIGPROF:
+        reason, seconds = Reason.CPU_LIMIT_EXCEEDED, f"{read_seconds:g}"
+        message = f"reading the program took more than the {seconds} seconds of processor time that this server allows (`serve --read-timeout`)"
+        metadata = {"read_timeout_seconds": seconds, **metadata}
+    elif number == signal.SIGSYS:
+        reason = Reason.SANDBOX_OPERATION_DENIED
+        message = "the sandbox ended the worker for a system call that workers may not make"
+    elif number in _FROM_OUTSIDE:
+        reason, message = Reason.WORKER_KILLED, f"the worker was killed from outside ({name}) before it had answered"
+    else:
+        reason, blamed = Reason.WORKER_CRASHED, "the pass that ran, or an operator that it called, is at fault"
+        message = f"the worker crashed ({name}) before it had answered; {blamed}"
+    return Failure(reason, message, metadata=metadata)
