@@ -112,21 +112,15 @@ class _Tables:
         )
 
     def _value(self, value: pb.Value) -> domain.Value:
-        match value.WhichOneof("kind"):
+        match kind := value.WhichOneof("kind"):
             case "tensor":
                 return _entry(self._tensors, value.tensor, "tensors")
-            case "sym_int":
-                return domain.SymbolicValue("int", _entry(self._expressions, value.sym_int, "expressions"))
-            case "sym_float":
-                return domain.SymbolicValue("float", _entry(self._expressions, value.sym_float, "expressions"))
-            case "sym_bool":
-                return domain.SymbolicValue("bool", _entry(self._expressions, value.sym_bool, "expressions"))
-            case "int_value":
-                return value.int_value
-            case "float_value":
-                return value.float_value
-            case "bool_value":
-                return value.bool_value
+            case "sym_int" | "sym_float" | "sym_bool":
+                expression = _entry(self._expressions, getattr(value, kind), "expressions")
+                return domain.SymbolicValue(kind.removeprefix("sym_"), expression)
+            case "int_value" | "float_value" | "bool_value":
+                number: int | float | bool = getattr(value, kind)
+                return number
             case "string_value":
                 return self._string(value.string_value)
             case "list":
@@ -139,15 +133,12 @@ class _Tables:
                 raise _NotInTableError("a value of a kind that this client does not know")
 
     def _argument(self, argument: pb.Argument) -> domain.Argument:
-        match argument.WhichOneof("kind"):
+        match kind := argument.WhichOneof("kind"):
             case "node":
                 return domain.NodeRef(self._string(argument.node))
-            case "int_value":
-                return argument.int_value
-            case "float_value":
-                return argument.float_value
-            case "bool_value":
-                return argument.bool_value
+            case "int_value" | "float_value" | "bool_value":
+                number: int | float | bool = getattr(argument, kind)
+                return number
             case "string_value":
                 return self._string(argument.string_value)
             case "none":
@@ -158,36 +149,17 @@ class _Tables:
                 return tuple(map(self._argument, argument.tuple.items))
             case "map":
                 return {self._string(item.name): self._argument(item.value) for item in argument.map.items}
-            case "dtype":
-                return domain.Constant(domain.ConstantKind.DTYPE, self._string(argument.dtype))
-            case "device":
-                return domain.Constant(domain.ConstantKind.DEVICE, self._string(argument.device))
-            case "layout":
-                return domain.Constant(domain.ConstantKind.LAYOUT, self._string(argument.layout))
-            case "memory_format":
-                return domain.Constant(domain.ConstantKind.MEMORY_FORMAT, self._string(argument.memory_format))
-            case "operator":
-                return domain.Constant(domain.ConstantKind.OPERATOR, self._string(argument.operator))
-            case "opaque":
-                return domain.Constant(domain.ConstantKind.OPAQUE, self._string(argument.opaque))
+            case "dtype" | "device" | "layout" | "memory_format" | "operator" | "opaque":
+                return domain.Constant(domain.ConstantKind(kind), self._string(getattr(argument, kind)))
             case None:
                 raise _NotInTableError("an argument of a kind that this client does not know")
 
 
 def _expression(expression: pb.Expression) -> domain.Expression:
-    hint: int | float | bool | None = None
-    match expression.WhichOneof("hint"):
-        case "int_hint":
-            hint = expression.int_hint
-        case "float_hint":
-            hint = expression.float_hint
-        case "bool_hint":
-            hint = expression.bool_hint
-        case None:
-            pass
+    kind = expression.WhichOneof("hint")
     return domain.Expression(
         text=expression.text,
-        hint=hint,
+        hint=None if kind is None else getattr(expression, kind),
         lower=expression.lower if expression.HasField("lower") else None,
         upper=expression.upper if expression.HasField("upper") else None,
     )
