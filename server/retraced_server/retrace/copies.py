@@ -47,6 +47,13 @@ def returned_graph(result: Any, given: fx.GraphModule) -> fx.GraphModule:
     return result.graph_module
 
 
+def result_count(module: fx.GraphModule) -> int | None:
+    """Return the number of a graph's outputs; None where it does not end with a flat tuple of them."""
+    last = next(reversed(module.graph.nodes), None)
+    results = last.args[0] if last is not None and last.op == "output" and last.args else None
+    return len(results) if isinstance(results, (tuple, list)) else None
+
+
 def same_graphs(new: fx.GraphModule, old: fx.GraphModule) -> bool:
     """Whether two graphs have the same nodes, names, metadata and attributes, subgraphs included.
 

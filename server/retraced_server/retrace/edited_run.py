@@ -13,7 +13,7 @@ from torch import fx
 
 from retraced_server.analysis.graphs import node_key, walk_graphs
 from retraced_server.retrace.arguments import same_arguments
-from retraced_server.retrace.copies import copy_with_subgraphs, returned_graph, same_graphs
+from retraced_server.retrace.copies import copy_with_subgraphs, result_count, returned_graph, same_graphs
 from retraced_server.retrace.edits import Edits
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.given_graph import GivenGraph
@@ -286,9 +286,9 @@ def _outcome(edits: Edits, given: fx.GraphModule, new: fx.GraphModule) -> Retrac
     outcome = RetraceOutcome()
     last = next(reversed(new.graph.nodes), None)
     outcome.outputs = None if last is None else edits.outputs_of(last)
-    before = _result_count(given)
+    before = result_count(given)
     if before is None or outcome.outputs is None or outcome.outputs == list(range(before)):
-        if _result_count(new) != before:
+        if result_count(new) != before:
             return None
         outcome.outputs = None
     old = {node_key(path, node.name): node for path, module in walk_graphs(given) for node in module.graph.nodes}
@@ -335,10 +335,3 @@ def _is_copy(node: fx.Node, old: fx.Node) -> bool:
 
 def _is_namesake(new: Any, old: fx.Node) -> bool:
     return isinstance(new, fx.Node) and new.name == old.name
-
-
-def _result_count(module: fx.GraphModule) -> int | None:
-    """Return the number of a graph's outputs; None where it does not end with a flat tuple of them."""
-    last = next(reversed(module.graph.nodes), None)
-    results = last.args[0] if last is not None and last.op == "output" and last.args else None
-    return len(results) if isinstance(results, (tuple, list)) else None

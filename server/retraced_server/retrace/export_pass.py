@@ -192,10 +192,9 @@ class ExportPass(PassBase):
         autocast = () if parent is None else parent.autocast + parent.called_under
         result = run.visited.find(graph_module, data, autocast)
         if result is None:
+            batched = BatchedValues(None if parent is None else parent.batched, inputs)
             with under_autocast(added):
-                result = self.__visit(
-                    run, graph_module, data, autocast, BatchedValues(None if parent is None else parent.batched, inputs)
-                )
+                result = self.__visit(run, graph_module, data, autocast, batched)
             run.visited.keep(graph_module, data, autocast, result)
         if parent is not None and result.modified:
             # Each graph that calls a subgraph has its result in the subgraph's place.
@@ -329,9 +328,7 @@ class ExportPass(PassBase):
         self, f: fx.GraphModule, mapped_args: Sequence[Argument], operands: Sequence[Argument], meta: NodeMetadata
     ) -> ProxyValue[Any]:
         """Return a map: visits the subgraph with one slice of each mapped argument."""
-        subgraph = self.call_submodule(
-            f, (*slices(mapped_args, state_of(self).retrace if is_running(self) else None), *operands)
-        ).graph_module
+        subgraph = self.call_submodule(f, (*slices(mapped_args, state_of(self).innermost), *operands)).graph_module
         return self._fx("call_function", torch.ops.higher_order.map_impl, (subgraph, mapped_args, operands), {}, meta)
 
     def call_while(
@@ -358,9 +355,8 @@ class ExportPass(PassBase):
         meta: NodeMetadata,
     ) -> ProxyValue[Any]:
         """Return a scan: visits the subgraph with what it begins with and one slice of each scanned argument."""
-        combine = self.call_submodule(
-            combine_fn, (*init, *slices(xs, state_of(self).retrace if is_running(self) else None), *additional_inputs)
-        ).graph_module
+        inputs = (*init, *slices(xs, state_of(self).innermost), *additional_inputs)
+        combine = self.call_submodule(combine_fn, inputs).graph_module
         return self._fx("call_function", torch.ops.higher_order.scan, (combine, init, xs, additional_inputs), {}, meta)
 
     def call_delegate(

@@ -82,6 +82,11 @@ class PassState:
         return self.run
 
     @property
+    def innermost(self) -> GraphRetrace | None:
+        """The graph that is visited, if any."""
+        return None if self.run is None else self.run.retrace
+
+    @property
     def node(self) -> fx.Node | None:
         """The node that is visited."""
         return None if self.run is None else self.run.context.visited
@@ -93,15 +98,14 @@ class PassState:
         Raises:
             ExportPassError: None is.
         """
-        if self.run is None or self.run.retrace is None:
+        if (retrace := self.innermost) is None:
             raise ExportPassError("hooks can only be called while the pass runs; call the pass with a graph module")
-        return self.run.retrace
+        return retrace
 
     @contextmanager
     def calling_under(self, autocast: AutocastState) -> Iterator[None]:
         """Have the subgraphs of the node that is visited run under an autocast besides its own. Outside of a run nothing executes them."""
-        retrace = None if self.run is None else self.run.retrace
-        if retrace is None:
+        if (retrace := self.innermost) is None:
             yield
             return
         retrace.called_under = autocast

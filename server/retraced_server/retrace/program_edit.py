@@ -23,7 +23,7 @@ from retraced_server.retrace.constants import (
     lift_to_inputs,
     pull_out_of_subgraphs,
 )
-from retraced_server.retrace.copies import copy_with_subgraphs
+from retraced_server.retrace.copies import copy_with_subgraphs, result_count
 from retraced_server.retrace.errors import ExportPassError
 from retraced_server.retrace.held_programs import StateChanges
 from retraced_server.retrace.outcome import RetraceOutcome
@@ -282,15 +282,10 @@ def changed_outputs(old: fx.GraphModule, new: fx.GraphModule) -> ExportPassError
     Raises:
         ExportPassError: The graph has no outputs at all.
     """
-    return ExportPassError(
-        f"the pass changed the number of outputs from {_result_count(old)} to {_result_count(new)}; "
-        "only a subclass of ExportPass can, through output()"
-    )
-
-
-def _result_count(module: fx.GraphModule) -> int:
-    last = next(reversed(module.graph.nodes), None)
-    results = last.args[0] if last is not None and last.op == "output" and last.args else None
-    if not isinstance(results, (tuple, list)):
+    before, after = result_count(old), result_count(new)
+    if after is None:
+        last = next(reversed(new.graph.nodes), None)
         raise ExportPassError(f"the graph must end with an output node that returns a flat tuple, not with {last}")
-    return len(results)
+    return ExportPassError(
+        f"the pass changed the number of outputs from {before} to {after}; only a subclass of ExportPass can, through output()"
+    )
