@@ -10,7 +10,7 @@ from pathlib import Path
 from torch.export import ExportedProgram
 
 from benchmarks.results import Cell
-from retraced_server.passes.run import count_nodes
+from retraced_server.analysis.graphs import count_nodes
 from tests.support.case import ProgramCase
 from tests.support.models import LLAMA_LIKE, by_name, by_tag
 

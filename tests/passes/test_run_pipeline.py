@@ -11,9 +11,9 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.fx.passes.infra.pass_base import PassBase
 
+from retraced_server.analysis.graphs import count_nodes
 from retraced_server.passes import ProgramPass, ProgramPassResult, run_pipeline
 from retraced_server.passes.cse import CommonSubexpressionElimination
-from retraced_server.passes.run import count_nodes
 from retraced_server.pipeline.domain import PassReport, Provenance, RetraceMode
 from retraced_server.retrace import PassContext, PassResult, pass_context
 from tests.passes.support import export, lowered, names, node_keys, targets

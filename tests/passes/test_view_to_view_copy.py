@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch._export.passes.replace_view_ops_with_view_copy_ops_pass import ReplaceViewOpsWithViewCopyOpsPass
 
+from retraced_server.analysis.graphs import count_nodes
 from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes import catalogue, run_pipeline
-from retraced_server.passes.run import count_nodes
 from retraced_server.pipeline.catalogue import IrLevel
 from tests.passes.support import decomposed, export, targets
 from tests.support.compare import assert_computes, assert_same_results, saved_and_loaded, validate

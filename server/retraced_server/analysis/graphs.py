@@ -34,6 +34,11 @@ def _walk(path: str, module: fx.GraphModule, seen: set[int]) -> Iterator[tuple[s
             yield from _walk(child_path(path, node.target), subgraph, seen)
 
 
+def count_nodes(module: fx.GraphModule) -> int:
+    """Count a graph's nodes, subgraphs of higher-order operators included."""
+    return sum(len(child.graph.nodes) for _, child in walk_graphs(module))
+
+
 # A target of fx is any callable.
 def has_calls(module: fx.GraphModule, targets: Iterable[Any]) -> bool:
     """Return whether a graph or a subgraph of it calls any of some functions."""

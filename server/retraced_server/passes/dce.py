@@ -9,7 +9,7 @@ from torch import fx
 
 from retraced_server.analysis.attributes import delete_attribute, set_attribute
 from retraced_server.analysis.effects import draws_random_numbers, has_effect, subgraphs
-from retraced_server.analysis.graphs import subgraph_of, walk_graphs
+from retraced_server.analysis.graphs import count_nodes, subgraph_of, walk_graphs
 from retraced_server.passes._missed_remarks import MissedRemarks
 from retraced_server.passes.registry import register_pass
 from retraced_server.retrace import PassBase, PassResult, pass_context
@@ -36,7 +36,7 @@ class DeadCodeElimination(PassBase):
         }
         result = _without(graph_module, dead, {})
         # Nodes of subgraphs that are gone count too.
-        context.count_rewrites(_count(graph_module) - _count(result))
+        context.count_rewrites(count_nodes(graph_module) - count_nodes(result))
         context.remarks.extend(missed.lines())
         return PassResult(result, result is not graph_module)
 
@@ -54,10 +54,6 @@ def erase_dead_code(module: fx.GraphModule, protected: frozenset[str]) -> int:
     dead = _dead_nodes(module, protected, MissedRemarks())
     _erase(module, dead)
     return len(dead)
-
-
-def _count(module: fx.GraphModule) -> int:
-    return sum(len(child.graph.nodes) for _, child in walk_graphs(module))
 
 
 def _dead_nodes(module: fx.GraphModule, protected: frozenset[str], missed: MissedRemarks) -> list[fx.Node]:

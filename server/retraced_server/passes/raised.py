@@ -1,4 +1,4 @@
-"""What a pass raised: the exception of its own, and the line of its own that it came from."""
+"""What a pass raised: the exception of its own, the line of its own that it came from, and what is said of both."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
-from retraced_server.retrace import PassError
+from retraced_server.errors import text_of
+from retraced_server.retrace import ExportPassError, PassError
+from retraced_server.retrace.errors import NodeError
 
 _OURS = (f"{Path(__file__).parents[1]}/", f"{Path(torch.__file__).parent}/")
 
@@ -20,7 +22,28 @@ def own_error(error: BaseException) -> BaseException:
     return error
 
 
-def own_line(instance: object, error: BaseException) -> str | None:
+def explained(instance: object, error: Exception) -> tuple[str, dict[str, str]]:
+    """Return what an error of a pass says, and facts for a program to read: its type, its line, and at which node it was raised.
+
+    Args:
+        instance: The pass.
+        error: What it raised, or what a check of what it gave back did.
+    """
+    own, line = own_error(error), _own_line(instance, error)
+    text, raised, facts = text_of(error), [], {}
+    if line is not None or not isinstance(own, ExportPassError):
+        facts["error_type"] = type(own).__name__
+        raised += [type(own).__name__] if type(own).__name__ not in text else []
+    if line is not None:
+        facts["error_line"] = line
+        raised.append(f"at {line}")
+    if isinstance(error, NodeError):
+        place = {"node": error.node, "graph": error.graph or None, "target": error.target, "source": error.source}
+        facts.update({key: value for key, value in place.items() if value is not None})
+    return f"{text} ({' '.join(raised)})" if raised else text, facts
+
+
+def _own_line(instance: object, error: BaseException) -> str | None:
     """Return `FILE:LINE` of the innermost frame in a pass's own module, or else in any that is neither torch's nor the server's.
 
     Callers see it: the file is without its folder.

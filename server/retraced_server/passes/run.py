@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import fx
 from torch.export import ExportedProgram
 
+from retraced_server.analysis.graphs import count_nodes
 from retraced_server.collector import collector_paused
-from retraced_server.errors import Reason, RetracedError, text_of
+from retraced_server.errors import Reason, RetracedError
 from retraced_server.passes.base import GraphPass, ProgramPass, ProgramPassResult, kept_names, preserved_modules
 from retraced_server.passes.ir_level import is_above, require_level
 from retraced_server.passes.provenance import ProvenanceLedger
-from retraced_server.passes.raised import own_error, own_line
+from retraced_server.passes.raised import explained
 from retraced_server.passes.registry import OWN_PROVIDER, RegistrationError, catalogue, create_pass, info_of
 from retraced_server.pipeline.catalogue import IrLevel, WeightsNeed
 from retraced_server.pipeline.domain import PassReport, Provenance, RetraceMode
@@ -25,7 +27,7 @@ from retraced_server.retrace.build_program import build_program, check_program, 
 from retraced_server.retrace.check_regions import check_regions
 from retraced_server.retrace.cross_check import run_checked
 from retraced_server.retrace.edited_run import EditedRun, pass_name
-from retraced_server.retrace.errors import InvalidGraphError, NodeError
+from retraced_server.retrace.errors import InvalidGraphError
 from retraced_server.retrace.held_programs import ProgramState
 from retraced_server.retrace.pass_state import state_of
 from retraced_server.retrace.program_edit import ProgramEdit, changed_outputs
@@ -177,11 +179,6 @@ def _steps(pipeline: str | Sequence[str | AnyPass | PipelineStep]) -> list[Pipel
     return steps
 
 
-def count_nodes(module: fx.GraphModule) -> int:
-    """Count a graph's nodes, subgraphs of higher-order operators included."""
-    return sum(len(child.graph.nodes) for child in module.modules() if isinstance(child, fx.GraphModule))
-
-
 def _apply(instance: GraphPass, module: fx.GraphModule, *, check: bool) -> tuple[PassResult, RetraceOutcome | None]:
     """Run a pass on a graph module, which is left as it is, and find what became of the nodes."""
     if isinstance(instance, ExportPass):
@@ -321,22 +318,18 @@ class _Run:
         if outcome is None:
             raise changed_outputs(before, result.graph_module)
         self._last_modifying = index
-        try:
+        with self._checking_output_of(index):
             lifted = edit.apply(result.graph_module, outcome)
             check_signature(edit)
             check_regions(before, result.graph_module)
-        except ExportPassError as error:
-            raise self._failure(Reason.PASS_OUTPUT_INVALID, index, error) from error
         self._ledger.record(step.text, outcome.origins, outcome.copied, lifted)
         self._remove_weights(index, weights)
         # A pass may have the same guard added in each of several visits.
         return _Totals(True, context.rewrites or outcome.new_nodes, remarks, tuple(dict.fromkeys(context.new_guards)))
 
     def _remove_weights(self, index: int, weights: WeightChanges) -> bool:
-        try:
+        with self._checking_output_of(index):
             gone = self._edit.remove_weights(weights.removed)
-        except ExportPassError as error:
-            raise self._failure(Reason.PASS_OUTPUT_INVALID, index, error) from error
         self._discarded |= weights.removed.keys() - gone
         return bool(gone)
 
@@ -353,10 +346,8 @@ class _Run:
             raise ExportPassError(f"it says that {said} the object that it was given; a program is never changed in place")
         if result.modified:
             self._last_modifying = index
-            try:
+            with self._checking_output_of(index):
                 check_program(program, result.program)
-            except ExportPassError as error:
-                raise self._failure(Reason.PASS_OUTPUT_INVALID, index, error) from error
             self._ledger.record(step.text, result.origins, frozenset(), {})
         self._edit = ProgramEdit(result.program)
         return _Totals(result.modified, result.rewrites, result.remarks, result.new_guards)
@@ -364,11 +355,9 @@ class _Run:
     def _built(self) -> ExportedProgram:
         # What was read still when the pass that discards it had ended.
         self._discarded -= self._edit.remove_weights(dict.fromkeys(self._discarded, False))
-        try:
+        # Nothing is wrong with a program that no pass has modified.
+        with self._checking_output_of(self._last_modifying):
             program, remarks = build_program(self._edit)
-        except ExportPassError as error:
-            # Nothing is wrong with a program that no pass has modified.
-            raise self._failure(Reason.PASS_OUTPUT_INVALID, self._last_modifying, error) from error
         self._remarks.extend(remarks)
         return program
 
@@ -381,25 +370,21 @@ class _Run:
 
         return progress
 
+    @contextmanager
+    def _checking_output_of(self, index: int) -> Iterator[None]:
+        try:
+            yield
+        except ExportPassError as error:
+            raise self._failure(Reason.PASS_OUTPUT_INVALID, index, error) from error
+
     def _failure(self, reason: Reason, index: int, error: Exception) -> RetracedError:
         step = self._steps[index]
+        text, facts = explained(step.instance, error)
         metadata = {
             "pass": step.name,
             "pass_index": str(index),
             "completed_pipeline": ",".join(done.text for done in self._steps[:index]),
             "remaining_pipeline": ",".join(left.text for left in self._steps[index:]),
+            **facts,
         }
-        own, line = own_error(error), own_line(step.instance, error)
-        text, raised = text_of(error), []
-        if line is not None or not isinstance(own, ExportPassError):
-            metadata["error_type"] = type(own).__name__
-            raised += [type(own).__name__] if type(own).__name__ not in text else []
-        if line is not None:
-            metadata["error_line"] = line
-            raised.append(f"at {line}")
-        if isinstance(error, NodeError):
-            facts = {"node": error.node, "graph": error.graph or None, "target": error.target, "source": error.source}
-            metadata.update({key: value for key, value in facts.items() if value is not None})
-        where = f" ({' '.join(raised)})" if raised else ""
-        message = f"pass {index + 1} of {len(self._steps)}, `{step.text}`: {text}{where}"
-        return RetracedError(reason, message, metadata=metadata)
+        return RetracedError(reason, f"pass {index + 1} of {len(self._steps)}, `{step.text}`: {text}", metadata=metadata)
