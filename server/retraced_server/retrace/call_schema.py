@@ -15,7 +15,6 @@ from retraced_server.analysis.targets import overload_of
 from retraced_server.retrace.errors import NodeError, innermost_source_line
 from retraced_server.retrace.values import SYMBOLIC
 from retraced_server.torch_compat.operators import OpOverload, base_name, check_schema, schema_of, takes_numbers_as_tensors
-from retraced_server.torch_compat.pytree import pytree
 
 
 def check_calls(module: fx.GraphModule, keys: Collection[str] | None = None) -> None:
@@ -36,12 +35,18 @@ def check_calls(module: fx.GraphModule, keys: Collection[str] | None = None) -> 
 
 
 def _check_call(path: str, module: fx.GraphModule, node: fx.Node, target: OpOverload) -> None:
-    def datum(value: fx.Node) -> Any:
-        return get_attribute(module, value.target) if value.op == "get_attr" else value.meta.get("val")
+    objects: list[CustomObjArgument] = []
 
-    args: Any = fx.node.map_aggregate(node.args, lambda leaf: datum(leaf) if isinstance(leaf, fx.Node) else leaf)
-    kwargs: Any = fx.node.map_aggregate(node.kwargs, lambda leaf: datum(leaf) if isinstance(leaf, fx.Node) else leaf)
-    if any(isinstance(leaf, CustomObjArgument) for leaf in pytree.tree_leaves((args, kwargs))):
+    def datum(leaf: Any) -> Any:
+        if isinstance(leaf, fx.Node):
+            leaf = get_attribute(module, leaf.target) if leaf.op == "get_attr" else leaf.meta.get("val")
+        if isinstance(leaf, CustomObjArgument):
+            objects.append(leaf)
+        return leaf
+
+    args: Any = fx.node.map_aggregate(node.args, datum)
+    kwargs: Any = fx.node.map_aggregate(node.kwargs, datum)
+    if objects:
         return
     if takes_numbers_as_tensors(base_name(target)):
         args, kwargs = _without_numbers(target, args, kwargs)

@@ -346,8 +346,9 @@ class GraphRetrace:
         known = transaction.symbol_count()
         with transaction.recording_guards(asserts=is_symbolic_assert(target)):
             value = self._executor.result(target, item_alone(target, args), kwargs)
-        # An operator that runs its subgraphs makes symbols of its own for them.
-        unbacked.drop(transaction.symbols_since(known) - free_symbols(value).keys())
+        if made := transaction.symbols_since(known):
+            # An operator that runs its subgraphs makes symbols of its own for them.
+            unbacked.drop(made - free_symbols(value).keys())
         bindings = unbacked.bindings(value)
         if bindings and old is not None and self._makes_the_same_symbols(target, old):
             is_written = self._reuse.is_written(old, self.results)
