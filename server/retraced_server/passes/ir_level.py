@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 from torch import fx
 
+from retraced_pt2.stack_traces import innermost_source_line
 from retraced_server.analysis.effects import written_arguments
 from retraced_server.analysis.graphs import walk_graphs
 from retraced_server.pipeline.catalogue import IrLevel
-from retraced_server.retrace.errors import PassError, innermost_source_line
+from retraced_server.retrace.errors import PassError
 from retraced_server.torch_compat.decompositions import TableChoice, decompositions
 
 _ORDER = (IrLevel.ANY, IrLevel.FUNCTIONAL, IrLevel.CORE_ATEN)

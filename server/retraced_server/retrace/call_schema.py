@@ -9,10 +9,11 @@ import torch
 from torch import fx
 from torch.export.graph_signature import CustomObjArgument
 
+from retraced_pt2.stack_traces import innermost_source_line
 from retraced_server.analysis.attributes import get_attribute
 from retraced_server.analysis.graphs import node_key, walk_graphs
 from retraced_server.analysis.targets import overload_of
-from retraced_server.retrace.errors import NodeError, innermost_source_line
+from retraced_server.retrace.errors import NodeError
 from retraced_server.retrace.values import SYMBOLIC
 from retraced_server.torch_compat.operators import OpOverload, base_name, check_schema, schema_of, takes_numbers_as_tensors
 

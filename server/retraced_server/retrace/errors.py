@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
 from torch import fx
 
+from retraced_pt2.stack_traces import innermost_source_line
 from retraced_server.errors import text_of
-
-_FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+)', re.MULTILINE)
 
 
 class ExportPassError(RuntimeError):
@@ -83,19 +81,6 @@ def place(node: str, graph: str = "", target: str | None = None, source: str | N
 def place_of(node: fx.Node, graph: str = "") -> str:
     """Return the place of a node in the graph of a path."""
     return place(node.name, graph, str(node.target), innermost_source_line(node.meta.get("stack_trace")))
-
-
-def innermost_source_line(stack_trace: object) -> str | None:
-    """Return `FILE:LINE` of the last frame of a recorded stack trace that is in the user's source, or None where there is none.
-
-    Code that torch generated has no file, and torch's own modules are no place to look for a fault, unless there is no other.
-    """
-    if not isinstance(stack_trace, str):
-        return None
-    frames = [frame for frame in _FRAME.finditer(stack_trace) if not frame["file"].startswith("<")]
-    own = [frame for frame in frames if "site-packages/torch/" not in frame["file"].replace("\\", "/")]
-    frame = next(reversed(own or frames), None)
-    return f"{frame['file']}:{frame['line']}" if frame is not None else None
 
 
 def pass_error(error: Exception, pass_class: type, **place: Any) -> PassError:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from retraced_pt2.stack_traces import innermost_source_line
 from retraced_server.analysis.attributes import get_attribute
 from retraced_server.analysis.graphs import walk_graphs
 from retraced_server.analysis.targets import acts_on_regions, overload_of
@@ -18,7 +19,6 @@ from retraced_server.retrace.errors import (
     ExportPassError,
     InvalidGraphError,
     PassError,
-    innermost_source_line,
     pass_error,
     place_of,
 )
