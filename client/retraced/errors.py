@@ -101,7 +101,7 @@ class ProgramMissing(RequestInvalid, reason="PROGRAM_MISSING", status="INVALID_A
 
 
 class ProgramInvalid(RequestInvalid, reason="PROGRAM_INVALID", status="INVALID_ARGUMENT"):
-    """The program cannot be read, or is not valid. INVALID_ARGUMENT, or raised by `retraced.inspection`."""
+    """The program cannot be read, or is not valid. INVALID_ARGUMENT, or raised by what reads an archive here."""
 
 
 class ProgramUnsupported(RequestInvalid, reason="PROGRAM_UNSUPPORTED", status="FAILED_PRECONDITION"):

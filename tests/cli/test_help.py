@@ -10,7 +10,7 @@ import pytest
 from retraced.cli.app import cli
 from tests.cli.support import Run
 
-COMMANDS = ["transform", "inspect", "passes", "info", "serve", "token"]
+COMMANDS = ["transform", "inspect", "print", "passes", "info", "serve", "token"]
 
 
 def test_without_arguments_it_shows_its_help(retraced: Run) -> None:

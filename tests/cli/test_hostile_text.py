@@ -23,6 +23,8 @@ from retraced.errors import ProgramInvalid
 from retraced.inspection import program_info
 from retraced.v1 import graph_transform_pb2 as pb
 from retraced.v1 import passes_pb2
+from retraced_pt2.errors import FormatError
+from retraced_pt2.text_form import program_text
 from tests.cli.support import Ended, Run, end, start
 from tests.client import archives, fake_server
 from tests.client.fake_server import Behaviour, FakeServer, accepted, answers, replies
@@ -212,6 +214,18 @@ def test_a_program_with_anything_in_the_place_of_anything_is_shown_or_refused() 
         assert all(character.isprintable() or character == "\n" for character in file.getvalue()), what
         shown += 1
     assert shown > 20
+
+
+def test_a_program_with_anything_in_the_place_of_anything_is_printed_or_refused() -> None:
+    printed = 0
+    for what, model in _changed_programs():
+        try:
+            text = program_text(model)
+        except FormatError:
+            continue
+        assert all(character.isprintable() or character == "\n" for character in text), what
+        printed += "owned" in text
+    assert printed > 10
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import click
 
 from retraced.cli.failure import ExitCode, exit_code, report
 from retraced.cli.inspect import inspect
+from retraced.cli.print import print_program
 from retraced.cli.serve import serve
 from retraced.cli.server import info, passes
 from retraced.cli.session import Session, drop_standard_output
@@ -54,7 +55,7 @@ def cli() -> None:
     """
 
 
-for _command in (transform, inspect, passes, info, serve, token):
+for _command in (transform, inspect, print_program, passes, info, serve, token):
     cli.add_command(_command)
 
 

@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 
 from retraced.cli.connection import Connection
-from retraced.cli.console import console
+from retraced.cli.console import console, printable
 from retraced.client import Client
 from retraced.embedded import EmbeddedServer, missing_server_modules
 from retraced.errors import AddressMissing, OutputNotWritable
@@ -58,6 +58,15 @@ class Session:
         with self._writing_report():
             for renderable in renderables:
                 _print(self.out, renderable)
+
+    def print_text(self, text: str) -> None:
+        """Write a text to standard output as it is, without folding it; what would command a terminal is written out.
+
+        Raises:
+            OutputNotWritable: It cannot be written.
+        """
+        with self._writing_report() as file:
+            file.write(printable(text))
 
     def print_json(self, value: object) -> None:
         """Write a value as JSON to standard output.
