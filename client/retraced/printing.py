@@ -22,7 +22,7 @@ _ERRORS = {Fault.SCHEMA_UNSUPPORTED: SchemaUnsupported, Fault.PROGRAM_UNSUPPORTE
 
 
 def program_text(archive: Archive, *, locations: Locations = Locations.NAME, constant_shapes: bool = True) -> str:
-    """Return the text form of the program in an archive, which ends with a newline.
+    """Return the text form of the program in an archive, in ASCII, which ends with a newline.
 
     Args:
         archive: The archive, open. Its weights are not read.

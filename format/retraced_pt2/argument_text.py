@@ -53,10 +53,10 @@ def member(union: Object) -> tuple[str, Any]:
 
 
 def quoted(text: Any) -> str:
-    """Return a text between double quotes, on one line, with all escaped that is not printable."""
-    if typed(str, text).isprintable() and '"' not in text and "\\" not in text:
+    """Return a text between double quotes, on one line, with all escaped that is not printable ASCII: any console can show it."""
+    if typed(str, text).isascii() and text.isprintable() and '"' not in text and "\\" not in text:
         return f'"{text}"'
-    return '"' + "".join(_ESCAPES.get(c, c) if c.isprintable() else ascii(c)[1:-1] for c in text) + '"'
+    return '"' + "".join(_ESCAPES.get(character) or ascii(character)[1:-1] for character in text) + '"'
 
 
 def word(text: Any) -> str:

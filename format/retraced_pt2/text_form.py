@@ -64,7 +64,7 @@ class Locations(Enum):
 
     NONE = "none"
     NAME = "name"
-    """The file's name and the line: `model.py:12`."""
+    """The file's name and the number of the line."""
     PATH = "path"
     """The whole path, as the file has it."""
 
@@ -76,7 +76,7 @@ def program_text(
     locations: Locations = Locations.NAME,
     constant_shapes: bool = True,
 ) -> str:
-    """Return the text form of a program, which ends with a newline.
+    """Return the text form of a program, in ASCII, which ends with a newline.
 
     Args:
         model: The model record, `models/*.json`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import random
@@ -17,8 +18,10 @@ from torch.utils._dtype_abbrs import dtype_abbrs
 from retraced.archive import Archive
 from retraced.errors import ProgramInvalid, ProgramUnsupported, SchemaUnsupported
 from retraced.printing import Locations, program_text
-from retraced_pt2.argument_text import SHORT_DTYPES
+from retraced_pt2.argument_text import SHORT_DTYPES, ArgumentText
+from retraced_pt2.program_schema import InputSpec, OutputSpec
 from retraced_pt2.scalar_types import DTYPES
+from retraced_pt2.schema import Argument
 from tests.client import archives
 from tests.client.lies import HOSTILE
 from tests.client.printed_programs import CASES, EXAMPLE, PRINTED, example, printed
@@ -113,6 +116,8 @@ def arguments() -> Iterator[tuple[Any, str]]:
     yield {"as_complex": {"real": 1.0, "imag": -0.0}}, "complex(1.0, -0.0)"
     yield {"as_bools": [True, False]}, "[True, False]"
     yield {"as_strings": ["a", 'b"\\\n']}, r'["a", "b\"\\\n"]'
+    yield {"as_string": "größe\u202e\ud800"}, r'"gr\xf6\xdfe\u202e\ud800"'
+    yield {"as_string": "it's"}, '"it\'s"'
     yield {"as_int_lists": [[1], [2, 3]]}, "[[1], [2, 3]]"
     yield {"as_scalar_type": 13}, "bf16"
     yield {"as_scalar_type": 99}, "dtype(99)"
@@ -130,6 +135,28 @@ def test_an_argument_is_readable(argument: Any, text: str) -> None:
         node["inputs"] = [{"name": "a", "arg": argument, "kind": 1}, {"name": "b", "arg": argument, "kind": 2}]
 
     assert f"%relu: i8[s77] = aten.relu({text}, b={text})  # " in shown(archives.changed(change))
+
+
+@pytest.mark.parametrize("kind", Argument.__struct_fields__)
+def test_every_argument_of_the_schema_is_known(kind: str) -> None:
+    with contextlib.suppress(TypeError, AttributeError):
+        ArgumentText().argument({kind: object()})
+
+
+@pytest.mark.parametrize(
+    ("field", "kind"),
+    [
+        *(("input_specs", kind) for kind in InputSpec.__struct_fields__),
+        *(("output_specs", kind) for kind in OutputSpec.__struct_fields__),
+    ],
+)
+def test_every_input_and_output_of_the_schema_is_known(field: str, kind: str) -> None:
+    def change(model: Any) -> None:
+        model["graph_module"]["signature"][field][0] = {kind: 1}
+
+    # One of another kind is not supported.
+    with pytest.raises(ProgramInvalid):
+        shown(archives.changed(change))
 
 
 def test_what_is_unusual_of_a_tensor_is_shown() -> None:
@@ -201,6 +228,7 @@ def test_a_hostile_text_makes_no_line_and_commands_no_terminal(change: Any) -> N
     text = shown(archives.changed(change), locations=Locations.PATH)
     plain = shown(archives.archive())
     assert "owned" in text
+    assert text.isascii()
     assert all(character.isprintable() or character == "\n" for character in text)
     # A range of its own is a line more.
     assert text.count("\n") - plain.count("\n") == (change.__name__ == "symbol")
