@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch.export import ExportedProgram, default_decompositions
 
-from retraced_server.analysis.equivalence import differences
+from retraced_server.analysis.equivalence import differences, input_changes
 from retraced_server.passes import run_pipeline
 from retraced_server.passes.decompose.stated_differences import unexplained
 from retraced_server.torch_compat.operators import OpOverload, is_composite
@@ -115,7 +115,7 @@ def judge(source: str, case: ProgramCase, table: Table) -> Verdict:
         if theirs is None:
             _failed(verdict, "torch fails", their_error)
         else:
-            verdict.differences = differences(result.program, theirs)
+            verdict.differences = [*input_changes(program, result.program), *differences(result.program, theirs)]
             verdict.outcome = "differs" if verdict.differences else "equal"
         with _filled_memory():
             verdict.numbers = _compare_results(case, other, theirs, result.program)

@@ -17,10 +17,10 @@ from torch import fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
-from retraced_server.analysis.equivalence import differences
+from retraced_server.analysis.equivalence import differences, input_changes
 from retraced_server.analysis.graphs import walk_graphs
 from retraced_server.torch_compat.programs import set_parts
-from tests.passes.support import export
+from tests.passes.support import Function, export
 from tests.support.models import by_name
 
 aten = torch.ops.aten
@@ -383,3 +383,18 @@ def test_symbols_may_have_other_names() -> None:
 def test_program_is_like_itself_traced_again(name: str) -> None:
     case = by_name(name)
     assert differences(case.build(), case.program) == []
+
+
+def test_input_that_has_lost_a_dynamic_size_is_named() -> None:
+    def exported(*shapes: Any) -> ExportedProgram:
+        module = Function(lambda a, b: a + b)
+        return torch.export.export(module, (torch.ones(6, 4), torch.ones(6, 4)), dynamic_shapes=(shapes,))
+
+    rows, others, columns = Dim("rows"), Dim("others"), Dim("columns")
+    program = exported({0: rows}, {0: rows})
+    assert input_changes(program, exported({0: others}, {0: others})) == []
+    assert [change.partition(" is ")[0] for change in input_changes(program, exported({1: columns}, {1: columns}))] == [
+        "input 0",
+        "input 1",
+    ]
+    assert input_changes(program, exported({}, {}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch.export import ExportedProgram
 import tests.support.programs  # noqa: F401 - registers the operators that write to their arguments
 from retraced_server.passes import PipelineResult, run_pipeline
 from tests.passes.support import export, names, targets
+from tests.program.archives import read_bytes, saved
 from tests.support.compare import assert_same_results, loaded, validate
 from tests.support.models import by_name
 
@@ -287,3 +289,18 @@ def test_aliases_are_found_in_a_program_that_was_read_from_a_file() -> None:
 
 def test_inputs_are_never_merged() -> None:
     assert names(_checked(lambda x, y: x.sin() + y.sin(), _X, _X).program)[:2] == ["args_0", "args_1"]
+
+
+def test_values_that_set_makes_share_storage_are_not_merged_across_a_write(tmp_path: Path) -> None:
+    def function(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        z, w = x.sin(), y.cos()
+        torch.ops.aten.set_.source_Tensor(z, w)
+        before = z + 1
+        w.add_(5)
+        return before * 2, (z + 1) * 3
+
+    program = export(function, torch.randn(3), torch.randn(3))
+    # A file has lost which values share storage.
+    read = read_bytes(saved(program), tmp_path).program
+    args = (torch.randn(3), torch.randn(3))
+    torch.testing.assert_close(run_pipeline(read, "cse").program.module()(*args), program.module()(*args))

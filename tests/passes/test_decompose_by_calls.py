@@ -268,6 +268,20 @@ def test_size_that_export_has_found_to_be_static_is_a_number() -> None:
     torch.testing.assert_close(result.module()(*inputs), program.module()(*inputs))
 
 
+class _Asserted(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = x.nonzero()
+        torch._check(found.shape[0] >= 3)
+        return torch.cat([found, found, found[1:]]).reshape(-1).float().sin()
+
+
+def test_sizes_of_what_is_read_are_computed_beside_assertions_of_them() -> None:
+    program = export(_Asserted(), torch.ones(4, 2))
+    result = run_pipeline(program, "decompose{by=local}")
+    assert not any("decomposed by torch" in remark for report in result.reports for remark in report.remarks)
+    torch.testing.assert_close(result.program.module()(torch.ones(4, 2)), program.module()(torch.ones(4, 2)))
+
+
 def _activated() -> ExportedProgram:
     return export(nn.Sequential(nn.Linear(4, 4), nn.SiLU(), nn.LayerNorm(4)), torch.randn(2, 4))
 

@@ -243,3 +243,16 @@ def test_numbers_of_many_digits_are_not_shared(number: float) -> None:
     squares = (number, number**2, 1 / number, 1 / number**2)
     is_root = any(abs(value - round(value)) <= 1e-9 * value for value in squares)
     assert is_usual(number) == (is_root or float(f"{number:.1e}") == number)
+
+
+def test_tensors_that_are_given_by_name_are_the_same_in_a_key_whatever_their_order() -> None:
+    class Difference(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return torch.rsub(x, y)
+
+    program = torch.export.export(Difference(), (torch.ones(3), torch.zeros(3)))
+    (node,) = program.graph.find_nodes(op="call_function", target=aten.rsub.Tensor)
+    node.args, node.kwargs = (), {"self": node.args[0], "other": node.args[1]}
+    assert _share(program) == 1
+    result = run_pipeline(program, "decompose").program
+    torch.testing.assert_close(result.module()(torch.ones(3), torch.zeros(3)), -torch.ones(3))

@@ -41,6 +41,30 @@ def differences(ours: ExportedProgram, theirs: ExportedProgram) -> list[str]:
     return _Comparison(ours, theirs).run()
 
 
+def input_changes(before: ExportedProgram, after: ExportedProgram) -> list[str]:
+    """Compare what two programs record of their inputs: dtypes, devices, sizes, strides and offsets, whatever symbols are called.
+
+    Args:
+        before: A program.
+        after: What was made of it, with the same inputs.
+
+    Returns:
+        A sentence for each input that is recorded as something else.
+    """
+    recorded = []
+    for program in (before, after):
+        graph = number_program(program, ValueTable(), {})
+        placeholders = program.graph.find_nodes(op="placeholder")
+        recorded.append([graph.descriptions[node] for node in placeholders])
+    if len(recorded[0]) != len(recorded[1]):
+        return [f"ours has {len(recorded[1])} inputs, the program has {len(recorded[0])}"]
+    return [
+        f"input {place} is recorded with {_parted(now, was)} in the program"
+        for place, (was, now) in enumerate(zip(*recorded, strict=True))
+        if was != now
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Pair:
     """Two graphs that stand for one another, and those of their nodes whose value is not one of the other graph's or comes of such values."""

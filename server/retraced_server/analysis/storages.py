@@ -85,6 +85,13 @@ def _always_aliased(node: fx.Node) -> set[fx.Node]:
     return found
 
 
+def _written_alone(node: fx.Node) -> set[fx.Node]:
+    """Return the inputs that an in-place operator writes to and returns, if it makes them share storage with no others."""
+    op = overload_of(node.target)
+    is_in_place = op is not None and schema_of(op).is_mutable and not may_hand_on(op)
+    return _always_aliased(node) if is_in_place else set()
+
+
 class WriteSets:
     """The sets of values of one graph that a write may change together, each named by its first node. It errs on the side of larger sets.
 
@@ -108,7 +115,7 @@ class WriteSets:
         for at, node in enumerate(nodes):
             joined = [self._first.setdefault(storage, node) for storage in held[node]]
             if callable(node.target) and held[node] and may_return_alias(node.target):
-                joined.extend(value for value in _always_aliased(node) or node.all_input_nodes if held[value])
+                joined.extend(value for value in _written_alone(node) or node.all_input_nodes if held[value])
             roots = {first(at), *(first(positions[other]) for other in joined)}
             earliest = min(roots)
             for root in roots:

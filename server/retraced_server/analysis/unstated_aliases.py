@@ -65,7 +65,8 @@ def may_hand_on(op: OpOverload) -> bool:
     Of an operator that torch composes of others it is assumed, unless it is known.
     """
     packet = op.overloadpacket
-    if packet in VIEWS or packet in VIEWS_OF_EACH or packet in DEPENDS:
+    # What `set_` returns has the storage of its second argument, and its schema has the first alone.
+    if packet in VIEWS or packet in VIEWS_OF_EACH or packet in DEPENDS or packet is torch.ops.aten.set_:
         return True
     is_stated = any(result.alias_info is not None for result in schema_of(op).returns)
     return not is_stated and is_composite(op) and base_name(op) not in _FRESH_COMPOSITES

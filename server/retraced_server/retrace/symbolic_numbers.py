@@ -98,10 +98,10 @@ class SymbolicNumbers:
 
     def _sum(self, expression: sympy.Add, number: Any) -> Any:
         """Make a sum: of two numbers that are there already if it is, else of its terms, those that are negative subtracted."""
-        if not all(term.is_Integer or term in self._nodes for term in expression.args):
+        if not all(term.is_Integer or self._is_there(term) for term in expression.args):
             for known in itertools.islice(reversed(self._nodes), _LOOKED_AT):
-                rest = expression - known
-                if rest.is_Integer or rest in self._nodes:
+                rest = expression - known if isinstance(known, sympy.Expr) and self._is_there(known) else None
+                if rest is not None and (rest.is_Integer or self._is_there(rest)):
                     return self._called(operator.add, (self._made(known, number), self._made(rest, number)))
         negative = [term for term in expression.args if term.is_Mul and term.args[0] == -1]
         added = [self._made(term, number) for term in expression.args if term not in negative]
@@ -109,6 +109,10 @@ class SymbolicNumbers:
             added, negative = [self._made(negative[0], number)], negative[1:]
         total = functools.reduce(lambda a, b: self._called(operator.add, (a, b)), added)
         return functools.reduce(lambda a, b: self._called(operator.sub, (a, self._made(-b, number))), negative, total)
+
+    def _is_there(self, expression: sympy.Basic) -> bool:
+        node = self._nodes.get(expression)
+        return node is not None and not is_erased(node)
 
     def _called(self, target: Callable[..., Any], args: tuple[Any, ...]) -> ProxyValue[Any]:
         return self._callback._fx("call_function", target, args, {}, NodeMetadata({}))

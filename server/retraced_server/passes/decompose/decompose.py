@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from torch.export import ExportedProgram
 
-from retraced_server.analysis.equivalence import differences
+from retraced_server.analysis.equivalence import differences, input_changes
 from retraced_server.passes.base import ProgramPass, ProgramPassResult
 from retraced_server.passes.decompose.attention import has_attention, keeps_strides_remark
 from retraced_server.passes.decompose.by_calls import decompose_by_calls
@@ -107,7 +107,7 @@ class Decompose(ProgramPass):
             theirs = self._by_torch(program).program
         finally:
             transaction.roll_back()
-        found = unexplained(differences(result.program, theirs))
+        found = unexplained([*input_changes(program, result.program), *differences(result.program, theirs)])
         if found:
             more = f", and {len(found) - 1} more" if len(found) > 1 else ""
             raise ExportPassError(f"torch decomposes the program otherwise than call by call: {found[0]}{more}")

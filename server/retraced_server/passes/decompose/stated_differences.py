@@ -51,13 +51,17 @@ REASONS: tuple[Reason, ...] = (
     ),
     Reason(
         "strides of a view",
-        "Torch writes a stride as the least of two where a size may be 0, or not, as it traces; ours keeps what the program has recorded.",
-        re.compile(r"is recorded with strides \(.*\bMin\(.*\) in theirs"),
+        "Torch writes a stride as the least of two where a size may be 0, or, where export did so, does not; ours keeps what the program has "
+        "recorded.",
+        re.compile(
+            r"is recorded with strides \(.*\), and with \(.*\bMin\(.*\) in theirs"
+            r"|= aten\.view\.default\(.*\) is recorded with strides \(Min\((\d+), .*\), 1\), and with \(\1, 1\) in theirs"
+        ),
     ),
     Reason(
         "size that torch fixes",
         "The second of torch's traces asks whether sizes are equal, or a certain number, to find strides, and a dynamic size of the program "
-        "becomes that one; ours stays as dynamic as the program was.",
+        "becomes that one; ours stays as dynamic as the program was, which is compared too.",
         re.compile(r" = placeholder is recorded with shape .*\bvalue[\d.]+.*, and with .* in theirs"),
     ),
     Reason(

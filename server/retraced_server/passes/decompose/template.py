@@ -22,7 +22,7 @@ class NotLocalError(Exception):
     """A call cannot be decomposed without the program around it; the message says why."""
 
 
-class NotReplacedError(Exception):
+class NotReplacedError(NotLocalError):
     """A call does not put a new tensor of the same dtype, sizes and strides in the place of an argument that it writes to."""
 
 

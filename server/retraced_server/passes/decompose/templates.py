@@ -92,6 +92,8 @@ class Templates:
             NotLocalError: It makes symbols or constants of its own.
             NotReplacedError: It writes to an argument and puts no new tensor of the same layout in its place.
         """
+        # Processes share keys in which keyword arguments are sorted: inputs are numbered in that order.
+        kwargs = dict(sorted(kwargs.items()))
         given: list[Any] = []
         positions: dict[Hashable, int] = {}
         pattern: list[int] = []
@@ -111,12 +113,14 @@ class Templates:
             template = None if key is None else self._of_others(target, args, kwargs, given, pattern)
             if template is None:
                 known, mark = transaction.symbol_count(), transaction.mark()
-                template = self._traced(target, args, kwargs, given, pattern)
-                if transaction.mark() == mark:
-                    values = tuple(_value(node, fake_results) for node in template.nodes)
-                    template = replace(template, values=values)
-                made = transaction.symbols_since(known)
-                transaction.forget(made)
+                try:
+                    template = self._traced(target, args, kwargs, given, pattern)
+                    if transaction.mark() == mark:
+                        values = tuple(_value(node, fake_results) for node in template.nodes)
+                        template = replace(template, values=values)
+                finally:
+                    made = transaction.symbols_since(known)
+                    transaction.forget(made)
                 if made and len(template.nodes) > 1:
                     raise NotLocalError(f"the decomposition of {target} makes symbols")
             if key is not None:
@@ -150,7 +154,8 @@ class Templates:
             return None
 
     def _traced(self, target: Any, args: Any, kwargs: Any, given: list[Any], pattern: list[int]) -> Template:
-        if (functional := functional_variant(target)) is not None:
+        if args and (functional := functional_variant(target)) is not None:
+            # What it writes to comes first.
             template = self._traced(functional, args, kwargs, given, pattern)
             new, _ = template.results
             written = tuple(new if place == pattern[0] else None for place in range(len(given)))
@@ -174,7 +179,7 @@ class Templates:
         written = tuple(trace.read(value) if trace.is_written(value) else None for value, _ in inputs)
         _check_replaced(placeholders, written)
         if any(trace.is_resized(value, placeholder.meta["val"]) for value, placeholder in inputs):
-            raise NotReplacedError
+            raise NotReplacedError("a call leaves something other in the place of an argument than a new tensor of its layout")
         nodes = tuple(needed((results, written), placeholders, effects_after(trace.graph, None)))
         if any(node.op == "get_attr" for node in nodes):
             raise NotLocalError(f"the decomposition of {target} makes a constant")
@@ -241,6 +246,8 @@ def _is_identity(template: Template, target: Any, args: Any, kwargs: Any, patter
 def _check_replaced(inputs: Sequence[fx.Node], written: Sequence[Any]) -> None:
     """Check that what inputs become are new tensors of the same dtype, sizes and strides, whatever values the symbols have.
 
+    A new tensor begins where its storage does.
+
     Raises:
         NotReplacedError: One is not.
     """
@@ -252,7 +259,7 @@ def _check_replaced(inputs: Sequence[fx.Node], written: Sequence[Any]) -> None:
 
     for before, new in zip(inputs, written, strict=True):
         if new is not None and not (isinstance(new, fx.Node) and new not in inputs and layout(new) == layout(before)):
-            raise NotReplacedError
+            raise NotReplacedError("a call leaves something other in the place of an argument than a new tensor of its layout")
 
 
 def _is_result(call: fx.Node, results: Any) -> bool:

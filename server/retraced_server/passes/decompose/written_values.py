@@ -52,7 +52,8 @@ class WrittenTogether:
             sets = WriteSets(module.graph)
             members = {sets.written_with(value): [] for value in written}
             for node in module.graph.nodes:
-                if sets.written_with(node) in members and _has_tensor(node):
+                # A file's program has a recorded value at the output too, which is none of its own.
+                if node.op != "output" and sets.written_with(node) in members and _has_tensor(node):
                     members[sets.written_with(node)].append(node)
         self._nodes = frozenset(node for nodes in members.values() for node in nodes)
         self.whole = {node: nodes[0] for nodes in members.values() if nodes and _are_one(nodes) for node in nodes}
@@ -243,7 +244,7 @@ class WrittenValues:
 
 
 def _are_one(nodes: Sequence[fx.Node]) -> bool:
-    """Whether the values of nodes that share storage are one tensor: a new one, and what operators return that have written to it."""
+    """Whether the values of nodes that share storage are one tensor: the first of them, and what operators return that have written to it."""
     first, *others = nodes
     is_new = isinstance(first.meta.get("val"), torch.Tensor) and first.target is not operator.getitem
     return is_new and all(_returned_argument(node) in nodes for node in others)
