@@ -38,7 +38,7 @@ IN_PROCESS, IN_NEW_PROCESS, COLD, WARM = "in process", "first of a process", "re
 _BOUNDS = {IN_PROCESS: (10, 5), IN_NEW_PROCESS: (10, 5), COLD: (8, None), WARM: (15, None)}
 _LAYERS, _MOST_OF_TORCH, _QUICK_LAYERS = (8, 32, 64, 128, 256, 512), 64, (1, 2)
 # What takes long is measured less often than other things.
-_FEW_ROUNDS = 2
+_FEW_ROUNDS, _ROUNDS_IN_PROCESS = 2, 4
 _SETTLED_SECONDS = 2.0
 
 
@@ -94,7 +94,7 @@ def _in_process(setup: Setup, subject: Subject, memory: list[list[Cell]]) -> Ite
     # Where torch fails, it is measured until it does.
     counted = subject.counted and decomposes
     times = best_of(
-        min(setup.rounds, _FEW_ROUNDS),
+        min(setup.rounds, _ROUNDS_IN_PROCESS),
         lambda: attempted(program.run_decompositions),
         lambda: run_pipeline(program, DECOMPOSE),
     )
