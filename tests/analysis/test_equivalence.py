@@ -394,7 +394,7 @@ def test_input_that_has_lost_a_dynamic_size_is_named() -> None:
     program = exported({0: rows}, {0: rows})
     assert input_changes(program, exported({0: others}, {0: others})) == []
     assert [change.partition(" is ")[0] for change in input_changes(program, exported({1: columns}, {1: columns}))] == [
-        "input 0",
-        "input 1",
+        "input `args_0`",
+        "input `args_1`",
     ]
     assert input_changes(program, exported({}, {}))

@@ -46,23 +46,23 @@ def input_changes(before: ExportedProgram, after: ExportedProgram) -> list[str]:
 
     Args:
         before: A program.
-        after: What was made of it, with the same inputs.
+        after: What was made of it, which may have more inputs.
 
     Returns:
-        A sentence for each input that is recorded as something else.
+        A sentence for each input of the first that is recorded as something else.
     """
-    recorded = []
-    for program in (before, after):
-        graph = number_program(program, ValueTable(), {})
-        placeholders = program.graph.find_nodes(op="placeholder")
-        recorded.append([graph.descriptions[node] for node in placeholders])
-    if len(recorded[0]) != len(recorded[1]):
-        return [f"ours has {len(recorded[1])} inputs, the program has {len(recorded[0])}"]
+    table = ValueTable()
+    was, now = _recorded_inputs(before, table), _recorded_inputs(after, table)
     return [
-        f"input {place} is recorded with {_parted(now, was)} in the program"
-        for place, (was, now) in enumerate(zip(*recorded, strict=True))
-        if was != now
+        f"input `{name}` is recorded with {_parted(now[name], recorded)} in the program"
+        for name, recorded in was.items()
+        if name in now and now[name] != recorded
     ]
+
+
+def _recorded_inputs(program: ExportedProgram, table: ValueTable) -> dict[str, Any]:
+    graph = number_program(program, table, {})
+    return {node.name: graph.descriptions[node] for node in program.graph.find_nodes(op="placeholder")}
 
 
 @dataclasses.dataclass(frozen=True)
