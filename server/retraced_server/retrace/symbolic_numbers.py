@@ -79,8 +79,8 @@ class SymbolicNumbers:
     def _made(self, expression: sympy.Basic, number: Any) -> Any:
         if isinstance(expression, sympy.Integer):
             return int(expression)
-        node = self._nodes.get(expression)
-        if node is not None and not is_erased(node):
+        if self._is_there(expression):
+            node = self._nodes[expression]
             return ProxyValue(node.meta["val"], node)
         tensor, dim = self._sizes.get(expression, (None, 0))
         if tensor is not None and not is_erased(tensor):

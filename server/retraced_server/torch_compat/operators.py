@@ -70,16 +70,11 @@ def functional_variant(op: object) -> OpOverload | None:
     if found is None or not torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "Functionalize"):
         return None
     arguments, others = op._schema.arguments, found._schema.arguments
-    named = [(argument.name, str(argument.type)) for argument in arguments] == [
-        (other.name, str(other.type)) for other in others
-    ]
-    writes_first = arguments[0].is_write and not any(argument.is_write for argument in arguments[1:])
-    is_view = torch.Tag.inplace_view in op.tags
-    return (
-        found
-        if named and writes_first and not is_view and not found._schema.is_mutable and len(op._schema.returns) == 1
-        else None
-    )
+    takes_the_same = [(a.name, str(a.type)) for a in arguments] == [(b.name, str(b.type)) for b in others]
+    writes_to_first = [argument.is_write for argument in arguments] == [True, *(False for _ in arguments[1:])]
+    if found._schema.is_mutable or torch.Tag.inplace_view in op.tags or len(op._schema.returns) != 1:
+        return None
+    return found if takes_the_same and writes_to_first else None
 
 
 def schema_of(op: OpOverload) -> torch.FunctionSchema:

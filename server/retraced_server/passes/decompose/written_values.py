@@ -153,7 +153,7 @@ class WrittenValues:
                 return leaf
             first = self._written.whole.get(leaf)
             if first is not None and first not in self._functional:
-                return self._current[first] if first in self._current else results[first]
+                return self._now(first)
             leaf = first or leaf
             # A container of new values has nothing written to it: its items do.
             may_differ = leaf in self._written and (leaf in self._functional or isinstance(leaf.meta.get("val"), torch.Tensor))
@@ -223,10 +223,14 @@ class WrittenValues:
             first = self._items.setdefault(node.args, node)
             if first is not node:
                 return self._functional_value(first)
-        value = map_inputs(self._current[node] if node in self._current else self._results()[node], self._input)
+        value = map_inputs(self._now(node), self._input)
         if node in self._written:
             self._functional[node] = value
         return value
+
+    def _now(self, node: fx.Node) -> Any:
+        """Return what stands for a value that no functional tensor was made of yet."""
+        return self._current[node] if node in self._current else self._results()[node]
 
     def _input(self, value: Any) -> Any:
         key = value.node if isinstance(value, ProxyValue) else id(value)
